@@ -1,0 +1,1 @@
+"""LEAP Zoo: distilled vision transformers for the edge."""

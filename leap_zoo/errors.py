@@ -1,0 +1,97 @@
+"""Every error a user can cause. One family, and every message says how to mend it.
+
+`except leap_zoo.LeapZooError` catches them all; `ImageError` catches what is wrong with a photo. The HTTP status each
+image error deserves is written beside it, so that the service and the library cannot disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class LeapZooError(Exception):
+    """The family: anything that a user, a photo, a card or a file can get wrong."""
+
+
+class ImageError(LeapZooError):
+    """Something is wrong with a photo, not with the model."""
+
+    status: ClassVar[int] = 400
+
+
+class NotAnImage(ImageError):
+    """The bytes are no photo in a format that we read."""
+
+    status = 415
+
+
+class UndecodableImage(ImageError):
+    """The bytes begin like a photo but cannot be decoded: truncated or broken."""
+
+    status = 400
+
+
+class ImageTooLarge(ImageError):
+    """Too many bytes, or too many pixels by its header. Nothing was decoded."""
+
+    status = 413
+
+
+class UnreadableFile(ImageError):
+    """The path of a photo leads to no readable regular file."""
+
+    status = 400
+
+
+class UnknownModel(LeapZooError):
+    """No zoo that was looked in lists this model."""
+
+
+class UnknownHead(LeapZooError):
+    """The model has no classification head of this name."""
+
+
+class UnknownSpace(LeapZooError):
+    """Embeddings live in the `student` or the `teacher` space, nowhere else."""
+
+
+class InvalidArgument(LeapZooError):
+    """An argument or an environment variable has a wrong type, shape or range."""
+
+
+class InvalidCard(LeapZooError):
+    """A card.json or index.json breaks the schema, or disagrees with the file that it describes."""
+
+
+class ArtifactCorrupt(LeapZooError):
+    """A file is missing, has the wrong size, or its sha256 is not the published one."""
+
+
+class ArtifactRefused(LeapZooError):
+    """The file is the published one, but this runtime cannot load or run it."""
+
+
+class MissingExtra(LeapZooError):
+    """A feature needs a package that is not installed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name and all of them, at most twelve.
+
+    Returns for example `; did you mean 'leap-nano'? Known: leap-micro, leap-nano`, or "" when nothing is known.
+    """
+    names = sorted(set(known))
+    if not names:
+        return ""
+    close = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.5)
+    guess = f"; did you mean {close[0]!r}?" if close else "."
+    listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"{guess} Known: {listed}"
+
+
+def short(text: object, limit: int = 80) -> str:
+    """A user's string, quoted and cut to `limit` characters, so that an error line stays one line."""
+    quoted = repr(str(text))
+    return quoted if len(quoted) <= limit else quoted[: limit - 4] + "...'"

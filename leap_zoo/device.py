@@ -1,0 +1,102 @@
+"""What this machine offers an inference: processors that we may really use, and instruction sets that change int8."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+# cpuinfo flag -> the name used in cards. int8 results differ between processors with and without vnni / dotprod.
+_ISA = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_vnni": "vnni",
+    "avx_vnni": "vnni",
+    "amx_int8": "amx",
+    "asimd": "neon",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+}
+
+
+def available_threads() -> int:
+    """Processors that this process may use: the smallest of count, affinity and cgroup quota; at least 1.
+
+    Runtimes size themselves by the host, so a container with two of 64 processors gets 64 threads and crawls.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota()
+    return max(1, count if quota is None else min(count, int(quota)))
+
+
+def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The CPU quota of this process's cgroup and its parents, in processors (1.5: one and a half), or None.
+
+    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`). Inside a container the path in `proc` is often
+    the host's and absent from the mount; the walk upwards then ends at the mount's root, which is the container.
+    """
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            roots, read = [mount, mount / "unified"], _quota_v2
+        elif "cpu" in controllers.split(","):
+            roots, read = [mount / controllers, mount / "cpu"], _quota_v1
+        else:
+            continue
+        for root in roots:
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            for depth in range(len(parts), -1, -1):
+                quotas.append(read(root.joinpath(*parts[:depth])))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # absent, or the word "max"
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets of this CPU that matter here, e.g. ("avx2", "avx512", "vnni"); empty when unknown."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return ("dotprod", "neon")
+    flags: set[str] = set()
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            flags.update(value.split())
+            break
+    return tuple(sorted({isa for flag, isa in _ISA.items() if flag in flags}))
+
+
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """The processor's name for reports and latency rows."""
+    names = (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "unknown processor"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,204 @@
+"""The front door: `load` a student by name, then `classify` and `embed` photos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from leap_zoo.card import Artifact, Head, ModelCard
+from leap_zoo.device import available_threads
+from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
+from leap_zoo.preprocess import ImageSource, to_tensor
+from leap_zoo.registry import Zoo, ZooLocation, find
+from leap_zoo.runtimes import OnnxSession, Session
+from leap_zoo.settings import parse_threads, read_settings
+
+MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
+
+OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
+Many = list[Any] | tuple[Any, ...] | npt.NDArray[np.uint8]
+Space = Literal["student", "teacher"]
+
+_SPACES = {"student": "embedding", "teacher": "teacher_embedding"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class: its label, its softmax probability (0..1) and its index in the head's labels."""
+
+    label: str
+    score: float
+    index: int
+
+
+Batch = list[list[Prediction]]
+
+
+def load(
+    name: str = "leap-nano",
+    *,
+    zoo: ZooLocation | None = None,
+    precision: Literal["fp32", "int8"] | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Load a model, after checking size and sha256 of its file.
+
+    name: a model's id (`leap-zoo list`).
+    zoo: a zoo's folder; default: LEAP_ZOO_URL's, then the bundled zoo.
+    precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
+    threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
+    Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused.
+    """
+    place, card = find(name, zoo)
+    return open_artifact(place, card, choose_artifact(card, precision), threads)
+
+
+def choose_artifact(card: ModelCard, precision: str | None = None) -> Artifact:
+    """The artifact of that precision; None: int8 where listed, else fp32. Raises InvalidArgument."""
+    by_precision: dict[str, Artifact] = {artifact.precision: artifact for artifact in card.artifacts}
+    wanted = precision or ("int8" if "int8" in by_precision else "fp32")
+    if wanted not in by_precision:
+        raise InvalidArgument(f"{card.id} has no precision {short(wanted)}{nearest(str(wanted), by_precision)}")
+    return by_precision[wanted]
+
+
+def open_artifact(place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None) -> Model:
+    """Check one file of a model and load it. Raises as `load` does."""
+    count = parse_threads(threads) if threads is not None else read_settings().threads or available_threads()
+    return Model(card, artifact, OnnxSession(place.read(card, artifact), artifact, count))
+
+
+class Model:
+    """A loaded student. Methods may be called from several threads at once.
+
+    Attributes: `card` (ModelCard), `artifact` (the Artifact that runs), `heads` (names, the default one first).
+
+    An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey. A list, a
+    tuple, or a uint8 array (N, H, W, 3) is many images. Photos are resized and cropped as the card says.
+    """
+
+    def __init__(self, card: ModelCard, artifact: Artifact, session: Session) -> None:
+        self.card = card
+        self.artifact = artifact
+        self.session = session
+        rest = (head.name for head in card.heads if head.name != card.default_head)
+        self.heads: tuple[str, ...] = (card.default_head, *rest)
+        self._widths = {
+            "embedding": card.embedding_dims.student,
+            "teacher_embedding": card.embedding_dims.teacher,
+            **{head.output: len(head.labels) for head in card.heads},
+        }
+        self._check_signature()
+
+    def __repr__(self) -> str:
+        return f"<Model {self.card.id} {self.card.revision} {self.artifact.precision}, {self.session.runtime}>"
+
+    @overload
+    def classify(self, images: OneFile, *, top: int = 5, head: str | None = None) -> list[Prediction]: ...
+    @overload
+    def classify(self, images: list[Any] | tuple[Any, ...], *, top: int = 5, head: str | None = None) -> Batch: ...
+    @overload
+    def classify(self, images: Any, *, top: int = 5, head: str | None = None) -> list[Prediction] | Batch: ...
+    def classify(
+        self, images: ImageSource | Many, *, top: int = 5, head: str | None = None
+    ) -> list[Prediction] | Batch:
+        """The `top` most probable classes, best first: a list for one image, a list of lists for many.
+
+        top: at least 1; more than the head's classes means all of them. head: default is the card's.
+        Raises UnknownHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
+        """
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
+        chosen = self._head(head)
+        logits, many = self._compute(images, chosen.output)
+        predictions = [_best(row, chosen.labels, top) for row in softmax(logits)]
+        return predictions if many else predictions[0]
+
+    def embed(self, images: ImageSource | Many, *, space: Space = "student") -> npt.NDArray[np.float32]:
+        """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many.
+
+        space: `student` (D_s), or `teacher`: the student's projection into the teacher's own feature space (D_t), which
+        can query an index built with the teacher. Raises UnknownSpace, ImageError.
+        """
+        if space not in _SPACES:
+            raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), _SPACES)}")
+        embeddings, many = self._compute(images, _SPACES[space])
+        return embeddings if many else embeddings[0]
+
+    def run(self, batch: npt.NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        """Run the graph on preprocessed photos: uint8 (B, size, size, 3) -> {output: float32 (B, D)}.
+
+        Batches larger than 32 are split. Only the named outputs are returned; the runtime still computes the others,
+        which are a matrix product each. Raises InvalidArgument, ArtifactRefused.
+        """
+        size = self.card.preprocessing.size
+        if not isinstance(batch, np.ndarray) or batch.dtype != np.uint8 or batch.shape[1:] != (size, size, 3):
+            got = f"{batch.dtype} {batch.shape}" if isinstance(batch, np.ndarray) else type(batch).__name__
+            raise InvalidArgument(f"the batch must be uint8 (B, {size}, {size}, 3), not {got}: use leap_zoo.preprocess")
+        names = [outputs] if isinstance(outputs, str) else list(outputs)
+        for name in names or [""]:
+            if name not in self._widths:
+                raise InvalidArgument(f"unknown output {short(name)}{nearest(str(name), self._widths)}")
+        parts = [self.session.run(batch[i : i + MAX_BATCH], names) for i in range(0, len(batch), MAX_BATCH)]
+        return {
+            name: np.concatenate([np.empty((0, self._widths[name]), np.float32), *(part[i] for part in parts)])
+            for i, name in enumerate(names)
+        }
+
+    def _compute(self, images: ImageSource | Many, output: str) -> tuple[npt.NDArray[np.float32], bool]:
+        """One output for all images (N, D), and whether many were given. Holds at most MAX_BATCH photos at a time."""
+        if not (isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)):
+            return self.run(to_tensor(images, self.card.preprocessing)[None], [output])[output], False
+        parts = [self.run(batch, [output])[output] for batch in self._batches(images)]
+        return np.concatenate([np.empty((0, self._widths[output]), np.float32), *parts]), True
+
+    def _batches(self, images: Many) -> Iterator[npt.NDArray[np.uint8]]:
+        for start in range(0, len(images), MAX_BATCH):
+            tensors = []
+            for number, image in enumerate(images[start : start + MAX_BATCH], start):
+                try:
+                    tensors.append(to_tensor(image, self.card.preprocessing))
+                except (ImageError, InvalidArgument) as error:
+                    raise type(error)(f"image {number} of {len(images)} (from 0): {error}") from error
+            yield np.stack(tensors)
+
+    def _head(self, name: str | None) -> Head:
+        head = self.card.head(name)
+        if head is None:
+            raise UnknownHead(f"{self.card.id} has no head {short(name)}{nearest(str(name), self.heads)}")
+        return head
+
+    def _check_signature(self) -> None:
+        """The file must be the graph that the card describes; the first photo would be a late moment to find out."""
+        size = self.card.preprocessing.size
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {"image": ("uint8", (size, size, 3))}
+        expected |= {name: ("float32", (width,)) for name, width in self._widths.items()}
+        actual = self.session.inputs | self.session.outputs
+        for name, (dtype, shape) in expected.items():
+            found_dtype, found_shape = actual.get(name, ("nothing", ()))
+            fits = len(found_shape) == len(shape) + 1 and all(
+                axis in (None, size) for axis, size in zip(found_shape[1:], shape, strict=True)
+            )
+            if found_dtype != dtype or not fits:
+                raise InvalidCard(
+                    f"{self.artifact.file} of {self.card.id} gives {found_dtype} {found_shape} for {name!r}, its card "
+                    f"says {dtype} (batch, {', '.join(map(str, shape))}): export it again"
+                )
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities (N, classes) of logits (N, classes), float32; each row sums to 1."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    probabilities: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _best(scores: npt.NDArray[np.float32], labels: list[str], top: int) -> list[Prediction]:
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [Prediction(labels[i], float(scores[i]), int(i)) for i in order]

@@ -1,0 +1,177 @@
+"""Does a published model still give, on this device, what it gave where it was published?
+
+hash -> load -> golden outputs -> report, for every artifact of a model. The golden file is an npz: `image`, uint8
+(N, H, W, 3), photos already preprocessed, and `<precision>/<output>`, float32 (N, D), what each artifact answered.
+This module is the only reader and writer of that format.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from leap_zoo.card import Artifact, Golden, ModelCard
+from leap_zoo.device import cpu_name, instruction_sets
+from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError
+from leap_zoo.model import Model, open_artifact, softmax
+from leap_zoo.registry import Zoo, ZooLocation, find
+
+MAX_GOLDEN_BYTES = 64 * 1024 * 1024
+
+# Largest absolute difference, on L2-normalised embeddings and on softmax scores. fp32 differs between CPUs by the order
+# of sums alone (about 1e-5). int8 with vnni / dotprod accumulates exactly, so only rounding at the edges of a
+# quantisation step remains; older x86 saturates 16-bit sums of products and may be far off without being wrong. A
+# model that has collapsed differs by .25 and more in some element.
+TOLERANCE: dict[str, dict[str, float]] = {
+    "fp32": {"default": 1e-3},
+    "int8": {"default": 0.15, "vnni": 0.05, "dotprod": 0.05},
+}
+
+GoldenOutputs = Mapping[str, Mapping[str, npt.NDArray[np.float32]]]  # precision -> output -> (N, D)
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """One output against its golden values: the largest absolute difference, and the tolerance on this device."""
+
+    output: str
+    difference: float
+    tolerance: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class ArtifactReport:
+    """One file. `error` says why it failed and how to mend it; None when it passed."""
+
+    file: str
+    precision: str
+    ok: bool
+    error: str | None = None
+    runtime: str | None = None
+    milliseconds: float | None = None  # for the golden photos, in one run, after a first one
+    outputs: list[OutputReport] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All artifacts of a model on this device; `ok` when every one passed."""
+
+    model: str
+    revision: str
+    ok: bool
+    device: str
+    isa: tuple[str, ...]
+    artifacts: list[ArtifactReport]
+
+
+def verify(name: str = "leap-nano", zoo: ZooLocation | None = None) -> Report:
+    """Check every artifact of a model on this device. A file that fails is reported, not raised.
+
+    Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard when index or card themselves are broken.
+    """
+    place, card = find(name, zoo)
+    artifacts = [_verify_artifact(place, card, artifact) for artifact in card.artifacts]
+    return Report(
+        model=card.id,
+        revision=card.revision,
+        ok=all(report.ok for report in artifacts),
+        device=cpu_name(),
+        isa=instruction_sets(),
+        artifacts=artifacts,
+    )
+
+
+def write_golden(path: str | os.PathLike[str], images: npt.NDArray[np.uint8], outputs: GoldenOutputs) -> None:
+    """Write a golden file; the same arrays give the same bytes.
+
+    images: uint8 (N, H, W, 3), preprocessed. outputs: precision -> output -> float32 (N, D), as the graph gave them.
+    Raises InvalidArgument when an array has another dtype or length.
+    """
+    arrays: dict[str, npt.NDArray[np.generic]] = {"image": images}
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+        raise InvalidArgument(f"golden images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+    for precision, by_output in outputs.items():
+        for output, values in by_output.items():
+            if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(images):
+                raise InvalidArgument(
+                    f"golden {precision}/{output} must be float32 ({len(images)}, D), not {values.dtype} {values.shape}"
+                )
+            arrays[f"{precision}/{output}"] = values
+    with open(path, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_golden(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of a golden file, never more than 64 MiB of them, nothing unpickled. Raises ArtifactCorrupt."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MAX_GOLDEN_BYTES:
+            raise ArtifactCorrupt(f"golden file unpacks to {unpacked} bytes, too many: export it again")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, MemoryError) as error:
+        raise ArtifactCorrupt(f"golden file cannot be read ({error}): export the model again") from error
+
+
+def tolerance(golden: Golden, precision: str, isa: tuple[str, ...]) -> float:
+    """The card's tolerance for a precision on a CPU with these instruction sets: the strictest that applies."""
+    by_isa = next(by_isa for key, by_isa in golden.tolerance.items() if key == precision)
+    return min((by_isa[name] for name in isa if name in by_isa), default=by_isa["default"])
+
+
+def _verify_artifact(place: Zoo, card: ModelCard, artifact: Artifact) -> ArtifactReport:
+    try:
+        model = open_artifact(place, card, artifact)
+        golden = read_golden(place.read(card, card.golden))
+        return _compare(model, golden)
+    except LeapZooError as error:
+        return ArtifactReport(file=artifact.file, precision=artifact.precision, ok=False, error=str(error))
+
+
+def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> ArtifactReport:
+    precision = model.artifact.precision
+    prefix = f"{precision}/"
+    expected = {name.removeprefix(prefix): values for name, values in golden.items() if name.startswith(prefix)}
+    needed = {"embedding", "teacher_embedding", *(head.output for head in model.card.heads)}
+    if "image" not in golden or needed - set(expected):
+        raise ArtifactCorrupt(f"golden file lacks {sorted(needed - set(expected))} for {precision}: export it again")
+    images = golden["image"].astype(np.uint8)
+    model.run(images, sorted(needed))
+    started = time.perf_counter()
+    found = model.run(images, sorted(needed))
+    milliseconds = (time.perf_counter() - started) * 1000
+    limit = tolerance(model.card.golden, precision, instruction_sets())
+    logits = {head.output for head in model.card.heads}
+    outputs = []
+    for name in sorted(needed):
+        ours, theirs = found[name], expected[name].astype(np.float32)
+        if ours.shape != theirs.shape:
+            raise ArtifactCorrupt(f"golden {precision}/{name} is {theirs.shape}, not {ours.shape}: export it again")
+        if name in logits:
+            ours, theirs = softmax(ours), softmax(theirs)
+        difference = float(np.abs(ours - theirs).max())
+        outputs.append(OutputReport(name, difference, limit, difference <= limit))  # NaN compares as not ok
+    ok = all(output.ok for output in outputs)
+    worst = max(outputs, key=lambda output: (not output.ok, output.difference))
+    error = (
+        f"{model.artifact.file} of {model.card.id} differs on this device: {worst.output} by {worst.difference:.4g}, "
+        f"at most {worst.tolerance:.4g}: update ONNX Runtime, or load another precision"
+    )
+    return ArtifactReport(
+        file=model.artifact.file,
+        precision=precision,
+        ok=ok,
+        error=None if ok else error,
+        runtime=model.session.runtime,
+        milliseconds=milliseconds,
+        outputs=outputs,
+    )

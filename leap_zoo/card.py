@@ -322,8 +322,9 @@ class _Version(msgspec.Struct):
 
 
 def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
-    data = msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
-    _parse(data, kind, path.name)
+    # What is written is the parsed document: 1 and 1.0 in a float field give the same bytes, hence the same sha256.
+    canonical = _parse(msgspec.json.encode(document), kind, path.name)
+    data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

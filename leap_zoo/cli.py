@@ -1,6 +1,7 @@
 """`leap-zoo`: list, show, classify, embed, verify.
 
-Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can mend (one line on stderr).
+Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can mend, one line on
+stderr.
 Only argparse is imported here; a command imports what it needs when it runs.
 """
 
@@ -28,7 +29,7 @@ _EXAMPLES = """examples:
   leap-zoo show leap-nano
   leap-zoo classify photo.jpg --top 3
   leap-zoo classify holiday/ --json > classes.json
-  curl -s https://example.org/cat.jpg | leap-zoo classify -
+  leap-zoo classify - < photo.jpg
   leap-zoo embed holiday/ --out holiday.npz
   leap-zoo verify leap-nano
 
@@ -41,10 +42,8 @@ environment:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    from PIL import Image
-
-    # We refuse such photos ourselves, with a message; Pillow's warning would come before it.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # What matters of Pillow's warnings (too many pixels, truncated) becomes an error of ours, on one line.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         code = command(options)
@@ -165,11 +164,11 @@ def _embed(options: argparse.Namespace) -> int:
     bad = _each_photo(photos, one, rows, prints=not options.json and options.out is None)
     if options.out is not None and embeddings:
         _save_embeddings(options.out, model, options.space, names, embeddings)
-        rows.insert(0, {"file": str(options.out), "count": len(names)})
         if not options.json:
             print(f"{len(names)} embeddings of length {len(embeddings[0])} in {options.out}")
     if options.json:
-        _print_json(_about(model) | {"space": options.space, "photos": rows})
+        saved = {} if options.out is None else {"file": str(options.out), "embeddings": len(names)}
+        _print_json(_about(model) | {"space": options.space} | saved | {"photos": rows})
     return 2 if bad else 0
 
 
@@ -307,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="default: %(default)s")
         if name == "classify":
             command.add_argument(
-                "--top", type=_at_least_one, default=5, metavar="N", help="classes (default: %(default)s)"
+                "--top", type=_at_least_one, default=5, metavar="N", help="how many classes (default: %(default)s)"
             )
             command.add_argument("--head", help="which of the model's heads (default: the card's)")
         if name == "embed":

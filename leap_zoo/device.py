@@ -41,7 +41,7 @@ def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sy
         lines = proc.read_text().splitlines()
     except OSError:
         return None
-    quotas = []
+    quotas: list[float | None] = []
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
@@ -52,8 +52,7 @@ def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sy
             continue
         for root in roots:
             parts = [part for part in path.split("/") if part not in ("", "..")]
-            for depth in range(len(parts), -1, -1):
-                quotas.append(read(root.joinpath(*parts[:depth])))
+            quotas += [read(root.joinpath(*parts[:depth])) for depth in range(len(parts), -1, -1)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 

@@ -101,23 +101,23 @@ def open_image(source: ImageSource, *, max_bytes: int = MAX_BYTES, draft_side: i
 
 def read_photo(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file of at most `max_bytes`. Raises UnreadableFile, ImageTooLarge."""
+    # Without O_NONBLOCK, opening a FIFO waits for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for ever.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(path, flags)
-    except (OSError, ValueError) as error:
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableFile(f"{short(path)} is no regular file: give the path of a photo")
+            if status.st_size > max_bytes:
+                _refuse_bytes(max_bytes)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)  # the file may have grown since
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else _reason(error)
         raise UnreadableFile(f"cannot read {short(path)} ({reason}): check the path") from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFile(f"{short(path)} is no regular file: give the path of a photo")
-        if status.st_size > max_bytes:
-            _refuse_bytes(max_bytes)
-        try:
-            data = file.read(max_bytes + 1)  # the file may have grown since
-        except OSError as error:
-            raise UnreadableFile(f"cannot read {short(path)} ({_reason(error)}): check the path") from error
     return data if len(data) <= max_bytes else _refuse_bytes(max_bytes)
 
 
@@ -136,7 +136,7 @@ def _decode(data: bytes, draft_side: int) -> Image.Image:
             if photo.format in ("JPEG", "MPO"):
                 photo.draft("RGB", (draft_side, draft_side))
             return _upright_rgb(photo)
-    except (Exception, Image.DecompressionBombWarning) as error:
+    except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
 
 
@@ -164,7 +164,7 @@ def _from_pil(image: Image.Image) -> Image.Image:
         if isinstance(image, ImageFile.ImageFile):  # perhaps not decoded yet
             _check_pixels(image)
         return _upright_rgb(image)
-    except (Exception, Image.DecompressionBombWarning) as error:
+    except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
 
 

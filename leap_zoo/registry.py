@@ -35,11 +35,19 @@ class Published(Protocol):
     """What a card says about a file: an `Artifact` or the `Golden`."""
 
     @property
-    def file(self) -> str: ...
+    def file(self) -> str:
+        """Plain name, in the model's folder."""
+        ...
+
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Size."""
+        ...
+
     @property
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """64 hexadecimal digits."""
+        ...
 
 
 class Zoo:

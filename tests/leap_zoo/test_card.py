@@ -1,0 +1,179 @@
+"""The schema of cards and indices: round trip, strictness, bounds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leap_zoo import card as cards
+from leap_zoo.errors import InvalidCard
+
+TINY = "leap-tiny-test"
+HASH = "0" * 64
+
+
+@pytest.fixture(scope="session")
+def document(tiny_zoo: Path) -> dict[str, Any]:
+    """The tiny model's card.json as plain data."""
+    data: dict[str, Any] = json.loads((tiny_zoo / TINY / "card.json").read_bytes())
+    return data
+
+
+def changed(document: dict[str, Any], path: str, value: Any) -> bytes:
+    """The card with one value replaced, e.g. at `artifacts.0.file`."""
+    copy = json.loads(json.dumps(document))
+    *parents, last = path.split(".")
+    node = copy
+    for part in parents:
+        node = node[int(part) if isinstance(node, list) else part]
+    node[int(last) if isinstance(node, list) else last] = value
+    return json.dumps(copy).encode()
+
+
+def test_card__round_trips(tiny_zoo: Path, tmp_path: Path) -> None:
+    card = cards.read_card(tiny_zoo / TINY / "card.json")
+    data = cards.write_card(tmp_path / "card.json", card)
+    assert cards.read_card(tmp_path / "card.json") == card
+    assert data == (tiny_zoo / TINY / "card.json").read_bytes()
+
+
+def test_write_card__leaves_no_temporary_file(tiny_zoo: Path, tmp_path: Path) -> None:
+    cards.write_card(tmp_path / "card.json", cards.read_card(tiny_zoo / TINY / "card.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
+
+
+def test_write_card__refuses_what_could_not_be_read(tiny_zoo: Path, tmp_path: Path) -> None:
+    card = msgspec.structs.replace(cards.read_card(tiny_zoo / TINY / "card.json"), parameters=0)
+    with pytest.raises(InvalidCard, match="parameters"):
+        cards.write_card(tmp_path / "card.json", card)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("licences.wieghts", "weights"),
+        ("revison", "revision"),
+        ("artifacts.0.shaa256", "sha256"),
+        ("artifacts.1.metrics.0.intervall", "interval"),
+        ("training.teacher.provenence", "provenance"),
+        ("training.curriculum.0.similarty", "similarity"),
+        ("preprocessing.shortside", "short_side"),
+    ],
+)
+def test_card__unknown_key_names_nearest(document: dict[str, Any], path: str, known: str) -> None:
+    with pytest.raises(InvalidCard, match=f"did you mean '{known}'"):
+        cards.parse_card(changed(document, path, 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("id", "../escape"),
+        ("id", "Nano"),
+        ("artifacts.0.sha256", "0" * 63),
+        ("artifacts.0.sha256", "0" * 64 + "\n"),
+        ("artifacts.0.sha256", "A" * 64),
+        ("artifacts.0.bytes", 0),
+        ("artifacts.0.bytes", -1),
+        ("artifacts.0.precision", "fp8"),
+        ("artifacts.0.file", "card.json"),
+        ("artifacts.0.file", "golden.npz"),
+        ("artifacts.1.precision", "fp32"),
+        ("artifacts.0.metrics.0.interval", [0.1]),
+        ("artifacts.0.metrics.0.n", 0),
+        ("default_head", "colour"),
+        ("heads", []),
+        ("heads.1.name", "colours"),
+        ("heads.0.output", "logits_absent"),
+        ("preprocessing.size", 37),
+        ("preprocessing.filter", "nearest"),
+        ("golden.tolerance", {"fp32": {"default": 0.1}}),
+        ("golden.tolerance", {"fp32": {"default": 0.1}, "int8": {"vnni": 0.1}}),
+        ("training.teacher_flops_saved", 25.0),
+    ],
+)
+def test_card__bad_value_is_refused(document: dict[str, Any], path: str, value: Any) -> None:
+    cards.parse_card(json.dumps(document).encode())
+    with pytest.raises(InvalidCard):
+        cards.parse_card(changed(document, path, value))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../model.onnx", "/model.onnx", "a/b", "a\\b", "..", ".", "", "C:model", ".hidden", "model.onnx\n", "a\0b", "x."],
+)
+def test_file_name__leaving_the_folder_is_refused(document: dict[str, Any], name: str) -> None:
+    for path in ("artifacts.0.file", "golden.file"):
+        with pytest.raises(InvalidCard):
+            cards.parse_card(changed(document, path, name))
+
+
+@given(st.text(max_size=140))
+def test_file_name__accepted_ones_stay_in_their_folder(name: str) -> None:
+    try:
+        accepted = msgspec.convert(name, cards.FileName)
+    except msgspec.ValidationError:
+        return
+    assert Path("folder", accepted).resolve().parent == Path("folder").resolve()
+    assert accepted == Path(accepted).name
+
+
+@given(st.from_regex(r"\A[A-Za-z0-9_]([A-Za-z0-9._+-]{0,100}[A-Za-z0-9])?\Z"))
+def test_file_name__ordinary_ones_are_accepted(name: str) -> None:
+    assert msgspec.convert(name, cards.FileName) == name
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=12), children, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_parse__anything_is_a_document_or_invalid_card(data: bytes) -> None:
+    for parse in (cards.parse_card, cards.parse_index):
+        try:
+            document = parse(data)
+        except InvalidCard:
+            continue
+        assert isinstance(document, cards.Index)
+        assert document.models == []
+
+
+@given(value=JSON, key=st.sampled_from(sorted(cards.ModelCard.__struct_fields__)))
+def test_parse__replaced_value_is_valid_or_invalid_card(document: dict[str, Any], key: str, value: Any) -> None:
+    try:
+        card = cards.parse_card(changed(document, key, value))
+    except InvalidCard:
+        return
+    assert cards.parse_card(msgspec.json.encode(card)) == card
+
+
+def test_parse__deep_nesting_is_refused() -> None:
+    with pytest.raises(InvalidCard):
+        cards.parse_card(b'{"artifacts":' + b"[" * 200_000)
+
+
+def test_parse__too_large_is_refused_before_parsing(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    path.write_bytes(b" " * (cards.MAX_DOCUMENT_BYTES + 100) + b"{}")
+    with pytest.raises(InvalidCard, match="larger than"):
+        cards.read_card(path)
+
+
+def test_parse__newer_schema_says_update(document: dict[str, Any]) -> None:
+    with pytest.raises(InvalidCard, match=r"schema 2.*pip install -U"):
+        cards.parse_card(changed(document, "schema", 2))
+
+
+def test_index__repeated_model_is_refused() -> None:
+    entry = {"id": "a", "revision": "1", "sha256": HASH, "bytes": 1, "description": "x"}
+    assert len(cards.parse_index(json.dumps({"schema": 1, "models": [entry]}).encode()).models) == 1
+    with pytest.raises(InvalidCard, match="repeat: a"):
+        cards.parse_index(json.dumps({"schema": 1, "models": [entry, entry]}).encode())

@@ -1,0 +1,386 @@
+"""Photos -> tensors: hostile files, orientation, colour modes, geometry."""
+
+import io
+import os
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from leap_zoo.card import Preprocessing
+from leap_zoo.errors import (
+    ImageError,
+    ImageTooLarge,
+    InvalidArgument,
+    NotAnImage,
+    UndecodableImage,
+    UnreadableFile,
+)
+from leap_zoo.preprocess import MAX_BYTES, batch, open_image, readable_formats, to_tensor
+
+SPEC = Preprocessing(size=32, short_side=36)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def quadrants(width: int = 60, height: int = 40) -> Image.Image:
+    """Red, green / blue, white, by quadrant: every orientation looks different."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (255, 0, 0)
+    pixels[: height // 2, width // 2 :] = (0, 255, 0)
+    pixels[height // 2 :, : width // 2] = (0, 0, 255)
+    pixels[height // 2 :, width // 2 :] = (255, 255, 255)
+    return Image.fromarray(pixels)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A valid PNG of `width` x `height` black pixels, in a few kB."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+# --- formats and colour modes
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
+def test_open_image__every_format(kind: str) -> None:
+    if kind in ("WEBP", "AVIF") and not features.check(kind.lower()):
+        pytest.skip(f"this Pillow has no {kind}")
+    assert kind in readable_formats()
+    image = open_image(encode(quadrants(), kind))
+    assert (image.mode, image.size) == ("RGB", (60, 40))
+    assert np.abs(np.asarray(image, int)[5, 5] - (255, 0, 0)).max() < 30
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_open_image__exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    # The stored pixels are the upright photo seen through the inverse of the orientation.
+    inverse = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = quadrants()
+    stored = upright.transpose(inverse[orientation]) if orientation in inverse else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    opened = open_image(encode(stored, kind, exif=exif, **options))
+    assert opened.size == upright.size
+    assert np.abs(np.asarray(opened, int) - np.asarray(upright, int)).mean() < 8
+    assert np.array_equal(np.asarray(open_image(opened)), np.asarray(opened)), "applied twice"
+
+
+def test_open_image__pil_image_with_orientation_is_transposed_once_and_left_alone() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lazy = Image.open(io.BytesIO(encode(quadrants(), "PNG", exif=exif)))
+    assert open_image(lazy).size == (40, 60)
+    assert lazy.size == (60, 40)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_open_image__broken_exif_does_not_break_the_photo() -> None:
+    data = encode(quadrants(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+    assert open_image(data).size == (60, 40)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_open_image__16_bit_grey_is_rescaled_not_clipped(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None, :].repeat(8, axis=0)
+    opened = np.asarray(open_image(encode(Image.fromarray(ramp), kind)), int)
+    assert np.abs(opened[0, :, 0] - np.arange(256)).max() <= 1
+    assert np.array_equal(opened[..., 0], opened[..., 2])
+
+
+def test_open_image__32_bit_and_float_grey_are_rescaled() -> None:
+    integers = np.array([[0, 100_000, 200_000]], np.int32)
+    assert np.asarray(open_image(Image.fromarray(integers)))[0, :, 0].tolist() == [0, 128, 255]
+    units = np.array([[0.0, 0.5, 1.0, np.nan, -3.0]], np.float32)
+    assert np.asarray(open_image(encode(Image.fromarray(units), "TIFF")))[0, :, 0].tolist() == [0, 128, 255, 0, 0]
+    bytes_range = np.array([[0.0, 100.0, 255.0]], np.float32)
+    assert np.asarray(open_image(Image.fromarray(bytes_range)))[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_open_image__alpha_is_laid_over_white() -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    grey_alpha = Image.new("LA", (8, 8), (0, 0))
+    palette = Image.new("P", (8, 8), 3)
+    palette.putpalette([0, 0, 0] * 256)
+    key = Image.new("RGB", (8, 8), (10, 20, 30))
+    assert open_image(encode(clear, "PNG")).getpixel((4, 4)) == (255, 255, 255)
+    assert open_image(encode(clear, "WEBP", lossless=True)).getpixel((4, 4)) == (255, 255, 255)
+    assert abs(open_image(encode(half, "PNG")).getpixel((4, 4))[0] - 127) <= 1
+    assert open_image(encode(grey_alpha, "PNG")).getpixel((4, 4)) == (255, 255, 255)
+    assert open_image(encode(palette, "PNG", transparency=3)).getpixel((4, 4)) == (255, 255, 255)
+    assert open_image(encode(palette, "GIF", transparency=3)).getpixel((4, 4)) == (255, 255, 255)
+    assert open_image(encode(key, "PNG", transparency=(10, 20, 30))).getpixel((4, 4)) == (255, 255, 255)
+    assert open_image(encode(key, "PNG", transparency=(1, 2, 3))).getpixel((4, 4)) == (10, 20, 30)
+    assert open_image(palette.convert("PA")).mode == "RGB"
+
+
+def test_open_image__cmyk_palette_one_bit_and_grey() -> None:
+    cmyk = open_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95)).getpixel((4, 4))
+    assert np.abs(np.subtract(cmyk, (255, 0, 0))).max() < 10
+    assert open_image(encode(quadrants().quantize(8), "PNG")).getpixel((5, 5)) == (255, 0, 0)
+    assert open_image(encode(Image.new("1", (8, 8), 1), "PNG")).getpixel((4, 4)) == (255, 255, 255)
+    assert open_image(encode(Image.new("L", (8, 8), 77), "PNG")).getpixel((4, 4)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_open_image__first_frame_of_an_animation(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+    assert np.abs(np.subtract(open_image(data).getpixel((8, 8)), (255, 0, 0))).max() < 10
+
+
+def test_open_image__multi_picture_jpeg_as_phones_write_it() -> None:
+    data = encode(quadrants(), "MPO", save_all=True, append_images=[quadrants()])
+    with Image.open(io.BytesIO(data)) as check:
+        assert check.format == "MPO"
+    assert open_image(data).size == (60, 40)
+
+
+# --- what is refused, and how
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"%PDF-1.7 not a photo",
+        b"<svg xmlns='x'/>",
+        b"BM is how this sentence begins, but no bitmap",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        encode(Image.new("RGB", (4, 4)), "PPM"),
+        encode(Image.new("RGB", (4, 4)), "ICO"),
+    ],
+)
+def test_open_image__not_a_photo_is_415(data: bytes) -> None:
+    with pytest.raises(NotAnImage, match="JPEG") as caught:
+        open_image(data)
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
+@pytest.mark.parametrize("part", [0.04, 0.5, 0.9])
+def test_open_image__truncated_is_400(kind: str, part: float, sample_photos: list[Path]) -> None:
+    if kind not in readable_formats():
+        pytest.skip(f"this Pillow has no {kind}")
+    data = encode(Image.open(sample_photos[0]).resize((128, 128)), kind)
+    with pytest.raises(UndecodableImage, match="truncated or broken") as caught:
+        open_image(data[: max(20, int(len(data) * part))])
+    assert caught.value.status == 400
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_open_image__too_many_pixels_is_refused_before_decoding() -> None:
+    data = huge_png(12_000, 12_000)
+    assert len(data) < 100_000
+    tracemalloc.start()
+    with pytest.raises(ImageTooLarge, match="144 megapixels") as caught:
+        open_image(data)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    assert caught.value.status == 413
+
+
+def test_open_image__lazy_pil_bomb_is_refused() -> None:
+    with Image.open(io.BytesIO(huge_png(6_000, 6_000))) as lazy, pytest.raises(ImageTooLarge):
+        open_image(lazy)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_open_image__sizes_at_which_pillow_warns_or_raises(side: int) -> None:
+    with pytest.raises(ImageTooLarge):
+        open_image(huge_png(side, side))
+
+
+def test_open_image__pixel_limit_is_wider_for_jpeg() -> None:
+    flat = Image.new("L", (6_000, 5_000), 200)
+    assert min(open_image(encode(flat, "JPEG")).size) >= 512
+    with pytest.raises(ImageTooLarge, match="at most 25"):
+        open_image(encode(flat, "PNG"))
+
+
+def test_open_image__too_many_bytes_is_refused(tmp_path: Path) -> None:
+    big = tmp_path / "big.jpg"
+    with big.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    for source in (big, bytes(MAX_BYTES + 1)):
+        with pytest.raises(ImageTooLarge, match="20 MiB"):
+            open_image(source)
+    data = encode(quadrants(), "PNG")
+    assert open_image(data, max_bytes=len(data)).size == (60, 40)
+    with pytest.raises(ImageTooLarge):
+        open_image(data, max_bytes=len(data) - 1)
+
+
+def test_open_image__paths_that_are_no_photo_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.jpg", tmp_path, "a\0b", Path(os.devnull)):
+        with pytest.raises(UnreadableFile):
+            open_image(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+@pytest.mark.timeout(10)
+def test_open_image__fifo_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(UnreadableFile, match="no regular file"):
+        open_image(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+    ],
+)
+def test_open_image__other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InvalidArgument, match="uint8"):
+        open_image(array)
+
+
+def test_open_image__other_types_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="NoneType"):
+        open_image(None)  # type: ignore[arg-type]
+
+
+CORPUS = [
+    encode(quadrants(24, 16), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+    encode(quadrants(24, 16), "PNG"),
+    encode(quadrants(24, 16).quantize(8), "GIF"),
+    encode(quadrants(24, 16), "BMP"),
+    encode(quadrants(24, 16), "TIFF"),
+    encode(quadrants(24, 16), "TIFF", compression="tiff_lzw"),
+    encode(quadrants(24, 16), "WEBP"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=150, deadline=None)
+@given(
+    which=st.sampled_from(range(len(CORPUS))),
+    edits=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6),
+    keep=st.floats(0.2, 1.0),
+)
+def test_open_image__damaged_bytes_give_a_photo_or_an_image_error(
+    which: int, edits: list[tuple[int, int]], keep: float
+) -> None:
+    data = bytearray(CORPUS[which])
+    for position, value in edits:
+        data[position % len(data)] = value
+    try:
+        image = open_image(bytes(data[: int(len(data) * keep)]))
+    except ImageError:
+        return
+    assert image.mode == "RGB"
+
+
+# --- geometry
+
+
+def test_to_tensor__is_resize_then_centre_crop() -> None:
+    # 72 x 108 halves to 36 x 54 exactly; the crop starts at whole pixels (2, 11).
+    pixels = np.random.default_rng(0).integers(0, 256, (72, 108, 3), dtype=np.uint8)
+    reference = Image.fromarray(pixels).resize((54, 36), Image.Resampling.BICUBIC).crop((11, 2, 43, 34))
+    difference = np.abs(to_tensor(pixels, SPEC).astype(int) - np.asarray(reference, int))
+    assert difference.max() <= 1
+
+
+def test_to_tensor__filter_is_the_cards() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (72, 108, 3), dtype=np.uint8)
+    spec = Preprocessing(size=32, short_side=36, filter="bilinear")
+    reference = Image.fromarray(pixels).resize((54, 36), Image.Resampling.BILINEAR).crop((11, 2, 43, 34))
+    assert np.abs(to_tensor(pixels, spec).astype(int) - np.asarray(reference, int)).max() <= 1
+    assert not np.array_equal(to_tensor(pixels, spec), to_tensor(pixels, SPEC))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    grey=st.integers(0, 255),
+    size=st.integers(1, 64),
+    more=st.integers(0, 20),
+)
+def test_to_tensor__any_size_gives_the_cards_square(width: int, height: int, grey: int, size: int, more: int) -> None:
+    image = Image.new("RGB", (width, height), (grey, grey, grey))
+    tensor = to_tensor(image, Preprocessing(size=size, short_side=size + more))
+    assert (tensor.shape, tensor.dtype) == ((size, size, 3), np.uint8)
+    assert (tensor == grey).all()
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1)])
+def test_to_tensor__elongated_costs_no_more_than_a_square(size: tuple[int, int]) -> None:
+    data = encode(Image.new("RGB", size, (9, 9, 9)), "PNG")
+    tracemalloc.start()
+    tensor = to_tensor(data, Preprocessing(size=224, short_side=256))
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    assert (tensor == 9).all()
+
+
+def test_to_tensor__draft_never_falls_below_the_short_side(tmp_path: Path) -> None:
+    # Stripes two pixels wide survive decoding at full size, and vanish to grey when decoded at 1/2.
+    stripes = np.zeros((1200, 1200, 3), np.uint8)
+    stripes[:, ::4] = stripes[:, 1::4] = 255
+    data = encode(Image.fromarray(stripes), "JPEG", quality=95)
+    assert open_image(data).size == (600, 600)
+    assert open_image(data, draft_side=601).size == (1200, 1200)
+    assert to_tensor(data, Preprocessing(size=1200, short_side=1200)).std() > 100
+
+
+def test_to_tensor__draft_stays_close_to_the_full_decode(sample_photos: list[Path]) -> None:
+    photo = Image.open(sample_photos[0]).resize((2048, 2048), Image.Resampling.BICUBIC)
+    data = encode(photo, "JPEG", quality=92)
+    assert open_image(data).size == (512, 512)
+    full = to_tensor(np.asarray(Image.open(io.BytesIO(data))), Preprocessing(size=224, short_side=256))
+    drafted = to_tensor(data, Preprocessing(size=224, short_side=256))
+    assert np.abs(full.astype(int) - drafted.astype(int)).mean() < 1
+
+
+def test_to_tensor__every_kind_of_source_agrees(tmp_path: Path) -> None:
+    image = quadrants()
+    path = tmp_path / "photo.png"
+    image.save(path)
+    data = path.read_bytes()
+    reference = to_tensor(image, SPEC)
+    for source in (path, str(path), data, bytearray(data), memoryview(data), np.asarray(image), Image.open(path)):
+        assert np.array_equal(to_tensor(source, SPEC), reference)
+    grey = np.full((20, 30), 7, np.uint8)
+    assert (to_tensor(grey, SPEC) == 7).all()
+
+
+def test_batch__stacks_and_allows_none() -> None:
+    assert batch([quadrants(), quadrants(10, 90)], SPEC).shape == (2, 32, 32, 3)
+    assert batch([], SPEC).shape == (0, 32, 32, 3)

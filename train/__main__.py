@@ -1,0 +1,62 @@
+"""`python -m train RECIPE [key=value ...]`: distil a student and leave a run folder that export can read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from train.errors import TrainError
+from train.recipe import RECIPES, find_recipe, load_recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 for what the user can mend)."""
+    options = _parser().parse_args(arguments)
+    try:
+        recipe = load_recipe(find_recipe(options.recipe), options.overrides)
+        from train import pipeline, report  # torch takes seconds to import; --help and a misspelt key need none of it
+
+        runs = pipeline.run(recipe, options.out or Path("runs") / recipe.name, resume=options.resume)
+        report.show(runs)
+        if options.results:
+            report.save(runs, options.results)
+    except TrainError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train: interrupted; continue with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Distil a small vision transformer from a frozen teacher, by LEAP or by its rivals.",
+        epilog=_recipes() + "\n\nexamples:\n"
+        "  python -m train digits\n"
+        "  python -m train nano teacher.checkpoint=vit.safetensors data.train=photos/train data.val=photos/val\n"
+        "  python -m train nano ... curriculum.strategy=last epochs=10 --out runs/nano-last\n"
+        "  python -m train nano ... --resume",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", help="name of a recipe below, or the path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the recipe (dotted keys)")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="also write the figures to FOLDER/NAME.json")
+    return parser
+
+
+def _recipes() -> str:
+    paths = sorted(RECIPES.glob("*.yaml"))
+    return "recipes:\n" + "\n".join(
+        f"  {path.stem:10} {yaml.safe_load(path.read_text())['description']}" for path in paths
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

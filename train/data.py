@@ -1,0 +1,227 @@
+"""Photos in memory, decoded once; augmented in batches on the way to the student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import timm.data
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from torchvision.transforms import InterpolationMode, v2
+from tqdm import tqdm
+
+from leap_zoo.card import Preprocessing
+from leap_zoo.errors import ImageError
+from leap_zoo.preprocess import to_tensor
+from train import recipe
+from train.errors import TrainError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Decoded photos: pixels uint8 (N, H, W, 3) RGB; labels int64 (N,), indices into `classes` (folder names)."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the photos of a split are, before they are decoded: sources[i] has label labels[i]."""
+
+    sources: list[Path | npt.NDArray[np.uint8]]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def decode(self, spec: Preprocessing, what: str = "photos") -> Photos:
+        """Decode all photos by the shared preprocessing; broken ones are counted, reported and left out."""
+        pixels, labels, broken = [], [], []
+        progress = tqdm(zip(self.sources, self.labels, strict=True), what, len(self), leave=False, mininterval=1)
+        for source, label in progress:
+            try:
+                pixels.append(to_tensor(source, spec))
+                labels.append(label)
+            except ImageError as error:
+                broken.append(f"{source}: {error}")
+        if broken:
+            print(f"{len(broken)} of {len(self)} {what} left out, the first: {broken[0]}")
+        if not pixels:
+            raise TrainError(f"none of the {len(self)} {what} can be decoded; look at the folder")
+        return Photos(np.stack(pixels), np.array(labels, np.int64), self.classes, len(broken))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train: distillation and probe. val: reported. held_out: photos that no training sees (may be empty)."""
+
+    train: Split
+    val: Split
+    held_out: Split
+
+
+def find_splits(data: recipe.Data) -> Splits:
+    """List the photos of a recipe, without decoding them. Raises TrainError for a missing or empty folder."""
+    if data.source == "digits":
+        return _digits()
+    folders: dict[str, Split] = {}
+    for key in ("train", "val"):
+        folder = getattr(data, key)
+        if folder is None:
+            raise TrainError(f"this recipe needs photos: give data.{key}=FOLDER, with a folder per class in it")
+        folders[key] = _folder(Path(folder), key)
+    train, val = folders["train"], folders["val"]
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise TrainError(f"data.train and data.val have different class folders: {', '.join(odd[:5])}")
+    kept = {"train": train, "val": val}
+    out: list[Split] = []
+    if data.held_out:
+        matches = {
+            key: np.array([fnmatch(source.name, data.held_out) for source in split.sources], bool)
+            for key, split in kept.items()
+        }
+        out = [_subset(split, matches[key]) for key, split in kept.items()]
+        kept["train"] = _subset(train, ~matches["train"])
+    held_out = Split(
+        [source for split in out for source in split.sources],
+        np.concatenate([split.labels for split in out]) if out else np.empty(0, np.int64),
+        train.classes,
+    )
+    return Splits(kept["train"], kept["val"], held_out)
+
+
+def class_labels(classes: tuple[str, ...]) -> list[str]:
+    """Readable labels of class folders: the first name of a wnid in ImageNet's list, else the folder's name."""
+    info = timm.data.ImageNetInfo("imagenet-1k")
+    known = {wnid: info.index_to_description(index) for index, wnid in enumerate(info.label_names())}
+    return [known.get(name, name).split(",")[0] for name in classes]
+
+
+def imagenet_indices(classes: tuple[str, ...]) -> npt.NDArray[np.int64] | None:
+    """The ImageNet-1k index of each class folder, or None when one of them is no wnid."""
+    wnids = {wnid: index for index, wnid in enumerate(timm.data.ImageNetInfo("imagenet-1k").label_names())}
+    if not all(name in wnids for name in classes):
+        return None
+    return np.array([wnids[name] for name in classes], np.int64)
+
+
+def imagenet_labels() -> list[str]:
+    """The 1000 labels of ImageNet-1k in the order of a classifier's outputs: first name, doubles told apart."""
+    info = timm.data.ImageNetInfo("imagenet-1k")
+    full = [info.index_to_description(index) for index in range(info.num_classes())]
+    short = [text.split(",")[0] for text in full]
+    return [name if short.count(name) == 1 else text for name, text in zip(short, full, strict=True)]
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation per epoch that depends on seed and epoch only, so a resumed run sees the same batches."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class Augmenter:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, size, size) in 0..1.
+
+    Crop and flip are drawn per photo; colour, grey and blur per group of 8, which is eight times cheaper.
+    Depends on (seed, step) only.
+    """
+
+    GROUP = 8
+
+    def __init__(self, spec: recipe.Augment, size: int, seed: int) -> None:
+        self.seed, self.mix = seed, spec.mix
+        bilinear = InterpolationMode.BILINEAR
+        self.shape = v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale=spec.scale, interpolation=bilinear, antialias=True),
+                v2.RandomHorizontalFlip(spec.flip),
+            ]
+        )
+        blur = v2.GaussianBlur(_odd(size / 16), sigma=(0.1, 2.0))
+        self.colour = v2.Compose(
+            [
+                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], spec.jitter),
+                v2.RandomGrayscale(spec.grey),
+                v2.RandomApply([blur], spec.blur),
+            ]
+        )
+
+    def __call__(self, pixels: Tensor, step: int) -> Tensor:
+        """Augment the batch of optimiser step `step`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + step)
+            images = torch.stack([self.shape(image) for image in pixels.permute(0, 3, 1, 2)])
+            images = torch.cat([self.colour(group) for group in images.split(self.GROUP)])
+            images = images.float() / 255
+            if self.mix:  # one scalar for the batch; teacher and student see the same pixels
+                share = torch.rand(()).item()
+                images = share * images + (1 - share) * images[torch.randperm(len(images))]
+        return images
+
+
+def _odd(size: float) -> int:
+    return 2 * math.ceil(size / 2) + 1
+
+
+def _folder(folder: Path, key: str) -> Split:
+    if not folder.is_dir():
+        raise TrainError(f"no folder {folder}; give data.{key}=FOLDER, with a folder per class in it")
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    sources: list[Path | npt.NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        sources += found
+        labels += [label] * len(found)
+    if not sources:
+        raise TrainError(f"{folder} holds no photos; data.{key} expects a folder per class, with photos in each")
+    return Split(sources, np.array(labels, np.int64), classes)
+
+
+def _subset(split: Split, keep: npt.NDArray[np.bool_]) -> Split:
+    chosen = np.flatnonzero(keep)
+    return Split([split.sources[i] for i in chosen], split.labels[chosen], split.classes)
+
+
+def _digits() -> Splits:
+    """scikit-learn's 1797 digits: the fifth part of each class, drawn with a fixed seed, is val."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    grey = (bunch.images / 16 * 255).round().astype(np.uint8)  # (N, 8, 8)
+    sources = list(grey)
+    labels = bunch.target.astype(np.int64)
+    classes = tuple(str(digit) for digit in range(10))
+    train, val = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
+    pick = lambda chosen: Split([sources[i] for i in chosen], labels[chosen], classes)  # noqa: E731
+    return Splits(pick(train), pick(val), Split([], np.empty(0, np.int64), classes))

@@ -1,0 +1,72 @@
+"""What a run costs: floating-point operations of teacher and student, by one counter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.distill import Distiller
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of a run (multiply and add count as two) and of the same run with the whole teacher at every step."""
+
+    teacher: float
+    student: float
+    teacher_full: float
+
+    @property
+    def total(self) -> float:
+        """Teacher forward, student forward and backward."""
+        return self.teacher + self.student
+
+    @property
+    def teacher_saved(self) -> float:
+        """The share of the teacher's FLOPs that early exit did not run, 0..1 (negative: calibration cost more)."""
+        return 1 - self.teacher / self.teacher_full
+
+    @property
+    def total_saved(self) -> float:
+        """The same, as a share of everything."""
+        return 1 - self.total / (self.teacher_full + self.student)
+
+
+def count(distiller: Distiller, batch: int) -> Cost:
+    """Count a finished run: FLOPs per image of each depth that was run, times the steps that ran it."""
+    size = distiller.spec.preprocessing.size
+    image = torch.zeros(1, 3, size, size, device=distiller.device)
+    depths = teacher_flops(distiller, image)
+    teacher = sum(steps * flops for steps, flops in zip(distiller.block_steps, depths, strict=True))
+    steps = sum(distiller.block_steps)
+    return Cost(
+        teacher=batch * (teacher + distiller.calibrations * depths[-1]),
+        student=batch * steps * student_flops(distiller, image),
+        teacher_full=batch * steps * depths[-1],
+    )
+
+
+def teacher_flops(distiller: Distiller, image: torch.Tensor) -> list[int]:
+    """FLOPs of one image (1, 3, H, W) through blocks 1..k, for every k; counted by running them."""
+    return [_counted(lambda k=k: distiller.teacher(image, k)) for k in range(1, distiller.teacher.blocks + 1)]
+
+
+def student_flops(distiller: Distiller, image: torch.Tensor) -> int:
+    """FLOPs of one image through student and projection, forward and backward."""
+
+    def step() -> None:
+        patches, cls = distiller.project(image)
+        (patches.sum() + cls.sum()).backward()
+        distiller.zero_grad()
+
+    return _counted(step)
+
+
+def _counted(call: object) -> int:
+    # Fused attention kernels are opaque to the counter on some devices; the plain one is matrix products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()  # type: ignore[operator]
+    return counter.get_total_flops()

@@ -1,0 +1,294 @@
+"""A recipe from photos to run folder: decode, teach, distil by each strategy, evaluate, report."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import msgspec
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from leap_zoo.card import Metric, Preprocessing
+from train import checkpoint, data, evaluate, flops
+from train.data import Augmenter, EpochSampler, Photos
+from train.distill import Distiller
+from train.errors import TrainError
+from train.recipe import Recipe
+from train.run import HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
+from train.supervised import SupervisedTeacher
+from train.teacher import Teacher, make_vit, normalisation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Photos as the deployed model will see them."""
+
+    train: Photos
+    val: Photos
+    held_out: Photos | None
+
+
+def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
+    """Carry out a recipe; the first run is the recipe's own, in `folder`, rivals follow in `folder`/compare.
+
+    Raises TrainError, before any training, for photos or a teacher that cannot be used.
+    """
+    _quiet()
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise TrainError(f"{folder} is not empty: continue it with --resume, or choose another --out")
+    lightning.seed_everything(recipe.seed, verbose=False)
+    splits = data.find_splits(recipe.data)
+    store = recipe.data.store_side
+    stored = splits.train.decode(Preprocessing(size=store, short_side=store), "training photos")
+    print(f"{recipe.name}: {len(stored)} photos to learn from, {len(splits.held_out)} held out")
+    teacher, (mean, std) = _teacher(recipe, stored, folder)
+    evaluation = Evaluation(
+        splits.train.decode(recipe.preprocessing, "photos for the probe"),
+        splits.val.decode(recipe.preprocessing, "validation photos"),
+        splits.held_out.decode(recipe.preprocessing, "held-out photos") if len(splits.held_out) else None,
+    )
+    reference = _evaluate_teacher(recipe, teacher, evaluation, mean, std)
+    runs = []
+    for strategy in [recipe.curriculum.strategy, *recipe.compare]:
+        spec = msgspec.structs.replace(
+            recipe, curriculum=msgspec.structs.replace(recipe.curriculum, strategy=strategy), compare=[]
+        )
+        home = folder / "compare" / strategy if runs else folder
+        lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
+        distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
+        _fit(distiller, stored, home, resume=resume)
+        runs.append(_finish(distiller, evaluation, reference, len(stored), mean, std))
+        save_run(home, runs[-1])
+    return runs
+
+
+def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tuple]:
+    spec, size = recipe.teacher, recipe.preprocessing.size
+    if spec.supervised is None:
+        if spec.checkpoint is None and not spec.pretrained:
+            raise TrainError(
+                "this recipe needs a teacher: give teacher.checkpoint=FILE.safetensors, or teacher.pretrained=true "
+                "to fetch it by name"
+            )
+        vit = make_vit(spec, size)
+        return Teacher(vit), normalisation(vit)
+    file = folder / "teacher.safetensors"
+    if file.is_file():  # a resumed run
+        vit = make_vit(msgspec.structs.replace(spec, checkpoint=str(file), supervised=None), size, len(photos.classes))
+        return Teacher(vit), normalisation(vit)
+    vit = make_vit(spec, size, len(photos.classes))
+    mean, std = normalisation(vit)
+    epochs, batch = spec.supervised.epochs, spec.supervised.batch
+    print(f"training the teacher on {len(photos)} labelled photos, {epochs} epochs")
+    augment = Augmenter(msgspec.structs.replace(recipe.augment, mix=False), size, recipe.seed)
+    steps = epochs * -(-len(photos) // batch)
+    module = SupervisedTeacher(vit, mean, std, augment, spec.supervised.lr, steps)
+    loader = DataLoader(
+        TensorDataset(torch.from_numpy(photos.pixels), torch.from_numpy(photos.labels)),
+        batch_size=batch,
+        sampler=EpochSampler(len(photos), recipe.seed),
+    )
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(vit.state_dict(), file)
+    return Teacher(vit), (mean, std)
+
+
+def _fit(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) -> None:
+    recipe = distiller.spec
+    loader = DataLoader(
+        _Pixels(photos.pixels),
+        batch_size=recipe.batch,
+        sampler=EpochSampler(len(photos), recipe.seed),
+        collate_fn=torch.stack,
+    )
+    saved = checkpoint.latest(folder / "checkpoints") if resume else None
+    print(f"distilling by `{recipe.curriculum.strategy}`" + (f", resumed from {saved.name}" if saved else ""))
+    trainer = lightning.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="auto",
+        devices=1,
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        logger=CSVLogger(folder, name="log", version=""),
+        log_every_n_steps=10,
+        callbacks=[
+            ModelCheckpoint(folder / "checkpoints", filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
+            TQDMProgressBar(refresh_rate=5),
+        ],
+        plugins=[checkpoint.SafeCheckpointIO()],
+        enable_model_summary=False,
+    )
+    trainer.fit(distiller, loader, ckpt_path=saved)
+    if sum(distiller.block_steps) < distiller.steps:
+        raise TrainError(f"training was interrupted; continue it with --resume (checkpoints are in {folder})")
+
+
+class _Pixels(torch.utils.data.Dataset):
+    """uint8 photos (H, W, 3) by index, without labels: distillation needs none."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = torch.from_numpy(pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pixels[index]
+
+
+def _finish(
+    distiller: Distiller, evaluation: Evaluation, reference: list[Metric], photos: int, mean: tuple, std: tuple
+) -> Run:
+    """Evaluate a distilled student and put the run together."""
+    recipe, teacher = distiller.spec, distiller.teacher
+    distiller = distiller.float().eval()
+    projection = distiller.folded_projection()
+    cost = flops.count(distiller, recipe.batch)
+    device = distiller.device
+    weight, bias = projection["cls.weight"].to(device), projection["cls.bias"].to(device)
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        tokens = distiller.student.forward_features(_normalise(pixels.to(device), mean, std))
+        cls, patches = tokens[:, 0], tokens[:, 1:].mean(1)
+        return {"cls": cls, "patch_mean": patches, "teacher": functional.linear(cls, weight, bias)}
+
+    metrics, pooling, probe = _measure(recipe, features, evaluation, teacher)
+    tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
+    tensors |= {f"heads.{recipe.data.head}.weight": probe.weight, f"heads.{recipe.data.head}.bias": probe.bias}
+    labels = data.class_labels(evaluation.train.classes)
+    heads = [HeadInfo(name=recipe.data.head, features="embedding", labels=labels)]
+    if recipe.teacher.head is not None:
+        own = teacher.vit.head
+        tensors |= {
+            f"heads.{recipe.teacher.head}.weight": own.weight.detach().float().cpu(),
+            f"heads.{recipe.teacher.head}.bias": own.bias.detach().float().cpu(),
+        }
+        names = data.imagenet_labels() if teacher.classes == 1000 else labels
+        heads.append(HeadInfo(name=recipe.teacher.head, features="teacher_embedding", labels=names))
+    seconds = distiller.train_seconds
+    report = RunReport(
+        name=recipe.name,
+        strategy=recipe.curriculum.strategy,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        metrics=metrics,
+        teacher_metrics=reference,
+        teacher_flops=cost.teacher,
+        total_flops=cost.total,
+        teacher_flops_saved=cost.teacher_saved,
+        total_flops_saved=cost.total_saved,
+        train_photos=photos,
+        train_seconds=round(seconds, 1),
+        images_per_second=round(photos * recipe.epochs / seconds, 1) if seconds else 0.0,
+        commit=commit(),
+        hardware=_hardware(device),
+        versions=versions("torch", "timm", "lightning"),
+    )
+    return Run(
+        recipe=recipe,
+        info=ModelInfo(pooling=pooling, mean=mean, std=std, heads=heads, default_head=recipe.data.head),
+        report=report,
+        moves=distiller.curriculum.history,
+        student=distiller.student.cpu(),
+        tensors=tensors,
+    )
+
+
+def _measure(
+    recipe: Recipe, features: Callable[[Tensor], dict[str, Tensor]], evaluation: Evaluation, teacher: Teacher
+) -> tuple[list[Metric], Pooling, evaluate.Probe]:
+    """Probe and k-NN on val for CLS and patch mean, the teacher's head on held-out photos.
+
+    The pooling is chosen by the probes' selection score, on a tenth of train.
+    """
+    name = recipe.data.name
+    train = evaluate.extract(features, evaluation.train.pixels, "train")
+    val = evaluate.extract(features, evaluation.val.pixels, "val")
+    train_labels, val_labels = torch.from_numpy(evaluation.train.labels), torch.from_numpy(evaluation.val.labels)
+    metrics, probes = [], {}
+    for kind in ("cls", "patch_mean"):
+        probe = evaluate.linear_probe(train[kind], train_labels, len(evaluation.train.classes), seed=recipe.seed)
+        probes[kind] = probe
+        score = evaluate.accuracy(probe(val[kind]).argmax(1), val_labels)
+        metrics.append(_metric(f"linear probe, {kind}", name, "val", score))
+        for k in (10, 20):
+            votes = evaluate.knn(train[kind], train_labels, val[kind], k=k)
+            metrics.append(_metric(f"{k}-NN, {kind}", name, "val", evaluate.accuracy(votes, val_labels)))
+    pooling: Pooling = max(probes, key=lambda kind: probes[kind].selection.value)  # type: ignore[assignment]
+    if recipe.teacher.head is not None:
+        metrics += _teacher_head(recipe, features, evaluation, teacher)
+    return metrics, pooling, probes[pooling]
+
+
+def _teacher_head(
+    recipe: Recipe, features: Callable[[Tensor], dict[str, Tensor]], evaluation: Evaluation, teacher: Teacher
+) -> list[Metric]:
+    """Accuracy through the teacher's classifier, where the photos' classes are its own."""
+    if teacher.classes == 1000:
+        photos, split, indices = evaluation.held_out, "held-out", data.imagenet_indices(evaluation.val.classes)
+    else:
+        photos, split, indices = evaluation.val, "val", np.arange(teacher.classes)
+    if photos is None or indices is None:
+        return []
+    space = evaluate.extract(features, photos.pixels, split)["teacher"]
+    device = next(teacher.parameters()).device
+    logits = teacher.head(space.to(device)).cpu()
+    score = evaluate.accuracy(logits.argmax(1), torch.from_numpy(indices[photos.labels]))
+    return [_metric(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
+
+
+def _evaluate_teacher(
+    recipe: Recipe, teacher: Teacher, evaluation: Evaluation, mean: tuple, std: tuple
+) -> list[Metric]:
+    """The same figures for the teacher itself: what a student could reach."""
+    device = next(teacher.parameters()).device
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        tokens = teacher(_normalise(pixels.to(device), mean, std), teacher.blocks)
+        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
+
+    return _measure(recipe, features, evaluation, teacher)[0]
+
+
+def _normalise(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), as the teacher expects it."""
+    images = pixels.permute(0, 3, 1, 2).float() / 255
+    shape = (1, 3, 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+
+
+def _metric(name: str, dataset: str, split: str, score: evaluate.Score) -> Metric:
+    return Metric(name=name, dataset=dataset, split=split, n=score.n, value=score.value, interval=score.interval)
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _quiet() -> None:
+    """Lightning's tips and its remarks on worker counts are no news to the reader of a progress bar."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

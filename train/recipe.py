@@ -1,0 +1,217 @@
+"""The typed recipe of a distillation: YAML in, a checked `Recipe` out; an unknown key names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from leap_zoo.card import Preprocessing
+from train.errors import TrainError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+AboveZero = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Student(_Strict, frozen=True, kw_only=True):
+    """Which student: a size of `train.students`, and its patch in pixels."""
+
+    size: str
+    patch: Count = 16
+
+
+class Supervised(_Strict, frozen=True, kw_only=True):
+    """Train the teacher on the recipe's labels first, where there is none to load."""
+
+    epochs: Count
+    lr: AboveZero = 1e-3
+    batch: Count = 64
+
+
+class Teacher(_Strict, frozen=True, kw_only=True):
+    """A timm ViT: from a local safetensors file, from the hub (`pretrained`), or trained here (`supervised`)."""
+
+    model: str
+    checkpoint: str | None = None
+    pretrained: bool = False
+    supervised: Supervised | None = None
+    options: dict[str, Any] = {}  # further arguments of timm.create_model
+    head: str | None = None  # the exported name of its classifier; `imagenet1k` for a 1000-class one
+    provenance: str = "unknown"
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if sum((self.checkpoint is not None, self.pretrained, self.supervised is not None)) > 1:
+            raise ValueError("give only one of `checkpoint`, `pretrained` and `supervised`")
+
+
+class Data(_Strict, frozen=True, kw_only=True):
+    """Photos: two folders with a folder per class, or the digits that ship with scikit-learn."""
+
+    source: Literal["folders", "digits"] = "folders"
+    name: str
+    head: str  # the name of the probe that is trained on its labels
+    train: str | None = None
+    val: str | None = None
+    held_out: str | None = None  # file-name pattern, left out of all training (a teacher-head test set)
+    store_side: Count = 160  # photos are kept in memory as squares of so many pixels
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if self.source == "digits" and (self.train or self.val):
+            raise ValueError("the digits need no folders: leave out `train` and `val`")
+
+
+class Curriculum(_Strict, frozen=True, kw_only=True):
+    """Which strategy moves the target block; the defaults are the published ones."""
+
+    strategy: Literal["leap", "last"] = "leap"
+    threshold: Share = 0.85
+    smoothing: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    max_epochs: AboveZero = 5.0  # on one block; fractions are allowed
+
+
+class Loss(_Strict, frozen=True, kw_only=True):
+    """MSE of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens.
+
+    targets: `raw` as published; `standardised` divides each channel of a block by its running deviation first.
+    """
+
+    targets: Literal["raw", "standardised"] = "raw"
+    cls_weight: NotNegative = 0.05
+
+
+class Optimizer(_Strict, frozen=True, kw_only=True):
+    """A timm optimiser by name, linear warm-up and a cosine to `final_share` of the rate."""
+
+    name: Literal["adamw", "lars"] = "adamw"
+    lr: AboveZero = 1e-3
+    weight_decay: NotNegative = 0.05
+    momentum: Share = 0.9  # of LARS
+    warmup_epochs: NotNegative = 1.0
+    final_share: Share = 0.001
+    clip: NotNegative = 1.0  # gradient norm; 0 does not clip
+
+
+class Augment(_Strict, frozen=True, kw_only=True):
+    """Random resized crop, flip, colour jitter, grey, blur, and one mix of the batch with itself."""
+
+    scale: tuple[Share, Share] = (0.14, 1.0)
+    flip: Share = 0.5
+    jitter: Share = 0.8
+    grey: Share = 0.2
+    blur: Share = 0.5
+    mix: bool = True
+
+
+class Recipe(_Strict, frozen=True, kw_only=True):
+    """Everything that determines a run; `seed` included."""
+
+    name: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
+    description: str
+    student: Student
+    teacher: Teacher
+    data: Data
+    preprocessing: Preprocessing
+    curriculum: Curriculum = Curriculum()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    augment: Augment = Augment()
+    epochs: Count
+    batch: Count = 128
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Meta(ge=0)] = 0
+    compare: list[Literal["leap", "last"]] = []  # further strategies, trained at equal epochs for the table
+
+    def __post_init__(self) -> None:
+        if self.teacher.head == self.data.head:
+            raise ValueError(f"teacher.head and data.head are both {self.data.head!r}: a model's heads need own names")
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given as a path, or by the name of one in `train/recipes`. Raises TrainError."""
+    for path in (Path(name), RECIPES / Path(name).name, RECIPES / f"{Path(name).name}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    raise TrainError(f"no recipe {name!r}{_nearest(Path(name).stem, known)}; the recipes are {', '.join(known)}")
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (dotted keys, YAML values). Raises TrainError."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainError(f"cannot read the recipe {path}: {_one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise TrainError(f"{path} is no recipe: it must be a YAML mapping; start from one in train/recipes")
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return msgspec.convert(tree, Recipe)
+    except msgspec.ValidationError as error:
+        raise TrainError(f"recipe {path.name}: {_explain(str(error))}") from error
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe as YAML."""
+    path.write_text(yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False))
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise TrainError(f"{override!r} is no override; write key=value, such as optimizer.lr=5e-4")
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if node is None:
+            raise TrainError(f"{key!r} leads nowhere in this recipe: {parent!r} holds no further keys")
+    if not isinstance(node, dict):
+        raise TrainError(f"{key!r} leads nowhere in this recipe")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TrainError(f"the value of {key!r} is no YAML: {_one_line(error)}") from error
+    # YAML 1.1 reads 1e-3 as a string: only floats with a point are numbers to it.
+    node[leaf] = float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+
+
+_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
+
+
+def _explain(message: str) -> str:
+    found = _UNKNOWN.search(message)
+    if not found:
+        return message
+    key, path = found[1], found[2] or ""
+    node: Any = Recipe
+    for part in filter(None, path.split(".")):
+        node = next((f.type for f in msgspec.structs.fields(node) if f.name == part), node)
+    known = [field.name for field in msgspec.structs.fields(node)]
+    where = f" in `{path}`" if path else ""
+    return f"unknown key `{key}`{where}{_nearest(key, known)}; known are {', '.join(known)}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean `{close[0]}`?" if close else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,156 @@
+"""The run folder: what a training leaves behind, and the one thing that export reads.
+
+`recipe.yaml` (resolved), `student.safetensors`, `head.safetensors` (projection and classifiers), `model.json` (what
+the weights mean), `curriculum.csv`, `metrics.json`, `checkpoints/`.
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from leap_zoo.card import Metric
+from train.curriculum import Move
+from train.errors import TrainError
+from train.recipe import Recipe, load_recipe, save_recipe
+from train.students import make_student
+
+Pooling = Literal["cls", "patch_mean"]
+
+
+class HeadInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A classifier in head.safetensors (`heads.<name>.weight`, `.bias`); which features it takes."""
+
+    name: str
+    features: Literal["embedding", "teacher_embedding"]
+    labels: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class ModelInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What the weights of a run mean: pooling of the embedding, pixel normalisation (0..1, RGB), heads."""
+
+    pooling: Pooling
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    heads: list[HeadInfo]
+    default_head: str
+
+
+class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a run measured and cost. FLOPs count a multiply-add as two; shares are of the whole teacher all along."""
+
+    name: str
+    strategy: str
+    epochs: int
+    seed: int
+    metrics: list[Metric]
+    teacher_metrics: list[Metric]
+    teacher_flops: float
+    total_flops: float
+    teacher_flops_saved: float
+    total_flops_saved: float
+    train_photos: int
+    train_seconds: float
+    images_per_second: float
+    commit: str
+    hardware: str
+    versions: dict[str, str]
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """A finished run, loaded: the student with its weights, and the tensors of head.safetensors."""
+
+    recipe: Recipe
+    info: ModelInfo
+    report: RunReport
+    moves: list[Move]
+    student: VisionTransformer
+    tensors: dict[str, Tensor]
+
+
+def save_run(folder: Path, run: Run) -> None:
+    """Write a finished run (checkpoints are there already)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_recipe(run.recipe, folder / "recipe.yaml")
+    save_file(
+        {key: value.contiguous() for key, value in run.student.state_dict().items()}, folder / "student.safetensors"
+    )
+    save_file({key: value.contiguous() for key, value in run.tensors.items()}, folder / "head.safetensors")
+    write_json(folder / "model.json", run.info)
+    with (folder / "curriculum.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "block", "similarity", "reason"])
+        for move in run.moves:
+            writer.writerow(
+                [move.step, move.block, "" if move.similarity is None else f"{move.similarity:.6f}", move.reason]
+            )
+    write_json(folder / "metrics.json", run.report)  # last: its presence says that the run is finished
+
+
+def load_run(folder: Path) -> Run:
+    """Read a finished run folder. Raises TrainError when something is missing or does not fit."""
+    for name in (
+        "recipe.yaml",
+        "student.safetensors",
+        "head.safetensors",
+        "model.json",
+        "curriculum.csv",
+        "metrics.json",
+    ):
+        if not (folder / name).is_file():
+            raise TrainError(f"{folder} is no finished run: {name} is missing; train it, or resume it with --resume")
+    recipe = load_recipe(folder / "recipe.yaml")
+    student = make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
+    try:
+        student.load_state_dict(load_file(folder / "student.safetensors"))
+        tensors = load_file(folder / "head.safetensors")
+        info = msgspec.json.decode((folder / "model.json").read_bytes(), type=ModelInfo)
+        report = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=RunReport)
+        with (folder / "curriculum.csv").open(newline="") as file:
+            moves = [_move(row) for row in csv.DictReader(file)]
+    except (SafetensorError, RuntimeError, msgspec.MsgspecError, KeyError, ValueError) as error:
+        raise TrainError(
+            f"{folder} does not fit together: {' '.join(str(error).split())[:300]}; train it anew"
+        ) from error
+    return Run(recipe=recipe, info=info, report=report, moves=moves, student=student.eval(), tensors=tensors)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds the results of a whole training."""
+    return (folder / "metrics.json").is_file()
+
+
+def write_json(path: Path, value: msgspec.Struct) -> None:
+    """Write a struct as indented JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+
+
+def commit() -> str:
+    """The commit of this checkout, `+` appended when files differ from it; `unknown` outside one."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of installed packages."""
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def _move(row: dict[str, str]) -> Move:
+    similarity = float(row["similarity"]) if row["similarity"] else None
+    return Move(int(row["step"]), int(row["block"]), similarity, row["reason"])  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""The edge package stands alone: no torch, nothing heavy at import, a listed public surface."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import leap_zoo
+
+ROOT = Path(leap_zoo.__file__).parent.parent
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "openvino",
+    "bentoml",
+    "gradio",
+    "onnx",
+    "nncf",
+    "scipy",
+    "pandas",
+)
+
+BLOCK = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError(name + " is blocked in this test")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    """The output of a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_edge__classifies_with_torch_and_friends_absent(tiny_zoo: Path, colour_photos: dict[str, Path]) -> None:
+    code = BLOCK + (
+        "import leap_zoo\n"
+        "model = leap_zoo.load('leap-tiny-test', zoo=sys.argv[1])\n"
+        "print(model.classify(sys.argv[2])[0].label, model.embed(sys.argv[2]).shape)\n"
+        "from leap_zoo.verify import verify\n"
+        "print(verify('leap-tiny-test', sys.argv[1]).ok)\n"
+    )
+    assert python(code, str(tiny_zoo), str(colour_photos["green"])) == "green (8,)\nTrue"
+
+
+def test_edge__the_block_of_these_tests_works() -> None:
+    code = BLOCK + "try:\n    import timm\nexcept ImportError as error:\n    print(error)\n"
+    assert "blocked" in python(code)
+
+
+def test_import__brings_nothing_heavy() -> None:
+    loaded = python("import sys, leap_zoo; print(' '.join(sorted({m.split('.')[0] for m in sys.modules})))").split()
+    assert not {*HEAVY, "onnxruntime", "urllib3", "requests"} & set(loaded)
+    assert {"numpy", "PIL", "msgspec"} <= set(loaded)
+
+
+def test_import__takes_less_than_numpy_and_a_moment() -> None:
+    code = (
+        "import time, numpy, PIL.Image, msgspec\n"
+        "start = time.process_time()\n"
+        "import leap_zoo\n"
+        "print(time.process_time() - start)\n"
+    )
+    assert min(float(python(code)) for _ in range(3)) < 0.15
+
+
+def test_surface__every_listed_name_exists_once_and_nothing_else_is_public() -> None:
+    assert sorted(set(leap_zoo.__all__)) == sorted(leap_zoo.__all__)
+    for name in leap_zoo.__all__:
+        assert getattr(leap_zoo, name) is not None
+    modules = {path.stem for path in (ROOT / "leap_zoo").glob("*.py")}
+    public = {name for name in vars(leap_zoo) if not name.startswith("_")} - modules
+    assert public == set(leap_zoo.__all__) - {"__version__"}
+
+
+def test_surface__errors_are_one_family() -> None:
+    for name in leap_zoo.__all__:
+        value = getattr(leap_zoo, name)
+        if isinstance(value, type) and issubclass(value, Exception):
+            assert issubclass(value, leap_zoo.LeapZooError)
+
+
+def test_version__is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == leap_zoo.__version__

@@ -1,0 +1,144 @@
+"""verify: hash -> load -> golden outputs -> report; and the golden file's format."""
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from leap_zoo.card import Golden, read_card
+from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, UnknownModel
+from leap_zoo.registry import publish
+from leap_zoo.verify import read_golden, tolerance, verify, write_golden
+
+TINY = "leap-tiny-test"
+
+
+def republish(zoo: Path, golden: bytes) -> None:
+    """Publish the tiny model with another golden file."""
+    (zoo / TINY / "golden.npz").write_bytes(golden)
+    card = read_card(zoo / TINY / "card.json")
+    digest = hashlib.sha256(golden).hexdigest()
+    publish(
+        zoo,
+        msgspec.structs.replace(card, golden=msgspec.structs.replace(card.golden, bytes=len(golden), sha256=digest)),
+    )
+
+
+def altered(zoo: Path, name: str, change: float) -> bytes:
+    """The golden file with one array shifted."""
+    arrays = read_golden((zoo / TINY / "golden.npz").read_bytes())
+    buffer = io.BytesIO()
+    np.savez(buffer, **(arrays | {name: (arrays[name] + change).astype(arrays[name].dtype)}))
+    return buffer.getvalue()
+
+
+def test_verify__passes_on_every_artifact(tiny_zoo: Path) -> None:
+    report = verify(TINY, tiny_zoo)
+    assert report.ok
+    assert [(a.precision, a.ok, a.error) for a in report.artifacts] == [("fp32", True, None), ("int8", True, None)]
+    for artifact in report.artifacts:
+        assert {output.output for output in artifact.outputs} == {
+            "embedding", "teacher_embedding", "logits_colours", "logits_brightness"
+        }  # fmt: skip
+        assert all(output.difference <= output.tolerance for output in artifact.outputs)
+
+
+def test_verify__flipped_byte_fails_that_artifact_only(zoo_copy: Path) -> None:
+    path = zoo_copy / TINY / "model_int8.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    report = verify(TINY, zoo_copy)
+    assert not report.ok
+    assert [artifact.ok for artifact in report.artifacts] == [True, False]
+    assert hashlib.sha256(data).hexdigest() in (report.artifacts[1].error or "")
+
+
+@pytest.mark.parametrize(("name", "change"), [("fp32/embedding", 0.01), ("fp32/teacher_embedding", np.nan)])
+def test_verify__other_outputs_fail(zoo_copy: Path, name: str, change: float) -> None:
+    republish(zoo_copy, altered(zoo_copy, name, change))
+    report = verify(TINY, zoo_copy)
+    assert [artifact.ok for artifact in report.artifacts] == [False, True]
+    assert "differs on this device: " + name.split("/")[1] in (report.artifacts[0].error or "")
+
+
+def test_verify__compares_scores_not_logits(zoo_copy: Path) -> None:
+    republish(zoo_copy, altered(zoo_copy, "fp32/logits_colours", 3.0))  # the same shift of all logits: same scores
+    assert verify(TINY, zoo_copy).ok
+
+
+def test_verify__golden_without_an_artifact_fails(zoo_copy: Path) -> None:
+    arrays = read_golden((zoo_copy / TINY / "golden.npz").read_bytes())
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: value for name, value in arrays.items() if not name.startswith("int8/")})
+    republish(zoo_copy, buffer.getvalue())
+    assert [artifact.ok for artifact in verify(TINY, zoo_copy).artifacts] == [True, False]
+
+
+def test_verify__unknown_model(tiny_zoo: Path) -> None:
+    with pytest.raises(UnknownModel):
+        verify("leap-none", tiny_zoo)
+
+
+def test_golden__round_trips_with_the_same_bytes(tmp_path: Path) -> None:
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    values = np.array([[1.5, -2.0], [0.0, 3.0]], np.float32)
+    for name in ("a.npz", "b.npz"):
+        write_golden(tmp_path / name, images, {"fp32": {"embedding": values}})
+    arrays = read_golden((tmp_path / "a.npz").read_bytes())
+    assert np.array_equal(arrays["image"], images)
+    assert np.array_equal(arrays["fp32/embedding"], values)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_write_golden__refuses_other_arrays(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    with pytest.raises(InvalidArgument, match="golden images"):
+        write_golden(tmp_path / "g.npz", images.astype(np.float32), {})  # type: ignore[arg-type]
+    for values in (np.zeros((3, 4), np.float32), np.zeros((2, 4), np.float64), np.zeros(2, np.float32)):
+        with pytest.raises(InvalidArgument, match="fp32/embedding"):
+            write_golden(tmp_path / "g.npz", images, {"fp32": {"embedding": values}})
+
+
+def test_read_golden__never_unpickles() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, image=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ArtifactCorrupt):
+        read_golden(buffer.getvalue())
+
+
+def test_read_golden__bomb_and_rubbish_are_refused() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image.npy", bytes(100 * 1024 * 1024))
+    assert len(buffer.getvalue()) < 200_000
+    for data in (buffer.getvalue(), b"", b"PK\x03\x04 rubbish", buffer.getvalue()[:500]):
+        with pytest.raises(ArtifactCorrupt):
+            read_golden(data)
+
+
+def test_read_golden__header_that_claims_too_much_is_refused() -> None:
+    npy = io.BytesIO()
+    np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": (1 << 44,)})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("image.npy", npy.getvalue())
+    with pytest.raises(ArtifactCorrupt):
+        read_golden(buffer.getvalue())
+
+
+def test_tolerance__is_the_strictest_that_applies() -> None:
+    golden = Golden(
+        file="g.npz",
+        bytes=1,
+        sha256="0" * 64,
+        tolerance={"fp32": {"default": 0.001}, "int8": {"default": 0.15, "vnni": 0.05, "dotprod": 0.04}},
+    )
+    assert tolerance(golden, "fp32", ("avx2", "vnni")) == 0.001
+    assert tolerance(golden, "int8", ("avx2",)) == 0.15
+    assert tolerance(golden, "int8", ("avx2", "vnni")) == 0.05
+    assert tolerance(golden, "int8", ("dotprod", "neon")) == 0.04

@@ -169,7 +169,7 @@ class Augmenter:
         blur = v2.GaussianBlur(_odd(size / 16), sigma=(0.1, 2.0))
         self.colour = v2.Compose(
             [
-                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], spec.jitter),
+                v2.RandomApply([v2.ColorJitter(*spec.colour)], spec.jitter),
                 v2.RandomGrayscale(spec.grey),
                 v2.RandomApply([blur], spec.blur),
             ]
@@ -180,8 +180,8 @@ class Augmenter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 1_000_003 + step)
             images = torch.stack([self.shape(image) for image in pixels.permute(0, 3, 1, 2)])
+            images = images.float() / 255  # before colour: float is the faster type there
             images = torch.cat([self.colour(group) for group in images.split(self.GROUP)])
-            images = images.float() / 255
             if self.mix:  # one scalar for the batch; teacher and student see the same pixels
                 share = torch.rand(()).item()
                 images = share * images + (1 - share) * images[torch.randperm(len(images))]

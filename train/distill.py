@@ -130,7 +130,7 @@ class Distiller(lightning.LightningModule):
         """The recipe's timm optimiser with linear warm-up and cosine, stepped per batch; teacher left out."""
         spec = self.spec.optimizer
         trained = nn.ModuleDict({"student": self.student, "projection": self.projection})
-        extra = {"momentum": spec.momentum} if spec.name == "lars" else {}
+        extra = {"momentum": spec.momentum} if spec.name == "lars" else {"fused": True}
         optimizer = create_optimizer_v2(
             trained, opt=spec.name, lr=spec.lr, weight_decay=spec.weight_decay, filter_bias_and_bn=True, **extra
         )

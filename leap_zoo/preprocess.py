@@ -123,7 +123,9 @@ def read_photo(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
 
 def readable_formats() -> tuple[str, ...]:
     """The photo formats that this installation decodes, as Pillow names them."""
-    return tuple(name for name in _READABLE if name not in ("WEBP", "AVIF") or features.check(name.lower()))
+    # An older Pillow has never heard of AVIF, and would warn.
+    optional = {name: name.lower() in features.modules and features.check(name.lower()) for name in ("WEBP", "AVIF")}
+    return tuple(name for name in _READABLE if optional.get(name, True))
 
 
 def _decode(data: bytes, draft_side: int) -> Image.Image:

@@ -1,0 +1,57 @@
+"""The BentoML service, named by bentofile.yaml: `bentoml serve` in the repository's root.
+
+BentoML keeps the process: workers, restarts, health, metrics, time-out. What is answered is in the modules beside this.
+"""
+
+from __future__ import annotations
+
+import os
+
+import bentoml
+from _bentoml_sdk import Service
+from bentoml._internal.utils.analytics import usage_stats
+from starlette.types import ASGIApp
+
+from serve.front import Front
+
+# BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
+# imported. Nobody who starts a server from here has agreed to that.
+os.environ.setdefault(usage_stats.BENTOML_DO_NOT_TRACK, "True")
+usage_stats.do_not_track.cache_clear()
+
+
+class ZooService(Service[object]):
+    """A BentoML service whose outermost layer is ours: middlewares added the usual way run innermost."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Load and warm the model, then build the application around it: the worker accepts nothing before."""
+        from serve.engine import start_engine
+        from serve.site import build_site
+
+        site = build_site(start_engine())
+        self.mount_asgi_app(site)
+        return Front(bento=super().to_asgi(is_main), site=site)
+
+
+@bentoml.service(
+    name="leap-zoo",
+    service_class=ZooService,
+    workers=1,  # Gradio's queue lives in one process; the engine's threads use all cores
+    traffic={"timeout": 10},
+    # Reachable from this machine only, on purpose: there are no keys yet. `--host 0.0.0.0` opens it.
+    http={"host": "127.0.0.1", "port": 3000},
+)
+class LeapZoo:
+    """Small vision transformers over HTTP."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def refuse_to_start_without_model() -> None:
+        """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
+        from leap_zoo import LeapZooError
+        from serve.engine import model_name, start_engine
+
+        try:
+            start_engine()
+        except LeapZooError as error:
+            raise SystemExit(f"Cannot serve the model {model_name()!r}: {error}") from error

@@ -1,0 +1,33 @@
+"""What importing the service does, and does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str, **environ: str) -> str:
+    """Run `code` in a fresh interpreter at the root. Returns what it printed."""
+    env = {name: value for name, value in os.environ.items() if name != "BENTOML_DO_NOT_TRACK"} | environ
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def test_import__silences_usage_reports_even_when_already_asked() -> None:
+    code = (
+        "from bentoml._internal.utils.analytics.usage_stats import do_not_track as silent;"
+        "before = silent(); import serve.service; print(before, silent())"
+    )
+    assert run(code).split() == ["False", "True"]
+    assert run(code, BENTOML_DO_NOT_TRACK="false").split() == ["False", "False"]  # who wants to report still may
+
+
+def test_import__loads_neither_model_nor_page_nor_training() -> None:
+    code = "import sys, serve.service; print(*sys.modules)"
+    loaded = set(run(code).split())
+    assert not loaded & {"gradio", "onnxruntime", "torch", "train", "export"}

@@ -70,8 +70,7 @@ def choose_artifact(card: ModelCard, precision: str | None = None) -> Artifact:
 
 def open_artifact(place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None) -> Model:
     """Check one file of a model and load it. Raises as `load` does."""
-    count = parse_threads(threads) if threads is not None else read_settings().threads or available_threads()
-    return Model(card, artifact, OnnxSession(place.read(card, artifact), artifact, count))
+    return Model.open(card, artifact, place.read(card, artifact), threads)
 
 
 class Model:
@@ -95,6 +94,12 @@ class Model:
             **{head.output: len(head.labels) for head in card.heads},
         }
         self._check_signature()
+
+    @classmethod
+    def open(cls, card: ModelCard, artifact: Artifact, data: bytes, threads: int | None = None) -> Model:
+        """A model from the bytes of its file, which the caller has checked. Raises ArtifactRefused, InvalidCard."""
+        count = parse_threads(threads) if threads is not None else read_settings().threads or available_threads()
+        return cls(card, artifact, OnnxSession(data, artifact, count))
 
     def __repr__(self) -> str:
         return f"<Model {self.card.id} {self.card.revision} {self.artifact.precision}, {self.session.runtime}>"

@@ -66,6 +66,10 @@ class Split:
             raise TrainError(f"none of the {len(self)} {what} can be decoded; look at the folder")
         return Photos(np.stack(pixels), np.array(labels, np.int64), self.classes, len(broken))
 
+    def take(self, chosen: npt.NDArray[np.intp]) -> Split:
+        """The photos at these positions."""
+        return Split([self.sources[i] for i in chosen], self.labels[chosen], self.classes)
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -97,8 +101,8 @@ def find_splits(data: recipe.Data) -> Splits:
             key: np.array([fnmatch(source.name, data.held_out) for source in split.sources], bool)
             for key, split in kept.items()
         }
-        out = [_subset(split, matches[key]) for key, split in kept.items()]
-        kept["train"] = _subset(train, ~matches["train"])
+        out = [split.take(np.flatnonzero(matches[key])) for key, split in kept.items()]
+        kept["train"] = train.take(np.flatnonzero(~matches["train"]))
     held_out = Split(
         [source for split in out for source in split.sources],
         np.concatenate([split.labels for split in out]) if out else np.empty(0, np.int64),
@@ -207,11 +211,6 @@ def _folder(folder: Path, key: str) -> Split:
     return Split(sources, np.array(labels, np.int64), classes)
 
 
-def _subset(split: Split, keep: npt.NDArray[np.bool_]) -> Split:
-    chosen = np.flatnonzero(keep)
-    return Split([split.sources[i] for i in chosen], split.labels[chosen], split.classes)
-
-
 def _digits() -> Splits:
     """scikit-learn's 1797 digits: the fifth part of each class, drawn with a fixed seed, is val."""
     from sklearn.datasets import load_digits
@@ -223,5 +222,5 @@ def _digits() -> Splits:
     labels = bunch.target.astype(np.int64)
     classes = tuple(str(digit) for digit in range(10))
     train, val = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
-    pick = lambda chosen: Split([sources[i] for i in chosen], labels[chosen], classes)  # noqa: E731
-    return Splits(pick(train), pick(val), Split([], np.empty(0, np.int64), classes))
+    every = Split(sources, labels, classes)
+    return Splits(every.take(train), every.take(val), every.take(np.empty(0, np.intp)))

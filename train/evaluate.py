@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
+
+from leap_zoo.intervals import wilson
 
 PROBE_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -26,11 +27,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval: stays within 0..1 and is right for shares near either end."""
-        z, p, n = 1.959964, self.value, self.n
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """Wilson's score interval."""
+        return wilson(self.value, self.n)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Score:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from leap_zoo.card import Metric
 from train.curriculum import Move
+from train.data import Splits, find_splits, imagenet_indices
 from train.errors import TrainError
 from train.recipe import Recipe, load_recipe, save_recipe
 from train.students import make_student
@@ -68,7 +71,7 @@ class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """A finished run, loaded: the student with its weights, and the tensors of head.safetensors."""
+    """A run: the student with its weights, and the tensors of head.safetensors (projection and classifiers)."""
 
     recipe: Recipe
     info: ModelInfo
@@ -76,6 +79,17 @@ class Run(msgspec.Struct, kw_only=True):
     moves: list[Move]
     student: VisionTransformer
     tensors: dict[str, Tensor]
+
+    def photos(self) -> Splits:
+        """Where the photos of its recipe are. Raises TrainError when they are not there any more."""
+        return find_splits(self.recipe.data)
+
+    def teacher_classes(self) -> npt.NDArray[np.int64] | None:
+        """For each class folder, its index among the outputs of the teacher's ImageNet head; None without one."""
+        head = next((head for head in self.info.heads if head.features == "teacher_embedding"), None)
+        if head is None or len(head.labels) != 1000:
+            return None
+        return imagenet_indices(self.photos().val.classes)
 
 
 def save_run(folder: Path, run: Run) -> None:
@@ -97,8 +111,11 @@ def save_run(folder: Path, run: Run) -> None:
     write_json(folder / "metrics.json", run.report)  # last: its presence says that the run is finished
 
 
-def load_run(folder: Path) -> Run:
-    """Read a finished run folder. Raises TrainError when something is missing or does not fit."""
+def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
+    """Read a finished run folder; `overrides` say where its photos are now, such as data.val=FOLDER.
+
+    Raises TrainError when something is missing or does not fit.
+    """
     for name in (
         "recipe.yaml",
         "student.safetensors",
@@ -109,7 +126,7 @@ def load_run(folder: Path) -> Run:
     ):
         if not (folder / name).is_file():
             raise TrainError(f"{folder} is no finished run: {name} is missing; train it, or resume it with --resume")
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml", overrides)
     student = make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
     try:
         student.load_state_dict(load_file(folder / "student.safetensors"))

@@ -1,0 +1,1 @@
+"""Turn a run folder into verified, quantised files that travel."""

@@ -1,0 +1,59 @@
+"""`python -m export RUN --zoo FOLDER`: a finished run becomes verified files in a zoo."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from train.errors import TrainError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 when an artifact was refused, 2 for a user's mistake."""
+    options = _parser().parse_args(arguments)
+    from export import publish, readme  # torch takes seconds to import; --help needs none of it
+    from export.errors import ExportError
+    from leap_zoo.errors import LeapZooError
+    from train.run import load_run
+
+    try:
+        run = load_run(options.run, options.overrides)
+        card, refused = publish.publish(run, options.zoo, options.precision or list(publish.FILES))
+    except (ExportError, TrainError, LeapZooError, OSError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1 if isinstance(error, ExportError) else 2
+    print(f"\n{card.id} {card.revision} in {options.zoo}:")
+    for artifact in card.artifacts:
+        print(f"  {artifact.file}  {artifact.bytes / 1e6:.2f} MB  sha256 {artifact.sha256}")
+        for metric in artifact.metrics:
+            print("    " + " ".join(readme.metric_row(artifact, metric).replace("|", " ").split()))
+    for reason in refused:
+        print(f"export: {reason}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Export a run folder: ONNX fp32 and int8, checked against torch and each other, with card and index.",
+        epilog="examples:\n"
+        "  python -m export runs/leap-digits --zoo zoo-out\n"
+        "  python -m export runs/leap-nano --zoo leap_zoo/bundled --precision int8\n"
+        "  python -m export runs/leap-nano --zoo zoo-out data.train=photos/train data.val=photos/val",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="run folder, as `python -m train` left it")
+    parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="where the run's photos are now")
+    parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
+    parser.add_argument(
+        "--precision",
+        action="append",
+        choices=["fp32", "int8"],
+        help="publish only this one (may be repeated; default: all that pass)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What a card says about a run: everything but the files and what was measured on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+
+from safetensors.torch import save
+
+from export import onnx
+from export.graph import DeployedStudent
+from leap_zoo import card as cards
+from leap_zoo.verify import TOLERANCE
+from train.run import Run
+
+CODE_LICENCE = "Apache-2.0"
+
+
+def revision(run: Run) -> str:
+    """Twelve digits of the weights' sha256: other weights, other revision."""
+    return hashlib.sha256(save(dict(run.student.state_dict())) + save(run.tensors)).hexdigest()[:12]
+
+
+def metadata(run: Run) -> dict[str, str]:
+    """What travels inside the file, for whoever finds it alone."""
+    spec = run.recipe.preprocessing
+    return {
+        "model_id": run.recipe.name,
+        "revision": revision(run),
+        "description": run.recipe.description,
+        "preprocessing": json.dumps({"size": spec.size, "short_side": spec.short_side, "filter": spec.filter}),
+        "labels": json.dumps({head.name: head.labels for head in run.info.heads}),
+        "default_head": run.info.default_head,
+        "licence": CODE_LICENCE,
+    }
+
+
+def tools(*packages: str) -> dict[str, str]:
+    """Installed versions of what built a file."""
+    return {package: version(package) for package in packages}
+
+
+def card(
+    run: Run, model: DeployedStudent, artifacts: list[cards.Artifact], golden: tuple[str, bytes]
+) -> cards.ModelCard:
+    """The card of a run with these artifacts and this golden file (name, content)."""
+    recipe, report, info = run.recipe, run.report, run.info
+    size = recipe.preprocessing.size
+    student, teacher = model.student.embed_dim, model.space_weight.shape[0]
+    widths = {"embedding": student, "teacher_embedding": teacher}
+    widths |= {f"logits_{head.name}": len(head.labels) for head in info.heads}
+    return cards.ModelCard(
+        id=recipe.name,
+        revision=revision(run),
+        description=recipe.description,
+        parameters=sum(parameter.numel() for parameter in model.student.parameters()),
+        licences=cards.Licences(
+            code=CODE_LICENCE, weights=CODE_LICENCE, teacher=recipe.teacher.licence, data=recipe.data.licence
+        ),
+        preprocessing=recipe.preprocessing,
+        heads=[
+            cards.Head(name=head.name, output=f"logits_{head.name}", labels=list(head.labels)) for head in info.heads
+        ],
+        default_head=info.default_head,
+        inputs=[cards.Tensor(name="image", dtype="uint8", shape=["batch", size, size, 3])],
+        outputs=[
+            cards.Tensor(name=name, dtype="float32", shape=["batch", widths[name]])
+            for name in sorted(widths, key=model.names.index)
+        ],
+        embedding_dims=cards.EmbeddingDims(student=student, teacher=teacher),
+        artifacts=artifacts,
+        golden=cards.Golden(
+            file=golden[0],
+            bytes=len(golden[1]),
+            sha256=hashlib.sha256(golden[1]).hexdigest(),
+            tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts},
+        ),
+        training=cards.Training(
+            recipe=recipe.name,
+            seed=recipe.seed,
+            commit=report.commit,
+            epochs=recipe.epochs,
+            strategy=report.strategy,
+            teacher=cards.Teacher(name=recipe.teacher.model, provenance=recipe.teacher.provenance),
+            teacher_flops=report.teacher_flops,
+            total_flops=report.total_flops,
+            teacher_flops_saved=report.teacher_flops_saved,
+            curriculum=[
+                cards.CurriculumStep(step=m.step, block=m.block, similarity=m.similarity, reason=m.reason)
+                for m in run.moves
+            ],
+        ),
+    )
+
+
+def artifact(
+    precision: cards.Precision, file: str, data: bytes, quantisation: dict[str, object] | None
+) -> cards.Artifact:
+    """The card's row for a built file; its metrics come from the gate."""
+    builders = ("torch", "timm", "onnx", "onnxscript", *(("nncf",) if quantisation else ()))
+    return cards.Artifact(
+        file=file,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        precision=precision,
+        opset=onnx.OPSET,
+        ir=onnx.IR,
+        minimum_runtime=onnx.MINIMUM_RUNTIME,
+        tools=tools(*builders),
+        quantisation=quantisation,
+    )

@@ -1,0 +1,108 @@
+"""From run folder to zoo: build in a staging folder, judge the files there through `leap_zoo`, then publish."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+
+from export import describe, onnx, readme, verify
+from export.errors import GateFailed
+from export.golden import draw
+from export.graph import DeployedStudent
+from export.quantize import CALIBRATION_PHOTOS, Recipe, quantize
+from leap_zoo import registry
+from leap_zoo.card import Artifact, ModelCard, Precision
+from leap_zoo.model import Model, load
+from leap_zoo.verify import verify as verify_published
+from leap_zoo.verify import write_golden
+from train.run import Run
+
+FILES: dict[Precision, str] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+GOLDEN = "golden.npz"
+
+Say = Callable[[str], None]
+
+
+def publish(run: Run, zoo: Path, precisions: list[Precision], say: Say = print) -> tuple[ModelCard, list[str]]:
+    """Export, judge and publish `run` into the folder `zoo`.
+
+    precisions: which of `FILES` to publish; all are built, since the gate compares them.
+    Returns the card and the reasons for which artifacts were refused. Raises GateFailed, with the zoo unchanged, when
+    the fp32 file is wrong or nothing is left to publish; TrainError when the run's photos are not there.
+    """
+    model = DeployedStudent(run).eval()
+    zoo.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as folder:
+        staging = Path(folder)
+        artifacts = _build(run, model, staging, say)
+        card = _write_card(run, model, artifacts, staging)
+        files = {artifact.precision: load(card.id, zoo=staging, precision=artifact.precision) for artifact in artifacts}
+        verdict = verify.judge(run, model, files, say)
+        kept = [
+            replace(artifact, metrics=verdict.metrics[artifact.precision])
+            for artifact in artifacts
+            if artifact.precision in precisions and artifact.precision not in verdict.refused
+        ]
+        refused = list(verdict.refused.values())
+        if not kept:
+            raise GateFailed("nothing was published: " + ("; ".join(refused) or "no such precision was built"))
+        card = _write_card(run, model, kept, staging)
+        report = verify_published(card.id, zoo=staging)
+        if not report.ok:
+            raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
+        _move(card, staging / card.id, zoo)
+    return card, refused
+
+
+def _build(run: Run, model: DeployedStudent, staging: Path, say: Say) -> list[Artifact]:
+    """Write fp32 and int8 files into the model's folder."""
+    home = staging / run.recipe.name
+    home.mkdir()
+    metadata = describe.metadata(run)
+    say("building the fp32 graph")
+    fp32 = onnx.build(model, metadata)
+    train = run.photos().train
+    order = np.random.default_rng(run.recipe.seed).permutation(len(train))
+    photos = train.take(np.sort(order[:CALIBRATION_PHOTOS])).decode(run.recipe.preprocessing, "calibration photos")
+    recipe = Recipe(photos=len(photos))
+    say(f"quantising, calibrated on {len(photos)} photos of the training split")
+    int8 = quantize(fp32, photos.pixels, recipe, metadata)
+    artifacts = []
+    for precision, proto, quantisation in (("fp32", fp32, None), ("int8", int8, recipe.as_dict())):
+        data = proto.SerializeToString(deterministic=True)
+        (home / FILES[precision]).write_bytes(data)
+        artifacts.append(describe.artifact(precision, FILES[precision], data, quantisation))
+    return artifacts
+
+
+def _write_card(run: Run, model: DeployedStudent, artifacts: list[Artifact], staging: Path) -> ModelCard:
+    """Golden outputs, card, README and index for these artifacts, in the staging zoo."""
+    home = staging / run.recipe.name
+    images = draw(run.recipe.preprocessing.size)
+    card = describe.card(run, model, artifacts, (GOLDEN, b"none yet"))
+    golden = {}
+    for artifact in artifacts:
+        file = Model.open(card, artifact, (home / artifact.file).read_bytes())
+        golden[artifact.precision] = file.run(images, model.names)
+    write_golden(home / GOLDEN, images, golden)
+    card = describe.card(run, model, artifacts, (GOLDEN, (home / GOLDEN).read_bytes()))
+    (home / "README.md").write_text(readme.render(card))
+    registry.publish(staging, card)
+    return card
+
+
+def _move(card: ModelCard, source: Path, zoo: Path) -> None:
+    """Move what the card lists into the zoo, file by file; the index, written last, is what makes it visible."""
+    home = zoo / card.id
+    home.mkdir(exist_ok=True)
+    listed = {artifact.file for artifact in card.artifacts} | {GOLDEN, "README.md"}
+    for name in sorted(listed):
+        os.replace(source / name, home / name)
+    for name in set(FILES.values()) - listed:  # of an earlier revision
+        (home / name).unlink(missing_ok=True)
+    registry.publish(zoo, card)

@@ -1,0 +1,146 @@
+"""The gate: what an artifact must show, as the file that will be published, run by `leap_zoo`, before it is listed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.errors import GateFailed
+from export.golden import draw
+from export.graph import DeployedStudent
+from leap_zoo.card import Metric, Precision
+from leap_zoo.intervals import Z95, wilson
+from leap_zoo.model import Model
+from train.run import Run
+
+PARITY_BATCHES = (1, 2, 5)
+PARITY_TOLERANCE = 1e-4  # largest absolute difference to torch, on logits and embeddings
+LARGEST_DROP = 0.005  # of top-1, int8 against fp32
+SMALLEST_COSINE = 0.99  # mean cosine of int8 and fp32 embeddings
+GATE_PHOTOS = 1000  # with fewer, a few photos decide about half a point: the drop is reported, not judged
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Preprocessed photos uint8 (N, size, size, 3), their class indices (N,) in `head`, and where they come from."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    head: str
+    dataset: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Metrics per precision; the precisions that must not be published, with the reason."""
+
+    metrics: dict[Precision, list[Metric]]
+    refused: dict[Precision, str]
+
+
+def judge(run: Run, model: DeployedStudent, files: dict[Precision, Model], say: Callable[[str], None]) -> Verdict:
+    """Measure the files of a run. Raises GateFailed when the fp32 file, the reference of all others, is wrong."""
+    worst = check_parity(files["fp32"], model, draw(run.recipe.preprocessing.size))
+    say(f"fp32 file against torch at batch 1, 2, 5: differs by {worst:.1e} at most ({PARITY_TOLERANCE:g} allowed)")
+    metrics: dict[Precision, list[Metric]] = {precision: [] for precision in files}
+    refused: dict[Precision, str] = {}
+    for photos in _test_sets(run):
+        outputs: dict[Precision, Outputs] = {}
+        for precision, file in files.items():
+            say(f"measuring {precision} on {len(photos.labels)} photos ({photos.dataset}, {photos.split})")
+            outputs[precision] = file.run(photos.pixels, ["embedding", f"logits_{photos.head}"])
+            right = outputs[precision][f"logits_{photos.head}"].argmax(1) == photos.labels
+            metrics[precision].append(_share("top-1", right, photos))
+        for precision in files.keys() - {"fp32"}:
+            compared = fidelity(outputs["fp32"], outputs[precision], photos)
+            metrics[precision] += compared
+            reason = objection(compared)
+            if reason:
+                refused[precision] = f"{files[precision].artifact.file} was not published: {reason}"
+    return Verdict(metrics, refused)
+
+
+def check_parity(file: Model, model: DeployedStudent, pixels: npt.NDArray[np.uint8]) -> float:
+    """Largest absolute difference of the file's outputs to torch's, at batch 1, 2 and 5. Raises GateFailed."""
+    worst = 0.0
+    for size in PARITY_BATCHES:
+        batch = np.resize(pixels, (size, *pixels.shape[1:]))
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(batch))
+        outputs = file.run(batch, model.names)
+        for name, value in zip(model.names, expected, strict=True):
+            difference = float(np.abs(outputs[name] - value.numpy()).max())
+            if not difference <= PARITY_TOLERANCE:  # NaN fails too
+                raise GateFailed(
+                    f"{file.artifact.file} differs from torch by {difference:.2g} on {name} at batch {size} "
+                    f"(at most {PARITY_TOLERANCE:g} is allowed): not published; look for what the exporter changed"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> list[Metric]:
+    """A candidate against fp32 on the same photos: paired drop of top-1, agreement, embedding cosine."""
+    logits = f"logits_{photos.head}"
+    before, after = reference[logits].argmax(1), candidate[logits].argmax(1)
+    loss = (before == photos.labels).astype(float) - (after == photos.labels).astype(float)  # per photo: -1, 0, 1
+    drop, half = float(loss.mean()), Z95 * float(loss.std()) / math.sqrt(len(loss))
+    cosine = (reference["embedding"] * candidate["embedding"]).sum(1)
+    return [
+        _metric(DROP, drop, photos, (drop - half, drop + half)),
+        _share("top-1 agreement with fp32", before == after, photos),
+        _metric(COSINE, float(cosine.mean()), photos),
+        _metric("embedding cosine to fp32, minimum", float(cosine.min()), photos),
+    ]
+
+
+DROP, COSINE = "top-1 drop from fp32", "embedding cosine to fp32, mean"
+
+
+def objection(compared: list[Metric]) -> str | None:
+    """Why an artifact with this fidelity must not be published; None when it may."""
+    by_name = {metric.name: metric for metric in compared}
+    drop, cosine = by_name[DROP], by_name[COSINE]
+    if drop.n >= GATE_PHOTOS and not drop.value <= LARGEST_DROP:
+        return f"it loses {drop.value:.2%} of top-1 on {drop.n} photos (at most {LARGEST_DROP:.1%})"
+    if not cosine.value >= SMALLEST_COSINE:
+        return f"its embeddings have a mean cosine of {cosine.value:.4f} to fp32 (at least {SMALLEST_COSINE})"
+    return None
+
+
+def _test_sets(run: Run) -> list[Labelled]:
+    """val for the probe; for the teacher's own classes, where it has them, photos that no training saw."""
+    recipe, splits = run.recipe, run.photos()
+    val = splits.val.decode(recipe.preprocessing, "validation photos")
+    sets = [Labelled(val.pixels, val.labels, recipe.data.head, recipe.data.name, "val")]
+    indices = run.teacher_classes()
+    if indices is not None and len(splits.held_out):
+        held = splits.held_out.decode(recipe.preprocessing, "held-out photos")
+        head = str(recipe.teacher.head)
+        sets.append(Labelled(held.pixels, indices[held.labels], head, recipe.data.name, "held-out"))
+    return sets
+
+
+def _share(name: str, right: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
+    share = float(right.mean())
+    return _metric(name, share, photos, wilson(share, len(right)))
+
+
+def _metric(name: str, value: float, photos: Labelled, interval: tuple[float, float] | None = None) -> Metric:
+    return Metric(
+        name=name,
+        dataset=photos.dataset,
+        split=photos.split,
+        n=len(photos.labels),
+        value=value,
+        interval=interval,
+        head=photos.head,
+    )

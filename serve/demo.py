@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 
 from leap_zoo.errors import LeapZooError
 from leap_zoo.preprocess import MAX_BYTES
@@ -57,6 +57,8 @@ def _blocks(engine: Engine) -> gr.Blocks:
                 )
             with gr.Column(min_width=320):
                 result = gr.HTML(views.NO_PHOTO, elem_id="leap-result")
+        for component in (photo, head):
+            _take_uploads_only(component)
         gr.HTML(views.card_view(model))
         gr.HTML("<p class='leap-foot'>Photos stay on this server, and are deleted within two hours.</p>")
 
@@ -78,27 +80,27 @@ def _blocks(engine: Engine) -> gr.Blocks:
 
 
 async def _classify(engine: Engine, path: str | None, head: str) -> str:
-    """The bars for the uploaded photo at `path`. What is wrong with a photo becomes a message on the page."""
+    """The bars for the uploaded photo at `path`, or what is wrong with it.
+
+    A refusal takes the place of the bars: in a passing notice it would leave the last photo's classes beside this one.
+    """
     if path is None:
         return views.NO_PHOTO
     try:
-        data = Path(path).read_bytes()
+        answer = await engine.classify(Path(path).read_bytes(), top=TOP, head=head)
     except FileNotFoundError:
-        raise gr.Error("The photo has been deleted meanwhile. Drop it again.", print_exception=False) from None
-    try:
-        answer = await engine.classify(data, top=TOP, head=head)
-    except (LeapZooError, Refused) as error:
-        refused = error if isinstance(error, Refused) else refusal_of(error)
-        raise gr.Error(refused.detail, title="This photo cannot be used", print_exception=False) from None
+        return views.refusal("The photo has been deleted meanwhile. Drop it again.")
+    except Refused as refused:
+        return views.refusal(refused.detail)
+    except LeapZooError as error:
+        return views.refusal(refusal_of(error).detail)
     return views.bars(answer, engine.model.artifact.precision)
 
 
 def _photo_input() -> gr.Image:
     """An image input that hands over the uploaded file as it is.
 
-    Gradio's own preprocessing opens the file with Pillow, whatever its size and format, and downloads a URL that a
-    client names in place of an upload. Both are replaced on the instance: a subclass would make Gradio write a stub
-    file beside this module.
+    Gradio's own preprocessing opens the file with Pillow, whatever its size and format.
     """
     photo = gr.Image(
         type="filepath",
@@ -109,17 +111,31 @@ def _photo_input() -> gr.Image:
         buttons=[],
         elem_id="leap-photo",
     )
-    to_cache = photo.async_move_resource_to_block_cache
-
-    async def only_uploads(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
-            raise gr.Error("Only uploaded photos are read, no addresses.", print_exception=False)
-        return await to_cache(path)
 
     def as_uploaded(payload: ImageData | None) -> str | None:
-        return payload.path if payload else None
+        return _uploaded(payload.path) if payload else None
 
-    replaced: dict[str, Any] = {"async_move_resource_to_block_cache": only_uploads, "preprocess": as_uploaded}
-    for name, method in replaced.items():
-        setattr(photo, name, method)
+    # On the instance, here and below: a subclass of a component makes Gradio write a stub file beside this module.
+    setattr(photo, "preprocess", as_uploaded)  # noqa: B010
     return photo
+
+
+def _take_uploads_only(component: gr.components.Component) -> None:
+    """Keep `component` from copying files of this machine, or downloading addresses, that a client names as a value.
+
+    Gradio turns every value that looks like a file into one of its cache, and checks where it comes from only in an
+    application that was launched, not in one that was mounted.
+    """
+    to_cache = component.async_move_resource_to_block_cache
+
+    async def guarded(path: str | Path | None) -> str | None:
+        return await to_cache(_uploaded(path))
+
+    setattr(component, "async_move_resource_to_block_cache", guarded)  # noqa: B010
+
+
+def _uploaded(path: str | Path | None) -> str | None:
+    """`path` as it is when Gradio has stored an upload there. Raises gr.Error for any other file or address."""
+    if path is None or Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        return path if path is None else str(path)
+    raise gr.Error("Only uploaded photos are read.", print_exception=False)

@@ -17,6 +17,14 @@ NO_PHOTO = """
 """
 
 
+def refusal(detail: str) -> str:
+    """What is wrong with the photo, in the place of the bars."""
+    return (
+        '<section class="leap-empty" role="alert"><p class="leap-empty-title">This photo cannot be used</p>'
+        f"<p>{escape(detail)}</p></section>"
+    )
+
+
 def bars(answer: Classified, precision: str) -> str:
     """The predictions as bars, best first, and how long they took."""
     best = answer.predictions[0]

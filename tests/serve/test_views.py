@@ -26,6 +26,12 @@ def test_bars__escape_labels() -> None:
     assert html.count("&lt;script&gt;") == 3
 
 
+def test_refusal__is_an_alert_and_escaped() -> None:
+    html = views.refusal(HOSTILE)
+    assert 'role="alert"' in html
+    assert "<script" not in html
+
+
 def test_card_view__says_what_the_card_says(engine: Engine) -> None:
     html = views.card_view(engine.model)
     artifact = engine.model.artifact

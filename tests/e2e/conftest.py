@@ -1,0 +1,124 @@
+"""A real `bentoml serve` process, as a user starts it, in a Python where torch and the training rooms do not exist."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[serve]")
+
+import httpx
+
+import leap_zoo
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 60
+
+ABSENT = """
+import sys
+
+NAMES = {"torch", "torchvision", "timm", "lightning", "nncf", "openvino", "train", "export"}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in NAMES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@dataclass
+class Server:
+    """A running server: its address, its process, and the file of what it said."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def terminate(self, seconds: float) -> float:
+        """Send SIGTERM to the supervisor, as a container does. Returns the seconds until all has ended."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(seconds)
+        return time.monotonic() - start
+
+
+@pytest.fixture(scope="session")
+def torchless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in whose Pythons torch, its friends, `train` and `export` cannot be imported."""
+    folder = tmp_path_factory.mktemp("absent")
+    (folder / "sitecustomize.py").write_text(ABSENT)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LEAP_ZOO_", "BENTOML_"))}
+    return kept | {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def start(
+    torchless: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """`start(LEAP_ZOO_URL=...)` starts a server with these variables; leaving the context ends it."""
+
+    @contextlib.contextmanager
+    def run(*, wait: bool = True, **variables: str) -> Iterator[Server]:
+        folder = tmp_path_factory.mktemp("server")
+        # Two servers that share a BENTOML_HOME wipe each other's metrics.
+        env = torchless | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
+        port = free_port()
+        command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
+        log = folder / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            server = Server(port, process, log)
+            if wait:
+                wait_until_ready(server)
+            yield server
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the group of this server alone
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny_zoo: Path) -> Iterator[Server]:
+    """One server with the tiny model for all tests that leave it running."""
+    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=leap_zoo.models(tiny_zoo)[0].id) as server:
+        yield server
+
+
+def wait_until_ready(server: Server) -> None:
+    """Return once /readyz answers 200; fail with the log when it does not in time."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(server.url + "/readyz", timeout=2).status_code == 200:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"the server did not get ready:\n{server.log.read_text()[-4000:]}")
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -94,8 +94,8 @@ def _metric_name(metric: Metric) -> str:
 
 
 def _value(metric: Metric, value: float) -> str:
-    """Shares read as percentages; a cosine, or what lies outside 0..1, as a number."""
-    is_share = 0 <= metric.value <= 1 and "cosine" not in metric.name
+    """Shares read as percentages; a cosine, or what is larger than 1, as a number."""
+    is_share = abs(metric.value) <= 1 and "cosine" not in metric.name
     return _percent(value) if is_share else f"{value:.4g}"
 
 

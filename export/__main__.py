@@ -11,7 +11,7 @@ from train.errors import TrainError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when an artifact was refused, 2 for a user's mistake."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     from export import publish, readme  # torch takes seconds to import; --help needs none of it
     from export.errors import ExportError
     from leap_zoo.errors import LeapZooError
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Export a run folder: ONNX fp32 and int8, checked against torch and each other, with card and index.",
+        description="Export a run folder: ONNX fp32 and int8, checked against torch and each other, with a card.",
         epilog="examples:\n"
         "  python -m export runs/leap-digits --zoo zoo-out\n"
         "  python -m export runs/leap-nano --zoo leap_zoo/bundled --precision int8\n"

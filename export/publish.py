@@ -48,7 +48,7 @@ def publish(run: Run, zoo: Path, precisions: list[Precision], say: Say = print) 
             for artifact in artifacts
             if artifact.precision in precisions and artifact.precision not in verdict.refused
         ]
-        refused = list(verdict.refused.values())
+        refused = [reason for precision, reason in verdict.refused.items() if precision in precisions]
         if not kept:
             raise GateFailed("nothing was published: " + ("; ".join(refused) or "no such precision was built"))
         card = _write_card(run, model, kept, staging)

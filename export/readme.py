@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from export.tables import interval, value
 from leap_zoo.card import Artifact, Metric, ModelCard
 
 
@@ -55,8 +56,8 @@ def _body(card: ModelCard) -> list[str]:
             "## Training",
             "",
             f"Recipe `{t.recipe}`, strategy `{t.strategy}`, {t.epochs:g} epochs, seed {t.seed}, commit `{t.commit}`. "
-            f"Teacher: {t.teacher.name} ({t.teacher.provenance}). Early exit left out {t.teacher_flops_saved:.1%} of the "
-            f"teacher's FLOPs ({t.teacher_flops / 1e15:.3g} PFLOPs run, {t.total_flops / 1e15:.3g} with the student).",
+            f"Teacher: {t.teacher.name} ({t.teacher.provenance}). Early exit saved {t.teacher_flops_saved:.1%} of its "
+            f"FLOPs ({t.teacher_flops / 1e15:.3g} PFLOPs run, {t.total_flops / 1e15:.3g} with the student's).",
             "",
             "| step | block | similarity | reason |",
             "|---|---|---|---|",
@@ -82,8 +83,5 @@ def _body(card: ModelCard) -> list[str]:
 
 def metric_row(artifact: Artifact, metric: Metric) -> str:
     """One row of the table of metrics."""
-    percent = "cosine" not in metric.name
-    show = (lambda v: f"{v:.2%}") if percent else (lambda v: f"{v:.4f}")
-    interval = f"{show(metric.interval[0])} to {show(metric.interval[1])}" if metric.interval else ""
     where = f"{metric.head or ''} | {metric.dataset}, {metric.split}"
-    return f"| {artifact.precision} | {metric.name} | {where} | {metric.n} | {show(metric.value)} | {interval} |"
+    return f"| {artifact.precision} | {metric.name} | {where} | {metric.n} | {value(metric)} | {interval(metric)} |"

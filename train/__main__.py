@@ -14,7 +14,7 @@ from train.recipe import RECIPES, find_recipe, load_recipe
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for what the user can mend)."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     try:
         recipe = load_recipe(find_recipe(options.recipe), options.overrides)
         from train import pipeline, report  # torch takes seconds to import; --help and a misspelt key need none of it

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from train.errors import TrainError
+
 Reason = Literal["start", "calibration", "similarity", "timeout"]
 
 
-class CurriculumError(ValueError):
+class CurriculumError(TrainError):
     """A curriculum was given settings or a saved state that it cannot follow."""
 
 

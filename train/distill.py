@@ -166,7 +166,8 @@ class Distiller(lightning.LightningModule):
         for kind, name in enumerate(("patches", "cls")):
             mean, deviation = torch.zeros_like(bias), torch.ones_like(bias)
             if self.scale is not None:
-                at = self.curriculum.block
+                # Not curriculum.block: a move at the very last step leaves a block whose statistics nobody has seen.
+                at = int(self.scale.batches.nonzero().max()) + 1
                 mean, deviation = self.scale.mean[at - 1, kind], self.scale.deviation(at)[kind]
             folded[f"{name}.weight"] = deviation[:, None] * weight
             folded[f"{name}.bias"] = deviation * bias + mean
@@ -178,9 +179,15 @@ class Distiller(lightning.LightningModule):
         return {key: value for key, value in full.items() if not key.startswith("teacher.")}
 
     def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave; strict about everything but the teacher."""
+        """Load what `state_dict` gave; strict about everything but the teacher. Raises TrainError."""
         teacher = {f"teacher.{key}": value for key, value in self.teacher.state_dict().items()}
-        return super().load_state_dict({**teacher, **state}, strict=strict, assign=assign)
+        try:
+            return super().load_state_dict({**teacher, **state}, strict=strict, assign=assign)
+        except RuntimeError as error:
+            raise TrainError(
+                "the checkpoint is of another student or teacher; resume with the recipe that began the run, "
+                f"or start a new run folder ({' '.join(str(error).split())[:200]})"
+            ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The curriculum and the counters that the final report needs travel with the weights."""

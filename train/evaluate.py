@@ -14,6 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from leap_zoo.intervals import wilson
+from train.errors import TrainError
 
 PROBE_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -80,9 +81,15 @@ class Probe:
 def linear_probe(features: Tensor, labels: Tensor, classes: int, *, epochs: int = 100, seed: int = 0) -> Probe:
     """Fit a probe on frozen features: SGD .9, batch 256, cosine over `epochs`; the rate is chosen on a tenth of train.
 
-    features (N, D) float32, labels (N,). Features are standardised per channel first.
+    features (N, D) float32, labels (N,). Features are standardised per channel first. Raises TrainError for too few.
     """
-    fit, hold = train_test_split(np.arange(len(labels)), test_size=0.1, random_state=seed, stratify=labels)
+    try:
+        fit, hold = train_test_split(np.arange(len(labels)), test_size=0.1, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise TrainError(
+            f"{len(labels)} photos of {classes} classes are too few for a probe: a tenth of them must hold a photo of "
+            "each class, and each class two photos at least"
+        ) from error
     scores = {}
     for rate in PROBE_RATES:
         weight, bias = _sgd(features[fit], labels[fit], classes, rate, epochs, seed)

@@ -46,6 +46,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     Raises TrainError, before any training, for photos or a teacher that cannot be used.
     """
     _quiet()
+    if folder.exists() and not folder.is_dir():
+        raise TrainError(f"{folder} is a file: choose another --out")
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise TrainError(f"{folder} is not empty: continue it with --resume, or choose another --out")
     lightning.seed_everything(recipe.seed, verbose=False)
@@ -54,6 +56,11 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     stored = splits.train.decode(Preprocessing(size=store, short_side=store), "training photos")
     print(f"{recipe.name}: {len(stored)} photos to learn from, {len(splits.held_out)} held out")
     teacher, (mean, std) = _teacher(recipe, stored, folder)
+    if recipe.teacher.head is not None and teacher.classes not in (1000, len(stored.classes)):
+        raise TrainError(
+            f"the teacher's classifier has {teacher.classes} outputs, neither ImageNet's 1000 nor one per class of the "
+            "photos; leave it out with teacher.head=null"
+        )
     evaluation = Evaluation(
         splits.train.decode(recipe.preprocessing, "photos for the probe"),
         splits.val.decode(recipe.preprocessing, "validation photos"),
@@ -108,7 +115,7 @@ def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tup
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, loader)
+    _train(trainer, module, loader)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(vit.state_dict(), file)
     return Teacher(vit), (mean, std)
@@ -138,9 +145,19 @@ def _fit(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) ->
         plugins=[checkpoint.SafeCheckpointIO()],
         enable_model_summary=False,
     )
-    trainer.fit(distiller, loader, ckpt_path=saved)
+    _train(trainer, distiller, loader, saved)
+    distiller.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU, where the evaluation would crawl
     if sum(distiller.block_steps) < distiller.steps:
         raise TrainError(f"training was interrupted; continue it with --resume (checkpoints are in {folder})")
+
+
+def _train(
+    trainer: lightning.Trainer, module: lightning.LightningModule, loader: DataLoader, saved: Path | None = None
+) -> None:
+    try:
+        trainer.fit(module, loader, ckpt_path=saved)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM, without a word to the user
+        raise KeyboardInterrupt from stop
 
 
 class _Pixels(torch.utils.data.Dataset):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
 from msgspec import Meta
 
-from leap_zoo.card import Preprocessing
+from leap_zoo.card import Name, Preprocessing
 from train.errors import TrainError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -49,7 +50,7 @@ class Teacher(_Strict, frozen=True, kw_only=True):
     pretrained: bool = False
     supervised: Supervised | None = None
     options: dict[str, Any] = {}  # further arguments of timm.create_model
-    head: str | None = None  # the exported name of its classifier; `imagenet1k` for a 1000-class one
+    head: Name | None = None  # the exported name of its classifier; `imagenet1k` for a 1000-class one
     provenance: str = "unknown"
     licence: str = "unknown"
 
@@ -63,7 +64,7 @@ class Data(_Strict, frozen=True, kw_only=True):
 
     source: Literal["folders", "digits"] = "folders"
     name: str
-    head: str  # the name of the probe that is trained on its labels
+    head: Name  # of the probe that is trained on its labels
     train: str | None = None
     val: str | None = None
     held_out: str | None = None  # file-name pattern, left out of all training (a teacher-head test set)
@@ -158,7 +159,7 @@ def find_recipe(name: str) -> Path:
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe and apply `key=value` overrides (dotted keys, YAML values). Raises TrainError."""
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.load(path.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainError(f"cannot read the recipe {path}: {_one_line(error)}") from error
     if not isinstance(tree, dict):
@@ -189,14 +190,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict):
         raise TrainError(f"{key!r} leads nowhere in this recipe")
     try:
-        value = yaml.safe_load(text)
+        node[leaf] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise TrainError(f"the value of {key!r} is no YAML: {_one_line(error)}") from error
-    # YAML 1.1 reads 1e-3 as a string: only floats with a point are numbers to it.
-    node[leaf] = float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 
-_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as a string: only floats with a point and a signed exponent are numbers to it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
+)
 _UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
 
 
@@ -207,7 +212,8 @@ def _explain(message: str) -> str:
     key, path = found[1], found[2] or ""
     node: Any = Recipe
     for part in filter(None, path.split(".")):
-        node = next((f.type for f in msgspec.structs.fields(node) if f.name == part), node)
+        kind = next((f.type for f in msgspec.structs.fields(node) if f.name == part), node)
+        node = get_args(kind)[0] if isinstance(kind, UnionType) else kind  # `Supervised | None`
     known = [field.name for field in msgspec.structs.fields(node)]
     where = f" in `{path}`" if path else ""
     return f"unknown key `{key}`{where}{_nearest(key, known)}; known are {', '.join(known)}"

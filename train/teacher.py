@@ -77,7 +77,7 @@ class Teacher(nn.Module):
 def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
     """The timm model of a recipe for images of `pixels` px: position embeddings resampled, weights loaded strictly.
 
-    classes: replaces the classifier (only for a teacher that is trained here). Raises TrainError.
+    classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
     """
     loading: dict[str, object] = {"pretrained": spec.pretrained}
     if spec.checkpoint is not None:
@@ -86,7 +86,10 @@ def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> n
             raise TrainError(f"no teacher file {path}; give teacher.checkpoint=FILE.safetensors")
         if path.suffix != ".safetensors":
             raise TrainError(f"{path.name} is no .safetensors file; other checkpoints are pickles and are never opened")
-        loading = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+        # timm drops a classifier, and loads leniently, unless the configuration expects this number of classes.
+        expected = spec.options.get("num_classes") if classes is None else classes
+        overlay = {"file": str(path)} if expected is None else {"file": str(path), "num_classes": expected}
+        loading = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     if classes is not None:
         loading["num_classes"] = classes
     if not timm.is_model(spec.model):

@@ -1,0 +1,48 @@
+# `make serve` needs Python >= 3.11 only; everything is installed into folders of this checkout.
+PYTHON ?= python3
+# BentoML and Gradio report usage unless told not to, before they start.
+export BENTOML_DO_NOT_TRACK = True
+export GRADIO_ANALYTICS_ENABLED = False
+
+.PHONY: help serve test lint format train-demo tables clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+serve: .venv-serve/installed ## HTTP service and demo on http://localhost:3000 (no torch)
+	.venv-serve/bin/bentoml serve
+
+test: .venv/installed ## the whole test suite
+	.venv/bin/python -m pytest
+
+lint: .venv/installed ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/installed ## let ruff mend what it can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+train-demo: .venv/installed ## distil a student of handwritten digits, export it, classify with the file
+	rm -rf runs/leap-digits
+	.venv/bin/python -m train digits --out runs/leap-digits --results results
+	.venv/bin/python -m export runs/leap-digits --zoo zoo-out
+	.venv/bin/python -m export.demo leap-digits --zoo zoo-out
+
+tables: .venv/installed ## rewrite the generated tables of the README from cards and results
+	.venv/bin/python -m export.tables
+
+clean: ## remove environments and outputs
+	rm -rf .venv .venv-serve runs zoo-out
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt torch torchvision
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[serve,train,export,openvino,dev]"
+	touch $@
+
+.venv-serve/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-serve
+	.venv-serve/bin/python -m pip install -q -c constraints.txt -e ".[serve]"
+	touch $@

@@ -26,9 +26,9 @@ format: .venv/installed ## let ruff mend what it can
 
 train-demo: .venv/installed ## distil a student of handwritten digits, export it, classify with the file
 	rm -rf runs/leap-digits
-	.venv/bin/python -m train digits --out runs/leap-digits --results results
+	.venv/bin/python -m train digits --out runs/leap-digits
 	.venv/bin/python -m export runs/leap-digits --zoo zoo-out
-	.venv/bin/python -m export.demo leap-digits --zoo zoo-out
+	.venv/bin/python -m train.demo leap-digits --zoo zoo-out
 
 tables: .venv/installed ## rewrite the generated tables of the README from cards and results
 	.venv/bin/python -m export.tables

@@ -41,7 +41,7 @@ class DeployedStudent(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float() * self.scale + self.shift  # (B, 3, H, W)
         tokens = self.student.forward_features(pixels)  # (B, 1 + N, D_s)
         cls = tokens[:, 0]
-        embedding = cls if self.pooling == "cls" else tokens[:, 1:].mean(1)  # (B, D_s)
+        embedding = cls if self.pooling == "cls" else _mean(tokens[:, 1:])  # (B, D_s)
         teacher = functional.linear(cls, self.space_weight, self.space_bias)  # (B, D_t)
         logits = []
         for rank, head in enumerate(self.heads):
@@ -49,6 +49,11 @@ class DeployedStudent(nn.Module):
             weight, bias = getattr(self, f"head_{rank}_weight"), getattr(self, f"head_{rank}_bias")
             logits.append(functional.linear(features, weight, bias))
         return _unit(embedding), _unit(teacher), *logits
+
+
+def _mean(tokens: Tensor) -> Tensor:
+    """Tokens (B, N, D) -> (B, D). Not Tensor.mean: the converter gives ReduceMean an attribute that opset 17 lacks."""
+    return tokens.sum(1) / tokens.shape[1]
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m export.demo MODEL --zoo FOLDER`: classify handwritten digits with an exported file, as a user would.
+"""`python -m train.demo MODEL --zoo FOLDER`: classify handwritten digits with an exported file, as a user would.
 
 The end of `make train-demo`: scikit-learn's digits that no training saw go through `leap_zoo.load(...).classify`.
 """
@@ -18,7 +18,7 @@ from train.recipe import RECIPES, load_recipe
 
 def main() -> int:
     """Classify, print some digits beside what the file says of them, and the accuracy; exit 1 below 95 %."""
-    parser = argparse.ArgumentParser(prog="python -m export.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m train.demo", description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--precision", choices=["fp32", "int8"], default="int8")

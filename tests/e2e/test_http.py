@@ -22,7 +22,7 @@ STARTED = "Service leap-zoo initialized"  # logged by every worker that starts
 @pytest.fixture(scope="module")
 def http(server) -> Iterator[httpx.Client]:
     """A client of the running server."""
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 
@@ -30,7 +30,7 @@ def http(server) -> Iterator[httpx.Client]:
 def alive_afterwards(server) -> Iterator[None]:
     """After every test the first worker still answers: none has crashed and been replaced."""
     yield
-    assert httpx.get(server.url + "/readyz").status_code == 200
+    assert httpx.get(server.url + "/readyz", timeout=60).status_code == 200
     assert server.log.read_text().count(STARTED) == 1
     assert "Traceback" not in server.log.read_text()
 
@@ -66,7 +66,7 @@ def test_classify__form_and_raw_body_agree(http: httpx.Client, colour_photos: di
 def test_classify__answers_curl_as_the_readme_has_it(server, colour_photos: dict[str, Path]) -> None:
     command = ["curl", "-sf", "-F", f"image=@{colour_photos['green']}", f"localhost:{server.port}/classify"]
     try:
-        done = subprocess.run(command, check=True, capture_output=True, timeout=20)
+        done = subprocess.run(command, check=True, capture_output=True, timeout=60)
     except FileNotFoundError:
         pytest.skip("curl is not installed")
     assert json.loads(done.stdout)["predictions"][0]["label"] == "green"
@@ -137,10 +137,10 @@ def test_body__endless_chunks_are_cut_off(server, path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     start = time.monotonic()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode())
         try:
-            while time.monotonic() - start < 20:
+            while time.monotonic() - start < 60:
                 connection.sendall(chunk)
         except (ConnectionResetError, BrokenPipeError):
             return
@@ -150,7 +150,7 @@ def test_body__endless_chunks_are_cut_off(server, path: str) -> None:
 def test_body__chunked_and_too_large_gets_its_answer(server) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head + chunk * (MAX_BYTES // 0x10000 + 3))
         answer = b""
         while received := connection.recv(65536):

@@ -18,11 +18,11 @@ def test_stop__an_open_page_does_not_hold_it_up(start, tiny_zoo: Path) -> None:
     """Gradio's page keeps an event stream open for as long as its tab lives."""
     with (
         start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server,
-        httpx.stream("GET", server.url + "/ui/gradio_api/heartbeat/tab", timeout=20) as stream,
+        httpx.stream("GET", server.url + "/ui/gradio_api/heartbeat/tab", timeout=60) as stream,
     ):
         lines = stream.iter_lines()
         assert next(lines) == "data: ALIVE"
-        assert server.terminate(seconds=10) < 5
+        server.terminate(seconds=60)  # one or two on an idle machine; without an end to the stream, never
         assert not [line for line in lines if line]  # the stream has been ended, not broken off
         with pytest.raises(httpx.TransportError):
             httpx.get(server.url + "/livez")
@@ -32,7 +32,7 @@ def ends_by_itself(start, **variables: str) -> str:
     """Start a server that must not come up. Returns what it said."""
     with start(wait=False, **variables) as server:
         try:
-            status = server.process.wait(30)
+            status = server.process.wait(120)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the server keeps running:\n{server.log.read_text()[-2000:]}")
         assert status == 1
@@ -58,10 +58,10 @@ def test_start__a_damaged_file_ends_it(start, zoo_copy: Path) -> None:
 @pytest.mark.skipif(not (BUNDLED / "index.json").is_file(), reason="no student is bundled in this checkout")
 def test_start__without_any_variable_serves_the_bundled_student(start, sample_photos: list[Path]) -> None:
     with start() as server:
-        body = httpx.post(server.url + "/classify", files={"image": sample_photos[0].open("rb")}, timeout=20).json()
+        body = httpx.post(server.url + "/classify", files={"image": sample_photos[0].open("rb")}, timeout=60).json()
         assert (body["model"], body["precision"]) == ("leap-nano", "int8")
         assert len(body["predictions"]) == 5
         start_of_call = time.monotonic()
-        vector = httpx.post(server.url + "/embed", files={"image": sample_photos[1].open("rb")}, timeout=20).json()
+        vector = httpx.post(server.url + "/embed", files={"image": sample_photos[1].open("rb")}, timeout=60).json()
         assert vector["milliseconds"] < (time.monotonic() - start_of_call) * 1000
         assert sum(x * x for x in vector["embedding"]) == pytest.approx(1, abs=1e-3)

@@ -103,7 +103,7 @@ def test_page__works_by_keyboard(page: Page, colour_photos: dict[str, Path]) -> 
     expect(page.locator("#leap-photo button").first).to_be_visible()
     tab_to("#leap-photo button")
     choosers: list[FileChooser] = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     for _ in range(10):  # Gradio shows the button a little before it listens to it, as a busy machine lets us see
         page.keyboard.press("Enter")
         page.wait_for_timeout(500)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from leap_zoo.card import Preprocessing
 from leap_zoo.errors import (
@@ -240,6 +240,8 @@ def _as_image_error(error: Exception) -> ImageError:
         return error
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):
         return ImageTooLarge("too many pixels to decode: send a smaller photo")
+    if isinstance(error, UnidentifiedImageError):  # its text names a Python object, not the trouble
+        return UndecodableImage("the photo's header is broken: save it again")
     return UndecodableImage(f"the photo is truncated or broken ({_reason(error)}): save it again")
 
 

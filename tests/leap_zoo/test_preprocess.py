@@ -384,3 +384,11 @@ def test_to_tensor__every_kind_of_source_agrees(tmp_path: Path) -> None:
 def test_batch__stacks_and_allows_none() -> None:
     assert batch([quadrants(), quadrants(10, 90)], SPEC).shape == (2, 32, 32, 3)
     assert batch([], SPEC).shape == (0, 32, 32, 3)
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"GIF89a", b"II*\0", b"RIFF\0\0\0\0WEBP"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_open_image__broken_header_names_no_python_object(start: bytes) -> None:
+    with pytest.raises(UndecodableImage) as caught:
+        open_image(start + b"a" * 40)
+    assert "object at" not in str(caught.value)

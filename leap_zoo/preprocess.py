@@ -241,7 +241,7 @@ def _as_image_error(error: Exception) -> ImageError:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):
         return ImageTooLarge("too many pixels to decode: send a smaller photo")
     if isinstance(error, UnidentifiedImageError):  # its text names a Python object, not the trouble
-        return UndecodableImage("the photo's header is broken: save it again")
+        return UndecodableImage("the photo is truncated or broken (its header cannot be read): save it again")
     return UndecodableImage(f"the photo is truncated or broken ({_reason(error)}): save it again")
 
 

@@ -34,7 +34,7 @@ class Teacher(nn.Module):
                 f"{type(vit).__name__} has no transformer blocks to stop at; choose a ViT: "
                 "python -c 'import timm; print(timm.list_models(\"vit_*\"))'"
             )
-        if not getattr(vit, "has_class_token", False):
+        if getattr(vit, "cls_token", None) is None:
             raise TrainError("the teacher has no CLS token, which the loss needs; choose a ViT with one")
         self.vit = vit.eval().requires_grad_(False)
         self.blocks = len(vit.blocks)

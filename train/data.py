@@ -131,7 +131,13 @@ def imagenet_labels() -> list[str]:
     info = timm.data.ImageNetInfo("imagenet-1k")
     full = [info.index_to_description(index) for index in range(info.num_classes())]
     short = [text.split(",")[0] for text in full]
-    return [name if short.count(name) == 1 else text for name, text in zip(short, full, strict=True)]
+    labels = []
+    for index, (name, text) in enumerate(zip(short, full, strict=True)):
+        if short.count(name) == 1:
+            labels.append(name)
+        else:  # two cranes have nothing but `crane` to their name: only the definition tells bird from machine
+            labels.append(text if full.count(text) == 1 else info.index_to_description(index, detailed=True))
+    return labels
 
 
 class EpochSampler(Sampler[int]):

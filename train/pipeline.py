@@ -27,6 +27,7 @@ from train.distill import Distiller
 from train.errors import TrainError
 from train.recipe import Recipe
 from train.run import HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
+from train.students import make_student
 from train.supervised import SupervisedTeacher
 from train.teacher import Teacher, make_vit, normalisation
 
@@ -50,6 +51,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         raise TrainError(f"{folder} is a file: choose another --out")
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise TrainError(f"{folder} is not empty: continue it with --resume, or choose another --out")
+    # A size or patch that cannot be is refused now, not after a teacher has been trained.
+    make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
     lightning.seed_everything(recipe.seed, verbose=False)
     splits = data.find_splits(recipe.data)
     store = recipe.data.store_side

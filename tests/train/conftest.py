@@ -1,0 +1,137 @@
+"""A tiny teacher, drawn photos and small recipes: everything here trains in seconds on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from train.distill import Distiller
+from train.recipe import Recipe
+from train.teacher import Teacher
+
+SIDE, PATCH = 32, 8
+CLASSES = ("blue", "green", "red")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Models this small lose more to waiting threads than they gain, above all beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def make_teacher() -> Callable[..., Teacher]:
+    """A fresh teacher with spread-out weights: 32 px, 12 blocks of 48 unless told otherwise."""
+
+    def make(model: str = "vit_tiny_patch16_224", **options: object) -> Teacher:
+        torch.manual_seed(0)
+        settings = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 48, "num_heads": 3, "depth": 12, **options}
+        vit = timm.create_model(model, **settings)
+        for parameter in vit.parameters():  # fresh timm weights are so small that all blocks look alike
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        return Teacher(vit)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teacher(make_teacher: Callable[..., Teacher]) -> Teacher:
+    """The tiny teacher, 3 classes. Read only."""
+    return make_teacher(num_classes=len(CLASSES))
+
+
+@pytest.fixture(scope="session")
+def teacher_file(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny teacher's weights."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_file(teacher.vit.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Normalised images (4, 3, 32, 32)."""
+    return torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    """Photos uint8 (6, 40, 40, 3)."""
+    return torch.randint(0, 256, (6, 40, 40, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def tree(teacher_file: Path) -> Callable[[], dict]:
+    """A small recipe as plain values, a new copy per call."""
+
+    def make() -> dict:
+        return {
+            "name": "leap-tiny",
+            "description": "For tests",
+            "student": {"size": "digits", "patch": PATCH},
+            "teacher": {
+                "model": "vit_tiny_patch16_224",
+                "checkpoint": str(teacher_file),
+                "options": {"patch_size": PATCH, "embed_dim": 48, "num_heads": 3, "depth": 12, "num_classes": 3},
+                "head": "own",
+            },
+            "data": {"name": "drawn", "head": "colours", "store_side": 40},
+            "preprocessing": {"size": SIDE, "short_side": 36},
+            "epochs": 2,
+            "batch": 16,
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_distiller(tree: Callable[[], dict], teacher: Teacher) -> Callable[..., Distiller]:
+    """A fresh distiller; keywords replace parts of the recipe."""
+
+    def make(steps_per_epoch: int = 4, **parts: dict) -> Distiller:
+        values = tree()
+        for key, part in parts.items():
+            values[key] = {**values.get(key, {}), **part}
+        torch.manual_seed(3)
+        return Distiller(msgspec.convert(values, Recipe), teacher, MEAN, STD, steps_per_epoch)
+
+    return make
+
+
+def draw_folders(root: Path, train: int = 12, val: int = 6) -> Path:
+    """A folder per class in root/train and root/val: noise with one strong colour; some named like a held-out set."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for name in CLASSES:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = random.integers(0, 120, (44, 48, 3), dtype=np.uint8)
+                noise[..., {"red": 0, "green": 1, "blue": 2}[name]] += 100
+                kind = "kept" if number % 4 else "away"
+                Image.fromarray(noise).save(folder / f"{kind}_{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def photo_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders train (3 x 12) and val (3 x 6); every fourth file is called away_*. Read only."""
+    return draw_folders(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path) -> Path:
+    """The same, for a test that changes them."""
+    return draw_folders(tmp_path / "photos")

@@ -1,0 +1,125 @@
+"""What the figures mean: k-NN by brute force, a probe that can be folded, intervals from the literature."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leap_zoo.intervals import wilson
+from train.errors import TrainError
+from train.evaluate import Score, accuracy, extract, knn, linear_probe
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**16), st.integers(1, 30), st.integers(1, 12), st.integers(1, 9), st.integers(1, 5))
+def test_knn__is_the_weighted_vote_of_brute_force(seed: int, gallery: int, queries: int, k: int, classes: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.randn(gallery, 5, generator=generator)
+    labels = torch.randint(0, classes, (gallery,), generator=generator)
+    asked = torch.randn(queries, 5, generator=generator)
+    found = knn(known, labels, asked, k=k)
+    for query, answer in zip(asked.tolist(), found.tolist(), strict=True):
+        cosines = []
+        for row, label in zip(known.tolist(), labels.tolist(), strict=True):
+            dot = sum(a * b for a, b in zip(query, row, strict=True))
+            cosines.append((dot / math.hypot(*query) / math.hypot(*row), label))
+        votes = dict.fromkeys(range(classes), 0.0)
+        for cosine, label in sorted(cosines, reverse=True)[:k]:
+            votes[label] += math.exp(cosine / 0.07)
+        assert votes[answer] == pytest.approx(max(votes.values()), rel=1e-3)
+
+
+def test_knn__weighs_near_neighbours_more_than_many_far_ones() -> None:
+    gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert knn(gallery, torch.tensor([0, 1, 1]), torch.tensor([[5.0, 1.0]]), k=3).tolist() == [0]
+
+
+def separable(count: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three classes that differ in one small, shifted channel among loud ones (N, 4)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 3
+    features = torch.randn(count, 4, generator=generator) * torch.tensor([50.0, 1e-3, 5.0, 1.0])
+    features[:, 1] = 7 + 0.01 * labels + 1e-3 * torch.randn(count, generator=generator)
+    return features, labels
+
+
+def test_probe__separates_what_is_separable_whatever_the_channels_scale() -> None:
+    features, labels = separable()
+    probe = linear_probe(features, labels, 3, epochs=40)
+    assert accuracy(probe(features).argmax(1), labels).value > 0.97
+    assert (probe.selection.n, probe.rate > 0) == (12, True)
+
+
+def test_probe__folds_its_standardisation_into_the_weights() -> None:
+    """The same data in other units gives the same logits: the probe takes raw features."""
+    features, labels = separable()
+    scale, shift = torch.tensor([2.0, 10.0, 0.5, 3.0]), torch.tensor([1.0, -4.0, 2.0, 0.0])
+    one = linear_probe(features, labels, 3, epochs=5)
+    other = linear_probe(features * scale + shift, labels, 3, epochs=5)
+    torch.testing.assert_close(other(features * scale + shift), one(features), atol=0.1, rtol=0.05)
+    by_hand = features @ one.weight.T + one.bias
+    torch.testing.assert_close(one(features), by_hand)
+
+
+def test_probe__of_noise_is_no_better_than_chance_on_other_noise() -> None:
+    generator = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(400, 8, generator=generator), torch.arange(400) % 4
+    probe = linear_probe(features[:200], labels[:200], 4, epochs=10)
+    assert accuracy(probe(features[200:]).argmax(1), labels[200:]).value < 0.4
+
+
+def test_probe__is_the_same_for_the_same_seed() -> None:
+    features, labels = separable()
+    one, two = (linear_probe(features, labels, 3, epochs=3, seed=4) for _ in range(2))
+    assert torch.equal(one.weight, two.weight)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 0, 1, 2], [0] * 30 + [1]])
+def test_probe__of_too_few_photos_is_a_users_error(labels: list[int]) -> None:
+    with pytest.raises(TrainError, match="too few for a probe"):
+        linear_probe(torch.randn(len(labels), 2), torch.tensor(labels), 3)
+
+
+def test_extract__keeps_order_over_batches() -> None:
+    pixels = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 2, 2, 3).numpy()
+    sizes = []
+
+    def features(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        sizes.append(len(batch))
+        return {"mean": batch.float().mean((1, 2, 3))[:, None].bfloat16()}
+
+    found = extract(features, pixels, "photos", batch=3)["mean"]
+    assert sizes == [3, 3, 1]
+    assert found.dtype == torch.float32
+    assert found[:, 0].tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [  # Newcombe 1998, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson__is_the_published_interval(right: int, n: int, low: float, high: float) -> None:
+    assert wilson(right / n, n) == pytest.approx((low, high), abs=6e-5)
+    assert Score(right / n, n).interval == wilson(right / n, n)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson__contains_the_share_within_0_and_1(counts: tuple[int, int]) -> None:
+    right, n = counts
+    low, high = wilson(right / n, n)
+    assert 0 <= low <= right / n + 1e-12
+    assert right / n - 1e-12 <= high <= 1
+
+
+def test_accuracy__is_the_share_of_right_answers() -> None:
+    score = accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 4]))
+    assert (score.value, score.n) == (0.75, 4)

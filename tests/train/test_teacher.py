@@ -1,0 +1,164 @@
+"""The early exit: the same tokens as the whole teacher, and the blocks behind it really rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from train import recipe
+from train.errors import TrainError
+from train.teacher import Teacher, make_vit
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "teachers" / "vit_tiny_patch16_224.safetensors"
+KINDS = {
+    "plain": {},
+    "registers": {"model": "vit_small_patch14_reg4_dinov2", "depth": 5, "num_classes": 0},
+    "rotary": {"model": "vit_small_patch16_dinov3", "depth": 4, "num_classes": 0},
+}
+
+
+@pytest.fixture(params=KINDS)
+def some_teacher(request: pytest.FixtureRequest, make_teacher: Callable[..., Teacher]) -> Teacher:
+    return make_teacher(**KINDS[request.param])
+
+
+@contextmanager
+def watched(teacher: Teacher) -> Iterator[dict[int, torch.Tensor]]:
+    """What each block gave, by its number from 1; blocks that did not run are missing."""
+    seen: dict[int, torch.Tensor] = {}
+    hooks = [
+        block.register_forward_hook(lambda _, __, out, number=number: seen.__setitem__(number, out))
+        for number, block in enumerate(teacher.vit.blocks, 1)
+    ]
+    yield seen
+    for hook in hooks:
+        hook.remove()
+
+
+def test_early_exit__equals_the_whole_teacher_at_every_block(some_teacher: Teacher, images: torch.Tensor) -> None:
+    every = some_teacher.every_block(images)
+    assert len(every) == some_teacher.blocks
+    for block in range(1, some_teacher.blocks + 1):
+        early = some_teacher(images, block)
+        torch.testing.assert_close(early.patches, every[block - 1].patches)
+        torch.testing.assert_close(early.cls, every[block - 1].cls)
+    assert not torch.allclose(every[0].cls, every[1].cls, atol=1e-2)
+
+
+def test_early_exit__runs_no_block_behind_it(some_teacher: Teacher, images: torch.Tensor) -> None:
+    for block in range(1, some_teacher.blocks + 1):
+        with watched(some_teacher) as seen:
+            some_teacher(images, block)
+        assert sorted(seen) == list(range(1, block + 1))
+
+
+def test_early_exit__gives_the_normed_tokens_of_that_block(some_teacher: Teacher, images: torch.Tensor) -> None:
+    with watched(some_teacher) as seen:
+        whole = some_teacher.vit.forward_features(images)  # prefix tokens first, then patches; final norm applied
+    prefix = some_teacher.vit.num_prefix_tokens
+    for block, raw in seen.items():
+        expected = some_teacher.vit.norm(raw)
+        tokens = some_teacher(images, block)
+        torch.testing.assert_close(tokens.cls, expected[:, 0])
+        torch.testing.assert_close(tokens.patches, expected[:, prefix:])
+        assert tokens.patches.shape == (len(images), some_teacher.grid**2, some_teacher.width)
+    torch.testing.assert_close(some_teacher(images, some_teacher.blocks).patches, whole[:, prefix:])
+
+
+def test_head__classifies_the_last_blocks_cls_as_the_model_does(teacher: Teacher, images: torch.Tensor) -> None:
+    torch.testing.assert_close(teacher.head(teacher(images, teacher.blocks).cls), teacher.vit(images))
+
+
+def test_teacher__is_frozen_and_stays_in_evaluation_mode(make_teacher: Callable[..., Teacher]) -> None:
+    teacher = make_teacher(depth=2, proj_drop_rate=0.5)
+    module = nn.ModuleDict({"teacher": teacher})
+    module.train()
+    assert not any(part.training for part in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"), [("resnet18", "no transformer blocks"), ("vit_small_patch16_36x1_224", None)]
+)
+def test_teacher__needs_blocks(model: str, reason: str | None) -> None:
+    vit = timm.create_model(model, **({} if reason else {"depth": 1, "embed_dim": 48, "num_heads": 3}))
+    if reason is None:
+        assert Teacher(vit).blocks == 1
+        return
+    with pytest.raises(TrainError, match=reason):
+        Teacher(vit)
+
+
+def test_teacher__without_cls_token_is_refused() -> None:
+    vit = timm.create_model("vit_dwee_patch16_reg1_gap_256", depth=1, embed_dim=48, num_heads=3)
+    with pytest.raises(TrainError, match="CLS"):
+        Teacher(vit)
+
+
+def spec(**values: object) -> recipe.Teacher:
+    options = {"patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 12}
+    return recipe.Teacher(**{"model": "vit_tiny_patch16_224", "options": options, **values})
+
+
+def test_make_vit__keeps_a_classifier_of_any_number_of_classes(teacher: Teacher, teacher_file: Path) -> None:
+    """timm itself drops a classifier that its configuration does not expect, without a word."""
+    vit = make_vit(spec(checkpoint=str(teacher_file)), 32, classes=3)
+    for name, value in teacher.vit.state_dict().items():
+        torch.testing.assert_close(vit.state_dict()[name], value)
+
+
+def test_make_vit__resamples_position_embeddings(teacher_file: Path) -> None:
+    vit = make_vit(spec(checkpoint=str(teacher_file)), 48, classes=3)
+    assert vit.pos_embed.shape[1] == 1 + 6 * 6
+
+
+def test_make_vit__refuses_weights_that_lack_a_tensor(teacher: Teacher, tmp_path: Path) -> None:
+    weights = dict(teacher.vit.state_dict())
+    del weights["blocks.3.mlp.fc1.bias"]
+    save_file(weights, tmp_path / "holed.safetensors")
+    with pytest.raises(TrainError, match="does not fit"):
+        make_vit(spec(checkpoint=str(tmp_path / "holed.safetensors")), 32, classes=3)
+
+
+def test_make_vit__opens_no_pickle(tmp_path: Path) -> None:
+    trap, fallen = tmp_path / "teacher.pth", tmp_path / "fallen"
+    torch.save(_Trap(fallen), trap)
+    with pytest.raises(TrainError, match="never opened"):
+        make_vit(spec(checkpoint=str(trap)), 32)
+    disguised = trap.rename(tmp_path / "teacher.safetensors")
+    with pytest.raises(TrainError, match="no safetensors file"):
+        make_vit(spec(checkpoint=str(disguised)), 32)
+    assert not fallen.exists()
+
+
+class _Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_make_vit__names_near_models() -> None:
+    with pytest.raises(TrainError, match=re.escape("timm has no model 'vit_tiny_patch16'; near: vit_tiny_patch16_224")):
+        make_vit(spec(model="vit_tiny_patch16"), 32)
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the shared ImageNet teacher is not on this machine")
+def test_shared_teacher__loads_at_160_px_and_stops_early() -> None:
+    teacher = Teacher(make_vit(recipe.Teacher(model="vit_tiny_patch16_224", checkpoint=str(SHARED)), 160))
+    assert (teacher.blocks, teacher.width, teacher.grid, teacher.classes) == (12, 192, 10, 1000)
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    every = teacher.every_block(images)
+    for block in (1, 6, 12):
+        torch.testing.assert_close(teacher(images, block).patches, every[block - 1].patches, atol=1e-4, rtol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,8 +112,6 @@ def test_run__stopped_in_the_second_epoch_and_resumed_is_the_same_run(
 
 
 def test_load_run__of_a_damaged_folder_is_one_line(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     for file, content in (
         ("student.safetensors", b"x" * 99),
         ("model.json", b"{}"),

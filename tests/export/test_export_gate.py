@@ -1,0 +1,195 @@
+"""The gate: what is wrong is not listed, and the zoo stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+import leap_zoo
+from export import publish, verify
+from export.errors import GateFailed
+from export.golden import draw
+from export.graph import DeployedStudent
+from leap_zoo.card import Artifact, Metric, ModelCard
+from leap_zoo.model import Model
+from train.run import Run
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def altered(proto: onnx_format.ModelProto, change: Change) -> onnx_format.ModelProto:
+    """A copy with `change` applied to every large matrix."""
+    copy = onnx_format.ModelProto()
+    copy.CopyFrom(proto)
+    touched = 0
+    for tensor in copy.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.ndim == 2 and min(value.shape) >= 32:
+            tensor.CopyFrom(numpy_helper.from_array(change(value.copy()).astype(np.float32), tensor.name))
+            touched += 1
+    assert touched > 20
+    return copy
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def stand_in(change: Change | None) -> Callable[..., onnx_format.ModelProto]:
+    """Instead of NNCF: the fp32 graph itself, or with its weights changed."""
+
+    def quantize(proto: onnx_format.ModelProto, *_: object) -> onnx_format.ModelProto:
+        return proto if change is None else altered(proto, change)
+
+    return quantize
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def metrics(n: int, drop: float, cosine: float, interval: tuple[float, float] | None = None) -> list[Metric]:
+    shared = {"dataset": "d", "split": "s", "n": n}
+    return [
+        Metric(name=verify.DROP, value=drop, interval=interval, **shared),
+        Metric(name=verify.COSINE, value=cosine, **shared),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("compared", "reason"),
+    [
+        (metrics(1000, 0.005, 0.99), None),
+        (metrics(1000, 0.0051, 0.999), "0.51% of top-1"),
+        (metrics(5000, -0.01, 0.999), None),
+        (metrics(1000, float("nan"), 0.999), "top-1"),
+        (metrics(999, 0.03, 0.999, (-0.01, 0.07)), None),  # too few photos to be sure
+        (metrics(360, 0.15, 0.999, (0.11, 0.19)), "11.00% at the very least"),
+        (metrics(5000, 0.0, 0.9899), "cosine of 0.9899"),
+        (metrics(10, 0.0, 0.9899), "cosine"),
+        (metrics(1000, 0.0, float("nan")), "cosine"),
+    ],
+)
+def test_objection__judges_drop_and_cosine(compared: list[Metric], reason: str | None) -> None:
+    found = verify.objection(compared)
+    assert found is None if reason is None else reason in found
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1), st.integers(1000, 50000))
+def test_objection__lets_nothing_through_that_breaks_a_limit(drop: float, cosine: float, n: int) -> None:
+    assert (verify.objection(metrics(n, drop, cosine)) is None) == (drop <= 0.005 and cosine >= 0.99)
+
+
+def test_fidelity__is_paired_and_has_known_values() -> None:
+    labels = np.array([0, 0, 1, 1])
+    before = np.eye(2, dtype=np.float32)[[0, 0, 1, 0]]  # three right
+    after = np.eye(2, dtype=np.float32)[[0, 1, 1, 1]]  # one lost, one won
+    embedding = np.array([[1, 0]] * 4, np.float32)
+    turned = np.array([[1, 0], [1, 0], [1, 0], [0.6, 0.8]], np.float32)
+    photos = verify.Labelled(np.zeros((4, 1, 1, 3), np.uint8), labels, "h", "d", "val")
+    found = {
+        metric.name: metric
+        for metric in verify.fidelity(
+            {"embedding": embedding, "logits_h": before}, {"embedding": turned, "logits_h": after}, photos
+        )
+    }
+    assert found[verify.DROP].value == 0
+    half = 1.959964 * np.sqrt(0.5) / 2
+    assert found[verify.DROP].interval == pytest.approx((-half, half))
+    assert found["top-1 agreement with fp32"].value == 0.5
+    assert found[verify.COSINE].value == pytest.approx(0.9)
+    assert found["embedding cosine to fp32, minimum"].value == pytest.approx(0.6)
+    assert {metric.n for metric in found.values()} == {4}
+
+
+def test_parity__holds_for_the_published_file(fp32: Model, model: DeployedStudent) -> None:
+    assert 0 < verify.check_parity(fp32, model, draw(32)) < verify.PARITY_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "change", [lambda value: value * 1.01, lambda value: np.full_like(value, np.nan), lambda value: value[::-1]]
+)
+def test_parity__fails_for_an_altered_file(
+    published: Path, card: ModelCard, model: DeployedStudent, change: Change
+) -> None:
+    artifact: Artifact = card.artifacts[0]
+    proto = altered(onnx_format.load(published / "leap-digits" / artifact.file), change)
+    file = Model.open(card, artifact, proto.SerializeToString())
+    with pytest.raises(GateFailed, match=r"model\.onnx differs from torch by .* not published"):
+        verify.check_parity(file, model, draw(32))
+
+
+def test_publish__of_a_student_with_a_nan_leaves_the_zoo_as_it_was(run: Run, tiny_zoo: Path, zoo_copy: Path) -> None:
+    run.student.blocks[3].mlp.fc1.weight.data[0, 0] = float("nan")
+    before = snapshot(zoo_copy)
+    with pytest.raises(GateFailed, match="nan"):
+        publish.publish(run, zoo_copy, ["fp32", "int8"], silent)
+    assert snapshot(zoo_copy) == before == snapshot(tiny_zoo)
+    assert [path.name for path in zoo_copy.iterdir() if path.name.startswith(".")] == []
+
+
+def test_publish__of_a_graph_that_the_exporter_spoilt_lists_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = publish.onnx.build
+    monkeypatch.setattr(publish.onnx, "build", lambda *given: altered(build(*given), lambda value: value * 1.1))
+    with pytest.raises(GateFailed, match="differs from torch"):
+        publish.publish(run, tmp_path / "zoo", ["fp32", "int8"], silent)
+    assert snapshot(tmp_path / "zoo") == {}
+
+
+def test_publish__lists_fp32_alone_when_int8_lost_its_fidelity(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
+    monkeypatch.setattr(publish, "quantize", stand_in(lambda value: value[::-1]))
+    card, refused = publish.publish(run, tmp_path, ["fp32", "int8"], silent)
+    assert [artifact.precision for artifact in card.artifacts] == ["fp32"]
+    assert len(refused) == 1
+    assert "model_int8.onnx was not published" in refused[0]
+    assert not (tmp_path / "leap-digits" / "model_int8.onnx").exists()
+    assert list(leap_zoo.load("leap-digits", zoo=tmp_path).card.golden.tolerance) == ["fp32"]
+    assert "model_int8" not in (tmp_path / "leap-digits" / "README.md").read_text()
+
+
+def test_publish__of_int8_alone_that_fails_lists_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
+    monkeypatch.setattr(publish, "quantize", stand_in(lambda value: value[::-1]))
+    with pytest.raises(GateFailed, match=r"nothing was published: model_int8\.onnx"):
+        publish.publish(run, tmp_path, ["int8"], silent)
+    assert snapshot(tmp_path) == {}
+
+
+def test_publish__again_replaces_the_model_and_keeps_its_neighbours(
+    run: Run, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
+    monkeypatch.setattr(publish, "quantize", stand_in(None))
+    first, _ = publish.publish(run, zoo_copy, ["fp32", "int8"], silent)
+    assert [entry.id for entry in leap_zoo.models(zoo_copy)] == ["leap-digits", "leap-tiny-test"]
+    run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + torch.ones(10)
+    second, refused = publish.publish(run, zoo_copy, ["fp32"], silent)
+    assert refused == []
+    assert second.revision != first.revision
+    assert [entry.id for entry in leap_zoo.models(zoo_copy)] == ["leap-digits", "leap-tiny-test"]
+    assert leap_zoo.load("leap-digits", zoo=zoo_copy).card.revision == second.revision
+    assert not (zoo_copy / "leap-digits" / "model_int8.onnx").exists()
+
+
+def test_publish__of_fp32_alone_does_not_complain_about_int8(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
+    monkeypatch.setattr(publish, "quantize", stand_in(lambda value: value[::-1]))
+    _, refused = publish.publish(run, tmp_path, ["fp32"], silent)
+    assert refused == []

@@ -1,0 +1,151 @@
+"""The graph as a file: the same numbers as torch at every batch, for old runtimes, and nothing of the builder in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+import onnxruntime
+import pytest
+import torch
+from torch.nn import functional
+
+import leap_zoo
+from export import describe, onnx
+from export.golden import draw
+from export.graph import DeployedStudent
+from train.run import Run, load_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["cls", "patch_mean"])
+def pooled(request: pytest.FixtureRequest, run_folder: Path) -> tuple[DeployedStudent, onnxruntime.InferenceSession]:
+    """The torch graph and the exported one, for each way of pooling."""
+    run = load_run(run_folder)
+    run.info.pooling = request.param
+    model = DeployedStudent(run).eval()
+    proto = onnx.build(model, describe.metadata(run))
+    return model, onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_file__answers_as_torch_at_any_batch(
+    pooled: tuple[DeployedStudent, onnxruntime.InferenceSession], batch: int
+) -> None:
+    model, session = pooled
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images))
+    found = session.run(model.names, {"image": images})
+    for name, ours, theirs in zip(model.names, found, expected, strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4, err_msg=name)
+
+
+def test_graph__normalises_pools_and_projects_as_training_did(run: Run, model: DeployedStudent) -> None:
+    pixels = torch.from_numpy(draw(32))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (run.info.mean, run.info.std))
+    with torch.inference_mode():
+        tokens = run.student.forward_features((pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
+        cls, features = tokens[:, 0], tokens[:, 0] if run.info.pooling == "cls" else tokens[:, 1:].mean(1)
+        space = functional.linear(cls, run.tensors["projection.cls.weight"], run.tensors["projection.cls.bias"])
+        expected = {
+            "embedding": functional.normalize(features, dim=1),
+            "teacher_embedding": functional.normalize(space, dim=1),
+            "logits_digits": functional.linear(
+                features, run.tensors["heads.digits.weight"], run.tensors["heads.digits.bias"]
+            ),
+            "logits_digits-teacher": functional.linear(
+                space, run.tensors["heads.digits-teacher.weight"], run.tensors["heads.digits-teacher.bias"]
+            ),
+        }
+        found = dict(zip(model.names, model(pixels), strict=True))
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model_int8.onnx"])
+def test_file__is_for_old_runtimes_and_stands_alone(published: Path, file: str) -> None:
+    proto = onnx_format.load(published / "leap-digits" / file, load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 17)]
+    assert proto.ir_version == 8
+    assert len(proto.functions) == 0
+    assert not any(tensor.external_data for tensor in proto.graph.initializer)
+    (image,) = proto.graph.input
+    assert image.name == "image"
+    assert image.type.tensor_type.elem_type == onnx_format.TensorProto.UINT8
+    batch, *rest = image.type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [axis.dim_value for axis in rest] == [32, 32, 3]
+
+
+def test_files__carry_what_a_finder_needs(published: Path, card: leap_zoo.ModelCard) -> None:
+    for artifact in card.artifacts:
+        proto = onnx_format.load(published / "leap-digits" / artifact.file)
+        found = {entry.key: entry.value for entry in proto.metadata_props}
+        assert (found["model_id"], found["revision"]) == ("leap-digits", card.revision)
+        assert json.loads(found["labels"])["digits"] == list("0123456789")
+        assert json.loads(found["preprocessing"]) == {"size": 32, "short_side": 32, "filter": "bicubic"}
+        assert found["licence"] == "Apache-2.0"
+
+
+def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None:
+    files = [path for path in published.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {
+        "index.json",
+        "card.json",
+        "README.md",
+        "golden.npz",
+        "model.onnx",
+        "model_int8.onnx",
+    }
+    marks = (str(ROOT), str(Path.home()), str(published), "site-packages", "/tmp/", "stack_trace", 'File \\"')
+    for path in files:
+        content = path.read_bytes()
+        assert [mark for mark in marks if mark.encode() in content] == [], path.name
+
+
+def test_build__gives_the_same_bytes_in_another_folder(run_folder: Path, published: Path, tmp_path: Path) -> None:
+    """The exporter writes the builder's folder a thousand times; none of it may be left."""
+    house = tmp_path / "another house" / "deep"
+    for room in ("leap_zoo", "train", "export"):
+        shutil.copytree(ROOT / room, house / room, ignore=shutil.ignore_patterns("__pycache__", "bundled"))
+    shutil.copytree(run_folder, house / "the run")
+    code = (
+        "import hashlib, pathlib, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from export import describe, onnx\n"
+        "from export.graph import DeployedStudent\n"
+        "from train.run import load_run\n"
+        "run = load_run(pathlib.Path('the run'))\n"
+        "proto = onnx.build(DeployedStudent(run).eval(), describe.metadata(run))\n"
+        "print(onnx.__file__, hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=house, capture_output=True, text=True, check=True)
+    where, digest = done.stdout.split("\n")[-2].rsplit(" ", 1)
+    assert where.startswith(str(house))
+    assert digest == hashlib.sha256((published / "leap-digits" / "model.onnx").read_bytes()).hexdigest()
+
+
+def test_revision__follows_the_weights(run: Run) -> None:
+    before = describe.revision(run)
+    assert describe.revision(run) == before
+    run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + 1e-3
+    assert describe.revision(run) != before
+
+
+def test_golden_photos__are_drawn_alike_everywhere_and_differ() -> None:
+    photos = draw(48)
+    assert photos.dtype == np.uint8
+    assert photos.shape == (4, 48, 48, 3)
+    np.testing.assert_array_equal(photos, draw(48))
+    assert len({photo.tobytes() for photo in photos}) == 4
+    assert photos.std(axis=(1, 2, 3)).min() > 20

@@ -1,0 +1,144 @@
+"""A published model as its user meets it: card, README, verification, no torch, the figures that training promised."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+import pytest
+
+import leap_zoo
+from export import publish, readme
+from leap_zoo.card import ModelCard, read_card, write_card
+from leap_zoo.model import Model
+from leap_zoo.verify import verify
+from train.run import Run, load_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_card__round_trips_and_describes_its_files(published: Path, card: ModelCard, tmp_path: Path) -> None:
+    home = published / "leap-digits"
+    assert write_card(tmp_path / "card.json", card) == (home / "card.json").read_bytes()
+    assert read_card(tmp_path / "card.json") == card
+    for entry in (*card.artifacts, card.golden):
+        content = (home / entry.file).read_bytes()
+        assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert [tensor.name for tensor in card.outputs] == [
+        "embedding",
+        "teacher_embedding",
+        "logits_digits",
+        "logits_digits-teacher",
+    ]
+    assert [tensor.shape for tensor in card.outputs] == [["batch", 48], ["batch", 48], ["batch", 10], ["batch", 10]]
+    assert card.default_head == "digits"
+
+
+def test_card__tells_how_the_student_was_trained(card: ModelCard, run: Run) -> None:
+    training = card.training
+    assert training is not None
+    assert (training.strategy, training.epochs, training.seed) == ("leap", 3, 0)
+    assert (training.teacher_flops, training.total_flops) == (run.report.teacher_flops, run.report.total_flops)
+    assert [(step.step, step.block, step.reason) for step in training.curriculum] == [
+        (move.step, move.block, move.reason) for move in run.moves
+    ]
+    assert card.parameters == sum(parameter.numel() for parameter in run.student.parameters())
+    assert card.artifacts[0].quantisation is None
+    assert card.artifacts[1].quantisation["photos"] == 24
+    assert "nncf" in card.artifacts[1].tools
+
+
+def test_card__measures_the_file_at_what_training_measured(card: ModelCard, run: Run) -> None:
+    """Same photos, same preprocessing, same head: at most one photo of 360 may fall on the other side."""
+    promised = next(m for m in run.report.metrics if m.name == f"linear probe, {run.info.pooling}")
+    measured = next(m for m in card.artifacts[0].metrics if m.name == "top-1")
+    assert (measured.n, measured.split, measured.head) == (360, "val", "digits")
+    assert measured.value == pytest.approx(promised.value, abs=1.01 / 360)
+    low, high = measured.interval
+    assert low < measured.value < high
+
+
+def test_readme__is_generated_from_the_card(published: Path, card: ModelCard) -> None:
+    text = (published / "leap-digits" / "README.md").read_text()
+    assert text == readme.render(card)
+    for artifact in card.artifacts:
+        assert f"`{artifact.sha256}`" in text
+    assert f"Revision `{card.revision}`" in text
+    for step in card.training.curriculum:
+        assert f"| {step.step} | {step.block} |" in text
+
+
+def test_int8__is_small_quantised_and_agrees_with_fp32(published: Path, fp32: Model) -> None:
+    home = published / "leap-digits"
+    assert (home / "model_int8.onnx").stat().st_size < 0.5 * (home / "model.onnx").stat().st_size
+    kinds = {node.op_type for node in onnx_format.load(home / "model_int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    int8 = leap_zoo.load("leap-digits", zoo=published)
+    assert int8.artifact.precision == "int8"
+    photos = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    for space in ("student", "teacher"):
+        cosine = (int8.embed(list(photos), space=space) * fp32.embed(list(photos), space=space)).sum(1)
+        assert cosine.mean() > 0.95
+    for rows in (int8.embed(list(photos)), fp32.embed(list(photos))):
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
+
+
+def test_export__twice_gives_the_same_files(
+    run_folder: Path,
+    published: Path,
+    lenient: Callable[[pytest.MonkeyPatch], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """int8 too: nothing in it may depend on the moment or the folder."""
+    lenient(monkeypatch)
+    shutil.copytree(run_folder, tmp_path / "moved" / "run")
+    publish.publish(load_run(tmp_path / "moved" / "run"), tmp_path / "zoo", ["fp32", "int8"], say=lambda line: None)
+    for path in sorted(published.rglob("*")):
+        if path.is_file():
+            again = tmp_path / "zoo" / path.relative_to(published)
+            assert hashlib.sha256(again.read_bytes()).hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest(), path
+
+
+def test_verify__passes_and_notices_one_flipped_byte(published: Path, tmp_path: Path) -> None:
+    zoo = Path(shutil.copytree(published, tmp_path / "zoo"))
+    report = verify("leap-digits", zoo)
+    assert report.ok
+    assert [artifact.precision for artifact in report.artifacts] == ["fp32", "int8"]
+    path = zoo / "leap-digits" / "model_int8.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    report = verify("leap-digits", zoo)
+    assert not report.ok
+    assert [artifact.ok for artifact in report.artifacts] == [True, False]
+    assert "model_int8.onnx of leap-digits is corrupt" in report.artifacts[1].error
+
+
+def test_published__is_used_without_torch(published: Path, fp32: Model) -> None:
+    code = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'timm', 'lightning', 'onnx', 'nncf', 'openvino', 'sklearn'}:\n"
+        "            raise ImportError(name + ' is blocked')\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "import leap_zoo, numpy\n"
+        "photo = numpy.arange(192, dtype=numpy.uint8).reshape(8, 8, 3)\n"
+        "model = leap_zoo.load('leap-digits', zoo=sys.argv[1], precision='fp32')\n"
+        "print(*model.embed(photo)[:3], *(answer.label for answer in model.classify(photo, top=10)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(published)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    photo = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    *numbers, zeroth = done.stdout.split()[:4]
+    np.testing.assert_allclose([float(number) for number in numbers], fp32.embed(photo)[:3], atol=1e-5)
+    assert done.stdout.split()[3:] == [answer.label for answer in fp32.classify(photo, top=10)]
+    assert zeroth in "0123456789"

@@ -25,8 +25,8 @@ from train import checkpoint, data, evaluate, flops
 from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
-from train.recipe import Recipe
-from train.run import HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
+from train.recipe import Recipe, differences, load_recipe, save_recipe
+from train.run import RECIPE, HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
 from train.students import make_student
 from train.supervised import SupervisedTeacher
 from train.teacher import Teacher, make_vit, normalisation
@@ -49,8 +49,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     _quiet()
     if folder.exists() and not folder.is_dir():
         raise TrainError(f"{folder} is a file: choose another --out")
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        raise TrainError(f"{folder} is not empty: continue it with --resume, or choose another --out")
+    _check_folder(recipe, folder, resume=resume)
     # A size or patch that cannot be is refused now, not after a teacher has been trained.
     make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
     lightning.seed_everything(recipe.seed, verbose=False)
@@ -70,6 +69,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         splits.held_out.decode(recipe.preprocessing, "held-out photos") if len(splits.held_out) else None,
     )
     reference = _evaluate_teacher(recipe, teacher, evaluation, mean, std)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, folder / RECIPE)
     runs = []
     for strategy in [recipe.curriculum.strategy, *recipe.compare]:
         spec = msgspec.structs.replace(
@@ -82,6 +83,20 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         runs.append(_finish(distiller, evaluation, reference, len(stored), mean, std))
         save_run(home, runs[-1])
     return runs
+
+
+def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """A fresh run wants an empty folder; a resumed one the folder of the same recipe (its photos may have moved)."""
+    begun = folder.exists() and any(folder.iterdir())
+    if begun and not resume:
+        raise TrainError(f"{folder} is not empty: continue it with --resume, or choose another --out")
+    if resume and not (folder / RECIPE).is_file():
+        raise TrainError(f"there is no run in {folder} to resume: leave out --resume, or name its folder with --out")
+    if resume and (changed := differences(load_recipe(folder / RECIPE), recipe)):
+        raise TrainError(
+            f"the run in {folder} was begun with another {', '.join(changed)}: resume with the recipe that began it, "
+            "or choose another --out"
+        )
 
 
 def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tuple]:
@@ -139,7 +154,7 @@ def _fit(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) ->
         accelerator="auto",
         devices=1,
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        logger=CSVLogger(folder, name="log", version=""),
+        logger=CSVLogger(folder, name="log"),  # a new version_N in it each time: resuming keeps the earlier ones
         log_every_n_steps=10,
         callbacks=[
             ModelCheckpoint(folder / "checkpoints", filename="epoch-{epoch:03d}", auto_insert_metric_name=False),

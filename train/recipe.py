@@ -177,6 +177,23 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False))
 
 
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ, but for where their files are."""
+    return [
+        key
+        for key, value in _flat(one).items()
+        if value != _flat(other)[key] and key not in ("data.train", "data.val", "teacher.checkpoint")
+    ]
+
+
+def _flat(spec: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name in spec.__struct_fields__:
+        value = getattr(spec, name)
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, msgspec.Struct) else {prefix + name: value}
+    return flat
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:

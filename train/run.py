@@ -29,6 +29,8 @@ from train.recipe import Recipe, load_recipe, save_recipe
 from train.students import make_student
 
 Pooling = Literal["cls", "patch_mean"]
+RECIPE = "recipe.yaml"
+FILES = (RECIPE, "student.safetensors", "head.safetensors", "model.json", "curriculum.csv", "metrics.json")
 
 
 class HeadInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -95,11 +97,9 @@ class Run(msgspec.Struct, kw_only=True):
 def save_run(folder: Path, run: Run) -> None:
     """Write a finished run (checkpoints are there already)."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(run.recipe, folder / "recipe.yaml")
-    save_file(
-        {key: value.contiguous() for key, value in run.student.state_dict().items()}, folder / "student.safetensors"
-    )
-    save_file({key: value.contiguous() for key, value in run.tensors.items()}, folder / "head.safetensors")
+    save_recipe(run.recipe, folder / RECIPE)
+    for name, tensors in (("student", run.student.state_dict()), ("head", run.tensors)):
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     write_json(folder / "model.json", run.info)
     with (folder / "curriculum.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -116,17 +116,10 @@ def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
 
     Raises TrainError when something is missing or does not fit.
     """
-    for name in (
-        "recipe.yaml",
-        "student.safetensors",
-        "head.safetensors",
-        "model.json",
-        "curriculum.csv",
-        "metrics.json",
-    ):
+    for name in FILES:
         if not (folder / name).is_file():
             raise TrainError(f"{folder} is no finished run: {name} is missing; train it, or resume it with --resume")
-    recipe = load_recipe(folder / "recipe.yaml", overrides)
+    recipe = load_recipe(folder / RECIPE, overrides)
     student = make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
     try:
         student.load_state_dict(load_file(folder / "student.safetensors"))

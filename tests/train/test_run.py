@@ -94,11 +94,13 @@ def test_run__stopped_in_the_second_epoch_and_resumed_is_the_same_run(
     assert main([*DIGITS, "--out", str(folder)]) == 130
     assert "train: interrupted; continue with --resume" in capsys.readouterr().err
     assert not is_finished(folder)
-    with pytest.raises(TrainError, match=r"no finished run: recipe\.yaml is missing"):
+    with pytest.raises(TrainError, match=r"no finished run: student\.safetensors is missing"):
         load_run(folder)
     monkeypatch.undo()
 
     assert main([*DIGITS, "--out", str(folder)]) == 2
+    assert main([*DIGITS, "optimizer.lr=1", "seed=7", "--out", str(folder), "--resume"]) == 2
+    assert "was begun with another optimizer.lr, seed" in capsys.readouterr().err
     assert main([*DIGITS, "--out", str(folder), "--resume"]) == 0
     assert "resumed from epoch-000.ckpt" in capsys.readouterr().out
     assert (folder / "curriculum.csv").read_text() == (whole / "curriculum.csv").read_text()
@@ -106,6 +108,7 @@ def test_run__stopped_in_the_second_epoch_and_resumed_is_the_same_run(
         resumed = load_file(folder / file)
         for key, value in load_file(whole / file).items():
             torch.testing.assert_close(resumed[key], value, atol=1e-4, rtol=1e-3, msg=f"{file}: {key}")
+    assert sorted(path.name for path in (folder / "log").iterdir()) == ["version_0", "version_1"]
     one, other = load_run(whole).report, load_run(folder).report
     assert other.teacher_metrics == one.teacher_metrics
     assert (other.teacher_flops, other.total_flops) == (one.teacher_flops, one.total_flops)

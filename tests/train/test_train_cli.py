@@ -110,6 +110,15 @@ def test_out__that_holds_something_is_not_written_over(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
+def test_resume__of_a_folder_without_a_run_trains_nothing(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = refused(capsys, recipe_file, "--out", tmp_path / "mistyped", "--resume")
+    assert "no run" in line
+    assert "--out" in line
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_photos__too_few_for_a_probe_are_found_out_before_training(
     own_folders: Path, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

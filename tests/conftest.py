@@ -11,6 +11,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import drawn
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,6 +63,12 @@ def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         paths.append(folder / f"{name}.jpg")
         Image.fromarray(getattr(data, name)()).save(paths[-1], quality=92)
     return paths
+
+
+@pytest.fixture(scope="session")
+def golf_ball() -> Image.Image:
+    """A drawn photo of one of the bundled student's classes."""
+    return drawn.golf_ball()
 
 
 def build_tiny_zoo(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import leap_zoo
 from leap_zoo.registry import BUNDLED
@@ -19,6 +20,10 @@ def test_bundled__is_small_and_verifies() -> None:
     assert card.artifacts[0].bytes <= 8_000_000
     report = verify("leap-nano", BUNDLED)
     assert report.ok, [artifact.error for artifact in report.artifacts]
+
+
+def test_bundled__knows_a_golf_ball(golf_ball: Image.Image) -> None:
+    assert leap_zoo.load("leap-nano", zoo=BUNDLED).classify(golf_ball, top=1)[0].label == "golf ball"
 
 
 def test_bundled__is_what_load_finds(sample_photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,7 @@ class Augmenter:
             images = torch.stack([self.shape(image) for image in pixels.permute(0, 3, 1, 2)])
             images = images.float() / 255  # before colour: float is the faster type there
             images = torch.cat([self.colour(group) for group in images.split(self.GROUP)])
+            images = images.clamp_(0, 1)  # the grey of pure white rounds to a little more than 1
             if self.mix:  # one scalar for the batch; teacher and student see the same pixels
                 share = torch.rand(()).item()
                 images = share * images + (1 - share) * images[torch.randperm(len(images))]

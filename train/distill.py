@@ -3,63 +3,41 @@
 from __future__ import annotations
 
 import math
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from train import recipe
-from train.curriculum import STRATEGIES, Curriculum, Last
+from train import curriculum, recipe
+from train.clock import Clock
 from train.data import Augmenter
 from train.errors import TrainError
-from train.similarity import linear_cka
+from train.losses import DISTANCES, TargetScale
+from train.similarity import MEASURES
 from train.students import make_student
 from train.teacher import Teacher, Tokens
 
+NO_DECAY = ("pos_embed", "cls_token", "reg_token")  # tokens and positions are no weights to shrink
 
-class TargetScale(nn.Module):
-    """Running mean and deviation per block and channel of the teacher's tokens, patches and CLS apart.
 
-    The average of the first 100 batches on a block, then an exponential one: the teacher is frozen, so it settles.
-    """
+class View(NamedTuple):
+    """One target of a step as the student sees it: its own tokens (B, N, D_s), g of patches (B, N, D_t) and CLS."""
 
-    def __init__(self, blocks: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(blocks, 2, width))
-        self.register_buffer("variance", torch.ones(blocks, 2, width))
-        self.register_buffer("batches", torch.zeros(blocks))
-
-    @torch.no_grad()
-    def update(self, tokens: Tokens, block: int) -> None:
-        """Take a batch of the target `block` into its averages."""
-        at = block - 1
-        self.batches[at] += 1
-        weight = max(1 / float(self.batches[at]), 0.01)
-        for kind, rows in enumerate((tokens.patches.flatten(0, 1), tokens.cls)):
-            variance, mean = torch.var_mean(rows.float(), dim=0, correction=0)
-            self.mean[at, kind].lerp_(mean, weight)
-            self.variance[at, kind].lerp_(variance, weight)
-
-    def standardise(self, tokens: Tokens, block: int) -> Tokens:
-        """Tokens of `block` with about zero mean and unit deviation per channel."""
-        mean, deviation = self.mean[block - 1], self.deviation(block)
-        return Tokens((tokens.patches - mean[0]) / deviation[0], (tokens.cls - mean[1]) / deviation[1])
-
-    def deviation(self, block: int) -> Tensor:
-        """Deviation (2, width): of patch channels, of CLS channels."""
-        return self.variance[block - 1].sqrt() + 1e-4
+    student: Tensor
+    patches: Tensor
+    cls: Tensor
 
 
 class Distiller(lightning.LightningModule):
     """Student, projection and curriculum; `training_step` is one step of LEAP (arXiv 2606.19483).
 
     The projection g: D_s -> D_t is one linear layer, shared by patches, CLS and every target block, never reset.
+    Only layer-wise rivals have more: `others[i]` projects the student's block that stands for `targets[i]`.
     Curriculum and target statistics are part of the checkpoint.
     """
 
@@ -67,54 +45,84 @@ class Distiller(lightning.LightningModule):
         super().__init__()
         self.spec, self.teacher = spec, teacher
         self.student = make_student(spec.student.size, pixels=spec.preprocessing.size, patch=spec.student.patch)
-        self.projection = nn.Linear(self.student.embed_dim, teacher.width)
-        nn.init.trunc_normal_(self.projection.weight, std=0.02)
-        nn.init.zeros_(self.projection.bias)
+        self.curriculum = curriculum.make(
+            spec.curriculum, teacher.blocks, steps_per_epoch=steps_per_epoch, epochs=spec.epochs
+        )
+        self.projection = _projection(self.student.embed_dim, teacher.width)
+        extra = len(self.curriculum.targets) - 1 if self.curriculum.layerwise else 0
+        self.others = nn.ModuleList(_projection(self.student.embed_dim, teacher.width) for _ in range(extra))
         self.scale = TargetScale(teacher.blocks, teacher.width) if spec.loss.targets == "standardised" else None
-        self.curriculum = make_curriculum(spec.curriculum, teacher.blocks, steps_per_epoch)
+        self.distance = DISTANCES[spec.loss.distance]
+        self.measure = MEASURES[spec.curriculum.similarity]
         self.steps = spec.epochs * steps_per_epoch
         self.steps_per_epoch = steps_per_epoch
         self.augment = Augmenter(spec.augment, spec.preprocessing.size, spec.seed)
         self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.block_steps = [0] * teacher.blocks  # optimiser steps with blocks 1..k of the teacher run
-        self.calibrations = 0
-        self.train_seconds = 0.0
-        self._clock: float | None = None
+        self.block_images = [0] * teacher.blocks  # images for which blocks 1..k of the teacher were run
+        self.calibration_images = 0
+        self.clock = Clock()
 
     def training_step(self, pixels: Tensor, _: int) -> Tensor:
         """pixels uint8 (B, H, W, 3) -> the loss. Advances the curriculum after the similarity is known."""
+        self.clock.batch_arrived()
         images = (self.augment(pixels, self.global_step) - self.pixel_mean) / self.pixel_std
-        patches, cls = self.project(images)
+        views = self.views(images)
         if not self.curriculum.started:
-            self._calibrate(images, patches)
+            self._calibrate(images, views[-1])
         block = self.curriculum.block
-        target = self.teacher(images, block)
-        target = Tokens(self._match_grid(target.patches, patches).float(), target.cls.float())
-        if self.scale is not None:
-            self.scale.update(target, block)
-            target = self.scale.standardise(target, block)
-        loss = functional.mse_loss(patches, target.patches)
-        loss = loss + self.spec.loss.cls_weight * functional.mse_loss(cls, target.cls)
-        similarity = linear_cka(patches, target.patches).item()
-        self.block_steps[block - 1] += 1
+        losses = []
+        for view, target, tokens in zip(
+            views, self.curriculum.targets, self.teacher.at(images, self.curriculum.targets), strict=True
+        ):
+            wanted = Tokens(self._match_grid(tokens.patches, view.patches).float(), tokens.cls.float())
+            if self.scale is not None:
+                self.scale.update(wanted, target)
+                wanted = self.scale.standardise(wanted, target)
+            losses.append(
+                self.distance(view.patches, wanted.patches)
+                + self.spec.loss.cls_weight * self.distance(view.cls, wanted.cls)
+            )
+        loss = torch.stack(losses).mean()
+        similarity = self.measure(views[-1].student, views[-1].patches, wanted.patches).item()
+        self.block_images[block - 1] += len(pixels)
         self.curriculum.observe(self.global_step + 1, similarity)
         self._log(loss, similarity, block, len(pixels))
         return loss
 
-    def project(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, 3, H, W) -> g(patch tokens) (B, N, D_t) and g(CLS) (B, D_t), float32."""
-        tokens = self.projection(self.student.forward_features(images)).float()  # (B, 1 + N, D_t)
-        return tokens[:, 1:], tokens[:, 0]
+    def views(self, images: Tensor) -> list[View]:
+        """Normalised images (B, 3, H, W) -> a view per target of the curriculum, float32; the deepest is last.
+
+        The deepest view is of the student's final tokens; the others are of the blocks at the targets' depths.
+        """
+        prefix = self.student.num_prefix_tokens
+        if not self.others:
+            inner, final = [], self.student.forward_features(images)  # (B, prefix + N, D_s)
+        else:
+            ours, theirs = len(self.student.blocks), self.teacher.blocks
+            at = [max(1, round(block * ours / theirs)) - 1 for block in self.curriculum.targets[:-1]]
+            final, features = self.student.forward_intermediates(
+                images, indices=sorted(set(at)), return_prefix_tokens=True, norm=True, output_fmt="NLC"
+            )
+            by_block = dict(zip(sorted(set(at)), features, strict=True))
+            inner = [torch.cat([by_block[block][1], by_block[block][0]], 1) for block in at]
+        views = []
+        for tokens, projection in zip([*inner, final], [*self.others, self.projection], strict=True):
+            projected = projection(tokens).float()  # (B, prefix + N, D_t)
+            views.append(View(tokens[:, prefix:], projected[:, prefix:], projected[:, 0]))
+        return views
 
     @torch.no_grad()
-    def _calibrate(self, images: Tensor, patches: Tensor) -> None:
+    def _calibrate(self, images: Tensor, view: View) -> None:
         """Run all blocks once, on the first batch, to find the one that the fresh student is most similar to."""
         every = self.teacher.every_block(images)
         self.curriculum.calibrate(
-            [linear_cka(patches, self._match_grid(tokens.patches, patches)).item() for tokens in every]
+            [
+                self.measure(view.student, view.patches, self._match_grid(tokens.patches, view.patches)).item()
+                for tokens in every
+            ]
         )
-        self.calibrations += 1
+        self.calibration_images += len(images)
 
     @staticmethod
     def _match_grid(target: Tensor, patches: Tensor) -> Tensor:
@@ -126,14 +134,18 @@ class Distiller(lightning.LightningModule):
         resized = functional.interpolate(grid, (ours, ours), mode="bilinear", antialias=True)
         return resized.flatten(2).transpose(1, 2)
 
+    def trained(self) -> nn.ModuleDict:
+        """What the optimiser moves: the student and its projections."""
+        return nn.ModuleDict({"student": self.student, "projection": self.projection, "others": self.others})
+
     def configure_optimizers(self) -> dict[str, Any]:
         """The recipe's timm optimiser with linear warm-up and cosine, stepped per batch; teacher left out."""
         spec = self.spec.optimizer
-        trained = nn.ModuleDict({"student": self.student, "projection": self.projection})
         extra = {"momentum": spec.momentum} if spec.name == "lars" else {"fused": True}
-        optimizer = create_optimizer_v2(
-            trained, opt=spec.name, lr=spec.lr, weight_decay=spec.weight_decay, filter_bias_and_bn=True, **extra
+        groups = param_groups_weight_decay(
+            self.trained(), spec.weight_decay, no_weight_decay_list=[f"*.{name}" for name in NO_DECAY]
         )
+        optimizer = create_optimizer_v2(groups, opt=spec.name, lr=spec.lr, weight_decay=0.0, **extra)
         warmup = max(1, round(spec.warmup_epochs * self.steps_per_epoch))
 
         def share(step: int) -> float:
@@ -152,9 +164,7 @@ class Distiller(lightning.LightningModule):
     ) -> None:
         """Clip the gradient norm as the recipe says."""
         if self.spec.optimizer.clip:
-            nn.utils.clip_grad_norm_(
-                [*self.student.parameters(), *self.projection.parameters()], self.spec.optimizer.clip
-            )
+            nn.utils.clip_grad_norm_(list(self.trained().parameters()), self.spec.optimizer.clip)
 
     def folded_projection(self) -> dict[str, Tensor]:
         """g in the teacher's own space, for CLS and for patches: the statistics of the last target are folded in.
@@ -193,9 +203,9 @@ class Distiller(lightning.LightningModule):
         """The curriculum and the counters that the final report needs travel with the weights."""
         checkpoint["leap"] = {
             "curriculum": self.curriculum.state_dict(),
-            "block_steps": list(self.block_steps),
-            "calibrations": self.calibrations,
-            "train_seconds": self.train_seconds,
+            "block_images": list(self.block_images),
+            "calibration_images": self.calibration_images,
+            "clock": self.clock.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -204,32 +214,28 @@ class Distiller(lightning.LightningModule):
             raise TrainError("this checkpoint holds no curriculum: it was not written by `python -m train`")
         saved = checkpoint["leap"]
         self.curriculum.load_state_dict(saved["curriculum"])
-        self.block_steps = list(saved["block_steps"])
-        self.calibrations = saved["calibrations"]
-        self.train_seconds = saved["train_seconds"]
+        self.block_images = list(saved["block_images"])
+        self.calibration_images = saved["calibration_images"]
+        self.clock.load_state_dict(saved["clock"])
 
     def on_train_epoch_start(self) -> None:
         """The pause between epochs (checkpoint, evaluation) is no training time."""
-        self._clock = time.perf_counter()
+        self.clock.start()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The step is over: what passes until the next batch arrives is waiting for data."""
+        self.clock.step_ended()
 
     def _log(self, loss: Tensor, similarity: float, block: int, images: int) -> None:
-        now = time.perf_counter()
-        seconds = now - (self._clock or now)
-        self._clock = now
-        self.train_seconds += seconds
         shown = {"loss": loss.detach(), "block": float(block), "similarity": similarity}
-        if seconds > 0:
-            shown["images/s"] = images / seconds
+        if rate := self.clock.rate(images):
+            shown["images/s"] = rate
+            shown["data_wait"] = self.clock.wait_share
         self.log_dict(shown, prog_bar=True)
 
 
-def make_curriculum(spec: recipe.Curriculum, blocks: int, steps_per_epoch: int) -> Curriculum:
-    """The strategy of a recipe, its epochs turned into steps."""
-    if STRATEGIES[spec.strategy] is Last:
-        return Last(blocks)
-    return STRATEGIES[spec.strategy](
-        blocks,
-        threshold=spec.threshold,
-        smoothing=spec.smoothing,
-        max_steps=max(1, round(spec.max_epochs * steps_per_epoch)),
-    )
+def _projection(student: int, teacher: int) -> nn.Linear:
+    layer = nn.Linear(student, teacher)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer

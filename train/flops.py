@@ -35,17 +35,17 @@ class Cost:
         return 1 - self.total / (self.teacher_full + self.student)
 
 
-def count(distiller: Distiller, batch: int) -> Cost:
-    """Count a finished run: FLOPs per image of each depth that was run, times the steps that ran it."""
+def count(distiller: Distiller) -> Cost:
+    """Count a finished run: FLOPs per image of each depth that was run, times the images it was run for."""
     size = distiller.spec.preprocessing.size
     image = torch.zeros(1, 3, size, size, device=distiller.device)
     depths = teacher_flops(distiller, image)
-    teacher = sum(steps * flops for steps, flops in zip(distiller.block_steps, depths, strict=True))
-    steps = sum(distiller.block_steps)
+    teacher = sum(images * flops for images, flops in zip(distiller.block_images, depths, strict=True))
+    images = sum(distiller.block_images)
     return Cost(
-        teacher=batch * (teacher + distiller.calibrations * depths[-1]),
-        student=batch * steps * student_flops(distiller, image),
-        teacher_full=batch * steps * depths[-1],
+        teacher=teacher + distiller.calibration_images * depths[-1],
+        student=images * student_flops(distiller, image),
+        teacher_full=images * depths[-1],
     )
 
 
@@ -58,8 +58,7 @@ def student_flops(distiller: Distiller, image: torch.Tensor) -> int:
     """FLOPs of one image through student and projection, forward and backward."""
 
     def step() -> None:
-        patches, cls = distiller.project(image)
-        (patches.sum() + cls.sum()).backward()
+        sum(view.patches.sum() + view.cls.sum() for view in distiller.views(image)).backward()
         distiller.zero_grad()
 
     return _counted(step)

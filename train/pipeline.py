@@ -72,11 +72,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / RECIPE)
     runs = []
-    for strategy in [recipe.curriculum.strategy, *recipe.compare]:
-        spec = msgspec.structs.replace(
-            recipe, curriculum=msgspec.structs.replace(recipe.curriculum, strategy=strategy), compare=[]
-        )
-        home = folder / "compare" / strategy if runs else folder
+    for rival in [recipe.curriculum, *recipe.compare]:
+        spec = msgspec.structs.replace(recipe, curriculum=rival, compare=[])
+        home = folder / "compare" / rival.strategy if runs else folder
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
         distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
         _fit(distiller, stored, home, resume=resume)
@@ -165,7 +163,7 @@ def _fit(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) ->
     )
     _train(trainer, distiller, loader, saved)
     distiller.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU, where the evaluation would crawl
-    if sum(distiller.block_steps) < distiller.steps:
+    if sum(distiller.block_images) < len(photos) * recipe.epochs:
         raise TrainError(f"training was interrupted; continue it with --resume (checkpoints are in {folder})")
 
 
@@ -198,7 +196,7 @@ def _finish(
     recipe, teacher = distiller.spec, distiller.teacher
     distiller = distiller.float().eval()
     projection = distiller.folded_projection()
-    cost = flops.count(distiller, recipe.batch)
+    cost = flops.count(distiller)
     device = distiller.device
     weight, bias = projection["cls.weight"].to(device), projection["cls.bias"].to(device)
 
@@ -220,7 +218,7 @@ def _finish(
         }
         names = data.imagenet_labels() if teacher.classes == 1000 else labels
         heads.append(HeadInfo(name=recipe.teacher.head, features="teacher_embedding", labels=names))
-    seconds = distiller.train_seconds
+    clock = distiller.clock
     report = RunReport(
         name=recipe.name,
         strategy=recipe.curriculum.strategy,
@@ -233,8 +231,10 @@ def _finish(
         teacher_flops_saved=cost.teacher_saved,
         total_flops_saved=cost.total_saved,
         train_photos=photos,
-        train_seconds=round(seconds, 1),
-        images_per_second=round(photos * recipe.epochs / seconds, 1) if seconds else 0.0,
+        train_seconds=round(clock.seconds, 1),
+        cpu_seconds=round(clock.cpu_seconds, 1),
+        data_wait=round(clock.wait_share, 4),
+        images_per_second=round(photos * recipe.epochs / clock.seconds, 1) if clock.seconds else 0.0,
         commit=commit(),
         hardware=_hardware(device),
         versions=versions("torch", "timm", "lightning"),

@@ -21,6 +21,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AboveZero = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Smoothing = Annotated[float, Meta(gt=0, le=1)]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,22 +77,70 @@ class Data(_Strict, frozen=True, kw_only=True):
             raise ValueError("the digits need no folders: leave out `train` and `val`")
 
 
-class Curriculum(_Strict, frozen=True, kw_only=True):
-    """Which strategy moves the target block; the defaults are the published ones."""
+class _Curriculum(_Strict, frozen=True, kw_only=True, tag_field="strategy"):
+    similarity: Literal["cka", "cosine", "recoverability"] = "cka"  # all log it, `leap` and `leap-budget` go by it
 
-    strategy: Literal["leap", "last"] = "leap"
+    @property
+    def strategy(self) -> str:
+        """The name that recipes choose it by."""
+        return str(self.__struct_config__.tag)
+
+
+class Leap(_Curriculum, frozen=True, kw_only=True, tag="leap"):
+    """LEAP as published, with the published settings."""
+
     threshold: Share = 0.85
-    smoothing: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    smoothing: Smoothing = 1.0
     max_epochs: AboveZero = 5.0  # on one block; fractions are allowed
 
 
+class LeapBudget(_Curriculum, frozen=True, kw_only=True, tag="leap-budget"):
+    """LEAP that arrives: the last block has its share, the rest of the steps is shared out among the others."""
+
+    last_share: Share = 0.3
+    threshold: Share = 0.85
+    smoothing: Smoothing = 0.05
+    min_steps: Annotated[int, Meta(ge=0)] = 50  # on a block, before its similarity counts
+    retreat: Share | None = None  # of the threshold; below it the target goes back a block. None: it never does
+
+
+class Linear(_Curriculum, frozen=True, kw_only=True, tag="linear"):
+    """A ramp by the step count."""
+
+    last_share: Share = 0.3
+
+
+class Fixed(_Curriculum, frozen=True, kw_only=True, tag="fixed"):
+    """One block all along, counted from 1."""
+
+    block: Count
+
+
+class Last(_Curriculum, frozen=True, kw_only=True, tag="last"):
+    """The last block all along."""
+
+
+class LastTwo(_Curriculum, frozen=True, kw_only=True, tag="last-two"):
+    """The last two blocks, with two projections."""
+
+
+class OneToOne(_Curriculum, frozen=True, kw_only=True, tag="one-to-one"):
+    """All blocks, with a projection each."""
+
+
+AnyCurriculum = Leap | LeapBudget | Linear | Fixed | Last | LastTwo | OneToOne
+CURRICULA = {kind.__struct_config__.tag: kind for kind in get_args(AnyCurriculum)}
+
+
 class Loss(_Strict, frozen=True, kw_only=True):
-    """MSE of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens.
+    """Distance of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens.
 
     targets: `raw` as published; `standardised` divides each channel of a block by its running deviation first.
+    distance: `mse` as published; `cosine-smooth-l1` is 1 - cosine of the tokens plus smooth L1.
     """
 
     targets: Literal["raw", "standardised"] = "raw"
+    distance: Literal["mse", "cosine-smooth-l1"] = "mse"
     cls_weight: NotNegative = 0.05
 
 
@@ -132,7 +181,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     teacher: Teacher
     data: Data
     preprocessing: Preprocessing
-    curriculum: Curriculum = Curriculum()
+    curriculum: AnyCurriculum = Leap()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
@@ -140,7 +189,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     batch: Count = 128
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Annotated[int, Meta(ge=0)] = 0
-    compare: list[Literal["leap", "last"]] = []  # further strategies, trained at equal epochs for the table
+    compare: list[AnyCurriculum] = []  # rivals, trained at equal epochs for the table
 
     def __post_init__(self) -> None:
         if self.teacher.head == self.data.head:
@@ -166,10 +215,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise TrainError(f"{path} is no recipe: it must be a YAML mapping; start from one in train/recipes")
     for override in overrides or []:
         _apply(tree, override)
+    strategy = _strategy(tree, path)
     try:
         return msgspec.convert(tree, Recipe)
     except msgspec.ValidationError as error:
-        raise TrainError(f"recipe {path.name}: {_explain(str(error))}") from error
+        raise TrainError(f"recipe {path.name}: {_explain(str(error), strategy)}") from error
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -182,12 +232,12 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
     return [
         key
         for key, value in _flat(one).items()
-        if value != _flat(other)[key] and key not in ("data.train", "data.val", "teacher.checkpoint")
+        if value != _flat(other).get(key) and key not in ("data.train", "data.val", "teacher.checkpoint")
     ]
 
 
 def _flat(spec: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = {prefix + "strategy": spec.strategy} if isinstance(spec, _Curriculum) else {}
     for name in spec.__struct_fields__:
         value = getattr(spec, name)
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, msgspec.Struct) else {prefix + name: value}
@@ -199,6 +249,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise TrainError(f"{override!r} is no override; write key=value, such as optimizer.lr=5e-4")
     *parents, leaf = key.split(".")
+    if key == "curriculum.strategy" and tree.get("curriculum", {}).get("strategy", "leap") != text:
+        tree["curriculum"] = {}  # the settings of one strategy mean nothing to another
     node: Any = tree
     for parent in parents:
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
@@ -222,7 +274,7 @@ _Loader.add_implicit_resolver(
 _UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, strategy: str) -> str:
     found = _UNKNOWN.search(message)
     if not found:
         return message
@@ -231,9 +283,23 @@ def _explain(message: str) -> str:
     for part in filter(None, path.split(".")):
         kind = next((f.type for f in msgspec.structs.fields(node) if f.name == part), node)
         node = get_args(kind)[0] if isinstance(kind, UnionType) else kind  # `Supervised | None`
+    if path == "curriculum":
+        node = CURRICULA[strategy]
     known = [field.name for field in msgspec.structs.fields(node)]
     where = f" in `{path}`" if path else ""
     return f"unknown key `{key}`{where}{_nearest(key, known)}; known are {', '.join(known)}"
+
+
+def _strategy(tree: dict[str, Any], path: Path) -> str:
+    """The strategy that the recipe names, `leap` where it names none."""
+    named = tree.get("curriculum", {})
+    name = named.setdefault("strategy", "leap") if isinstance(named, dict) else "leap"
+    if name not in CURRICULA:
+        raise TrainError(
+            f"recipe {path.name}: no strategy {name!r}{_nearest(str(name), list(CURRICULA))}; "
+            f"the strategies are {', '.join(CURRICULA)}"
+        )
+    return str(name)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -42,5 +42,7 @@ def _cost(report: RunReport) -> str:
     return (
         f"{report.strategy}: teacher {report.teacher_flops / 1e15:.3f} PFLOPs, {report.teacher_flops_saved:.1%} saved "
         f"by early exit; with student {report.total_flops / 1e15:.3f} PFLOPs, {report.total_flops_saved:.1%} saved; "
-        f"{report.train_seconds:.0f} s at {report.images_per_second:.0f} images/s ({report.hardware})"
+        f"{report.train_seconds:.0f} s at {report.images_per_second:.0f} images/s"
+        + (f", {report.data_wait:.1%} of it waiting for data" if report.data_wait is not None else "")
+        + f" ({report.hardware})"
     )

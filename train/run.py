@@ -66,6 +66,8 @@ class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     total_flops_saved: float
     train_photos: int
     train_seconds: float
+    cpu_seconds: float | None = None  # of this process, all threads: what the wall clock says on a busy machine too
+    data_wait: float | None = None  # share of train_seconds that steps waited for their photos
     images_per_second: float
     commit: str
     hardware: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,11 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor, block: int) -> Tokens:
         """Run blocks 1..block only. images (B, 3, H, W), normalised."""
         return self._tokens(images, [block - 1], stop_early=True)[0]
+
+    @torch.no_grad()
+    def at(self, images: Tensor, blocks: Sequence[int]) -> list[Tokens]:
+        """Tokens of several blocks, in the order of depth; none behind the deepest of them is run."""
+        return self._tokens(images, [block - 1 for block in blocks], stop_early=True)
 
     @torch.no_grad()
     def every_block(self, images: Tensor) -> list[Tokens]:

@@ -48,8 +48,8 @@ def test_step__is_the_published_loss_on_the_most_similar_block(
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     assert distiller.curriculum.history[0].block == at + 1
     assert distiller.curriculum.history[0].similarity == pytest.approx(max(similar), abs=1e-4)
-    assert distiller.block_steps == [int(block == at) for block in range(12)]
-    assert distiller.calibrations == 1
+    assert distiller.block_images == [len(pixels) * int(block == at) for block in range(12)]
+    assert distiller.calibration_images == len(pixels)
 
 
 def test_step__moves_the_student_and_the_projection_only(
@@ -114,8 +114,8 @@ def test_last__asks_the_whole_teacher_without_calibration(
 ) -> None:
     distiller = make_distiller(curriculum={"strategy": "last"})
     distiller.training_step(pixels, 0)
-    assert distiller.block_steps == [0] * 11 + [1]
-    assert distiller.calibrations == 0
+    assert distiller.block_images == [0] * 11 + [len(pixels)]
+    assert distiller.calibration_images == 0
 
 
 def test_student_of_larger_patches__learns_from_the_teachers_resized_map(

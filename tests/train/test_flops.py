@@ -25,18 +25,18 @@ def test_teacher_flops__are_those_of_its_matrix_products(make_distiller: Callabl
 def test_student_flops__are_about_three_forward_passes(make_distiller: Callable[..., Distiller]) -> None:
     distiller = make_distiller()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        distiller.project(IMAGE)
+        distiller.views(IMAGE)
     assert 2.8 < student_flops(distiller, IMAGE) / counter.get_total_flops() <= 3
     assert all(parameter.grad is None for parameter in distiller.parameters())
 
 
 def test_saving__is_the_hand_calculation(make_distiller: Callable[..., Distiller]) -> None:
     distiller = make_distiller()
-    distiller.block_steps = [4, 0, 3] + [0] * 8 + [5]
-    distiller.calibrations = 1
+    distiller.block_images = [64, 0, 48] + [0] * 8 + [80]
+    distiller.calibration_images = 16
     depths = [PATCHES + block * BLOCK for block in range(1, 13)]
     run = 4 * depths[0] + 3 * depths[2] + 5 * depths[11] + depths[11]
-    cost = count(distiller, batch=16)
+    cost = count(distiller)
     assert cost.teacher == 16 * run
     assert cost.teacher_full == 16 * 12 * depths[11]
     assert cost.teacher_saved == pytest.approx(1 - run / (12 * depths[11]))
@@ -48,5 +48,5 @@ def test_saving__is_the_hand_calculation(make_distiller: Callable[..., Distiller
 
 def test_saving__of_the_whole_teacher_is_nothing(make_distiller: Callable[..., Distiller]) -> None:
     distiller = make_distiller(curriculum={"strategy": "last"})
-    distiller.block_steps = [0] * 11 + [7]
-    assert count(distiller, batch=2).teacher_saved == 0
+    distiller.block_images = [0] * 11 + [14]
+    assert count(distiller).teacher_saved == 0

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.curriculum import STRATEGIES
 from train.errors import TrainError
-from train.recipe import RECIPES, Recipe, find_recipe, load_recipe, save_recipe
+from train.recipe import CURRICULA, RECIPES, Recipe, find_recipe, load_recipe, save_recipe
 from train.students import SIZES
 
 
@@ -33,7 +32,7 @@ def test_recipes__all_load_and_come_back_as_saved(path: Path, tmp_path: Path) ->
     recipe = load_recipe(path)
     assert recipe.student.size in SIZES
     assert recipe.preprocessing.size % recipe.student.patch == 0
-    assert recipe.curriculum.strategy in STRATEGIES
+    assert recipe.curriculum.strategy in CURRICULA
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe
 
@@ -97,7 +96,7 @@ def test_override__keeps_text_as_text_and_later_ones_win() -> None:
 
 
 def test_override__opens_sections_that_the_recipe_leaves_out(write: Callable[..., Path]) -> None:
-    assert load_recipe(write(), ["augment.flip=0", "compare=[last]"]).augment.flip == 0
+    assert load_recipe(write(), ["augment.flip=0", "compare=[{strategy: last}]"]).augment.flip == 0
 
 
 def test_recipe__misspelt_in_the_file_is_named(write: Callable[..., Path]) -> None:

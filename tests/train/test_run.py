@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train import distill
 from train.__main__ import main
 from train.errors import TrainError
 from train.run import is_finished, load_run
+from train.similarity import MEASURES
 
 EPOCHS, STEPS = 3, 6  # of 256 photos
 DIGITS = [
@@ -82,15 +82,15 @@ def test_run__stopped_in_the_second_epoch_and_resumed_is_the_same_run(
 ) -> None:
     folder, steps = tmp_path / "run", []
 
-    def stop(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def stop(*tokens: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():  # not while calibrating
             steps.append(1)
         if len(steps) == STEPS + 3:
             raise KeyboardInterrupt
-        return similarity(x, y)
+        return similarity(*tokens)
 
-    similarity = distill.linear_cka
-    monkeypatch.setattr(distill, "linear_cka", stop)
+    similarity = MEASURES["cka"]
+    monkeypatch.setitem(MEASURES, "cka", stop)
     assert main([*DIGITS, "--out", str(folder)]) == 130
     assert "train: interrupted; continue with --resume" in capsys.readouterr().err
     assert not is_finished(folder)

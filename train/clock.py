@@ -1,0 +1,56 @@
+"""Where the time of a training goes: in steps, or in waiting for photos. Pauses between epochs are neither."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Seconds of a training over its steps: `seconds` on the wall, `cpu_seconds` of this process, `wait_seconds` of the
+    wall between the end of a step and the arrival of the next batch.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = self.wait_seconds = 0.0
+        self._since: tuple[float, float] | None = None  # wall and CPU clock when the last span was taken
+        self._waited = 0.0  # for the batch of the present step
+        self._step = 0.0  # seconds of the last whole step, with its wait
+
+    @property
+    def wait_share(self) -> float:
+        """The share of `seconds` spent waiting for data, 0..1."""
+        return self.wait_seconds / self.seconds if self.seconds else 0.0
+
+    def start(self) -> None:
+        """Begin to count; call at the start of each epoch."""
+        self._since = time.perf_counter(), time.process_time()
+
+    def batch_arrived(self) -> None:
+        """The photos of the next step are there."""
+        self._waited = self._take()
+        self.wait_seconds += self._waited
+
+    def step_ended(self) -> None:
+        """The step is done, optimiser included."""
+        self._step = self._waited + self._take()
+
+    def rate(self, images: int) -> float | None:
+        """Images per second of the last whole step; None before there was one."""
+        return images / self._step if self._step else None
+
+    def _take(self) -> float:
+        now = time.perf_counter(), time.process_time()
+        wall, cpu = self._since or now
+        self._since = now
+        self.seconds += now[0] - wall
+        self.cpu_seconds += now[1] - cpu
+        return now[0] - wall
+
+    def state_dict(self) -> dict[str, float]:
+        """The three sums."""
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "wait_seconds": self.wait_seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Count on from `state_dict()`."""
+        self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
+        self.wait_seconds = state["wait_seconds"]

@@ -13,18 +13,17 @@ import lightning
 import msgspec
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from leap_zoo.card import Metric, Preprocessing
-from train import checkpoint, data, evaluate, flops
+from train import data, evaluate, flops
 from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
+from train.fit import distil, train
 from train.recipe import Recipe, differences, load_recipe, save_recipe
 from train.run import RECIPE, HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
 from train.students import make_student
@@ -77,7 +76,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         home = folder / "compare" / rival.strategy if runs else folder
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
         distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
-        _fit(distiller, stored, home, resume=resume)
+        distil(distiller, stored, home, resume=resume)
         runs.append(_finish(distiller, evaluation, reference, len(stored), mean, std))
         save_run(home, runs[-1])
     return runs
@@ -131,62 +130,10 @@ def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tup
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    _train(trainer, module, loader)
+    train(trainer, module, loader)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(vit.state_dict(), file)
     return Teacher(vit), (mean, std)
-
-
-def _fit(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) -> None:
-    recipe = distiller.spec
-    loader = DataLoader(
-        _Pixels(photos.pixels),
-        batch_size=recipe.batch,
-        sampler=EpochSampler(len(photos), recipe.seed),
-        collate_fn=torch.stack,
-    )
-    saved = checkpoint.latest(folder / "checkpoints") if resume else None
-    print(f"distilling by `{recipe.curriculum.strategy}`" + (f", resumed from {saved.name}" if saved else ""))
-    trainer = lightning.Trainer(
-        max_epochs=recipe.epochs,
-        accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        logger=CSVLogger(folder, name="log"),  # a new version_N in it each time: resuming keeps the earlier ones
-        log_every_n_steps=10,
-        callbacks=[
-            ModelCheckpoint(folder / "checkpoints", filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
-            TQDMProgressBar(refresh_rate=5),
-        ],
-        plugins=[checkpoint.SafeCheckpointIO()],
-        enable_model_summary=False,
-    )
-    _train(trainer, distiller, loader, saved)
-    distiller.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU, where the evaluation would crawl
-    if sum(distiller.block_images) < len(photos) * recipe.epochs:
-        raise TrainError(f"training was interrupted; continue it with --resume (checkpoints are in {folder})")
-
-
-def _train(
-    trainer: lightning.Trainer, module: lightning.LightningModule, loader: DataLoader, saved: Path | None = None
-) -> None:
-    try:
-        trainer.fit(module, loader, ckpt_path=saved)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM, without a word to the user
-        raise KeyboardInterrupt from stop
-
-
-class _Pixels(torch.utils.data.Dataset):
-    """uint8 photos (H, W, 3) by index, without labels: distillation needs none."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = torch.from_numpy(pixels)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.pixels[index]
 
 
 def _finish(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from train.curriculum import CurriculumError, Last, Leap
+from train import recipe
+from train.curriculum import Curriculum, CurriculumError, Fixed, Last, LastTwo, Leap, LeapBudget, Linear, OneToOne, make
 
 similarities = st.floats(0, 1) | st.sampled_from([math.nan, math.inf, -math.inf])
 
@@ -177,3 +178,161 @@ def test_state__of_a_fresh_curriculum_is_not_started() -> None:
     restored = Leap(4, max_steps=2)
     restored.load_state_dict(json.loads(json.dumps(leap().state_dict())))
     assert restored.started
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """Whatever the similarities do: the last block comes no later than its share begins, and blocks get their dwell."""
+
+    @initialize(
+        first=st.lists(st.floats(0, 1), min_size=1, max_size=8),
+        steps=st.integers(1, 60),
+        last_share=st.floats(0, 1),
+        threshold=st.floats(0, 1),
+        smoothing=st.floats(0.01, 1),
+        min_steps=st.integers(0, 8),
+        retreat=st.none() | st.floats(0, 1),
+    )
+    def start(self, first: list[float], **options: float) -> None:
+        self.options = options
+        self.budget = LeapBudget(len(first), **options)
+        self.budget.calibrate(first)
+        self.step = 0
+
+    @rule(similarity=similarities)
+    def observe(self, similarity: float) -> None:
+        self.step += 1
+        before, entered = self.budget.block, self.budget.entered
+        move = self.budget.observe(self.step, similarity)
+        if move is None:
+            assert self.budget.block == before
+            return
+        assert move.step == self.step
+        if move.reason == "budget":
+            assert move.block > before
+        else:  # the block was given its minimum, and its neighbour comes next
+            assert self.step - entered >= self.options["min_steps"]
+            assert move.block - before == {"similarity": 1, "retreat": -1}[move.reason]
+        if move.reason == "similarity":
+            assert move.similarity >= self.options["threshold"]
+
+    @rule()
+    def save_and_restore(self) -> None:
+        state = json.loads(json.dumps(self.budget.state_dict()))
+        self.budget = LeapBudget(self.budget.blocks, **self.options)
+        self.budget.load_state_dict(state)
+
+    @invariant()
+    def the_last_block_has_its_share(self) -> None:
+        ramp = math.floor(self.options["steps"] * (1 - self.options["last_share"]))
+        if self.step >= max(1, ramp):
+            assert self.budget.block == self.budget.blocks
+        assert 1 <= self.budget.block <= self.budget.blocks
+
+    @invariant()
+    def it_only_deepens_unless_asked(self) -> None:
+        blocks = [move.block for move in self.budget.history]
+        if self.options["retreat"] is None:
+            assert blocks == sorted(set(blocks))
+        else:  # a block is left backwards once at most
+            assert sum(move.reason == "retreat" for move in self.budget.history) < self.budget.blocks
+
+
+TestBudgetMachine = BudgetMachine.TestCase
+TestBudgetMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def budget(blocks: int = 4, **options: float) -> LeapBudget:
+    """A calibrated curriculum at block 1: 100 steps, 70 of them for the ramp."""
+    curriculum = LeapBudget(blocks, **{"steps": 100, "min_steps": 5, **options})
+    curriculum.calibrate([0.5] + [0.1] * (blocks - 1))
+    return curriculum
+
+
+def test_budget__shares_the_ramp_out_equally_when_nothing_is_similar() -> None:
+    curriculum = budget(blocks=8)
+    moves = [step for step in range(1, 101) if curriculum.observe(step, 0.0)]
+    assert moves == [10, 20, 30, 40, 50, 60, 70]
+    assert {move.reason for move in curriculum.history[1:]} == {"budget"}
+
+
+def test_budget__gives_the_steps_that_it_saves_to_deeper_blocks() -> None:
+    curriculum = budget(blocks=4)
+    moves = [step for step in range(1, 101) if curriculum.observe(step, 1.0 if step <= 10 else 0.0)]
+    assert moves == [5, 10, 70]  # two early advances; the third block has all that is left of 70
+    assert [move.reason for move in curriculum.history[1:]] == ["similarity", "similarity", "budget"]
+
+
+def test_budget__average_of_one_similarity_is_that_similarity() -> None:
+    curriculum = budget(smoothing=0.05, min_steps=0)
+    curriculum.observe(1, 0.6)
+    assert curriculum.average == pytest.approx(0.6)
+    curriculum.observe(2, math.nan)
+    assert curriculum.average == pytest.approx(0.6)
+    curriculum.observe(3, 0.8)
+    assert curriculum.average == pytest.approx((0.95 * 0.6 + 0.8) / 1.95)
+
+
+def test_budget__skips_blocks_rather_than_miss_the_last() -> None:
+    curriculum = budget(blocks=12, steps=5, last_share=0.4)
+    blocks = [curriculum.block]
+    for step in range(1, 6):
+        curriculum.observe(step, 0.0)
+        blocks.append(curriculum.block)
+    assert blocks[3:] == [12, 12, 12]
+    assert blocks == sorted(blocks)
+
+
+def test_budget__retreats_once_when_the_deeper_block_is_lost() -> None:
+    curriculum = budget(blocks=3, threshold=0.5, retreat=0.5)
+    for step in range(1, 6):
+        curriculum.observe(step, 0.9)
+    assert curriculum.block == 2
+    reasons = []
+    for step in range(6, 40):
+        move = curriculum.observe(step, 0.1 if curriculum.block == 2 else 0.9)
+        reasons += [move.reason] if move else []
+    assert reasons[:2] == ["retreat", "similarity"]
+    assert "retreat" not in reasons[1:]
+
+
+@given(st.integers(1, 24), st.integers(1, 300), st.floats(0, 1))
+def test_linear__is_a_ramp_that_ends_with_the_last_blocks_share(blocks: int, steps: int, last_share: float) -> None:
+    curriculum = Linear(blocks, steps=steps, last_share=last_share)
+    seen = [curriculum.block]
+    for step in range(1, steps + 1):
+        curriculum.observe(step, math.nan)
+        seen.append(curriculum.block)
+    ramp = math.floor(steps * (1 - last_share))
+    assert seen == sorted(seen)
+    assert all(block == blocks for block in seen[ramp:])
+    assert {move.reason for move in curriculum.history[1:]} <= {"schedule"}
+    if ramp >= blocks > 1:
+        assert seen[0] == 1
+        counts = [seen[:ramp].count(block) for block in range(1, blocks)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_fixed__refuses_a_block_that_the_teacher_has_not() -> None:
+    assert Fixed(12, 7).targets == (7,)
+    for block in (0, 13):
+        with pytest.raises(CurriculumError, match="1 to 12"):
+            Fixed(12, block)
+
+
+def test_layerwise__targets() -> None:
+    assert OneToOne(4).targets == (1, 2, 3, 4)
+    assert LastTwo(4).targets == (3, 4)
+    assert LastTwo(1).targets == (1,)
+    assert OneToOne(4).layerwise
+    assert not Last(4).layerwise
+
+
+def test_make__knows_every_strategy_of_the_recipes() -> None:
+    made = {}
+    for name, kind in recipe.CURRICULA.items():
+        spec = kind(block=2) if name == "fixed" else kind()
+        made[name] = make(spec, 12, steps_per_epoch=10, epochs=100)
+        assert isinstance(made[name], Curriculum)
+    assert len({type(curriculum) for curriculum in made.values()}) == len(recipe.CURRICULA)
+    assert made["leap"].max_steps == 50
+    assert made["leap-budget"].ramp == 700

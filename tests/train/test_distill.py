@@ -171,3 +171,65 @@ def test_checkpoint__of_another_strategy_is_a_users_error(make_distiller: Callab
     make_distiller(curriculum={"strategy": "last"}).on_save_checkpoint(saved)
     with pytest.raises(TrainError, match="strategy='Last', this run has 'Leap'"):
         make_distiller().on_load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(("strategy", "targets"), [("one-to-one", 12), ("last-two", 2)])
+def test_layerwise__matches_every_target_by_the_students_own_block(
+    make_distiller: Callable[..., Distiller], pixels: torch.Tensor, strategy: str, targets: int
+) -> None:
+    distiller = make_distiller(loss=RAW, curriculum={"strategy": strategy})
+    assert len(distiller.others) == targets - 1
+    _, _, blocks = views(distiller, pixels)
+    mean = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)
+    std = torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
+    images = (distiller.augment(pixels, 0) - mean) / std
+    own: list[torch.Tensor] = []
+    student = distiller.student
+    hooks = [block.register_forward_hook(lambda _, __, out: own.append(student.norm(out))) for block in student.blocks]
+    with torch.no_grad():
+        student.forward_features(images)
+    for hook in hooks:
+        hook.remove()
+    expected = 0.0
+    for index, projection in zip(range(12 - targets, 12), [*distiller.others, distiller.projection], strict=True):
+        error = (projection(own[index]) - blocks[index]).square()
+        expected += float(error[:, 1:].mean() + 0.05 * error[:, 0].mean()) / targets
+    loss = distiller.training_step(pixels, 0)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    assert all(layer.weight.grad is not None for layer in distiller.others)
+    trained = {id(p) for group in distiller.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert all(id(layer.weight) in trained for layer in distiller.others)
+
+
+@pytest.mark.parametrize("strategy", ["one-to-one", "last-two"])
+def test_layerwise__of_a_shallower_student_uses_each_depths_nearest_block(
+    make_distiller: Callable[..., Distiller], pixels: torch.Tensor, strategy: str
+) -> None:
+    distiller = make_distiller(curriculum={"strategy": strategy})
+    distiller.student.blocks = distiller.student.blocks[:5]
+    distiller.training_step(pixels, 0).backward()
+    assert all(parameter.grad is not None for parameter in distiller.student.parameters())
+
+
+def test_weight_decay__spares_positions_tokens_and_biases(make_distiller: Callable[..., Distiller]) -> None:
+    distiller = make_distiller()
+    groups = distiller.configure_optimizers()["optimizer"].param_groups
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    spared = {name for name, parameter in distiller.trained().named_parameters() if id(parameter) not in decayed}
+    assert {"student.pos_embed", "student.cls_token", "projection.bias", "student.blocks.0.norm1.weight"} <= spared
+    assert "projection.weight" not in spared
+    assert "student.blocks.0.mlp.fc1.weight" not in spared
+
+
+@pytest.mark.parametrize("name", ["fixed", "linear", "leap-budget"])
+@pytest.mark.parametrize("similarity", ["cka", "cosine", "recoverability"])
+def test_step__runs_by_every_strategy_and_similarity(
+    make_distiller: Callable[..., Distiller], pixels: torch.Tensor, name: str, similarity: str
+) -> None:
+    curriculum = {"strategy": name, "similarity": similarity} | ({"block": 3} if name == "fixed" else {})
+    distiller = make_distiller(curriculum=curriculum, loss={"distance": "cosine-smooth-l1"})
+    assert distiller.training_step(pixels, 0).isfinite()
+    assert sum(distiller.block_images) == len(pixels)
+    if name == "fixed":
+        assert distiller.block_images[2] == len(pixels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
 from train.fit import distil, train
+from train.hardware import describe
 from train.recipe import Recipe, differences, load_recipe, save_recipe
 from train.run import RECIPE, HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
 from train.students import make_student
@@ -183,7 +183,7 @@ def _finish(
         data_wait=round(clock.wait_share, 4),
         images_per_second=round(photos * recipe.epochs / clock.seconds, 1) if clock.seconds else 0.0,
         commit=commit(),
-        hardware=_hardware(device),
+        hardware=describe(device),
         versions=versions("torch", "timm", "lightning"),
     )
     return Run(
@@ -261,12 +261,6 @@ def _normalise(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
 
 def _metric(name: str, dataset: str, split: str, score: evaluate.Score) -> Metric:
     return Metric(name=name, dataset=dataset, split=split, n=score.n, value=score.value, interval=score.interval)
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _quiet() -> None:

@@ -25,7 +25,19 @@ from train.errors import TrainError
 from train.fit import distil, train
 from train.hardware import describe
 from train.recipe import Recipe, differences, load_recipe, save_recipe
-from train.run import RECIPE, HeadInfo, ModelInfo, Pooling, Run, RunReport, commit, save_run, versions
+from train.run import (
+    RECIPE,
+    HeadInfo,
+    ModelInfo,
+    Pooling,
+    Run,
+    RunReport,
+    commit,
+    is_finished,
+    load_run,
+    save_run,
+    versions,
+)
 from train.students import make_student
 from train.supervised import SupervisedTeacher
 from train.teacher import Teacher, make_vit, normalisation
@@ -74,6 +86,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     for rival in [recipe.curriculum, *recipe.compare]:
         spec = msgspec.structs.replace(recipe, curriculum=rival, compare=[])
         home = folder / "compare" / rival.strategy if runs else folder
+        if resume and is_finished(home):
+            runs.append(load_run(home))
+            continue
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
         distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
         distil(distiller, stored, home, resume=resume)

@@ -228,11 +228,11 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The dotted keys in which two recipes differ, but for where their files are."""
+    """The dotted keys in which two recipes differ, but for where their files are and which rivals come after."""
     return [
         key
         for key, value in _flat(one).items()
-        if value != _flat(other).get(key) and key not in ("data.train", "data.val", "teacher.checkpoint")
+        if value != _flat(other).get(key) and key not in ("data.train", "data.val", "teacher.checkpoint", "compare")
     ]
 
 

@@ -23,6 +23,7 @@ class DeployedStudent(nn.Module):
         super().__init__()
         info = run.info
         self.student = run.student
+        self.prefix = run.student.num_prefix_tokens  # CLS and registers, which are no patches
         self.pooling = info.pooling
         self.heads = info.heads
         self.names = ["embedding", "teacher_embedding", *(f"logits_{head.name}" for head in info.heads)]
@@ -39,9 +40,9 @@ class DeployedStudent(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         pixels = image.permute(0, 3, 1, 2).float() * self.scale + self.shift  # (B, 3, H, W)
-        tokens = self.student.forward_features(pixels)  # (B, 1 + N, D_s)
+        tokens = self.student.forward_features(pixels)  # (B, prefix + N, D_s)
         cls = tokens[:, 0]
-        embedding = cls if self.pooling == "cls" else _mean(tokens[:, 1:])  # (B, D_s)
+        embedding = cls if self.pooling == "cls" else _mean(tokens[:, self.prefix :])  # (B, D_s)
         teacher = functional.linear(cls, self.space_weight, self.space_bias)  # (B, D_t)
         logits = []
         for rank, head in enumerate(self.heads):

@@ -44,7 +44,7 @@ class Distiller(lightning.LightningModule):
     def __init__(self, spec: recipe.Recipe, teacher: Teacher, mean: tuple, std: tuple, steps_per_epoch: int) -> None:
         super().__init__()
         self.spec, self.teacher = spec, teacher
-        self.student = make_student(spec.student.size, pixels=spec.preprocessing.size, patch=spec.student.patch)
+        self.student = make_student(spec.student, pixels=spec.preprocessing.size)
         self.curriculum = curriculum.make(
             spec.curriculum, teacher.blocks, steps_per_epoch=steps_per_epoch, epochs=spec.epochs
         )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from train.counter import count_flops
 from train.distill import Distiller
 
 
@@ -51,7 +50,7 @@ def count(distiller: Distiller) -> Cost:
 
 def teacher_flops(distiller: Distiller, image: torch.Tensor) -> list[int]:
     """FLOPs of one image (1, 3, H, W) through blocks 1..k, for every k; counted by running them."""
-    return [_counted(lambda k=k: distiller.teacher(image, k)) for k in range(1, distiller.teacher.blocks + 1)]
+    return [count_flops(lambda k=k: distiller.teacher(image, k)) for k in range(1, distiller.teacher.blocks + 1)]
 
 
 def student_flops(distiller: Distiller, image: torch.Tensor) -> int:
@@ -61,11 +60,4 @@ def student_flops(distiller: Distiller, image: torch.Tensor) -> int:
         sum(view.patches.sum() + view.cls.sum() for view in distiller.views(image)).backward()
         distiller.zero_grad()
 
-    return _counted(step)
-
-
-def _counted(call: object) -> int:
-    # Fused attention kernels are opaque to the counter on some devices; the plain one is matrix products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        call()  # type: ignore[operator]
-    return counter.get_total_flops()
+    return count_flops(step)

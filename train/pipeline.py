@@ -62,7 +62,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         raise TrainError(f"{folder} is a file: choose another --out")
     _check_folder(recipe, folder, resume=resume)
     # A size or patch that cannot be is refused now, not after a teacher has been trained.
-    make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
+    make_student(recipe.student, pixels=recipe.preprocessing.size)
     lightning.seed_everything(recipe.seed, verbose=False)
     splits = data.find_splits(recipe.data)
     store = recipe.data.store_side
@@ -164,7 +164,7 @@ def _finish(
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         tokens = distiller.student.forward_features(_normalise(pixels.to(device), mean, std))
-        cls, patches = tokens[:, 0], tokens[:, 1:].mean(1)
+        cls, patches = tokens[:, 0], tokens[:, distiller.student.num_prefix_tokens :].mean(1)
         return {"cls": cls, "patch_mean": patches, "teacher": functional.linear(cls, weight, bias)}
 
     metrics, pooling, probe = _measure(recipe, features, evaluation, teacher)

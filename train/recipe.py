@@ -29,10 +29,12 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Student(_Strict, frozen=True, kw_only=True):
-    """Which student: a size of `train.students`, and its patch in pixels."""
+    """Which student: a size of `train.students`, its patch in pixels, and what it has beyond a plain ViT."""
 
     size: str
     patch: Count = 16
+    registers: Annotated[int, Meta(ge=0, le=64)] = 0  # tokens of no patch (arXiv 2309.16588), dropped from the outputs
+    layerscale: AboveZero | None = None  # initial scale of each residual branch (arXiv 2103.17239); none by default
 
 
 class Supervised(_Strict, frozen=True, kw_only=True):

@@ -122,7 +122,7 @@ def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
         if not (folder / name).is_file():
             raise TrainError(f"{folder} is no finished run: {name} is missing; train it, or resume it with --resume")
     recipe = load_recipe(folder / RECIPE, overrides)
-    student = make_student(recipe.student.size, pixels=recipe.preprocessing.size, patch=recipe.student.patch)
+    student = make_student(recipe.student, pixels=recipe.preprocessing.size)
     try:
         student.load_state_dict(load_file(folder / "student.safetensors"))
         tensors = load_file(folder / "head.safetensors")

@@ -1,31 +1,93 @@
-"""The sizes that we publish."""
+"""The sizes that we publish, and the table of what they cost."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
 from train.errors import TrainError
-from train.students import SIZES, make_student
+from train.recipe import Student
+from train.students import DOCUMENT, SIZES, cost, document, main, make_student
 
 
 @pytest.mark.parametrize(
-    ("size", "millions", "pixels", "patch"), [("nano", 2.5, 160, 16), ("micro", 1.4, 160, 16), ("digits", 0.35, 32, 8)]
+    ("size", "millions", "pixels", "patch"),
+    [
+        ("base", 86, 224, 16),
+        ("small", 22, 224, 16),
+        ("tiny", 5.6, 224, 16),
+        ("nano", 2.5, 160, 16),
+        ("micro", 1.4, 160, 16),
+        ("digits", 0.35, 32, 8),
+    ],
 )
 def test_student__has_the_parameters_that_it_says(size: str, millions: float, pixels: int, patch: int) -> None:
-    student = make_student(size, pixels=pixels, patch=patch)
-    assert sum(p.numel() for p in student.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
-    assert len(student.blocks) == 12
+    found = cost(Student(size=size, patch=patch), pixels=pixels)
+    assert found.million_parameters == pytest.approx(millions, rel=0.06)
+    assert found.depth == 12
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_student__gives_cls_first_then_a_token_per_patch(size: str) -> None:
-    student = make_student(size, pixels=48, patch=16)
-    assert student.forward_features(torch.zeros(2, 3, 48, 48)).shape == (2, 1 + 9, SIZES[size].width)
+@pytest.mark.parametrize("size", [size for size in SIZES if size != "base"])
+@pytest.mark.parametrize(("pixels", "patch"), [(48, 16), (42, 14)])
+def test_student__gives_cls_first_then_a_token_per_patch(size: str, pixels: int, patch: int) -> None:
+    student = make_student(Student(size=size, patch=patch), pixels=pixels)
+    assert student.num_prefix_tokens == 1
+    assert student.forward_features(torch.zeros(2, 3, pixels, pixels)).shape == (2, 1 + 9, SIZES[size].width)
+
+
+def test_student__puts_registers_between_cls_and_patches() -> None:
+    student = make_student(Student(size="digits", patch=8, registers=4), pixels=24)
+    assert student.num_prefix_tokens == 5
+    with torch.no_grad():
+        student.pos_embed.zero_()
+        student.cls_token.fill_(1)
+        student.reg_token.copy_(torch.arange(2, 6)[:, None].expand(4, 48))
+        tokens = student._pos_embed(torch.full((1, 9, 48), 7.0))
+    assert tokens[0, :, 0].tolist() == [1, 2, 3, 4, 5] + [7] * 9
+
+
+def test_student__scales_its_branches_when_told() -> None:
+    plain = make_student(Student(size="digits", patch=8), pixels=24)
+    scaled = make_student(Student(size="digits", patch=8, layerscale=1e-4), pixels=24)
+    assert not any("gamma" in name for name, _ in plain.named_parameters())
+    gammas = [value for name, value in scaled.named_parameters() if "gamma" in name]
+    assert len(gammas) == 24
+    assert all(torch.all(gamma == 1e-4) for gamma in gammas)
 
 
 def test_student__of_unknown_size_or_patch_is_refused() -> None:
-    with pytest.raises(TrainError, match="sizes are digits, micro, nano"):
-        make_student("mega", pixels=32, patch=8)
+    with pytest.raises(TrainError, match="sizes are digits, micro, nano, tiny, small, base"):
+        make_student(Student(size="mega", patch=8), pixels=32)
     with pytest.raises(TrainError, match="do not tile"):
-        make_student("nano", pixels=40, patch=16)
+        make_student(Student(size="nano"), pixels=40)
+
+
+def test_cost__is_the_calculation_by_hand() -> None:
+    found = cost(Student(size="tiny", patch=16, registers=4), pixels=224)
+    tokens, width = 1 + 4 + 14 * 14, 192
+    block = 2 * tokens * width * width * 12 + 2 * 2 * tokens * tokens * width
+    assert found.tokens == tokens
+    assert found.gflops == round((2 * 14 * 14 * width * 3 * 16 * 16 + 12 * block) / 1e9, 2)
+    assert found.megabytes_fp32 == pytest.approx(4 * found.million_parameters, abs=0.1)
+
+
+def test_table__is_printed_for_any_resolution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--pixels", "56", "--patch", "14", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["size"] for row in rows] == list(SIZES)
+    assert {row["tokens"] for row in rows} == {17}
+    assert main(["--pixels", "56", "--patch", "14"]) == 0
+    assert f"| `nano` | 128 | 12 | 4 | 17 | {rows[2]['million_parameters']} |" in capsys.readouterr().out
+
+
+def test_table__of_a_patch_that_does_not_fit_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--pixels", "224", "--patch", "15"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "train.students: patches of 15 px do not tile an image of 224 px; choose a multiple of 15"
+    ]
+
+
+def test_document__is_what_the_command_writes() -> None:
+    assert DOCUMENT.read_text() == document(), "run `python -m train.students --markdown`"

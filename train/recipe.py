@@ -191,6 +191,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     batch: Count = 128
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Annotated[int, Meta(ge=0)] = 0
+    monitor: Annotated[int, Meta(ge=0)] | None = None  # epochs between measurements; 0: never, None: ten in the run
     compare: list[AnyCurriculum] = []  # rivals, trained at equal epochs for the table
 
     def __post_init__(self) -> None:

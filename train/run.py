@@ -128,13 +128,18 @@ def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
         tensors = load_file(folder / "head.safetensors")
         info = msgspec.json.decode((folder / "model.json").read_bytes(), type=ModelInfo)
         report = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=RunReport)
-        with (folder / "curriculum.csv").open(newline="") as file:
-            moves = [_move(row) for row in csv.DictReader(file)]
+        moves = read_moves(folder / "curriculum.csv")
     except (SafetensorError, RuntimeError, msgspec.MsgspecError, KeyError, ValueError) as error:
         raise TrainError(
             f"{folder} does not fit together: {' '.join(str(error).split())[:300]}; train it anew"
         ) from error
     return Run(recipe=recipe, info=info, report=report, moves=moves, student=student.eval(), tensors=tensors)
+
+
+def read_moves(path: Path) -> list[Move]:
+    """The moves of curriculum.csv. Raises KeyError or ValueError for another kind of file."""
+    with path.open(newline="") as file:
+        return [_move(row) for row in csv.DictReader(file)]
 
 
 def is_finished(folder: Path) -> bool:

@@ -1,0 +1,151 @@
+"""How good the student is while it learns: k-NN on a part of the training photos, now and then, into monitor.csv."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from train import evaluate
+from train.data import Photos
+from train.distill import Distiller
+from train.errors import TrainError
+from train.recipe import Recipe
+
+FILE = "monitor.csv"
+NEIGHBOURS = 10
+SHARE = 10  # one in so many photos is a query
+MOST = 2000  # queries, and photos of the gallery: enough to see a trend, and seconds of work
+MOST_BYTES = 10_000_000  # of monitor.csv, which has two lines a measurement
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure after `epoch` whole epochs (from 1) and `step` optimiser steps: a share of `n`, 95 % interval."""
+
+    epoch: int
+    step: int
+    metric: str
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+def for_recipe(recipe: Recipe, photos: Photos, folder: Path) -> list[lightning.Callback]:
+    """The monitor that a recipe asks for; none without labels, or with fewer than two classes or twenty photos.
+
+    photos: the training photos as the deployed model will see them. The val photos play no part.
+    """
+    every = default_interval(recipe.epochs) if recipe.monitor is None else recipe.monitor
+    labels = photos.labels
+    if not every or len(photos) < 2 * SHARE or len(np.unique(labels)) < 2 or labels.min() < 0:
+        return []
+    return [Monitor(photos, folder / FILE, every)]
+
+
+def default_interval(epochs: int) -> int:
+    """Epochs from one measurement to the next that make about ten of them."""
+    return max(1, round(epochs / 10))
+
+
+class Monitor(lightning.Callback):
+    """10-NN of the student's CLS and patch mean on a tenth of the photos, against at most 2000 of the others.
+
+    The student has seen all of these photos, but no label: the figures show the trend, they are no result. The
+    training is the same with and without: nothing random is drawn from its generators, and its clock stands still.
+    """
+
+    def __init__(self, photos: Photos, file: Path, every: int) -> None:
+        queries, gallery = split(photos.labels)
+        self.pixels = photos.pixels[np.concatenate([queries, gallery])]
+        self.labels = torch.from_numpy(photos.labels[np.concatenate([queries, gallery])])
+        self.queries, self.file, self.every = len(queries), file, every
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Distiller) -> None:
+        """Measure when it is time, and after the last epoch."""
+        epoch = trainer.current_epoch + 1
+        if trainer.is_global_zero and (epoch % self.every == 0 or epoch == trainer.max_epochs):
+            append(self.file, self.measure(module, epoch))
+
+    def measure(self, module: Distiller, epoch: int) -> list[Measurement]:
+        """10-NN by CLS and by the mean of the patch tokens; the student's mode is given back."""
+        student, device = module.student, module.device
+        prefix = student.num_prefix_tokens
+
+        def features(pixels: Tensor) -> dict[str, Tensor]:
+            images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
+            tokens = student.forward_features((images - module.pixel_mean) / module.pixel_std)
+            return {"cls": tokens[:, 0], "patch_mean": tokens[:, prefix:].mean(1)}
+
+        training = student.training
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            student.eval()
+            try:
+                found = evaluate.extract(features, self.pixels, "the monitor")
+            finally:
+                student.train(training)
+        rows = []
+        for kind, values in found.items():
+            here, there = self.labels[: self.queries], self.labels[self.queries :]
+            votes = evaluate.knn(values[self.queries :], there, values[: self.queries], k=NEIGHBOURS)
+            score = evaluate.accuracy(votes, here)
+            name = f"{NEIGHBOURS}-NN, {kind}"
+            rows.append(Measurement(epoch, module.global_step, name, score.value, score.n, *score.interval))
+        return rows
+
+
+def split(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Positions of the queries (a tenth) and of the gallery, each with its share of every class; always the same."""
+    random = np.random.default_rng(0)
+    place = np.empty(len(labels))  # 0..1, evenly over each class: any stretch of it holds the classes in proportion
+    for label in np.unique(labels):
+        mine = random.permutation(np.flatnonzero(labels == label))
+        place[mine] = (np.arange(len(mine)) + random.random(len(mine))) / len(mine)
+    order = np.argsort(place)
+    tenth = len(labels) // SHARE
+    return order[:tenth][:MOST], order[tenth:][:MOST]
+
+
+def append(file: Path, rows: list[Measurement]) -> None:
+    """Add measurements of one epoch to `file`; what it holds of this or of later epochs was before a resumption."""
+    kept = [row for row in read(file) if row.epoch < rows[0].epoch]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("w", newline="") as target:
+        writer = csv.DictWriter(target, [field.name for field in fields(Measurement)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in kept + rows)
+    os.replace(partial, file)
+
+
+def read(file: Path) -> list[Measurement]:
+    """The measurements of a run, none when there is no such file. Raises TrainError for a file of something else."""
+    if not file.is_file():
+        return []
+    if file.stat().st_size > MOST_BYTES:
+        raise TrainError(f"{file} is larger than {MOST_BYTES // 1_000_000} MB: no monitor wrote it; move it away")
+    try:
+        with file.open(newline="", encoding="utf-8") as source:
+            return [_measurement(row) for row in csv.DictReader(source)]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise TrainError(f"{file} was not written by the monitor ({type(error).__name__}); move it away") from error
+
+
+def _measurement(row: dict[str, str]) -> Measurement:
+    return Measurement(
+        epoch=int(row["epoch"]),
+        step=int(row["step"]),
+        metric=row["metric"],
+        value=float(row["value"]),
+        n=int(row["n"]),
+        low=float(row["low"]),
+        high=float(row["high"]),
+    )

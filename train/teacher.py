@@ -13,6 +13,15 @@ from torch import Tensor, nn
 
 from train import recipe
 from train.errors import TrainError
+from train.hub import fetch_weights
+
+# The modules of timm whose ViTs agree on tokens, final norm and early exit, as the tests show.
+FAMILIES = {
+    f"timm.models.{name}"
+    for name in ("vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "deit", "beit", "eva")
+}
+EXAMPLE = "vit_small_patch14_dinov2 or vit_tiny_patch16_224"
+_NO_BLOCKS = f"{{}} is no ViT whose blocks LEAP can follow; choose one with a CLS token, such as {EXAMPLE}"
 
 
 class Tokens(NamedTuple):
@@ -26,22 +35,19 @@ class Teacher(nn.Module):
     """A timm ViT, frozen and in evaluation mode.
 
     blocks: how many it has. width: D_t. grid: patches per side. Blocks are counted from 1.
+    Tokens have passed the model's final norm. Models that pool patches keep that norm behind the pooling (`fc_norm`);
+    it is applied to each token here, since the residual stream itself is no target: a few channels dwarf the rest.
     """
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
-        if not hasattr(vit, "blocks") or not hasattr(vit, "forward_intermediates"):
-            raise TrainError(
-                f"{type(vit).__name__} has no transformer blocks to stop at; choose a ViT: "
-                "python -c 'import timm; print(timm.list_models(\"vit_*\"))'"
-            )
-        if getattr(vit, "cls_token", None) is None:
-            raise TrainError("the teacher has no CLS token, which the loss needs; choose a ViT with one")
+        _check(vit)
         self.vit = vit.eval().requires_grad_(False)
         self.blocks = len(vit.blocks)
         self.width = int(vit.embed_dim)
         self.grid = int(vit.patch_embed.grid_size[0])
         self.classes = int(vit.num_classes)
+        self.late_norm = isinstance(vit.norm, nn.Identity)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode whatever the trainer asks."""
@@ -64,8 +70,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def head(self, cls: Tensor) -> Tensor:
-        """The teacher's own classifier on CLS tokens (B, D_t) of its last block -> logits (B, classes)."""
-        return self.vit.head(cls)
+        """The teacher's own classifier on CLS tokens (B, D_t) of its last block -> logits (B, classes).
+
+        Raises TrainError where it has none that reads CLS alone.
+        """
+        return classifier(self.vit)(cls)
 
     def _tokens(self, images: Tensor, indices: list[int], *, stop_early: bool) -> list[Tokens]:
         features = self.vit.forward_intermediates(
@@ -77,44 +86,103 @@ class Teacher(nn.Module):
             output_fmt="NLC",
             intermediates_only=True,
         )
-        return [Tokens(patches, prefix[:, 0]) for patches, prefix in features]
+        tokens = [Tokens(patches, prefix[:, 0]) for patches, prefix in features]  # CLS, then registers, which are left
+        if not self.late_norm:
+            return tokens
+        return [Tokens(self.vit.fc_norm(patches), self.vit.fc_norm(cls)) for patches, cls in tokens]
+
+
+def classifier(vit: nn.Module) -> nn.Linear:
+    """The linear classifier of a ViT that reads its CLS token (after the final norm).
+
+    Raises TrainError for a ViT without one: a student's CLS is all that its projection offers to a head.
+    """
+    name, mend = vit.pretrained_cfg.get("architecture", type(vit).__name__), "leave it out with teacher.head=null"
+    if vit.num_classes == 0 or not isinstance(vit.head, nn.Linear):
+        raise TrainError(f"{name} has no classifier that teacher.head could export; {mend}")
+    if hasattr(vit, "head_dist"):
+        raise TrainError(f"the classifier of {name} reads a distillation token beside CLS; {mend}")
+    if vit.global_pool != "token":
+        raise TrainError(f"the classifier of {name} reads pooled patches (`{vit.global_pool}`), not CLS; {mend}")
+    if not isinstance(vit.norm, nn.Identity) and not isinstance(getattr(vit, "fc_norm", None), nn.Identity | None):
+        raise TrainError(f"the classifier of {name} has a second norm before it; {mend}")
+    return vit.head
 
 
 def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
     """The timm model of a recipe for images of `pixels` px: position embeddings resampled, weights loaded strictly.
 
-    classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
+    timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
+    classes: outputs of the classifier (only for a teacher that is trained here). What the model's shape alone tells is
+    refused before its weights are fetched. Raises TrainError.
     """
-    loading: dict[str, object] = {"pretrained": spec.pretrained}
-    if spec.checkpoint is not None:
-        path = Path(spec.checkpoint)
-        if not path.is_file():
-            raise TrainError(f"no teacher file {path}; give teacher.checkpoint=FILE.safetensors")
-        if path.suffix != ".safetensors":
-            raise TrainError(f"{path.name} is no .safetensors file; other checkpoints are pickles and are never opened")
-        # timm drops a classifier, and loads leniently, unless the configuration expects this number of classes.
-        expected = spec.options.get("num_classes") if classes is None else classes
-        overlay = {"file": str(path)} if expected is None else {"file": str(path), "num_classes": expected}
-        loading = {"pretrained": True, "pretrained_cfg_overlay": overlay}
-    if classes is not None:
-        loading["num_classes"] = classes
     if not timm.is_model(spec.model):
         close = timm.list_models(f"*{spec.model}*")[:3]
         raise TrainError(f"timm has no model {spec.model!r}" + (f"; near: {', '.join(close)}" if close else ""))
-    try:
-        return timm.create_model(spec.model, img_size=pixels, **loading, **spec.options)
-    except SafetensorError as error:
-        raise TrainError(f"{spec.checkpoint} is no safetensors file ({error}); download it again") from error
-    except (RuntimeError, KeyError, TypeError, AssertionError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise TrainError(f"the teacher does not fit {spec.model} at {pixels} px: {first}") from error
-    except OSError as error:
-        raise TrainError(
-            f"cannot fetch {spec.model} from the hub ({type(error).__name__}); "
-            "offline, give its weights as teacher.checkpoint=FILE.safetensors"
-        ) from error
+    if timm.model_entrypoint(spec.model).__module__ not in FAMILIES:
+        raise TrainError(_NO_BLOCKS.format(spec.model))
+    outputs = {} if classes is None else {"num_classes": classes}
+    with torch.device("meta"):  # a model of shapes only
+        _check_recipe(_create(spec, pixels, **outputs), spec, pixels)
+    file = fetch_weights(spec.model) if spec.pretrained else _local_weights(spec)
+    if file is None:
+        return _create(spec, pixels, **outputs)
+    # timm drops a classifier, and loads leniently, unless the configuration expects this number of classes. Where the
+    # configuration names a loader for another format, it would be used for safetensors too.
+    expected = {**spec.options, **outputs}.get("num_classes")
+    overlay = {"file": str(file), "custom_load": False} | ({} if expected is None else {"num_classes": expected})
+    return _create(spec, pixels, **outputs, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 def normalisation(vit: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per RGB channel, in 0..1, that the teacher's own configuration names."""
     return tuple(vit.pretrained_cfg["mean"]), tuple(vit.pretrained_cfg["std"])
+
+
+def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> nn.Module:
+    try:
+        return timm.create_model(spec.model, img_size=pixels, **{**spec.options, **arguments})
+    except SafetensorError as error:
+        raise TrainError(f"{spec.checkpoint or spec.model} is no safetensors file ({error}); download it again") from error
+    except OSError as error:
+        raise TrainError(f"cannot read the teacher's weights: {error}") from error
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        # Whatever timm's key filters and constructors stumble over in a file or an option that they did not expect.
+        first = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainError(
+            f"the teacher does not fit {spec.model} at {pixels} px: {first}; "
+            "check teacher.model, teacher.options and the file of teacher.checkpoint against each other"
+        ) from error
+
+
+def _local_weights(spec: recipe.Teacher) -> Path | None:
+    if spec.checkpoint is None:
+        return None
+    path = Path(spec.checkpoint)
+    if not path.is_file():
+        raise TrainError(f"no teacher file {path}; give teacher.checkpoint=FILE.safetensors")
+    if path.suffix != ".safetensors":
+        raise TrainError(f"{path.name} is no .safetensors file; other checkpoints are pickles and are never opened")
+    return path
+
+
+def _check(vit: nn.Module) -> None:
+    name = type(vit).__name__
+    if not hasattr(vit, "blocks") or not hasattr(vit, "forward_intermediates"):
+        raise TrainError(_NO_BLOCKS.format(name))
+    if getattr(vit, "cls_token", None) is None:
+        raise TrainError(
+            f"this {name} has no CLS token, which the loss needs; choose a ViT with one, such as {EXAMPLE}"
+        )
+
+
+def _check_recipe(vit: nn.Module, spec: recipe.Teacher, pixels: int) -> None:
+    _check(vit)
+    patch = vit.patch_embed.patch_size[0]
+    if pixels % patch:
+        raise TrainError(
+            f"the teacher's patches of {patch} px do not tile images of {pixels} px; "
+            f"choose a preprocessing.size that is a multiple of {patch}"
+        )
+    if spec.head is not None:
+        classifier(vit)

@@ -18,16 +18,47 @@ from train.errors import TrainError
 from train.teacher import Teacher, make_vit
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "teachers" / "vit_tiny_patch16_224.safetensors"
+# Every family that recipes may name, small: options replace those of `make_teacher`; registers and CLS by `prefix`.
 KINDS = {
     "plain": {},
-    "registers": {"model": "vit_small_patch14_reg4_dinov2", "depth": 5, "num_classes": 0},
-    "rotary": {"model": "vit_small_patch16_dinov3", "depth": 4, "num_classes": 0},
+    "dinov2": {"model": "vit_small_patch14_dinov2", "num_classes": 0, "patch_size": 14, "img_size": 42},
+    "dinov2 giant": {"model": "vit_giant_patch14_dinov2", "num_classes": 0, "patch_size": 14, "img_size": 42},
+    "dinov2 registers": {"model": "vit_small_patch14_reg4_dinov2", "num_classes": 0},
+    "dinov3": {"model": "vit_small_patch16_dinov3", "num_classes": 0},
+    "dinov3 qkv bias": {"model": "vit_small_patch16_dinov3_qkvb", "num_classes": 0},
+    "dinov3 7b": {"model": "vit_7b_patch16_dinov3", "num_classes": 0},
+    "eva02": {"model": "eva02_tiny_patch14_224"},
+    "eva, mean pooled": {"model": "eva_giant_patch14_224"},
+    "rope, mixed": {"model": "vit_base_patch16_rope_mixed_224"},
+    "perception encoder": {"model": "vit_pe_core_tiny_patch16_384"},
+    "mean pooled": {"model": "vit_tiny_patch16_224", "global_pool": "avg"},
+    "deit distilled": {"model": "deit_tiny_distilled_patch16_224"},
+    "deit3": {"model": "deit3_small_patch16_224"},
+    "clip": {"model": "vit_base_patch32_clip_224"},
+    "flexivit": {"model": "flexivit_small"},
+    "parallel": {"model": "vit_small_patch16_18x2_224"},
+    "beit": {"model": "beit_base_patch16_224"},
+    "beitv2": {"model": "beitv2_base_patch16_224"},
+    "relative positions": {"model": "vit_relpos_base_patch16_cls_224"},
+    "hybrid": {"model": "vit_tiny_r_s16_p8_224", "patch_size": 1, "img_size": 64},
 }
+PREFIX = {"dinov2 registers": 5, "dinov3": 5, "dinov3 qkv bias": 5, "dinov3 7b": 5, "deit distilled": 2}
 
 
 @pytest.fixture(params=KINDS)
-def some_teacher(request: pytest.FixtureRequest, make_teacher: Callable[..., Teacher]) -> Teacher:
-    return make_teacher(**KINDS[request.param])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def some_teacher(kind: str, make_teacher: Callable[..., Teacher]) -> Teacher:
+    return make_teacher(**{"depth": 4, **KINDS[kind]})
+
+
+@pytest.fixture
+def some_images(kind: str) -> torch.Tensor:
+    side = KINDS[kind].get("img_size", 32)
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 @contextmanager
@@ -43,34 +74,51 @@ def watched(teacher: Teacher) -> Iterator[dict[int, torch.Tensor]]:
         hook.remove()
 
 
-def test_early_exit__equals_the_whole_teacher_at_every_block(some_teacher: Teacher, images: torch.Tensor) -> None:
-    every = some_teacher.every_block(images)
+def test_early_exit__equals_the_whole_teacher_at_every_block(some_teacher: Teacher, some_images: torch.Tensor) -> None:
+    every = some_teacher.every_block(some_images)
     assert len(every) == some_teacher.blocks
     for block in range(1, some_teacher.blocks + 1):
-        early = some_teacher(images, block)
+        early = some_teacher(some_images, block)
         torch.testing.assert_close(early.patches, every[block - 1].patches)
         torch.testing.assert_close(early.cls, every[block - 1].cls)
     assert not torch.allclose(every[0].cls, every[1].cls, atol=1e-2)
 
 
-def test_early_exit__runs_no_block_behind_it(some_teacher: Teacher, images: torch.Tensor) -> None:
+def test_early_exit__runs_no_block_behind_it(some_teacher: Teacher, some_images: torch.Tensor) -> None:
     for block in range(1, some_teacher.blocks + 1):
         with watched(some_teacher) as seen:
-            some_teacher(images, block)
+            some_teacher(some_images, block)
         assert sorted(seen) == list(range(1, block + 1))
-
-
-def test_early_exit__gives_the_normed_tokens_of_that_block(some_teacher: Teacher, images: torch.Tensor) -> None:
     with watched(some_teacher) as seen:
-        whole = some_teacher.vit.forward_features(images)  # prefix tokens first, then patches; final norm applied
-    prefix = some_teacher.vit.num_prefix_tokens
+        some_teacher.at(some_images, [1, 3])
+    assert sorted(seen) == [1, 2, 3]
+
+
+def test_early_exit__gives_the_normed_tokens_of_that_block(
+    kind: str, some_teacher: Teacher, some_images: torch.Tensor
+) -> None:
+    """Against hooks on the whole model; the last block also against timm's own features."""
+    vit = some_teacher.vit
+    with watched(some_teacher) as seen:
+        features = vit.forward_features(some_images)
+    prefix = PREFIX.get(kind, 1)
+    assert vit.num_prefix_tokens == prefix
+    if isinstance(vit.norm, nn.Identity):
+        assert vit.global_pool == "avg"
+        norm = vit.fc_norm
+        features = norm(features)
+    else:
+        norm = vit.norm
+    assert isinstance(norm, nn.LayerNorm)
+    assert len(seen) == some_teacher.blocks == 4
+    several = some_teacher.at(some_images, [2, 4])
     for block, raw in seen.items():
-        expected = some_teacher.vit.norm(raw)
-        tokens = some_teacher(images, block)
-        torch.testing.assert_close(tokens.cls, expected[:, 0])
-        torch.testing.assert_close(tokens.patches, expected[:, prefix:])
-        assert tokens.patches.shape == (len(images), some_teacher.grid**2, some_teacher.width)
-    torch.testing.assert_close(some_teacher(images, some_teacher.blocks).patches, whole[:, prefix:])
+        expected = norm(raw)
+        for tokens in [some_teacher(some_images, block), *([several[block // 2 - 1]] if block % 2 == 0 else [])]:
+            torch.testing.assert_close(tokens.cls, expected[:, 0])
+            torch.testing.assert_close(tokens.patches, expected[:, prefix:])
+            assert tokens.patches.shape == (len(some_images), some_teacher.grid**2, some_teacher.width)
+    torch.testing.assert_close(some_teacher(some_images, 4).patches, features[:, prefix:])
 
 
 def test_head__classifies_the_last_blocks_cls_as_the_model_does(teacher: Teacher, images: torch.Tensor) -> None:
@@ -86,7 +134,7 @@ def test_teacher__is_frozen_and_stays_in_evaluation_mode(make_teacher: Callable[
 
 
 @pytest.mark.parametrize(
-    ("model", "reason"), [("resnet18", "no transformer blocks"), ("vit_small_patch16_36x1_224", None)]
+    ("model", "reason"), [("resnet18", "is no ViT whose blocks"), ("vit_small_patch16_36x1_224", None)]
 )
 def test_teacher__needs_blocks(model: str, reason: str | None) -> None:
     vit = timm.create_model(model, **({} if reason else {"depth": 1, "embed_dim": 48, "num_heads": 3}))

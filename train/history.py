@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,15 @@ class History:
     def strategy(self) -> str:
         """The name of its curriculum."""
         return self.recipe.curriculum.strategy
+
+    @property
+    def targets(self) -> list[tuple[int, int]]:
+        """(step, block) of each change of the target; those that no move tells of yet are taken from the log."""
+        found = [(move.step, move.block) for move in self.moves]
+        for row in self.log:
+            if not found or (row.step > found[-1][0] and row.block != found[-1][1]):
+                found.append((row.step - 1 if found else 0, row.block))
+        return found
 
     @property
     def steps(self) -> int:
@@ -121,7 +129,7 @@ def _text(path: Path) -> io.StringIO:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise TrainError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB: no log of a training is")
-        text = path.read_text(encoding="utf-8", newline="")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     return io.StringIO(text[: text.rfind("\n") + 1])
@@ -152,8 +160,3 @@ def _report(path: Path) -> RunReport | None:
         return msgspec.json.decode(path.read_bytes(), type=RunReport)
     except msgspec.MsgspecError as error:
         raise TrainError(f"{path} is no report of a run ({error}); move it away to draw without it") from error
-
-
-def finite(values: list[float]) -> list[float]:
-    """Numbers that can be drawn; others become gaps."""
-    return [value if math.isfinite(value) else math.nan for value in values]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,31 +12,139 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows.
-COLOURS = {
-    "leap": "#D55E00",
-    "leap-budget": "#0072B2",
-    "linear": "#009E73",
-    "fixed": "#CC79A7",
-    "last": "#000000",
-    "last-two": "#56B4E9",
-    "one-to-one": "#E69F00",
-}
-STYLE: dict[str, Any] = {
-    "text.parse_math": False,  # a dollar in a name is no formula
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "leap-zoo",  # the same picture is the same file
-}
+from train import page, panels
+from train.errors import TrainError
+from train.history import History, load_history
+from train.panels import COLOURS, STYLE, percent
+
+PICTURE, PAGE = "report.png", "report.html"
+KINDS = (".png", ".svg", ".html")
+LINES = ("-", "--", ":", "-.")  # of the runs of one strategy
+GREY = "#666666"  # of a strategy that has no colour of its own
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 for what the user can mend)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.plot",
+        description="Draw a training, finished or not: loss, similarity, target block with reasons, 10-NN accuracy. "
+        "Several runs are drawn into one picture, to compare.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a rival's in RUN/compare")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"{', '.join(KINDS)} (default: {PICTURE} in the run folder, comparison.png here for several)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(draw(options.runs, options.out))
+    except TrainError as error:
+        print(f"train.plot: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Draw run folders into one file and return its path. Raises TrainError for what cannot be read or written."""
+    out = out or (Path("comparison.png") if len(runs) > 1 else runs[0] / PICTURE)
+    if out.suffix not in KINDS:
+        raise TrainError(f"--out {out}: the name must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    histories = [load_history(run) for run in runs]
+    figure = run_figure(histories[0]) if len(histories) == 1 else comparison_figure(histories)
+    try:
+        if out.suffix == ".html":
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=110)
+            out.write_text(page.render(histories, picture.getvalue()), encoding="utf-8")
+        else:
+            _save(figure, out)
+    except OSError as error:
+        raise TrainError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    return out
+
+
+def run_figure(history: History) -> Figure:
+    """One run: loss, similarity by block, target block with the reasons of its moves, 10-NN on a part of train."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13, 8), layout="constrained")
+        (loss, similarity), (target, neighbours) = figure.subplots(2, 2)
+        colour = COLOURS.get(history.strategy, GREY)
+        panels.loss(loss, history, colour)
+        panels.similarity(similarity, history)
+        panels.target(target, history, GREY)
+        panels.neighbours(neighbours, history, colour)
+        for axes in (loss, similarity):
+            panels.mark_moves(axes, history)
+            if not history.log:
+                panels.nothing_yet(axes, "nothing logged yet")
+        if history.monitor:
+            neighbours.legend(loc="best")
+            neighbours.set_xlim(0, history.recipe.epochs)
+        else:
+            panels.nothing_yet(neighbours, "no monitor.csv: the monitor was off,\nor has not measured yet")
+        for axes in (loss, similarity, target):
+            axes.set_xlim(left=0)
+        figure.suptitle(f"{history.recipe.name}: {caption(history)}", fontsize=12)
+    return figure
+
+
+def comparison_figure(histories: Sequence[History]) -> Figure:
+    """Several runs, overlaid: a colour per strategy, a line style for each further run of the same one."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13, 8), layout="constrained")
+        (loss, similarity), (target, neighbours) = figure.subplots(2, 2)
+        seen: dict[str, int] = {}
+        for history, label in zip(histories, labels(histories), strict=True):
+            colour = COLOURS.get(history.strategy, GREY)
+            repeat = seen[history.strategy] = seen.get(history.strategy, -1) + 1
+            before = [len(axes.lines) for axes in (loss, similarity, target)]
+            panels.loss(loss, history, colour, label)
+            panels.similarity(similarity, history, colour, label)
+            panels.target(target, history, colour, label, reasons=False)
+            panels.neighbours(neighbours, history, colour, label)
+            for axes, first in zip((loss, similarity, target), before, strict=True):
+                for line in axes.lines[first:]:
+                    if line.get_marker() == "None":
+                        line.set_linestyle(LINES[repeat % len(LINES)])
+        loss.legend(loc="best")
+        if neighbours.lines:
+            neighbours.legend(loc="best")
+        else:
+            panels.nothing_yet(neighbours, "none of these runs has a monitor.csv")
+        figure.suptitle(f"{len(histories)} runs compared", fontsize=12)
+    return figure
+
+
+def labels(histories: Sequence[History]) -> list[str]:
+    """A name for each run: its strategy, with seed and then folder where that does not tell them apart."""
+    names = [history.strategy for history in histories]
+    for extra in (lambda history: f"seed {history.recipe.seed}", lambda history: history.folder.resolve().as_posix()):
+        names = [
+            f"{name}, {extra(history)}" if names.count(name) > 1 else name
+            for name, history in zip(names, histories, strict=True)
+        ]
+    return names
+
+
+def caption(history: History) -> str:
+    """Strategy, seed, length, and what early exit saved, in one line."""
+    recipe, report = history.recipe, history.report
+    text = f"`{history.strategy}`, {recipe.epochs} epochs, seed {recipe.seed}"
+    if report is None:
+        return f"{text}; unfinished, {history.steps} steps so far"
+    return (
+        f"{text}; early exit saved {report.teacher_flops_saved:.1%} of the teacher's FLOPs, "
+        f"{report.total_flops_saved:.1%} of all"
+    )
+
+
+def write_report(folder: Path) -> None:
+    """Write report.png and report.html into a run folder. Raises TrainError for what cannot be read or written."""
+    draw([folder])
+    draw([folder], folder / PAGE)
 
 
 def strategies_figure(rows: Sequence[dict[str, Any]], path: Path) -> Figure:
@@ -62,7 +173,7 @@ def strategies_figure(rows: Sequence[dict[str, Any]], path: Path) -> Figure:
             f"Strategies at equal epochs: a dot per seed ({seeds}), | their mean, dashed the mean of `last`",
             fontsize=11,
         )
-        figure.savefig(path, dpi=150, metadata=_undated(path))
+        _save(figure, path)
     return figure
 
 
@@ -82,7 +193,7 @@ def _strategies_panel(axes: Axes, rows: Sequence[dict[str, Any]], column: str, o
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=4)
     if all(abs(value) <= 1 for value in values):
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:.4g} %"))
+        percent(axes.xaxis)
 
 
 def _mean(rows: Sequence[dict[str, Any]], strategy: str, column: str) -> float:
@@ -90,5 +201,10 @@ def _mean(rows: Sequence[dict[str, Any]], strategy: str, column: str) -> float:
     return sum(values) / len(values) if values else -float("inf")
 
 
-def _undated(path: Path) -> dict[str, None] | None:
-    return {"Date": None} if path.suffix == ".svg" else None
+def _save(figure: Figure, path: Path) -> None:
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from train.errors import TrainError
-from train.recipe import RECIPES, find_recipe, load_recipe
+from train.recipe import find_recipe, load_recipe, recipe_files
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,9 +52,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _recipes() -> str:
-    paths = sorted(RECIPES.glob("*.yaml"))
     return "recipes:\n" + "\n".join(
-        f"  {path.stem:10} {yaml.safe_load(path.read_text())['description']}" for path in paths
+        f"  {name:16} {yaml.safe_load(path.read_text())['description']}" for name, path in recipe_files().items()
     )
 
 

@@ -141,7 +141,9 @@ class Distiller(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The recipe's timm optimiser with linear warm-up and cosine, stepped per batch; teacher left out."""
         spec = self.spec.optimizer
-        extra = {"momentum": spec.momentum} if spec.name == "lars" else {"fused": True}
+        # A fused step unscales fp16 gradients itself, after they were clipped: it would clip scaled ones.
+        fused = {"fused": self.spec.precision != "fp16"}
+        extra = {"momentum": spec.momentum} if spec.name == "lars" else fused
         groups = param_groups_weight_decay(
             self.trained(), spec.weight_decay, no_weight_decay_list=[f"*.{name}" for name in NO_DECAY]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -18,7 +19,14 @@ from train.distill import Distiller
 from train.errors import TrainError
 
 
-def distil(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) -> None:
+def distil(
+    distiller: Distiller,
+    photos: Photos,
+    folder: Path,
+    *,
+    resume: bool,
+    callbacks: Sequence[lightning.Callback] = (),
+) -> None:
     """Train `distiller` on photos, with checkpoints and logs in `folder`. Raises TrainError when it was stopped."""
     recipe = distiller.spec
     loader = DataLoader(
@@ -33,12 +41,13 @@ def distil(distiller: Distiller, photos: Photos, folder: Path, *, resume: bool) 
         max_epochs=recipe.epochs,
         accelerator="auto",
         devices=1,
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[recipe.precision],
         logger=CSVLogger(folder, name="log"),  # a new version_N in it each time: resuming keeps the earlier ones
         log_every_n_steps=10,
         callbacks=[
             ModelCheckpoint(folder / "checkpoints", filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
             TQDMProgressBar(refresh_rate=5),
+            *callbacks,
         ],
         plugins=[checkpoint.SafeCheckpointIO()],
         enable_model_summary=False,

@@ -18,8 +18,8 @@ def fetch_weights(model: str) -> Path:
     repository = config.hf_hub_id if config is not None else None
     if not repository:
         raise TrainError(
-            f"timm names no safetensors weights for {model}: give them as teacher.checkpoint=FILE.safetensors, "
-            "without teacher.pretrained"
+            f"timm names no safetensors weights for {model}; "
+            "give them: teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
         )
     try:
         return Path(hf_hub_download(repository, config.hf_hub_filename or FILE))
@@ -27,6 +27,6 @@ def fetch_weights(model: str) -> Path:
         reason = " ".join(str(error).split())[:160]
         raise TrainError(
             f"cannot fetch {model} from the hub ({type(error).__name__}: {reason}); where its licence must be "
-            "accepted first, log in with `hf auth login`; offline, download "
-            f"{FILE} of {repository} elsewhere and give it as teacher.checkpoint=FILE.safetensors"
+            f"accepted first, log in with `hf auth login`; offline, download {FILE} of {repository} elsewhere and "
+            "give it: teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
         ) from error

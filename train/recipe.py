@@ -189,7 +189,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     augment: Augment = Augment()
     epochs: Count
     batch: Count = 128
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # mixed; on a CPU Lightning takes bf16 for fp16
     seed: Annotated[int, Meta(ge=0)] = 0
     monitor: Annotated[int, Meta(ge=0)] | None = None  # epochs between measurements; 0: never, None: ten in the run
     compare: list[AnyCurriculum] = []  # rivals, trained at equal epochs for the table
@@ -201,11 +201,19 @@ class Recipe(_Strict, frozen=True, kw_only=True):
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe given as a path, or by the name of one in `train/recipes`. Raises TrainError."""
-    for path in (Path(name), RECIPES / Path(name).name, RECIPES / f"{Path(name).name}.yaml"):
-        if path.is_file():
-            return path
-    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    raise TrainError(f"no recipe {name!r}{_nearest(Path(name).stem, known)}; the recipes are {', '.join(known)}")
+    if Path(name).is_file():
+        return Path(name)
+    known = recipe_files()
+    stems = {path.stem: path for path in known.values()}
+    if Path(name).stem in stems:
+        return stems[Path(name).stem]
+    raise TrainError(f"no recipe {name!r}{_nearest(Path(name).stem, list(stems))}; the recipes are {', '.join(known)}")
+
+
+def recipe_files() -> dict[str, Path]:
+    """The recipes that ship: `nano`, ..., then those of folders, such as `paper/in100-vits`."""
+    paths = sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in paths}
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

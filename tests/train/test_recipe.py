@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from train.errors import TrainError
-from train.recipe import CURRICULA, RECIPES, Recipe, find_recipe, load_recipe, save_recipe
+from train.recipe import CURRICULA, RECIPES, Leap, Loss, Recipe, find_recipe, load_recipe, recipe_files, save_recipe
 from train.students import SIZES
 
 
@@ -27,7 +28,7 @@ def write(tree: Callable[[], dict], tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", recipe_files().values(), ids=lambda path: path.stem)
 def test_recipes__all_load_and_come_back_as_saved(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.student.size in SIZES
@@ -42,6 +43,40 @@ def test_recipes__are_found_by_name_and_by_path(write: Callable[..., Path]) -> N
     assert find_recipe(str(write())) == write()
     with pytest.raises(TrainError, match="no recipe 'digist', did you mean `digits`"):
         find_recipe("digist")
+
+
+@pytest.mark.parametrize("name", ["paper/in100-vits", "in100-vits", "in100-vits.yaml", "recipes/paper/in100-vits.yaml"])
+def test_recipes__of_the_paper_are_found_in_their_folder(name: str) -> None:
+    assert find_recipe(name) == RECIPES / "paper" / "in100-vits.yaml"
+    with pytest.raises(TrainError, match=r"did you mean `in100-vitt`.*the recipes are digits,.*paper/in100-vits"):
+        find_recipe("paper/in100-vitx")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "threshold"),
+    [
+        ("in100-vits", "small", 0.85),
+        ("in100-vitt", "tiny", 0.85),
+        ("in1k-vits", "small", 0.80),
+        ("in1k-vitt", "tiny", 0.80),
+    ],
+)
+def test_recipes__of_the_paper_have_its_values(name: str, size: str, threshold: float) -> None:
+    recipe = load_recipe(find_recipe(f"paper/{name}"))
+    teacher, optimizer, augment = recipe.teacher, recipe.optimizer, recipe.augment
+    assert recipe.name == f"leap-{name}"
+    assert (teacher.model, teacher.pretrained, teacher.head) == ("vit_giant_patch14_dinov2", True, None)
+    assert (recipe.student.size, recipe.student.patch, recipe.preprocessing.size) == (size, 14, 224)
+    assert recipe.curriculum == Leap(similarity="cka", threshold=threshold, smoothing=1, max_epochs=5)
+    assert recipe.loss == Loss(targets="raw", distance="mse", cls_weight=0.05)
+    assert optimizer.name == "lars"
+    assert optimizer.lr == pytest.approx(6 * math.sqrt(256 / 1536), rel=1e-12)
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.warmup_epochs) == (0.9, 1e-6, 10)
+    assert (optimizer.final_share, optimizer.clip) == (0.001, 1)
+    assert (augment.scale, augment.jitter, augment.grey, augment.mix) == ((0.14, 1), 0.8, 0.2, True)
+    assert augment.flip > 0
+    assert augment.blur > 0
+    assert (recipe.epochs, recipe.batch, recipe.precision) == (100, 256, "fp16")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from train.history import History
@@ -58,6 +58,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leap-zoo",  # the same picture is the same file
 }
+DEPTHS = ListedColormap(colormaps["viridis"].resampled(256)(range(235)))  # without the yellow end
 KINDS = {"cls": ("-", "CLS token"), "patch_mean": ("--", "mean of the patch tokens")}
 WINDOW = 7  # logged steps on either side, in the line through noisy points
 
@@ -93,10 +94,10 @@ def similarity(axes: Axes, history: History, colour: str | None = None, label: s
     deepest = max([row.block for row in history.log] + [block for _, block in history.targets], default=1)
     norm = BoundaryNorm([block + 0.5 for block in range(max(deepest, 2) + 1)], 256)
     values = [row.similarity for row in history.log]
-    points = {"c": [row.block for row in history.log], "cmap": "viridis", "norm": norm, "linewidths": 0}
+    points = {"c": [row.block for row in history.log], "cmap": DEPTHS, "norm": norm, "linewidths": 0}
     axes.scatter(steps, values, s=10, **points)
     axes.plot(steps, smooth, color="#444444", linewidth=0.8, alpha=0.7)
-    scale = axes.figure.colorbar(ScalarMappable(norm, colormaps["viridis"]), ax=axes, pad=0.01)
+    scale = axes.figure.colorbar(ScalarMappable(norm, DEPTHS), ax=axes, pad=0.01)
     scale.set_label("target block of the teacher")
     scale.set_ticks(range(1, max(deepest, 2) + 1, max(1, deepest // 12)))
     scale.minorticks_off()

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from leap_zoo.card import Metric, Preprocessing
-from train import data, evaluate, flops
+from train import data, evaluate, flops, monitor
 from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
@@ -91,10 +91,21 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
             continue
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
         distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
-        distil(distiller, stored, home, resume=resume)
+        distil(distiller, stored, home, resume=resume, callbacks=monitor.for_recipe(spec, evaluation.train, home))
         runs.append(_finish(distiller, evaluation, reference, len(stored), mean, std))
         save_run(home, runs[-1])
+        _draw(home)
     return runs
+
+
+def _draw(folder: Path) -> None:
+    """Draw a finished run; whatever goes wrong with a picture, the run is there."""
+    try:
+        from train import plot  # matplotlib may be missing, or broken
+
+        plot.write_report(folder)
+    except Exception as error:
+        print(f"{folder}: no picture of this run ({' '.join(str(error).split())}); try python -m train.plot {folder}")
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:

@@ -58,7 +58,6 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leap-zoo",  # the same picture is the same file
 }
-DEPTHS = ListedColormap(colormaps["viridis"].resampled(256)(range(235)))  # without the yellow end
 KINDS = {"cls": ("-", "CLS token"), "patch_mean": ("--", "mean of the patch tokens")}
 WINDOW = 7  # logged steps on either side, in the line through noisy points
 
@@ -92,14 +91,17 @@ def similarity(axes: Axes, history: History, colour: str | None = None, label: s
         axes.plot(steps, smooth, color=colour, linewidth=1.5, label=label)
         return
     deepest = max([row.block for row in history.log] + [block for _, block in history.targets], default=1)
-    norm = BoundaryNorm([block + 0.5 for block in range(max(deepest, 2) + 1)], 256)
+    shades = max(deepest, 2)  # a bar needs two
+    norm = BoundaryNorm([block + 0.5 for block in range(shades + 1)], shades)
+    # Viridis tells blocks apart in grey and to colour-blind readers; its yellow end is left out, white swallows it.
+    depths = ListedColormap([colormaps["viridis"](0.92 * block / (shades - 1)) for block in range(shades)])
     values = [row.similarity for row in history.log]
-    points = {"c": [row.block for row in history.log], "cmap": DEPTHS, "norm": norm, "linewidths": 0}
+    points = {"c": [row.block for row in history.log], "cmap": depths, "norm": norm, "linewidths": 0}
     axes.scatter(steps, values, s=10, **points)
     axes.plot(steps, smooth, color="#444444", linewidth=0.8, alpha=0.7)
-    scale = axes.figure.colorbar(ScalarMappable(norm, DEPTHS), ax=axes, pad=0.01)
+    scale = axes.figure.colorbar(ScalarMappable(norm, depths), ax=axes, pad=0.01)
     scale.set_label("target block of the teacher")
-    scale.set_ticks(range(1, max(deepest, 2) + 1, max(1, deepest // 12)))
+    scale.set_ticks(range(1, shades + 1, max(1, shades // 12)))
     scale.minorticks_off()
     threshold = getattr(history.recipe.curriculum, "threshold", None)
     if threshold is not None:

@@ -50,9 +50,9 @@ class History:
 
     @property
     def targets(self) -> list[tuple[int, int]]:
-        """(step, block) of each change of the target; those that no move tells of yet are taken from the log."""
+        """(step, block) of each change of the target; of an unfinished run, the log tells what no move does yet."""
         found = [(move.step, move.block) for move in self.moves]
-        for row in self.log:
+        for row in [] if self.report else self.log:
             if not found or (row.step > found[-1][0] and row.block != found[-1][1]):
                 found.append((row.step - 1 if found else 0, row.block))
         return found

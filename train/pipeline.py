@@ -40,7 +40,7 @@ from train.run import (
 )
 from train.students import make_student
 from train.supervised import SupervisedTeacher
-from train.teacher import Teacher, make_vit, normalisation
+from train.teacher import Teacher, check_teacher, make_vit, normalisation
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     if folder.exists() and not folder.is_dir():
         raise TrainError(f"{folder} is a file: choose another --out")
     _check_folder(recipe, folder, resume=resume)
-    # A size or patch that cannot be is refused now, not after a teacher has been trained.
+    # What cannot be is refused now, not after photos were decoded and a teacher trained.
     make_student(recipe.student, pixels=recipe.preprocessing.size)
+    if recipe.teacher.supervised is None:
+        check_teacher(recipe.teacher, recipe.preprocessing.size)
     lightning.seed_everything(recipe.seed, verbose=False)
     splits = data.find_splits(recipe.data)
     store = recipe.data.store_side

@@ -20,6 +20,7 @@ FAMILIES = {
     f"timm.models.{name}"
     for name in ("vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "deit", "beit", "eva")
 }
+LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 EXAMPLE = "vit_small_patch14_dinov2 or vit_tiny_patch16_224"
 _NO_BLOCKS = f"{{}} is no ViT whose blocks LEAP can follow; choose one with a CLS token, such as {EXAMPLE}"
 
@@ -109,21 +110,43 @@ def classifier(vit: nn.Module) -> nn.Linear:
     return vit.head
 
 
-def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
-    """The timm model of a recipe for images of `pixels` px: position embeddings resampled, weights loaded strictly.
+def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> None:
+    """Refuse what the model's shape, or a missing file, tells before weights are fetched. Arguments as of `make_vit`.
 
-    timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
-    classes: outputs of the classifier (only for a teacher that is trained here). What the model's shape alone tells is
-    refused before its weights are fetched. Raises TrainError.
+    Raises TrainError.
     """
     if not timm.is_model(spec.model):
         close = timm.list_models(f"*{spec.model}*")[:3]
         raise TrainError(f"timm has no model {spec.model!r}" + (f"; near: {', '.join(close)}" if close else ""))
     if timm.model_entrypoint(spec.model).__module__ not in FAMILIES:
         raise TrainError(_NO_BLOCKS.format(spec.model))
+    if loading := sorted(LOADING & set(spec.options)):
+        raise TrainError(
+            f"teacher.options.{loading[0]}: weights are loaded by teacher.checkpoint=FILE.safetensors or "
+            "teacher.pretrained=true, which open no pickle"
+        )
+    with torch.device("meta"):  # shapes only
+        vit = _create(spec, pixels, **({} if classes is None else {"num_classes": classes}))
+    _check(vit)
+    patch = vit.patch_embed.patch_size[0]
+    if pixels % patch:
+        raise TrainError(
+            f"the teacher's patches of {patch} px do not tile images of {pixels} px; "
+            f"choose a preprocessing.size that is a multiple of {patch}"
+        )
+    if spec.head is not None:
+        classifier(vit)
+    _local_weights(spec)
+
+
+def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
+    """The timm model of a recipe for images of `pixels` px: position embeddings resampled, weights loaded strictly.
+
+    timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
+    classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
+    """
+    check_teacher(spec, pixels, classes)
     outputs = {} if classes is None else {"num_classes": classes}
-    with torch.device("meta"):  # a model of shapes only
-        _check_recipe(_create(spec, pixels, **outputs), spec, pixels)
     file = fetch_weights(spec.model) if spec.pretrained else _local_weights(spec)
     if file is None:
         return _create(spec, pixels, **outputs)
@@ -143,7 +166,9 @@ def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> nn.Module
     try:
         return timm.create_model(spec.model, img_size=pixels, **{**spec.options, **arguments})
     except SafetensorError as error:
-        raise TrainError(f"{spec.checkpoint or spec.model} is no safetensors file ({error}); download it again") from error
+        raise TrainError(
+            f"{spec.checkpoint or spec.model} is no safetensors file ({error}); download it again"
+        ) from error
     except OSError as error:
         raise TrainError(f"cannot read the teacher's weights: {error}") from error
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -174,15 +199,3 @@ def _check(vit: nn.Module) -> None:
         raise TrainError(
             f"this {name} has no CLS token, which the loss needs; choose a ViT with one, such as {EXAMPLE}"
         )
-
-
-def _check_recipe(vit: nn.Module, spec: recipe.Teacher, pixels: int) -> None:
-    _check(vit)
-    patch = vit.patch_embed.patch_size[0]
-    if pixels % patch:
-        raise TrainError(
-            f"the teacher's patches of {patch} px do not tile images of {pixels} px; "
-            f"choose a preprocessing.size that is a multiple of {patch}"
-        )
-    if spec.head is not None:
-        classifier(vit)

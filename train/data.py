@@ -89,7 +89,7 @@ def find_splits(data: recipe.Data) -> Splits:
         folder = getattr(data, key)
         if folder is None:
             raise TrainError(f"this recipe needs photos: give data.{key}=FOLDER, with a folder per class in it")
-        folders[key] = _folder(Path(folder), key)
+        folders[key] = labelled_folder(Path(folder), key)
     train, val = folders["train"], folders["val"]
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
@@ -203,7 +203,8 @@ def _odd(size: float) -> int:
     return 2 * math.ceil(size / 2) + 1
 
 
-def _folder(folder: Path, key: str) -> Split:
+def labelled_folder(folder: Path, key: str = "train") -> Split:
+    """The photos of a folder that has a folder per class. `key`: for the error. Raises TrainError."""
     if not folder.is_dir():
         raise TrainError(f"no folder {folder}; give data.{key}=FOLDER, with a folder per class in it")
     classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))

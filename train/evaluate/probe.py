@@ -1,67 +1,19 @@
-"""What a frozen student's features are worth: k-NN, linear probe, and the teacher's own head through the projection."""
+"""The linear probe: one linear layer on frozen features, its learning rate chosen on a tenth of train."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
-from leap_zoo.intervals import wilson
 from train.errors import TrainError
+from train.evaluate.scores import Score, accuracy
 
 PROBE_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-
-
-@dataclass(frozen=True)
-class Score:
-    """A share of right answers among `n`, with its 95 % Wilson interval."""
-
-    value: float
-    n: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's score interval."""
-        return wilson(self.value, self.n)
-
-
-def accuracy(predicted: Tensor, labels: Tensor) -> Score:
-    """Top-1 of predicted classes (N,) against labels (N,)."""
-    return Score((predicted == labels).float().mean().item(), len(labels))
-
-
-@torch.no_grad()
-def extract(
-    features: Callable[[Tensor], dict[str, Tensor]], pixels: npt.NDArray[np.uint8], what: str, batch: int = 128
-) -> dict[str, Tensor]:
-    """Run `features` (uint8 (B, H, W, 3) -> named (B, D) tensors) over all photos; float32 on the CPU."""
-    parts: dict[str, list[Tensor]] = {}
-    for start in tqdm(range(0, len(pixels), batch), f"features of {what}", leave=False, mininterval=1):
-        for name, value in features(torch.from_numpy(pixels[start : start + batch])).items():
-            parts.setdefault(name, []).append(value.float().cpu())
-    return {name: torch.cat(part) for name, part in parts.items()}
-
-
-def knn(gallery: Tensor, gallery_labels: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07) -> Tensor:
-    """Weighted k-nearest-neighbour vote (Wu et al. 2018): cosine similarity, weights exp(similarity / temperature).
-
-    gallery (G, D), gallery_labels (G,), queries (Q, D) -> predicted classes (Q,).
-    """
-    gallery = functional.normalize(gallery, dim=1)
-    one_hot = functional.one_hot(gallery_labels).float()  # (G, classes)
-    votes = []
-    for part in functional.normalize(queries, dim=1).split(512):
-        similarity, nearest = (part @ gallery.T).topk(min(k, len(gallery)), dim=1)  # (q, k)
-        weights = (similarity / temperature).exp()
-        votes.append((weights[..., None] * one_hot[nearest]).sum(1).argmax(1))
-    return torch.cat(votes)
 
 
 @dataclass(frozen=True)

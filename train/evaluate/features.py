@@ -1,0 +1,68 @@
+"""Photos to features: a student of a run folder, and an exported file, asked the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from leap_zoo.card import Preprocessing
+from leap_zoo.model import Model
+from train.run import Run
+
+Features = Callable[[Tensor], dict[str, Tensor]]
+
+
+@torch.no_grad()
+def extract(
+    features: Callable[[Tensor], dict[str, Tensor]], pixels: npt.NDArray[np.uint8], what: str, batch: int = 128
+) -> dict[str, Tensor]:
+    """Run `features` (uint8 (B, H, W, 3) -> named (B, D) tensors) over all photos; float32 on the CPU."""
+    parts: dict[str, list[Tensor]] = {}
+    for start in tqdm(range(0, len(pixels), batch), f"features of {what}", leave=False, mininterval=1):
+        for name, value in features(torch.from_numpy(pixels[start : start + batch])).items():
+            parts.setdefault(name, []).append(value.float().cpu())
+    return {name: torch.cat(part) for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated. `features`: uint8 (B, H, W, 3) -> (B, D) by name; photos are prepared by `preprocessing`."""
+
+    name: str
+    features: Features
+    preprocessing: Preprocessing
+
+
+def of_run(run: Run) -> Subject:
+    """The student of a run folder: `cls`, `patch_mean`, and `teacher`, its CLS in the teacher's space."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = run.student.to(device)
+    prefix = student.num_prefix_tokens
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (run.info.mean, run.info.std))
+    weight, bias = (run.tensors[f"projection.cls.{key}"].to(device) for key in ("weight", "bias"))
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
+        tokens = student.forward_features((images - mean) / std)  # (B, prefix + N, D_s)
+        cls, patches = tokens[:, 0], tokens[:, prefix:].mean(1)
+        return {"cls": cls, "patch_mean": patches, "teacher": functional.linear(cls, weight, bias)}
+
+    return Subject(run.report.name, features, run.recipe.preprocessing)
+
+
+def of_artifact(model: Model) -> Subject:
+    """An exported file, through the edge runtime: `embedding` (the pooling that its card names) and `teacher`."""
+    outputs = {"embedding": "embedding", "teacher": "teacher_embedding"}
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        found = model.run(pixels.numpy(), list(outputs.values()))
+        return {name: torch.from_numpy(found[output]) for name, output in outputs.items()}
+
+    return Subject(f"{model.card.id} {model.artifact.precision}", features, model.card.preprocessing)

@@ -1,0 +1,196 @@
+"""Which protocols on which photos, and the figures they give."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leap_zoo.card import Metric, Preprocessing
+from leap_zoo.errors import ImageError
+from leap_zoo.preprocess import open_image, to_tensor
+from train.data import Photos, Split, labelled_folder
+from train.errors import TrainError
+from train.evaluate import revisited, scores
+from train.evaluate.features import Subject, extract
+from train.evaluate.few_shot import few_shot
+from train.evaluate.knn import knn
+from train.evaluate.probe import linear_probe
+from train.evaluate.retrieval import retrieve
+
+Protocol = Literal["probe", "knn", "retrieval", "few-shot"]
+PROTOCOLS: tuple[Protocol, ...] = ("probe", "knn", "retrieval", "few-shot")
+NEIGHBOURS, SHOTS = (10, 20), (1, 5, 10)
+MOST_LINES = 10_000_000  # of a list file
+
+
+@dataclass(frozen=True)
+class PhotoSets:
+    """Labelled photos to learn from (or to search in) and labelled photos to be judged on; classes agree by name."""
+
+    name: str
+    train: Split
+    test: Split
+    test_split: str
+    _decoded: dict[str, tuple[Photos, Photos]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, name: str, train: Path, test: Path) -> PhotoSets:
+        """Each a folder with a folder per class, or a text file of `path, label` lines. Raises TrainError."""
+        parts = [_list_file(path) if path.is_file() else labelled_folder(path) for path in (train, test)]
+        classes = tuple(sorted({name for part in parts for name in part.classes}))
+        at = {name: index for index, name in enumerate(classes)}
+        ours = [np.array([at[name] for name in part.classes], np.int64) for part in parts]
+        both = [Split(part.sources, own[part.labels], classes) for part, own in zip(parts, ours, strict=True)]
+        return cls(name, *both, test.stem if test.is_file() else test.name)
+
+    def decode(self, spec: Preprocessing) -> tuple[Photos, Photos]:
+        """Both as the deployed model sees them, decoded once per size and kept."""
+        key = repr(spec)
+        if key not in self._decoded:
+            self._decoded[key] = (
+                self.train.decode(spec, f"{self.name}, train"),
+                self.test.decode(spec, f"{self.name}, {self.test_split}"),
+            )
+        return self._decoded[key]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`sets` are judged by `protocols`; `revisited` holds (folder of photos, ground truth JSON)."""
+
+    sets: Sequence[PhotoSets] = ()
+    protocols: Sequence[Protocol] = PROTOCOLS
+    revisited: Sequence[tuple[Path, Path]] = ()
+
+
+def evaluate(subject: Subject, plan: Plan, *, seed: int = 0) -> list[Metric]:
+    """Every figure of a plan, named `protocol, features`; shares in 0..1, 95 % intervals. Raises TrainError.
+
+    Nothing is chosen on the photos that are reported: the probe's rate is chosen on a tenth of its training photos.
+    """
+    metrics: list[Metric] = []
+    for sets in plan.sets:
+        train, test = sets.decode(subject.preprocessing)
+        ours = extract(subject.features, train.pixels, f"{sets.name}, train")
+        theirs = extract(subject.features, test.pixels, f"{sets.name}, {sets.test_split}")
+        labels = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+        same = _same_photos(sets) if not train.skipped and not test.skipped else None
+        for kind in ours:
+            metrics += _judge(sets, kind, plan.protocols, ours[kind], theirs[kind], labels, same, seed)
+    for folder, truth in plan.revisited:
+        metrics += _revisit(subject, folder, truth)
+    return metrics
+
+
+def _judge(
+    sets: PhotoSets,
+    kind: str,
+    protocols: Sequence[Protocol],
+    train: Tensor,
+    test: Tensor,
+    labels: tuple[Tensor, Tensor],
+    same: Tensor | None,
+    seed: int,
+) -> list[Metric]:
+    where = sets.name, sets.test_split
+    metrics: list[Metric] = []
+    if "probe" in protocols and kind != "teacher":  # a linear map of `cls`: its probe is that of `cls`
+        probe = linear_probe(train, labels[0], len(sets.train.classes), seed=seed)
+        metrics.append(scores.share(f"linear probe, {kind}", *where, scores.accuracy(probe(test).argmax(1), labels[1])))
+    if "knn" in protocols:
+        for k in NEIGHBOURS:
+            votes = knn(train, labels[0], test, k=k)
+            metrics.append(scores.share(f"{k}-NN, {kind}", *where, scores.accuracy(votes, labels[1])))
+    if "retrieval" in protocols:
+        found = retrieve(train, labels[0], test, labels[1], same=same)
+        if not len(found.average_precision):
+            raise TrainError(f"{sets.name}: no query has a photo of its class in the gallery")
+        metrics.append(scores.mean(f"retrieval mAP, {kind}", *where, found.average_precision))
+        first = scores.Score(found.recall_at_1.mean().item(), len(found.recall_at_1))
+        metrics.append(scores.share(f"recall@1, {kind}", *where, first))
+    if "few-shot" in protocols:
+        for shots in SHOTS:
+            accuracies = few_shot(train, labels[0], test, labels[1], shots=shots, seed=seed)
+            value = accuracies.mean().item()
+            interval = scores.bootstrap(accuracies)
+            name = f"{shots}-shot nearest mean of {len(accuracies)} draws, {kind}"
+            metrics.append(
+                Metric(name=name, dataset=where[0], split=where[1], n=len(test), value=value, interval=interval)
+            )
+    return metrics
+
+
+def _revisit(subject: Subject, folder: Path, path: Path) -> list[Metric]:
+    """Queries are cropped to their box, then prepared like any photo."""
+    truth = revisited.read_ground_truth(path)
+    size = subject.preprocessing
+    try:
+        gallery = np.stack([to_tensor(_photo(folder, name), size) for name in truth.gallery])
+        queries = np.stack(
+            [
+                to_tensor(open_image(_photo(folder, query.name)).convert("RGB").crop(_whole(query.box)), size)
+                for query in truth.queries
+            ]
+        )
+    except ImageError as error:
+        raise TrainError(f"{folder}: {error}") from error
+    ours, asked = extract(subject.features, gallery, "gallery"), extract(subject.features, queries, "queries")
+    metrics = []
+    for kind in ours:
+        for protocol in revisited.PROTOCOLS:
+            ranking = revisited.rank(ours[kind], asked[kind], truth, protocol)
+            if not len(ranking.average_precision):
+                continue
+            where = f"{path.stem}, {protocol.name}", "queries"
+            metrics.append(scores.mean(f"revisited mAP, {kind}", *where, ranking.average_precision))
+            for at, cut in enumerate(revisited.CUTS):
+                metrics.append(scores.mean(f"revisited mP@{cut}, {kind}", *where, ranking.precision[:, at]))
+    return metrics
+
+
+def _photo(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.jpg"):
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            return path
+    raise TrainError(f"{folder} holds no photo {name} (nor {name}.jpg), which the ground truth names")
+
+
+def _whole(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(value) for value in box)
+    if right <= left or bottom <= top:
+        raise TrainError(f"a query's box {box} is empty: it is x1, y1, x2, y2 in pixels")
+    return left, top, right, bottom
+
+
+def _list_file(path: Path) -> Split:
+    """`path, label` lines (further columns are ignored), paths relative to the file."""
+    sources, names = [], []
+    try:
+        with path.open(newline="") as file:
+            for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
+                if len(row) < 2 or number > MOST_LINES:
+                    raise TrainError(f"{path.name}, line {number}: expected `path, label`, got {','.join(row)[:80]!r}")
+                sources.append(path.parent / row[0])
+                names.append(row[1])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TrainError(f"cannot read the list {path}: {error}") from error
+    if not sources:
+        raise TrainError(f"{path} lists no photos")
+    classes = tuple(sorted(set(names)))
+    return Split(list(sources), np.array([classes.index(name) for name in names], np.int64), classes)
+
+
+def _same_photos(sets: PhotoSets) -> Tensor | None:
+    """For each test photo, its position among the training photos where it is the same file."""
+    if not any(isinstance(source, Path) for source in sets.train.sources):
+        return None
+    at = {source.resolve(): index for index, source in enumerate(sets.train.sources) if isinstance(source, Path)}
+    own = [at.get(source.resolve(), -1) if isinstance(source, Path) else -1 for source in sets.test.sources]
+    return torch.tensor(own) if max(own, default=-1) >= 0 else None

@@ -1,0 +1,48 @@
+"""Figures with their intervals: shares of right answers, and means over queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leap_zoo.card import Metric
+from leap_zoo.intervals import wilson
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share of right answers among `n`, with its 95 % Wilson interval."""
+
+    value: float
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's score interval."""
+        return wilson(self.value, self.n)
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> Score:
+    """Top-1 of predicted classes (N,) against labels (N,)."""
+    return Score((predicted == labels).float().mean().item(), len(labels))
+
+
+def bootstrap(values: Tensor, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of values (N,): percentiles over resampled queries, with a fixed seed."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(values), (draws, len(values)), generator=generator)
+    low, high = torch.quantile(values.double()[chosen].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return low.item(), high.item()
+
+
+def share(name: str, dataset: str, split: str, score: Score) -> Metric:
+    """A share of right answers as the metric that cards and reports hold."""
+    return Metric(name=name, dataset=dataset, split=split, n=score.n, value=score.value, interval=score.interval)
+
+
+def mean(name: str, dataset: str, split: str, values: Tensor) -> Metric:
+    """The mean of one value per query (N,), such as an average precision, with its bootstrap interval."""
+    value = values.double().mean().item()
+    return Metric(name=name, dataset=dataset, split=split, n=len(values), value=value, interval=bootstrap(values))

@@ -58,8 +58,8 @@ def _figures(report: RunReport) -> str:
         for metric in report.metrics
     ]
     cost = [
-        ("teacher, forward", f"{report.teacher_flops / 1e15:.3f} PFLOPs", f"{report.teacher_flops_saved:.1%}"),
-        ("teacher and student", f"{report.total_flops / 1e15:.3f} PFLOPs", f"{report.total_flops_saved:.1%}"),
+        ("teacher, forward", _flops(report.teacher_flops), f"{report.teacher_flops_saved:.1%}"),
+        ("teacher and student", _flops(report.total_flops), f"{report.total_flops_saved:.1%}"),
     ]
     time = [("training, wall clock", f"{report.train_seconds:.0f} s")]
     if report.cpu_seconds is not None:
@@ -99,6 +99,11 @@ def _share(metric: Metric | None) -> str:
         return ""
     low, high = metric.interval or (metric.value, metric.value)
     return f"{metric.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _flops(count: float) -> str:
+    power, prefix = next(((p, n) for p, n in ((1e15, "P"), (1e12, "T")) if count >= p), (1e9, "G"))
+    return f"{count / power:.3g} {prefix}FLOPs"
 
 
 def _table(caption: str, heads: Iterable[str], rows: Iterable[Sequence[object]]) -> str:

@@ -59,7 +59,7 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "leap-zoo",  # the same picture is the same file
 }
 KINDS = {"cls": ("-", "CLS token"), "patch_mean": ("--", "mean of the patch tokens")}
-WINDOW = 7  # logged steps on either side, in the line through noisy points
+WINDOW = 7  # logged steps on either side, at most, in the line through noisy points
 
 
 def percent(axis: Any) -> None:
@@ -131,18 +131,21 @@ def target(axes: Axes, history: History, colour: str, label: str | None = None, 
         axes.legend(loc="lower right")
 
 
-def neighbours(axes: Axes, history: History, colour: str, label: str = "") -> None:
-    """10-NN accuracy on the monitor's part of the training photos over epochs, with 95 % intervals."""
-    axes.set_title("10-NN accuracy on a tenth of the training photos (not val)")
+def neighbours(axes: Axes, history: History, colour: str, label: str | None = None, marker: str = ".") -> None:
+    """10-NN accuracy on the monitor's part of the training photos over epochs; of a run alone with 95 % intervals."""
+    axes.set_title("10-NN accuracy on a tenth of the training photos" + ("" if label else ", with 95 % intervals"))
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("right answers")
     percent(axes.yaxis)
     for kind, (line, meaning) in KINDS.items():
         rows = [row for row in history.monitor if row.metric == f"10-NN, {kind}"]
-        if rows:
-            epochs = [row.epoch for row in rows]
-            name = f"{label}, {meaning}" if label else f"{meaning} (n = {rows[0].n})"
-            axes.plot(epochs, [row.value for row in rows], line, color=colour, marker=".", label=name)
+        if not rows:
+            continue
+        epochs = [row.epoch for row in rows]
+        name = f"{label}, {meaning}" if label else f"{meaning} (n = {rows[0].n})"
+        axes.plot(epochs, [row.value for row in rows], line, color=colour, marker=marker, label=name)
+        if not label:
             low, high = [row.low for row in rows], [row.high for row in rows]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.1, linewidth=0)
 
@@ -165,9 +168,10 @@ def _smooth(history: History, field: str) -> list[float]:
     What is no finite number is left out of the mean.
     """
     smooth: list[float] = []
+    wide = min(WINDOW, len(history.log) // 50)  # of a short log, every step is worth showing
     for _, rows in groupby(history.log, key=lambda row: row.block):
         values = [getattr(row, field) for row in rows]
         for place in range(len(values)):
-            near = [v for v in values[max(0, place - WINDOW) : place + WINDOW + 1] if math.isfinite(v)]
+            near = [v for v in values[max(0, place - wide) : place + wide + 1] if math.isfinite(v)]
             smooth.append(sum(near) / len(near) if near else math.nan)
     return smooth

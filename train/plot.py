@@ -20,7 +20,7 @@ from train.panels import COLOURS, STYLE, percent
 
 PICTURE, PAGE = "report.png", "report.html"
 KINDS = (".png", ".svg", ".html")
-LINES = ("-", "--", ":", "-.")  # of the runs of one strategy
+LOOKS = (("-", "."), ("--", "^"), (":", "s"), ("-.", "x"))  # lines and markers of the runs of one strategy
 GREY = "#666666"  # of a strategy that has no colour of its own
 
 
@@ -92,7 +92,7 @@ def run_figure(history: History) -> Figure:
 
 
 def comparison_figure(histories: Sequence[History]) -> Figure:
-    """Several runs, overlaid: a colour per strategy, a line style for each further run of the same one."""
+    """Several runs, overlaid: a colour per strategy, another line and marker for each further run of it."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 8), layout="constrained")
         (loss, similarity), (target, neighbours) = figure.subplots(2, 2)
@@ -100,15 +100,16 @@ def comparison_figure(histories: Sequence[History]) -> Figure:
         for history, label in zip(histories, labels(histories), strict=True):
             colour = COLOURS.get(history.strategy, GREY)
             repeat = seen[history.strategy] = seen.get(history.strategy, -1) + 1
+            style, marker = LOOKS[repeat % len(LOOKS)]
             before = [len(axes.lines) for axes in (loss, similarity, target)]
             panels.loss(loss, history, colour, label)
             panels.similarity(similarity, history, colour, label)
             panels.target(target, history, colour, label, reasons=False)
-            panels.neighbours(neighbours, history, colour, label)
+            panels.neighbours(neighbours, history, colour, label, marker)
             for axes, first in zip((loss, similarity, target), before, strict=True):
                 for line in axes.lines[first:]:
                     if line.get_marker() == "None":
-                        line.set_linestyle(LINES[repeat % len(LINES)])
+                        line.set_linestyle(style)
         loss.legend(loc="best")
         if neighbours.lines:
             neighbours.legend(loc="best")

@@ -218,7 +218,17 @@ def test_page__tells_the_run_and_asks_for_nothing(make_run: Folder) -> None:
     (address,) = page.addresses
     assert address.startswith("data:image/png;base64,")
     assert not re.search(r"url\(|@import|https?://", source)
-    for told in ("75.0% [50.0%, 90.0%]", "25.0%", "12.5%", "61 s", "3.1%", "timeout", "retreat", "epochs: 2"):
+    for told in (
+        "75.0% [50.0%, 90.0%]",
+        "2 PFLOPs",
+        "25.0%",
+        "12.5%",
+        "61 s",
+        "3.1%",
+        "timeout",
+        "retreat",
+        "epochs: 2",
+    ):
         assert told in page.text, told
 
 

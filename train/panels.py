@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from train.history import History
@@ -148,6 +149,12 @@ def neighbours(axes: Axes, history: History, colour: str, label: str | None = No
         if not label:
             low, high = [row.low for row in rows], [row.high for row in rows]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.1, linewidth=0)
+
+
+def explain_lines(axes: Axes) -> None:
+    """Say which line is CLS and which the mean of patches, where colours stand for runs."""
+    lines = [Line2D([], [], linestyle=line, color="#444444", label=meaning) for line, meaning in KINDS.values()]
+    axes.legend(handles=lines, loc="best")
 
 
 def mark_moves(axes: Axes, history: History) -> None:

@@ -110,9 +110,9 @@ def comparison_figure(histories: Sequence[History]) -> Figure:
                 for line in axes.lines[first:]:
                     if line.get_marker() == "None":
                         line.set_linestyle(style)
-        loss.legend(loc="best")
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(histories)))
         if neighbours.lines:
-            neighbours.legend(loc="best")
+            panels.explain_lines(neighbours)
         else:
             panels.nothing_yet(neighbours, "none of these runs has a monitor.csv")
         figure.suptitle(f"{len(histories)} runs compared", fontsize=12)
@@ -122,7 +122,7 @@ def comparison_figure(histories: Sequence[History]) -> Figure:
 def labels(histories: Sequence[History]) -> list[str]:
     """A name for each run: its strategy, with seed and then folder where that does not tell them apart."""
     names = [history.strategy for history in histories]
-    for extra in (lambda history: f"seed {history.recipe.seed}", lambda history: history.folder.resolve().as_posix()):
+    for extra in (lambda history: f"seed {history.recipe.seed}", lambda history: history.folder.as_posix()):
         names = [
             f"{name}, {extra(history)}" if names.count(name) > 1 else name
             for name, history in zip(names, histories, strict=True)

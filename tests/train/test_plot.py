@@ -176,9 +176,10 @@ def test_history__of_an_unfinished_rival_has_its_own_strategy(make_run: Folder) 
 
 def test_comparison__has_a_line_and_a_label_per_run(make_run: Folder) -> None:
     folders = [make_run("a"), make_run("b", "last"), make_run("c", "last", seed=1)]
-    loss, similarity, target, neighbours = plot.comparison_figure([load_history(folder) for folder in folders]).axes
+    figure = plot.comparison_figure([load_history(folder) for folder in folders])
+    _, similarity, target, neighbours = figure.axes
     names = ["leap", "last, seed 0", "last, seed 1"]
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == names
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
     for axes in (similarity, target):
         assert [item.get_label() for item in axes.lines] == names
         looks = {(item.get_color(), item.get_linestyle()) for item in axes.lines}

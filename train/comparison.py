@@ -8,16 +8,9 @@ from typing import Any
 from train.plot import strategies_figure
 
 Row = dict[str, Any]
-DRAWN = (  # the panels of the figure, where they were measured
-    "linear probe, patch_mean",
-    "linear probe, cls",
-    "10-NN, patch_mean",
-    "10-NN, cls",
-    "retrieval mAP",
-    "recall@1",
-    "teacher FLOPs saved",
-    "total FLOPs saved",
-)
+# The panels of the figure, where they were measured.
+DRAWN = ("linear probe, cls", "linear probe, patch_mean", "10-NN, cls", "retrieval mAP, cls", "recall@1, cls")
+COSTS = ("teacher FLOPs saved", "total FLOPs saved")
 
 
 def write_page(rows: list[Row], folder: Path) -> None:
@@ -75,14 +68,19 @@ def _cell(rows: list[Row]) -> str:
 
 
 def _panels(rows: list[Row]) -> list[Row]:
-    runs: dict[tuple[str, int], Row] = {}
-    known = {row["metric"] for row in rows}
-    for row in rows:
-        run = runs.setdefault((row["strategy"], row["seed"]), {"strategy": row["strategy"], "seed": row["seed"]})
-        if row["metric"] in DRAWN and row["metric"] not in run:
-            run[row["metric"]] = row["value"]
-    columns = [metric for metric in DRAWN if metric in known]
-    return [
-        {"strategy": run["strategy"], "seed": run["seed"], **{column: run.get(column) for column in columns}}
-        for run in runs.values()
+    columns = [
+        (metric, dataset)
+        for wanted in (*DRAWN, *COSTS)
+        for metric, dataset in dict.fromkeys((row["metric"], row["dataset"]) for row in rows)
+        if metric == wanted
     ]
+    values = {(row["strategy"], row["seed"], row["metric"], row["dataset"]): row["value"] for row in rows}
+    return [
+        {"strategy": strategy, "seed": seed}
+        | {_title(*column): values.get((strategy, seed, *column)) for column in columns}
+        for strategy, seed in dict.fromkeys((row["strategy"], row["seed"]) for row in rows)
+    ]
+
+
+def _title(metric: str, dataset: str) -> str:
+    return f"{metric}\n{dataset}" if dataset else metric

@@ -13,13 +13,17 @@ import sys
 from pathlib import Path
 
 import msgspec
+from tqdm import tqdm
 
 from leap_zoo.card import Metric
 from train.comparison import Row, write_page
 from train.errors import TrainError
+from train.evaluate import PhotoSets, Plan, evaluate, of_run
+from train.evaluate.plan import Protocol
 from train.recipe import Recipe, find_recipe, load_recipe
 from train.run import Run, is_finished, load_run
 
+TRANSFER: tuple[Protocol, ...] = ("probe", "knn", "retrieval")
 COLUMNS = [
     "recipe",
     "student",
@@ -47,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         recipe = load_recipe(find_recipe(options.recipe), options.overrides)
         if not options.measure_only:
             train(recipe, options.seeds, options.out)
-        rows = measure(find_runs(options.out))
+        sets = [PhotoSets.from_words(words) for words in options.transfer]
+        rows = measure(find_runs(options.out), Plan(sets, TRANSFER))
     except TrainError as error:
         print(f"train.experiment: {error}", file=sys.stderr)
         return 2
@@ -82,13 +87,26 @@ def find_runs(out: Path) -> list[Path]:
     return found
 
 
-def measure(folders: list[Path]) -> list[Row]:
+def measure(folders: list[Path], plan: Plan) -> list[Row]:
     """The rows of all finished runs, each compared with `last` of its seed."""
     rows: list[Row] = []
-    for folder in folders:
+    for folder in tqdm(folders, "runs"):
         run = load_run(folder)
-        rows += rows_of(run, [])
+        rows += rows_of(run, _transfer(run, folder, plan))
     return compare(rows)
+
+
+def _transfer(run: Run, folder: Path, plan: Plan) -> list[Metric]:
+    """The plan's figures of a run; kept in its folder, since a later seed adds runs and changes none."""
+    file = folder / "transfer.json"
+    wanted = {(sets.name, sets.test_split) for sets in plan.sets}
+    if file.is_file():
+        known = msgspec.json.decode(file.read_bytes(), type=list[Metric])
+        if {(metric.dataset, metric.split) for metric in known} == wanted:
+            return known
+    metrics = evaluate(of_run(run), plan, seed=run.report.seed)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(metrics), indent=1))
+    return metrics
 
 
 def rows_of(run: Run, transfer: list[Metric]) -> list[Row]:
@@ -156,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  python -m train.experiment reference teacher.checkpoint=vit.safetensors data.train=... data.val=...\n"
+        "      --transfer Caltech-101 caltech/train caltech/test --transfer grocery train.txt test.txt\n"
         "  python -m train.experiment reference ... epochs=100 --seeds 0 1 2      # with a GPU\n"
         "  python -m train.experiment reference --measure-only                    # write the tables again",
     )
@@ -165,6 +184,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/experiment"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of curriculum.csv")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of curriculum.md and its figure")
+    parser.add_argument(
+        "--transfer",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="[NAME] TRAIN TEST: labelled photos that no run learned from, for probe, k-NN and retrieval; repeatable",
+    )
     parser.add_argument("--measure-only", action="store_true", help="train nothing, measure the finished runs in --out")
     return parser
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -77,7 +76,7 @@ def _run(options: argparse.Namespace) -> EvaluationReport:
     if not wanted and not options.revisited:
         raise TrainError("which photos? give --data [NAME] TRAIN TEST, or --revisited PHOTOS TRUTH.json")
     plan = Plan(
-        sets=[PhotoSets.open(name, Path(train), Path(test)) for name, train, test in map(_named, wanted)],
+        sets=[PhotoSets.from_words(words) for words in wanted],
         protocols=options.protocols,
         revisited=[(Path(photos), Path(truth)) for photos, truth in options.revisited],
     )
@@ -89,20 +88,6 @@ def _run(options: argparse.Namespace) -> EvaluationReport:
         hardware=describe(torch.device("cuda" if torch.cuda.is_available() and folder.is_dir() else "cpu")),
         versions=versions("torch", "numpy", "onnxruntime"),
     )
-
-
-def _named(words: Sequence[str]) -> tuple[str, str, str]:
-    """NAME TRAIN TEST; TRAIN TEST; or FOLDER, which holds `train` and `val` or `test`."""
-    if len(words) == 3:
-        return words[0], words[1], words[2]
-    if len(words) == 2:
-        return Path(words[0]).resolve().parent.name, words[0], words[1]
-    folder = Path(words[0])
-    if len(words) == 1:
-        for test in ("val", "test"):
-            if (folder / test).is_dir() and (folder / "train").is_dir():
-                return folder.resolve().name, str(folder / "train"), str(folder / test)
-    raise TrainError(f"--data {' '.join(words)}: give [NAME] TRAIN TEST, or a folder with `train` and `val` or `test`")
 
 
 def _table(report: EvaluationReport) -> str:

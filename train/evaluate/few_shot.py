@@ -18,7 +18,7 @@ def few_shot(
     draws: int = 20,
     seed: int = 0,
 ) -> Tensor:
-    """Accuracy (draws,) of all classes by nearest class mean (cosine), with `shots` photos of each drawn anew each time.
+    """Accuracy (draws,) by nearest class mean (cosine), from `shots` photos of every class, drawn anew each time.
 
     train (N, D), train_labels (N,), test (M, D), test_labels (M,). A class with fewer photos gives all that it has.
     """

@@ -50,6 +50,23 @@ class PhotoSets:
         both = [Split(part.sources, own[part.labels], classes) for part, own in zip(parts, ours, strict=True)]
         return cls(name, *both, test.stem if test.is_file() else test.name)
 
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> PhotoSets:
+        """NAME TRAIN TEST; TRAIN TEST; or FOLDER, which holds `train` and `val` or `test`. Raises TrainError."""
+        if len(words) == 3:
+            return cls.open(words[0], Path(words[1]), Path(words[2]))
+        if len(words) == 2:
+            return cls.open(Path(words[0]).resolve().parent.name, Path(words[0]), Path(words[1]))
+        folder = Path(words[0])
+        if len(words) == 1 and (folder / "train").is_dir():
+            for test in ("val", "test"):
+                if (folder / test).is_dir():
+                    return cls.open(folder.resolve().name, folder / "train", folder / test)
+        raise TrainError(
+            f"no photos to evaluate on in {' '.join(words)!r}: give [NAME] TRAIN TEST, or a folder that holds "
+            "`train` and `val` or `test`"
+        )
+
     def decode(self, spec: Preprocessing) -> tuple[Photos, Photos]:
         """Both as the deployed model sees them, decoded once per size and kept."""
         key = repr(spec)

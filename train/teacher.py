@@ -38,6 +38,7 @@ class Teacher(nn.Module):
     blocks: how many it has. width: D_t. grid: patches per side. Blocks are counted from 1.
     Tokens have passed the model's final norm. Models that pool patches keep that norm behind the pooling (`fc_norm`);
     it is applied to each token here, since the residual stream itself is no target: a few channels dwarf the rest.
+    The few that were trained without any final norm (RADIO, PE spatial) give their tokens as they are.
     """
 
     def __init__(self, vit: nn.Module) -> None:

@@ -33,6 +33,7 @@ KINDS = {
     "eva, mean pooled": {"model": "eva_giant_patch14_224"},
     "rope, mixed": {"model": "vit_base_patch16_rope_mixed_224"},
     "perception encoder": {"model": "vit_pe_core_tiny_patch16_384"},
+    "without a final norm": {"model": "vit_pe_spatial_tiny_patch16_512"},
     "mean pooled": {"model": "vit_tiny_patch16_224", "global_pool": "avg"},
     "deit distilled": {"model": "deit_tiny_distilled_patch16_224"},
     "deit3": {"model": "deit3_small_patch16_224"},
@@ -105,13 +106,11 @@ def test_early_exit__gives_the_normed_tokens_of_that_block(
         features = vit.forward_features(some_images)
     prefix = PREFIX.get(kind, 1)
     assert vit.num_prefix_tokens == prefix
-    if isinstance(vit.norm, nn.Identity):
-        assert vit.global_pool == "avg"
+    norm = vit.norm
+    if isinstance(norm, nn.Identity):
         norm = vit.fc_norm
         features = norm(features)
-    else:
-        norm = vit.norm
-    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(norm, nn.LayerNorm) == (kind != "without a final norm")
     assert len(seen) == some_teacher.blocks == 4
     several = some_teacher.at(some_images, [2, 4])
     for block, raw in seen.items():

@@ -158,11 +158,45 @@ class EpochSampler(Sampler[int]):
         return self.size
 
 
+class Shares(Sampler[list[int]]):
+    """The batches of an epoch as one process of several, or of one that accumulates gradients, takes them.
+
+    Each batch of `batch` photos, of which the last may be smaller, is cut into `processes` * `accumulate` pieces of
+    equal size (give or take one photo); rank r takes pieces r, r + processes, ... of it, one after the other. So all
+    processes together take the very batches that one process takes. A last batch with fewer photos than pieces repeats
+    some of them.
+    """
+
+    def __init__(
+        self, sampler: EpochSampler, batch: int, rank: int = 0, processes: int = 1, accumulate: int = 1
+    ) -> None:
+        self.sampler, self.batch, self.rank = sampler, batch, rank
+        self.processes, self.accumulate = processes, accumulate
+        self._done = 0
+
+    def skip(self, done: int) -> None:
+        """Leave out so many pieces of the next epoch that is begun: a resumed run has learned from them."""
+        self._done = done
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done, self._done = self._done, 0
+        photos = torch.tensor(list(self.sampler))
+        pieces = self.processes * self.accumulate
+        for batch in photos.split(self.batch)[done // self.accumulate :]:
+            shares = batch[torch.arange(max(pieces, len(batch))) % len(batch)].tensor_split(pieces)
+            for share in shares[self.rank :: self.processes][done % self.accumulate :]:
+                yield share.tolist()
+            done = 0  # of the batches that follow
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch) * self.accumulate
+
+
 class Augmenter:
     """uint8 (B, H, W, 3) -> float32 (B, 3, size, size) in 0..1.
 
     Crop and flip are drawn per photo; colour, grey and blur per group of 8, which is eight times cheaper.
-    Depends on (seed, step) only.
+    Depends on (seed, step, piece) only.
     """
 
     GROUP = 8
@@ -185,10 +219,10 @@ class Augmenter:
             ]
         )
 
-    def __call__(self, pixels: Tensor, step: int) -> Tensor:
-        """Augment the batch of optimiser step `step`."""
+    def __call__(self, pixels: Tensor, step: int, piece: int = 0) -> Tensor:
+        """Augment the batch of optimiser step `step`, or one piece of it (see `Shares`): each has draws of its own."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + step)
+            torch.manual_seed(self.seed * 1_000_003 + step + (piece << 40))
             images = torch.stack([self.shape(image) for image in pixels.permute(0, 3, 1, 2)])
             images = images.float() / 255  # before colour: float is the faster type there
             images = torch.cat([self.colour(group) for group in images.split(self.GROUP)])

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from train import curriculum, recipe
+from train import curriculum, ranks, recipe
 from train.clock import Clock
 from train.data import Augmenter
 from train.errors import TrainError
@@ -62,15 +62,21 @@ class Distiller(lightning.LightningModule):
         self.block_images = [0] * teacher.blocks  # images for which blocks 1..k of the teacher were run
         self.calibration_images = 0
         self.clock = Clock()
+        self.layout = ranks.layout()
+        self.pieces: list[ranks.Average] = []  # similarities of the pieces of the present step
 
-    def training_step(self, pixels: Tensor, _: int) -> Tensor:
-        """pixels uint8 (B, H, W, 3) -> the loss. Advances the curriculum after the similarity is known."""
+    def training_step(self, pixels: Tensor, batch: int) -> Tensor:
+        """pixels uint8 (B, H, W, 3) -> the loss. Advances the curriculum after the similarity is known.
+
+        B photos are the step's batch, or this process's piece of it: `batch` counts the pieces of an epoch.
+        """
         self.clock.batch_arrived()
-        images = (self.augment(pixels, self.global_step) - self.pixel_mean) / self.pixel_std
+        turn, pieces = batch % self.spec.accumulate, self.layout.processes
+        images = self.augment(pixels, self.global_step, turn * pieces + self.layout.rank)
+        images = (images - self.pixel_mean) / self.pixel_std
         views = self.views(images)
         if not self.curriculum.started:
             self._calibrate(images, views[-1])
-        block = self.curriculum.block
         losses = []
         for view, target, tokens in zip(
             views, self.curriculum.targets, self.teacher.at(images, self.curriculum.targets), strict=True
@@ -84,10 +90,27 @@ class Distiller(lightning.LightningModule):
                 + self.spec.loss.cls_weight * self.distance(view.cls, wanted.cls)
             )
         loss = torch.stack(losses).mean()
-        similarity = self.measure(views[-1].student, views[-1].patches, wanted.patches).item()
-        self.block_images[block - 1] += len(pixels)
-        self.curriculum.observe(self.global_step + 1, similarity)
-        self._log(loss, similarity, block, len(pixels))
+        similarity = self.measure(views[-1].student, views[-1].patches, wanted.patches)
+        return self._decide(loss, similarity, len(pixels), last=turn == self.spec.accumulate - 1)
+
+    def _decide(self, loss: Tensor, similarity: Tensor, images: int, *, last: bool) -> Tensor:
+        """Share loss and similarity with the other processes; after the step's last piece, let the curriculum decide.
+
+        Returns the loss weighted so that the mean over processes of its gradients is that of the whole batch.
+        """
+        block, everywhere, mean = self.curriculum.block, images, loss.detach()
+        if self.layout.processes > 1:
+            everywhere = int(ranks.total(torch.tensor([images])))
+            loss = loss * (images * self.layout.processes / everywhere)
+            mean = ranks.total(loss.detach()[None])[0].float() / self.layout.processes
+        self.block_images[block - 1] += everywhere
+        self.pieces.append(ranks.average(similarity[None], images))
+        if last:
+            average, missing = ranks.mean_of_finite(self.pieces)
+            self.pieces.clear()
+            self.curriculum.dropped += missing
+            self.curriculum.observe(self.global_step + 1, average)
+            self._log(mean, average, block, everywhere * self.spec.accumulate)
         return loss
 
     def views(self, images: Tensor) -> list[View]:
@@ -116,13 +139,11 @@ class Distiller(lightning.LightningModule):
     def _calibrate(self, images: Tensor, view: View) -> None:
         """Run all blocks once, on the first batch, to find the one that the fresh student is most similar to."""
         every = self.teacher.every_block(images)
-        self.curriculum.calibrate(
-            [
-                self.measure(view.student, view.patches, self._match_grid(tokens.patches, view.patches)).item()
-                for tokens in every
-            ]
-        )
-        self.calibration_images += len(images)
+        found = [
+            self.measure(view.student, view.patches, self._match_grid(tokens.patches, view.patches)) for tokens in every
+        ]
+        self.curriculum.calibrate(ranks.average(torch.stack(found), len(images)).mean.tolist())
+        self.calibration_images += int(ranks.total(torch.tensor([len(images)])))
 
     @staticmethod
     def _match_grid(target: Tensor, patches: Tensor) -> Tensor:

@@ -8,15 +8,16 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from train import checkpoint
-from train.data import EpochSampler, Photos
+from train import checkpoint, ranks
+from train.data import EpochSampler, Photos, Shares
 from train.distill import Distiller
 from train.errors import TrainError
+from train.recipe import Recipe
 
 
 def distil(
@@ -28,11 +29,12 @@ def distil(
     callbacks: Sequence[lightning.Callback] = (),
 ) -> None:
     """Train `distiller` on photos, with checkpoints and logs in `folder`. Raises TrainError when it was stopped."""
-    recipe = distiller.spec
+    recipe, mine = distiller.spec, ranks.layout()
+    _check(recipe, mine)
+    order = EpochSampler(len(photos), recipe.seed)
     loader = DataLoader(
         _Pixels(photos.pixels),
-        batch_size=recipe.batch,
-        sampler=EpochSampler(len(photos), recipe.seed),
+        batch_sampler=Shares(order, recipe.batch, mine.rank, mine.processes, recipe.accumulate),
         collate_fn=torch.stack,
     )
     saved = checkpoint.latest(folder / "checkpoints") if resume else None
@@ -40,22 +42,47 @@ def distil(
     trainer = lightning.Trainer(
         max_epochs=recipe.epochs,
         accelerator="auto",
-        devices=1,
+        devices=mine.here,
+        num_nodes=mine.nodes,
+        strategy=ranks.strategy(mine),
+        use_distributed_sampler=False,
+        accumulate_grad_batches=recipe.accumulate,
         precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[recipe.precision],
-        logger=CSVLogger(folder, name="log"),  # a new version_N in it each time: resuming keeps the earlier ones
+        # A new version_N each time: resuming keeps the earlier ones.
+        logger=[CSVLogger(folder, name="log"), TensorBoardLogger(folder, name="tensorboard")],
         log_every_n_steps=10,
         callbacks=[
-            ModelCheckpoint(folder / "checkpoints", filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
+            checkpoint.Saver(folder / "checkpoints", recipe.checkpoint_minutes),
+            _SkipDone(),
             TQDMProgressBar(refresh_rate=5),
             *callbacks,
         ],
-        plugins=[checkpoint.SafeCheckpointIO()],
+        plugins=[checkpoint.SafeCheckpointIO(), ranks.environment(mine)],
         enable_model_summary=False,
     )
     train(trainer, distiller, loader, saved)
     distiller.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU, where the evaluation would crawl
     if sum(distiller.block_images) < len(photos) * recipe.epochs:
         raise TrainError(f"training was interrupted; continue it with --resume (checkpoints are in {folder})")
+
+
+def _check(recipe: Recipe, mine: ranks.Layout) -> None:
+    """Refuse what this machine or the layout of processes cannot do."""
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise TrainError("precision=fp16 needs an NVIDIA GPU, and torch sees none here: use precision=bf16 or fp32")
+    if recipe.batch % (mine.processes * recipe.accumulate):
+        raise TrainError(
+            f"batch={recipe.batch} is the batch of all processes together: it cannot be shared out equally over "
+            f"{mine.processes} processes and accumulate={recipe.accumulate} pieces"
+        )
+
+
+class _SkipDone(lightning.Callback):
+    """A run that is resumed within an epoch goes on behind the batches that it has learned from."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        done = trainer.global_step * trainer.accumulate_grad_batches % trainer.num_training_batches
+        trainer.train_dataloader.batch_sampler.skip(done)
 
 
 def train(

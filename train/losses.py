@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from train import ranks
 from train.teacher import Tokens
 
 
@@ -30,7 +31,7 @@ class TargetScale(nn.Module):
         self.batches[at] += 1
         weight = max(1 / float(self.batches[at]), 0.01)
         for kind, rows in enumerate((tokens.patches.flatten(0, 1), tokens.cls)):
-            variance, mean = torch.var_mean(rows.float(), dim=0, correction=0)
+            variance, mean = ranks.pooled(*torch.var_mean(rows.float(), dim=0, correction=0), len(rows))
             self.mean[at, kind].lerp_(mean, weight)
             self.variance[at, kind].lerp_(variance, weight)
 

@@ -16,6 +16,8 @@ from leap_zoo.card import Name, Preprocessing
 from train.errors import TrainError
 
 RECIPES = Path(__file__).parent / "recipes"
+# What a resumed run may change: where its files are, which rivals come after it, how often it is saved.
+MAY_CHANGE = ("data.train", "data.val", "teacher.checkpoint", "compare", "checkpoint_minutes")
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -189,7 +191,10 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     augment: Augment = Augment()
     epochs: Count
     batch: Count = 128
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # mixed; on a CPU Lightning takes bf16 for fp16
+    accumulate: Count = 1  # a step's batch is computed in so many pieces, for want of memory
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # mixed; fp16 needs a GPU
+    compile: bool = False  # student and teacher, by torch.compile
+    checkpoint_minutes: AboveZero = 10.0  # between checkpoints within an epoch; each epoch's end has one anyway
     seed: Annotated[int, Meta(ge=0)] = 0
     monitor: Annotated[int, Meta(ge=0)] | None = None  # epochs between measurements; 0: never, None: ten in the run
     compare: list[AnyCurriculum] = []  # rivals, trained at equal epochs for the table
@@ -197,6 +202,8 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.teacher.head == self.data.head:
             raise ValueError(f"teacher.head and data.head are both {self.data.head!r}: a model's heads need own names")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch={self.batch} cannot be cut into accumulate={self.accumulate} equal pieces")
 
 
 def find_recipe(name: str) -> Path:
@@ -239,12 +246,8 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The dotted keys in which two recipes differ, but for where their files are and which rivals come after."""
-    return [
-        key
-        for key, value in _flat(one).items()
-        if value != _flat(other).get(key) and key not in ("data.train", "data.val", "teacher.checkpoint", "compare")
-    ]
+    """The dotted keys in which two recipes differ, but for those that change nothing in what is learned."""
+    return [key for key, value in _flat(one).items() if value != _flat(other).get(key) and key not in MAY_CHANGE]
 
 
 def _flat(spec: msgspec.Struct, prefix: str = "") -> dict[str, Any]:

@@ -107,9 +107,32 @@ def test_checkpoint__is_removed_once(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def checkpoint_of(path: Path, step: int, age: int) -> None:
+    """A whole checkpoint of `step`, written so many seconds ago."""
+    SafeCheckpointIO().save_checkpoint({"global_step": step, "w": torch.ones(9)}, path)
+    os.utime(path, (1e9 - age, 1e9 - age))
+
+
 def test_latest__is_the_newest_whatever_its_name(tmp_path: Path) -> None:
     assert latest(tmp_path / "absent") is None
-    for age, name in ((30, "epoch-010.ckpt"), (10, "epoch-002.ckpt"), (1, "epoch-011.ckpt.partial")):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    checkpoint_of(tmp_path / "epoch-010.ckpt", 9, age=30)
+    checkpoint_of(tmp_path / "epoch-002.ckpt", 3, age=10)
+    (tmp_path / "epoch-011.ckpt.partial").touch()
     assert latest(tmp_path) == tmp_path / "epoch-002.ckpt"
+
+
+def test_latest__of_one_instant_is_the_one_of_more_steps(tmp_path: Path) -> None:
+    for name, step in (("step-00000004.ckpt", 4), ("epoch-001.ckpt", 6), ("step-00000005.ckpt", 5)):
+        checkpoint_of(tmp_path / name, step, age=0)
+    assert latest(tmp_path) == tmp_path / "epoch-001.ckpt"
+
+
+def test_latest__passes_over_files_that_are_cut_short(tmp_path: Path) -> None:
+    checkpoint_of(tmp_path / "step-00000004.ckpt", 4, age=10)
+    checkpoint_of(tmp_path / "step-00000005.ckpt", 5, age=5)
+    whole = (tmp_path / "step-00000005.ckpt").read_bytes()
+    (tmp_path / "step-00000005.ckpt").write_bytes(whole[:-4])
+    assert latest(tmp_path) == tmp_path / "step-00000004.ckpt"
+    (tmp_path / "step-00000004.ckpt").write_bytes(b"")
+    with pytest.raises(TrainError, match=r"step-0000000\d.ckpt is no checkpoint of ours"):
+        SafeCheckpointIO().load_checkpoint(latest(tmp_path))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -135,12 +136,9 @@ def _judge(
     if "few-shot" in protocols:
         for shots in SHOTS:
             accuracies = few_shot(train, labels[0], test, labels[1], shots=shots, seed=seed)
-            value = accuracies.mean().item()
-            interval = scores.bootstrap(accuracies)
-            name = f"{shots}-shot nearest mean of {len(accuracies)} draws, {kind}"
-            metrics.append(
-                Metric(name=name, dataset=where[0], split=where[1], n=len(test), value=value, interval=interval)
-            )
+            # The interval is over draws; what other test photos would give is in none of them.
+            figure = scores.mean(f"{shots}-shot, mean of {len(accuracies)} draws, {kind}", *where, accuracies)
+            metrics.append(msgspec.structs.replace(figure, n=len(test)))
     return metrics
 
 

@@ -1,0 +1,79 @@
+"""`python -m train.evaluate` on a run folder and on an exported file, with photos that are drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.evaluate.__main__ import main
+from train.evaluate.plan import PhotoSets
+
+
+@pytest.fixture
+def photos(own_folders: Path) -> list[str]:
+    """--data words of the drawn photos."""
+    return ["drawn", str(own_folders / "train"), str(own_folders / "val")]
+
+
+def test_artifact__is_measured_by_every_protocol(photos: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(["leap-nano", "--data", *photos, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    by = {metric["name"]: metric for metric in report["metrics"]}
+    assert by["linear probe, embedding"]["value"] > 0.8  # noise with one strong colour
+    assert by["recall@1, embedding"]["n"] == 18
+    assert {"10-NN, teacher", "retrieval mAP, embedding", "5-shot, mean of 20 draws, teacher"} <= set(by)
+    assert all(metric["interval"][0] <= metric["value"] <= metric["interval"][1] for metric in report["metrics"])
+    assert (report["subject"], by["recall@1, embedding"]["split"]) == ("leap-nano int8", "val")
+
+
+def test_sets__of_lists_and_folders_agree_on_classes(own_folders: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "test.txt"
+    files = sorted((own_folders / "val").rglob("*.png"))
+    for file in files:  # paths in a list are relative to it
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        file.rename(tmp_path / file.parent.name / file.name)
+    listed.write_text("".join(f"{file.parent.name}/{file.name}, {file.parent.name}, 0\n" for file in files[::-1]))
+    sets = PhotoSets.open("drawn", own_folders / "train", listed)
+    assert sets.test_split == "test"
+    assert sets.test.classes == sets.train.classes
+    assert [sets.test.classes[label] for label in sets.test.labels] == [file.parent.name for file in files[::-1]]
+
+
+def test_revisited__crops_the_query_to_its_box(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    colours = ((200, 30, 30), (30, 30, 200))
+    red, blue = (random.normal(colour, 20, (64, 64, 3)).clip(0, 255).astype(np.uint8) for colour in colours)
+    for name, pixels in (("red", red), ("blue", blue), ("query", np.concatenate([red, blue], 1))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg", quality=95)
+    for box, expected in (([0, 0, 64, 64], 1.0), ([64, 0, 128, 64], 0.25)):  # right at rank 0; at rank 1: (0 + 1/2)/2
+        truth = tmp_path / "truth.json"
+        query = {"name": "query", "box": box, "easy": [0], "hard": [], "junk": []}
+        truth.write_text(json.dumps({"gallery": ["red", "blue"], "queries": [query]}))
+        assert main(["leap-nano", "--revisited", str(tmp_path), str(truth), "--json"]) == 0
+        by = {(m["name"], m["dataset"]): m["value"] for m in json.loads(capsys.readouterr().out)["metrics"]}
+        assert by["revisited mAP, embedding", "truth, easy"] == pytest.approx(expected)
+        assert ("revisited mAP, embedding", "truth, hard") not in by
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["leap-nanno", "--data", "{photos}"], "leap-nano"),
+        (["leap-nano"], "which photos?"),
+        (["leap-nano", "--data", "nowhere"], "`train` and `val` or `test`"),
+        (["leap-nano", "--data", "x", "nowhere", "nowhere"], "no folder nowhere"),
+        (["{photos}", "--data", "{photos}"], "no finished run"),
+        (["leap-nano", "--revisited", "{photos}", "gone.json"], "cannot read the ground truth"),
+    ],
+)
+def test_errors__are_one_line(
+    own_folders: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    assert main([word.replace("{photos}", str(own_folders)) for word in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1]
+    assert error.splitlines()[-1].startswith("train.evaluate: ")

@@ -42,4 +42,3 @@ def test_evaluation__of_run_and_fp32_file_agree(
     for protocol, tolerance in (("10-NN", photo), ("retrieval mAP", 0.03), ("recall@1", photo)):
         assert file[f"{protocol}, embedding"] == pytest.approx(ours[f"{protocol}, {run.info.pooling}"], abs=tolerance)
         assert file[f"{protocol}, teacher"] == pytest.approx(ours[f"{protocol}, teacher"], abs=tolerance)
-    assert ours["recall@1, patch_mean"] > 0.5

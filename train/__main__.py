@@ -20,8 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         from train import pipeline, report  # torch takes seconds to import; --help and a misspelt key need none of it
 
         runs = pipeline.run(recipe, options.out or Path("runs") / recipe.name, resume=options.resume)
-        report.show(runs)
-        if options.results:
+        if runs:  # of several processes only the first has any
+            report.show(runs)
+        if runs and options.results:
             report.save(runs, options.results)
     except TrainError as error:
         print(f"train: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from leap_zoo.card import Metric, Preprocessing
-from train import data, evaluate, flops, monitor
+from train import data, evaluate, flops, monitor, ranks
 from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
@@ -55,12 +56,13 @@ class Evaluation:
 def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     """Carry out a recipe; the first run is the recipe's own, in `folder`, rivals follow in `folder`/compare.
 
+    Of several processes only the first evaluates, writes and has runs to return; all train (see `train.ranks`).
     Raises TrainError, before any training, for photos or a teacher that cannot be used.
     """
     _quiet()
-    if folder.exists() and not folder.is_dir():
-        raise TrainError(f"{folder} is a file: choose another --out")
-    _check_folder(recipe, folder, resume=resume)
+    mine = ranks.join()
+    if mine.first:
+        _check_folder(recipe, folder, resume=resume)
     # What cannot be is refused now, not after photos were decoded and a teacher trained.
     make_student(recipe.student, pixels=recipe.preprocessing.size)
     if recipe.teacher.supervised is None:
@@ -70,30 +72,36 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     store = recipe.data.store_side
     stored = splits.train.decode(Preprocessing(size=store, short_side=store), "training photos")
     print(f"{recipe.name}: {len(stored)} photos to learn from, {len(splits.held_out)} held out")
-    teacher, (mean, std) = _teacher(recipe, stored, folder)
+    with ranks.first_ahead():
+        teacher, (mean, std) = _teacher(recipe, stored, folder)
     if recipe.teacher.head is not None and teacher.classes not in (1000, len(stored.classes)):
         raise TrainError(
             f"the teacher's classifier has {teacher.classes} outputs, neither ImageNet's 1000 nor one per class of the "
             "photos; leave it out with teacher.head=null"
         )
-    evaluation = Evaluation(
-        splits.train.decode(recipe.preprocessing, "photos for the probe"),
-        splits.val.decode(recipe.preprocessing, "validation photos"),
-        splits.held_out.decode(recipe.preprocessing, "held-out photos") if len(splits.held_out) else None,
-    )
-    reference = _evaluate_teacher(recipe, teacher, evaluation, mean, std)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, folder / RECIPE)
+    evaluation = None
+    if mine.first:
+        evaluation = Evaluation(
+            splits.train.decode(recipe.preprocessing, "photos for the probe"),
+            splits.val.decode(recipe.preprocessing, "validation photos"),
+            splits.held_out.decode(recipe.preprocessing, "held-out photos") if len(splits.held_out) else None,
+        )
+        reference = _evaluate_teacher(recipe, teacher, evaluation, mean, std)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, folder / RECIPE)
     runs = []
-    for rival in [recipe.curriculum, *recipe.compare]:
+    for number, rival in enumerate([recipe.curriculum, *recipe.compare]):
         spec = msgspec.structs.replace(recipe, curriculum=rival, compare=[])
-        home = folder / "compare" / rival.strategy if runs else folder
+        home = folder / "compare" / rival.strategy if number else folder
         if resume and is_finished(home):
             runs.append(load_run(home))
             continue
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
         distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
-        distil(distiller, stored, home, resume=resume, callbacks=monitor.for_recipe(spec, evaluation.train, home))
+        watch = monitor.for_recipe(spec, evaluation.train, home) if evaluation else []
+        distil(distiller, stored, home, resume=resume, callbacks=watch)
+        if evaluation is None:  # the first of the processes has it, and goes on alone
+            continue
         runs.append(_finish(distiller, evaluation, reference, len(stored), mean, std))
         save_run(home, runs[-1])
         _draw(home)
@@ -112,6 +120,8 @@ def _draw(folder: Path) -> None:
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     """A fresh run wants an empty folder; a resumed one the folder of the same recipe (its photos may have moved)."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainError(f"{folder} is a file: choose another --out")
     begun = folder.exists() and any(folder.iterdir())
     if begun and not resume:
         raise TrainError(f"{folder} is not empty: continue it with --resume, or choose another --out")
@@ -157,10 +167,14 @@ def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tup
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        plugins=[ranks.environment(ranks.Layout())],  # the first of several processes trains it for all
     )
     train(trainer, module, loader)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(vit.state_dict(), file)
+    partial = file.with_name(file.name + ".partial")
+    save_file(vit.state_dict(), partial)
+    save_recipe(recipe, folder / RECIPE)  # killed from here on, the run can be resumed
+    os.replace(partial, file)
     return Teacher(vit), (mean, std)
 
 

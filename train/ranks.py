@@ -5,6 +5,7 @@ Without torchrun there is one process, and everything here gives back what it go
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def join() -> Layout:
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        atexit.register(distributed.destroy_process_group)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
         if not mine.first:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends

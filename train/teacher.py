@@ -151,8 +151,8 @@ def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> n
     file = fetch_weights(spec.model) if spec.pretrained else _local_weights(spec)
     if file is None:
         return _create(spec, pixels, **outputs)
-    # timm drops a classifier, and loads leniently, unless the configuration expects this number of classes. Where the
-    # configuration names a loader for another format, it would be used for safetensors too.
+    # timm drops a classifier, and loads leniently, unless the configuration expects this number of classes. Older
+    # versions also use the loader that the configuration names for another format (`custom_load`) for any file.
     expected = {**spec.options, **outputs}.get("num_classes")
     overlay = {"file": str(file), "custom_load": False} | ({} if expected is None else {"num_classes": expected})
     return _create(spec, pixels, **outputs, pretrained=True, pretrained_cfg_overlay=overlay)

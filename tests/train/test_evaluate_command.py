@@ -59,6 +59,56 @@ def test_revisited__crops_the_query_to_its_box(tmp_path: Path, capsys: pytest.Ca
         assert ("revisited mAP, embedding", "truth, hard") not in by
 
 
+def test_revisited__box_is_in_pixels_of_the_whole_photo(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A JPEG this large is decoded at half its size for anything but a crop."""
+    random = np.random.default_rng(0)
+    colours = ((200, 30, 30), (30, 30, 200))
+    red, blue = (random.normal(colour, 20, (1200, 600, 3)).clip(0, 255).astype(np.uint8) for colour in colours)
+    for name, pixels in (("red", red[:64, :64]), ("blue", blue[:64, :64]), ("query", np.concatenate([red, blue], 1))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg", quality=95)
+    truth = tmp_path / "truth.json"
+    query = {"name": "query", "box": [100, 100, 500, 500], "easy": [0], "hard": [], "junk": []}
+    for box, right in (([100, 100, 580, 580], 0), ([620, 100, 1100, 580], 1)):
+        truth.write_text(json.dumps({"gallery": ["red", "blue"], "queries": [{**query, "box": box, "easy": [right]}]}))
+        assert main(["leap-nano", "--revisited", str(tmp_path), str(truth), "--json"]) == 0
+        figures = json.loads(capsys.readouterr().out)["metrics"]
+        assert next(m["value"] for m in figures if m["name"] == "revisited mAP, embedding") == pytest.approx(1)
+    truth.write_text(json.dumps({"gallery": ["red"], "queries": [{**query, "box": [1200, 0, 1e9, 1e9]}]}))
+    assert main(["leap-nano", "--revisited", str(tmp_path), str(truth)]) == 2
+    assert "holds nothing of its 1200 x 1200 photo" in capsys.readouterr().err
+
+
+def test_shared_photos__are_judged_by_retrieval_only(own_folders: Path, capsys: pytest.CaptureFixture) -> None:
+    val = str(own_folders / "val")
+    assert main(["leap-nano", "--data", "drawn", val, val]) == 2
+    assert "18 photos are in TRAIN and in TEST" in capsys.readouterr().err
+    retrieval = ["leap-nano", "--data", "drawn", val, val, "--protocols", "retrieval", "--json"]
+    assert main(retrieval) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"][0]["n"] == 18
+    (own_folders / "val" / "red" / "broken.png").write_bytes(b"\x89PNG")
+    assert main(retrieval) == 2
+    assert "take the broken photos out" in capsys.readouterr().err
+
+
+def test_broken_photos__are_reported_beside_the_json(
+    own_folders: Path, photos: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    (own_folders / "val" / "red" / "broken.png").write_bytes(b"\x89PNG")
+    assert main(["leap-nano", "--data", *photos, "--protocols", "knn", "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out)["metrics"][0]["n"] == 18
+    assert "1 of 19" in error
+
+
+def test_out__that_cannot_be_written_is_one_line(
+    own_folders: Path, photos: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    (own_folders / "file").write_text("")
+    out = str(own_folders / "file" / "report.json")
+    assert main(["leap-nano", "--data", *photos, "--protocols", "knn", "--out", out]) == 2
+    assert "choose another --out" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

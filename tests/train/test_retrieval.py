@@ -113,6 +113,9 @@ def test_ground_truth__is_json_and_checked(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("[1,5]", "[1,6]"))
     with pytest.raises(TrainError, match="behind the gallery's 6"):
         read_ground_truth(path)
+    path.write_bytes(msgspec.json.encode(TRUTH).replace(b'"junk":[0]', b'"junk":[5]'))
+    with pytest.raises(TrainError, match="names a photo twice"):
+        read_ground_truth(path)
     path.write_text('{"gallery": ["a"], "queries": [{"name": "a", "bbx": [0, 0, 1, 1]}]}')
     with pytest.raises(TrainError, match="bbx"):
         read_ground_truth(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -50,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate, print a table or JSON; exit status 2 for what the user can mend."""
     options = _parser().parse_args(arguments)
     try:
-        report = _run(options)
+        with contextlib.redirect_stdout(sys.stderr):  # what is said of broken photos is no part of the JSON
+            report = _run(options)
+        if options.out:
+            _write(options.out, report)
     except (TrainError, LeapZooError) as error:
         print(f"train.evaluate: {error}", file=sys.stderr)
         return 2
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.out, report)
     print(msgspec.json.encode(report).decode() if options.json else _table(report))
     return 0
 
@@ -88,6 +89,14 @@ def _run(options: argparse.Namespace) -> EvaluationReport:
         hardware=describe(torch.device("cuda" if torch.cuda.is_available() and folder.is_dir() else "cpu")),
         versions=versions("torch", "numpy", "onnxruntime"),
     )
+
+
+def _write(path: Path, report: EvaluationReport) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, report)
+    except OSError as error:
+        raise TrainError(f"cannot write {path} ({error.strerror}): choose another --out") from error
 
 
 def _table(report: EvaluationReport) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from leap_zoo.card import Metric, Preprocessing
@@ -29,6 +30,7 @@ Protocol = Literal["probe", "knn", "retrieval", "few-shot"]
 PROTOCOLS: tuple[Protocol, ...] = ("probe", "knn", "retrieval", "few-shot")
 NEIGHBOURS, SHOTS = (10, 20), (1, 5, 10)
 MOST_LINES = 10_000_000  # of a list file
+WHOLE = 2**20  # no side that a photo could be drafted to
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,18 @@ def evaluate(subject: Subject, plan: Plan, *, seed: int = 0) -> list[Metric]:
     """
     metrics: list[Metric] = []
     for sets in plan.sets:
+        same = _same_photos(sets)
+        if same is not None and set(plan.protocols) != {"retrieval"}:
+            raise TrainError(
+                f"{sets.name}: {int((same >= 0).sum())} photos are in TRAIN and in TEST, and would be judged on "
+                "themselves; take them out of one, or ask for --protocols retrieval, where none is its own answer"
+            )
         train, test = sets.decode(subject.preprocessing)
+        if same is not None and (train.skipped or test.skipped):
+            raise TrainError(f"{sets.name}: take the broken photos out, or a photo cannot be told from its own copy")
         ours = extract(subject.features, train.pixels, f"{sets.name}, train")
         theirs = extract(subject.features, test.pixels, f"{sets.name}, {sets.test_split}")
         labels = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
-        same = _same_photos(sets) if not train.skipped and not test.skipped else None
         for kind in ours:
             metrics += _judge(sets, kind, plan.protocols, ours[kind], theirs[kind], labels, same, seed)
     for folder, truth in plan.revisited:
@@ -148,12 +157,7 @@ def _revisit(subject: Subject, folder: Path, path: Path) -> list[Metric]:
     size = subject.preprocessing
     try:
         gallery = np.stack([to_tensor(_photo(folder, name), size) for name in truth.gallery])
-        queries = np.stack(
-            [
-                to_tensor(open_image(_photo(folder, query.name)).convert("RGB").crop(_whole(query.box)), size)
-                for query in truth.queries
-            ]
-        )
+        queries = np.stack([to_tensor(_cropped(_photo(folder, query.name), query), size) for query in truth.queries])
     except ImageError as error:
         raise TrainError(f"{folder}: {error}") from error
     ours, asked = extract(subject.features, gallery, "gallery"), extract(subject.features, queries, "queries")
@@ -177,11 +181,16 @@ def _photo(folder: Path, name: str) -> Path:
     raise TrainError(f"{folder} holds no photo {name} (nor {name}.jpg), which the ground truth names")
 
 
-def _whole(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (round(value) for value in box)
+def _cropped(path: Path, query: revisited.Query) -> Image.Image:
+    photo = open_image(path, draft_side=WHOLE)  # a draft of a large JPEG has other pixels than the box
+    left, top = (max(0, round(value)) for value in query.box[:2])
+    right, bottom = (min(side, round(value)) for side, value in zip(photo.size, query.box[2:], strict=True))
     if right <= left or bottom <= top:
-        raise TrainError(f"a query's box {box} is empty: it is x1, y1, x2, y2 in pixels")
-    return left, top, right, bottom
+        raise TrainError(
+            f"the box of query {query.name} holds nothing of its {photo.width} x {photo.height} photo: it is "
+            "x1, y1, x2, y2 in pixels"
+        )
+    return photo.crop((left, top, right, bottom))
 
 
 def _list_file(path: Path) -> Split:

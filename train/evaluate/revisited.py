@@ -75,7 +75,10 @@ def read_ground_truth(path: Path) -> GroundTruth:
     except (OSError, msgspec.MsgspecError) as error:
         raise TrainError(f"cannot read the ground truth {path}: {' '.join(str(error).split())}") from error
     for query in truth.queries:
-        if max([*query.easy, *query.hard, *query.junk], default=0) >= len(truth.gallery):
+        named = [*query.easy, *query.hard, *query.junk]
+        if len(set(named)) < len(named):
+            raise TrainError(f"query {query.name} names a photo twice: each is easy, hard or junk, once")
+        if max(named, default=0) >= len(truth.gallery):
             raise TrainError(f"query {query.name} names a position behind the gallery's {len(truth.gallery)} photos")
     return truth
 

@@ -66,7 +66,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
     if path.suffix == ".pkl":
         raise TrainError(
             f"{path.name} is a pickle, which can run anything and is never opened; write it as JSON "
-            "(`python -m train.evaluate --help` says how)"
+            "(docs/evaluation.md says how)"
         )
     try:
         if path.stat().st_size > MOST_BYTES:

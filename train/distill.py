@@ -244,6 +244,21 @@ class Distiller(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Choose the student's attention for the device that it is on."""
         plain_attention(self.student, self.device.type == "cpu")
+        if self.spec.compile:
+            # A graph for each block at which the teacher stops, with and without the last and smaller batch's shape.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * self.teacher.blocks)
+            for vit, name in self._compiled():
+                setattr(vit, name, torch.compile(getattr(vit, name)))
+
+    def on_fit_end(self) -> None:
+        """What is evaluated, counted and saved is the plain student again."""
+        if self.spec.compile:
+            for vit, name in self._compiled():
+                delattr(vit, name)  # the class's own method comes to light
+
+    def _compiled(self) -> list[tuple[nn.Module, str]]:
+        ours = "forward_intermediates" if len(self.others) else "forward_features"
+        return [(self.student, ours), (self.teacher.vit, "forward_intermediates")]
 
     def on_train_epoch_start(self) -> None:
         """The pause between epochs (checkpoint, evaluation) is no training time."""

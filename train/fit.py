@@ -30,7 +30,6 @@ def distil(
 ) -> None:
     """Train `distiller` on photos, with checkpoints and logs in `folder`. Raises TrainError when it was stopped."""
     recipe, mine = distiller.spec, ranks.layout()
-    _check(recipe, mine)
     order = EpochSampler(len(photos), recipe.seed)
     loader = DataLoader(
         _Pixels(photos.pixels),
@@ -66,8 +65,8 @@ def distil(
         raise TrainError(f"training was interrupted; continue it with --resume (checkpoints are in {folder})")
 
 
-def _check(recipe: Recipe, mine: ranks.Layout) -> None:
-    """Refuse what this machine or the layout of processes cannot do."""
+def check_machine(recipe: Recipe, mine: ranks.Layout) -> None:
+    """Refuse what this machine or the layout of processes cannot do. Raises TrainError."""
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise TrainError("precision=fp16 needs an NVIDIA GPU, and torch sees none here: use precision=bf16 or fp32")
     if recipe.batch % (mine.processes * recipe.accumulate):

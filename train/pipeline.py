@@ -23,7 +23,7 @@ from train import data, evaluate, flops, monitor, ranks
 from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
-from train.fit import distil, train
+from train.fit import check_machine, distil, train
 from train.hardware import describe
 from train.recipe import Recipe, differences, load_recipe, save_recipe
 from train.run import (
@@ -61,6 +61,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     """
     _quiet()
     mine = ranks.join()
+    check_machine(recipe, mine)
     if mine.first:
         _check_folder(recipe, folder, resume=resume)
     # What cannot be is refused now, not after photos were decoded and a teacher trained.

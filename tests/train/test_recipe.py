@@ -10,7 +10,18 @@ import pytest
 import yaml
 
 from train.errors import TrainError
-from train.recipe import CURRICULA, RECIPES, Leap, Loss, Recipe, find_recipe, load_recipe, recipe_files, save_recipe
+from train.recipe import (
+    CURRICULA,
+    RECIPES,
+    Leap,
+    Loss,
+    Recipe,
+    differences,
+    find_recipe,
+    load_recipe,
+    recipe_files,
+    save_recipe,
+)
 from train.students import SIZES
 
 
@@ -162,3 +173,15 @@ def test_recipe__defaults_are_the_published_ones(tree: Callable[[], dict]) -> No
     )
     assert (recipe.loss.targets, recipe.loss.cls_weight) == ("raw", 0.05)
     assert (augment.scale, augment.jitter, augment.grey, augment.mix) == ((0.14, 1), 0.8, 0.2, True)
+
+
+def test_accumulate__cuts_the_batch_into_equal_pieces(write: Callable[..., Path]) -> None:
+    assert load_recipe(write(), ["batch=12", "accumulate=3"]).accumulate == 3
+    with pytest.raises(TrainError, match="batch=16 cannot be cut into accumulate=3 equal pieces"):
+        load_recipe(write(), ["batch=16", "accumulate=3"])
+
+
+def test_differences__are_of_what_is_learned_not_of_how_often_it_is_saved(write: Callable[..., Path]) -> None:
+    one = load_recipe(write())
+    assert differences(one, load_recipe(write(), ["checkpoint_minutes=1", "data.train=elsewhere"])) == []
+    assert differences(one, load_recipe(write(), ["accumulate=2"])) == ["accumulate"]

@@ -69,6 +69,11 @@ def test_help__lists_the_recipes_without_torch() -> None:
         (("{recipe}", "student.patch=9"), "do not tile"),
         (("{recipe}", "student.size=mega"), "unknown student size"),
         (("digits", "student.size=mega"), "unknown student size"),
+        pytest.param(
+            ("digits", "precision=fp16"),
+            "fp16 needs an NVIDIA GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
         (("{recipe}", "data.train={tmp}/absent"), "no folder"),
         (("{recipe}", "data.val={tmp}/empty"), "holds no photos"),
         (("{recipe}", "--out", "{tmp}/teacher.pth"), "is a file"),

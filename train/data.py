@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,32 +19,41 @@ from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
 from leap_zoo.card import Preprocessing
+from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError
 from leap_zoo.preprocess import to_tensor
 from train import recipe
 from train.errors import TrainError
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+from train.unlabelled import EXTENSIONS, Source, find_photos
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Decoded photos: pixels uint8 (N, H, W, 3) RGB; labels int64 (N,), indices into `classes` (folder names)."""
+    """Decoded photos: pixels uint8 (N, H, W, 3) RGB; labels int64 (N,), indices into `classes` (folder names).
+
+    A label of -1: the photo has none. `skipped` are those that could not be decoded, with the reason.
+    """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-    skipped: int = 0
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def and_more(self, others: Photos) -> Photos:
+        """These photos and then `others`, whose labels do not count."""
+        pixels = np.concatenate([self.pixels, others.pixels])
+        labels = np.concatenate([self.labels, np.full(len(others), -1, np.int64)])
+        return Photos(pixels, labels, self.classes, self.skipped + others.skipped)
 
 
 @dataclass(frozen=True)
 class Split:
     """Where the photos of a split are, before they are decoded: sources[i] has label labels[i]."""
 
-    sources: list[Path | npt.NDArray[np.uint8]]
+    sources: list[Source | npt.NDArray[np.uint8]]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
 
@@ -53,18 +63,21 @@ class Split:
     def decode(self, spec: Preprocessing, what: str = "photos") -> Photos:
         """Decode all photos by the shared preprocessing; broken ones are counted, reported and left out."""
         pixels, labels, broken = [], [], []
-        progress = tqdm(zip(self.sources, self.labels, strict=True), what, len(self), leave=False, mininterval=1)
-        for source, label in progress:
-            try:
-                pixels.append(to_tensor(source, spec))
-                labels.append(label)
-            except ImageError as error:
-                broken.append(f"{source}: {error}")
+        with ThreadPoolExecutor(available_threads()) as pool:
+            found = pool.map(lambda source: _attempt(source, spec), self.sources)
+            progress = tqdm(zip(found, self.labels, strict=True), what, len(self), leave=False, mininterval=1)
+            for number, (result, label) in enumerate(progress):
+                if isinstance(result, str):
+                    broken.append((str(self.sources[number]), result))
+                else:
+                    pixels.append(result)
+                    labels.append(label)
         if broken:
-            print(f"{len(broken)} of {len(self)} {what} left out, the first: {broken[0]}")
+            name, reason = broken[0]
+            print(f"{len(broken)} of {len(self)} {what} left out, the first: {name}: {reason}")
         if not pixels:
             raise TrainError(f"none of the {len(self)} {what} can be decoded; look at the folder")
-        return Photos(np.stack(pixels), np.array(labels, np.int64), self.classes, len(broken))
+        return Photos(np.stack(pixels), np.array(labels, np.int64), self.classes, tuple(broken))
 
     def take(self, chosen: npt.NDArray[np.intp]) -> Split:
         """The photos at these positions."""
@@ -109,6 +122,14 @@ def find_splits(data: recipe.Data) -> Splits:
         train.classes,
     )
     return Splits(kept["train"], kept["val"], held_out)
+
+
+def find_more(data: recipe.Data) -> Split:
+    """The photos of `data.more`, which only the distillation sees; held-out ones are left out. Raises TrainError."""
+    found = [photo for place in data.more for photo in find_photos(Path(place))]
+    if data.held_out:
+        found = [photo for photo in found if not fnmatch(photo.name, data.held_out)]
+    return Split(list(found), np.full(len(found), -1, np.int64), ())
 
 
 def class_labels(classes: tuple[str, ...]) -> list[str]:
@@ -233,6 +254,14 @@ class Augmenter:
         return images
 
 
+def _attempt(source: Source | npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.uint8] | str:
+    """The decoded photo, or why it cannot be decoded."""
+    try:
+        return to_tensor(source if isinstance(source, Path | np.ndarray) else source.read(), spec)
+    except (ImageError, OSError) as error:
+        return " ".join(str(error).split())
+
+
 def _odd(size: float) -> int:
     return 2 * math.ceil(size / 2) + 1
 
@@ -242,7 +271,7 @@ def labelled_folder(folder: Path, key: str = "train") -> Split:
     if not folder.is_dir():
         raise TrainError(f"no folder {folder}; give data.{key}=FOLDER, with a folder per class in it")
     classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    sources: list[Path | npt.NDArray[np.uint8]] = []
+    sources: list[Source | npt.NDArray[np.uint8]] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)

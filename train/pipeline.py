@@ -37,6 +37,7 @@ from train.run import (
     is_finished,
     load_run,
     save_run,
+    save_skipped,
     versions,
 )
 from train.students import make_student
@@ -72,7 +73,11 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     splits = data.find_splits(recipe.data)
     store = recipe.data.store_side
     stored = splits.train.decode(Preprocessing(size=store, short_side=store), "training photos")
-    print(f"{recipe.name}: {len(stored)} photos to learn from, {len(splits.held_out)} held out")
+    more = data.find_more(recipe.data)
+    learned = stored
+    if len(more):
+        learned = stored.and_more(more.decode(Preprocessing(size=store, short_side=store), "further photos"))
+    print(f"{recipe.name}: {len(learned)} photos to learn from, {len(splits.held_out)} held out")
     with ranks.first_ahead():
         teacher, (mean, std) = _teacher(recipe, stored, folder)
     if recipe.teacher.head is not None and teacher.classes not in (1000, len(stored.classes)):
@@ -90,6 +95,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         reference = _evaluate_teacher(recipe, teacher, evaluation, mean, std)
         folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RECIPE)
+        save_skipped(learned.skipped, folder)
     runs = []
     for number, rival in enumerate([recipe.curriculum, *recipe.compare]):
         spec = msgspec.structs.replace(recipe, curriculum=rival, compare=[])
@@ -98,12 +104,12 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
             runs.append(load_run(home))
             continue
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
-        distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(stored) // recipe.batch))
+        distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(learned) // recipe.batch))
         watch = monitor.for_recipe(spec, evaluation.train, home) if evaluation else []
-        distil(distiller, stored, home, resume=resume, callbacks=watch)
+        distil(distiller, learned, home, resume=resume, callbacks=watch)
         if evaluation is None:  # the first of the processes has it, and goes on alone
             continue
-        runs.append(_finish(distiller, evaluation, reference, len(stored), mean, std))
+        runs.append(_finish(distiller, evaluation, reference, len(learned), mean, std))
         save_run(home, runs[-1])
         _draw(home)
     return runs

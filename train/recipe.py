@@ -72,6 +72,7 @@ class Data(_Strict, frozen=True, kw_only=True):
     head: Name  # of the probe that is trained on its labels
     train: str | None = None
     val: str | None = None
+    more: list[str] = []  # unlabelled photos to distil on as well: folders, .tar files, saved Hugging Face datasets
     held_out: str | None = None  # file-name pattern, left out of all training (a teacher-head test set)
     store_side: Count = 160  # photos are kept in memory as squares of so many pixels
     licence: str = "unknown"

@@ -1,7 +1,7 @@
 """The run folder: what a training leaves behind, and the one thing that export reads.
 
 `recipe.yaml` (resolved), `student.safetensors`, `head.safetensors` (projection and classifiers), `model.json` (what
-the weights mean), `curriculum.csv`, `metrics.json`, `checkpoints/`.
+the weights mean), `curriculum.csv`, `metrics.json`, `skipped.csv` (photos that could not be decoded), `checkpoints/`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -140,6 +141,13 @@ def read_moves(path: Path) -> list[Move]:
     """The moves of curriculum.csv. Raises KeyError or ValueError for another kind of file."""
     with path.open(newline="") as file:
         return [_move(row) for row in csv.DictReader(file)]
+
+
+def save_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> None:
+    """Write FOLDER/skipped.csv: photos that could not be decoded, and why; no file where there are none."""
+    if skipped:
+        with (folder / "skipped.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("photo", "reason"), *skipped])
 
 
 def is_finished(folder: Path) -> bool:

@@ -66,7 +66,7 @@ def test_decode__leaves_broken_photos_out_and_says_so(own_folders: Path, capsys:
     (own_folders / "train" / "green" / "kept_2.png").write_text("no photo")
     (own_folders / "train" / "green" / "notes.txt").write_text("no photo either, and not called one")
     photos = find_splits(data(own_folders)).train.decode(SQUARE, "training photos")
-    assert (len(photos), photos.skipped) == (34, 2)
+    assert (len(photos), len(photos.skipped)) == (34, 2)
     assert np.bincount(photos.labels).tolist() == [12, 10, 12]
     said = capsys.readouterr().out
     assert "2 of 36 training photos left out" in said

@@ -70,10 +70,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     if recipe.teacher.supervised is None:
         check_teacher(recipe.teacher, recipe.preprocessing.size)
     lightning.seed_everything(recipe.seed, verbose=False)
-    splits = data.find_splits(recipe.data)
+    splits, more = data.find_splits(recipe.data), data.find_more(recipe.data)
     store = recipe.data.store_side
     stored = splits.train.decode(Preprocessing(size=store, short_side=store), "training photos")
-    more = data.find_more(recipe.data)
     learned = stored
     if len(more):
         learned = stored.and_more(more.decode(Preprocessing(size=store, short_side=store), "further photos"))

@@ -27,9 +27,7 @@ def test_scale__makes_every_channel_weigh_the_same() -> None:
     for rows in (standard.patches.flatten(0, 1), standard.cls):
         assert rows.std(0).log().abs().max() < 0.7
         assert rows.mean(0).abs().max() < 1
-    untouched = scale.standardise(
-        batch(0), 1
-    )  # block 1 has no statistics: as it came
+    untouched = scale.standardise(batch(0), 1)  # block 1 has no statistics: as it came
     torch.testing.assert_close(untouched.patches, batch(0).patches, rtol=1e-3, atol=0)
 
 

@@ -65,7 +65,7 @@ def test_experiment__without_a_run_says_so(tmp_path: Path, capsys: pytest.Captur
 
 
 def _row(strategy: str, seed: int, metric: str, value: float) -> dict:
-    about = {"recipe": "r", "student": "nano", "photos": 9, "epochs": 1, "hardware": "h", "commit": "c"}
+    about = {"recipe": "r", "student": "nano", "photos": 9, "epochs": 1, "hardware": "1 CPU threads", "commit": "c"}
     where = {"dataset": "photos", "split": "val", "n": 100, "low": value - 0.1, "high": value + 0.1}
     return {**about, **where, "seed": seed, "strategy": strategy, "metric": metric, "value": value, "minus_last": None}
 
@@ -80,6 +80,8 @@ def test_compare__is_within_a_seed(tmp_path: Path) -> None:
             _row("leap", 2, "linear probe, cls", 0.9),
             _row("last", 0, "CPU seconds", 200.0),
             _row("leap", 0, "CPU seconds", 150.0),
+            _row("last", 0, "wall seconds", 900.0),  # on a CPU that had other things to do
+            _row("leap", 0, "wall seconds", 300.0),
         ]
     )
     found = {(row["strategy"], row["seed"], row["metric"]): row for row in rows}
@@ -87,6 +89,7 @@ def test_compare__is_within_a_seed(tmp_path: Path) -> None:
     assert found["leap", 1, "linear probe, cls"]["minus_last"] == pytest.approx(-0.05)
     assert found["leap", 2, "linear probe, cls"]["minus_last"] is None
     assert found["leap", 0, "CPU time saved"]["value"] == pytest.approx(0.25)
+    assert ("leap", 0, "wall time saved") not in found
     write_page(rows, tmp_path)
     page = (tmp_path / "curriculum.md").read_text()
     assert "| linear probe, cls | photos, val | 100 | 10.0 | 60.0 | 71.7 (+10.0, -5.0) |" in page

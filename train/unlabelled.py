@@ -133,6 +133,7 @@ def _dataset(folder: Path) -> Iterator[ArrowRow]:
     for name in _shards(folder):
         try:
             table = arrow.ipc.open_stream(arrow.memory_map(str(folder / name))).read_all()
+            table.validate(full=True)  # offsets that lie would be followed out of the file's memory
         except (arrow.ArrowException, OSError) as error:
             raise TrainError(f"{folder / name} cannot be read as Arrow ({error}); save the dataset again") from error
         fields = zip(table.column_names, table.schema.types, strict=True)
@@ -159,7 +160,12 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _holds_images(kind: Any, arrow: Any) -> bool:
-    return bool(arrow.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)})
+    """Whether a column is a struct of {bytes: binary, path: string (or none)}, what `datasets` makes of images."""
+    if not arrow.types.is_struct(kind):
+        return False
+    parts = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+    binary = {arrow.binary(), arrow.large_binary()}
+    return parts.get("bytes") in binary and parts.get("path", arrow.string()) in {arrow.string(), arrow.large_string()}
 
 
 def _fields(column: Any) -> set[str]:

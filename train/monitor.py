@@ -78,12 +78,10 @@ class Monitor(lightning.Callback):
     def measure(self, module: Distiller, epoch: int) -> list[Measurement]:
         """10-NN by CLS and by the mean of the patch tokens; the student's mode is given back."""
         student, device = module.student, module.device
-        prefix = student.num_prefix_tokens
 
         def features(pixels: Tensor) -> dict[str, Tensor]:
             images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-            tokens = student.forward_features((images - module.pixel_mean) / module.pixel_std)
-            return {"cls": tokens[:, 0], "patch_mean": tokens[:, prefix:].mean(1)}
+            return evaluate.pooled(student, (images - module.pixel_mean) / module.pixel_std)
 
         training = student.training
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

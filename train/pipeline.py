@@ -196,9 +196,8 @@ def _finish(
     weight, bias = projection["cls.weight"].to(device), projection["cls.bias"].to(device)
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        tokens = distiller.student.forward_features(_normalise(pixels.to(device), mean, std))
-        cls, patches = tokens[:, 0], tokens[:, distiller.student.num_prefix_tokens :].mean(1)
-        return {"cls": cls, "patch_mean": patches, "teacher": functional.linear(cls, weight, bias)}
+        found = evaluate.pooled(distiller.student, evaluate.normalise(pixels.to(device), mean, std))
+        return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
 
     metrics, pooling, probe = _measure(recipe, features, evaluation, teacher)
     tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
@@ -260,10 +259,10 @@ def _measure(
         probe = evaluate.linear_probe(train[kind], train_labels, len(evaluation.train.classes), seed=recipe.seed)
         probes[kind] = probe
         score = evaluate.accuracy(probe(val[kind]).argmax(1), val_labels)
-        metrics.append(_metric(f"linear probe, {kind}", name, "val", score))
+        metrics.append(evaluate.share(f"linear probe, {kind}", name, "val", score))
         for k in (10, 20):
             votes = evaluate.knn(train[kind], train_labels, val[kind], k=k)
-            metrics.append(_metric(f"{k}-NN, {kind}", name, "val", evaluate.accuracy(votes, val_labels)))
+            metrics.append(evaluate.share(f"{k}-NN, {kind}", name, "val", evaluate.accuracy(votes, val_labels)))
     pooling: Pooling = max(probes, key=lambda kind: probes[kind].selection.value)  # type: ignore[assignment]
     if recipe.teacher.head is not None:
         metrics += _teacher_head(recipe, features, evaluation, teacher)
@@ -284,7 +283,7 @@ def _teacher_head(
     device = next(teacher.parameters()).device
     logits = teacher.head(space.to(device)).cpu()
     score = evaluate.accuracy(logits.argmax(1), torch.from_numpy(indices[photos.labels]))
-    return [_metric(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
+    return [evaluate.share(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
 
 
 def _evaluate_teacher(
@@ -294,21 +293,10 @@ def _evaluate_teacher(
     device = next(teacher.parameters()).device
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        tokens = teacher(_normalise(pixels.to(device), mean, std), teacher.blocks)
+        tokens = teacher(evaluate.normalise(pixels.to(device), mean, std), teacher.blocks)
         return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
 
     return _measure(recipe, features, evaluation, teacher)[0]
-
-
-def _normalise(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), as the teacher expects it."""
-    images = pixels.permute(0, 3, 1, 2).float() / 255
-    shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
-
-
-def _metric(name: str, dataset: str, split: str, score: evaluate.Score) -> Metric:
-    return Metric(name=name, dataset=dataset, split=split, n=score.n, value=score.value, interval=score.interval)
 
 
 def _quiet() -> None:

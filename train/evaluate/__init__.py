@@ -6,7 +6,7 @@
     metrics = evaluate(of_run(load_run(folder)), plan)
 """
 
-from train.evaluate.features import Subject, extract, of_artifact, of_run
+from train.evaluate.features import Subject, extract, normalise, of_artifact, of_run, pooled
 from train.evaluate.knn import knn
 from train.evaluate.plan import PhotoSets, Plan, evaluate
 from train.evaluate.probe import Probe, linear_probe
@@ -23,7 +23,9 @@ __all__ = [
     "extract",
     "knn",
     "linear_probe",
+    "normalise",
     "of_artifact",
     "of_run",
+    "pooled",
     "share",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -40,19 +41,28 @@ class Subject:
     preprocessing: Preprocessing
 
 
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), as student and teacher expect it; `mean` and `std` are of 0..1."""
+    images = pixels.permute(0, 3, 1, 2).float() / 255
+    shape = (1, 3, 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+
+
+def pooled(student: VisionTransformer, images: Tensor) -> dict[str, Tensor]:
+    """Normalised images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each; registers are in neither."""
+    tokens = student.forward_features(images)  # (B, prefix + N, D_s)
+    return {"cls": tokens[:, 0], "patch_mean": tokens[:, student.num_prefix_tokens :].mean(1)}
+
+
 def of_run(run: Run) -> Subject:
     """The student of a run folder: `cls`, `patch_mean`, and `teacher`, its CLS in the teacher's space."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = run.student.to(device)
-    prefix = student.num_prefix_tokens
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (run.info.mean, run.info.std))
     weight, bias = (run.tensors[f"projection.cls.{key}"].to(device) for key in ("weight", "bias"))
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-        tokens = student.forward_features((images - mean) / std)  # (B, prefix + N, D_s)
-        cls, patches = tokens[:, 0], tokens[:, prefix:].mean(1)
-        return {"cls": cls, "patch_mean": patches, "teacher": functional.linear(cls, weight, bias)}
+        found = pooled(student, normalise(pixels.to(device), run.info.mean, run.info.std))
+        return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
 
     return Subject(run.report.name, features, run.recipe.preprocessing)
 

@@ -208,7 +208,8 @@ def _list_file(path: Path) -> Split:
     if not sources:
         raise TrainError(f"{path} lists no photos")
     classes = tuple(sorted(set(names)))
-    return Split(list(sources), np.array([classes.index(name) for name in names], np.int64), classes)
+    at = {name: index for index, name in enumerate(classes)}
+    return Split(list(sources), np.array([at[name] for name in names], np.int64), classes)
 
 
 def _same_photos(sets: PhotoSets) -> Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from train.errors import TrainError
 from train.evaluate import PhotoSets, Plan, evaluate, of_run
 from train.evaluate.plan import Protocol
 from train.recipe import Recipe, find_recipe, load_recipe
-from train.run import Run, is_finished, load_run
+from train.run import Run, is_finished, load_run, write_json
 
 TRANSFER: tuple[Protocol, ...] = ("probe", "knn", "retrieval")
 COLUMNS = [
@@ -96,16 +97,27 @@ def measure(folders: list[Path], plan: Plan) -> list[Row]:
     return compare(rows)
 
 
+class Transfer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is kept in a run folder: the figures, and a digest of the weights and photos that they are of."""
+
+    of: str
+    metrics: list[Metric]
+
+
 def _transfer(run: Run, folder: Path, plan: Plan) -> list[Metric]:
     """The plan's figures of a run; kept in its folder, since a later seed adds runs and changes none."""
+    digest = hashlib.sha256((folder / "student.safetensors").read_bytes())
+    for sets in plan.sets:
+        digest.update(f"{sets.name}\n{sets.test_split}\n{sets.train.sources}\n{sets.test.sources}".encode())
     file = folder / "transfer.json"
-    wanted = {(sets.name, sets.test_split) for sets in plan.sets}
-    if file.is_file():
-        known = msgspec.json.decode(file.read_bytes(), type=list[Metric])
-        if {(metric.dataset, metric.split) for metric in known} == wanted:
-            return known
+    try:
+        known = msgspec.json.decode(file.read_bytes(), type=Transfer)
+        if known.of == digest.hexdigest():
+            return known.metrics
+    except (OSError, msgspec.MsgspecError):
+        pass  # measured for the first time, or by an earlier version
     metrics = evaluate(of_run(run), plan, seed=run.report.seed)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(metrics), indent=1))
+    write_json(file, Transfer(of=digest.hexdigest(), metrics=metrics))
     return metrics
 
 
@@ -134,12 +146,18 @@ def rows_of(run: Run, transfer: list[Metric]) -> list[Row]:
         "wall seconds": report.train_seconds,
         "CPU seconds": report.cpu_seconds,
         "waiting for data": report.data_wait,
+        "advances by similarity": _share([move.reason == "similarity" for move in run.moves[1:]]),
+        "highest similarity at an advance": max((move.similarity or 0 for move in run.moves[1:]), default=None),
     }
     for name, value in costs.items():
         if value is not None:
             nowhere = {"metric": name, "dataset": "", "split": "", "n": None, "low": None, "high": None}
             rows.append({**about, **nowhere, "value": value})
     return rows
+
+
+def _share(those: list[bool]) -> float | None:
+    return sum(those) / len(those) if those else None
 
 
 def compare(rows: list[Row]) -> list[Row]:

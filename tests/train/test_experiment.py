@@ -45,6 +45,8 @@ def test_experiment__writes_every_figure_beside_last(finished: Path) -> None:
         assert float(linear["minus_last"]) == pytest.approx(float(linear["value"]) - float(last["value"]), abs=1e-4)
         assert float(last["minus_last"]) == 0
     assert float(by["linear", "teacher FLOPs saved"]["value"]) > 0.1
+    assert float(by["linear", "advances by similarity"]["value"]) == 0
+    assert ("last", "advances by similarity") not in by  # it never advances
     page = (finished / "docs" / "curriculum.md").read_text()
     assert "| linear probe, cls | scikit-learn digits, val | 360 |" in page
     assert (finished / "docs" / "images" / "curriculum-leap-digits.png").stat().st_size > 1000
@@ -57,6 +59,21 @@ def test_experiment__trains_only_the_seed_that_is_missing(finished: Path, capsys
     assert weights.stat().st_mtime_ns == before
     assert "seed 0" not in capsys.readouterr().out
     assert {row["seed"] for row in _rows(finished)} == {"0", "1"}
+
+
+def test_experiment__measures_transfer_again_only_when_its_photos_change(
+    finished: Path, own_folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--transfer", "drawn", str(own_folders / "train"), str(own_folders / "val")]
+    kept = finished / "out" / "leap-digits-seed-0" / "transfer.json"
+    stamps = []
+    for change in (False, False, True):
+        if change:
+            next((own_folders / "val").rglob("*.png")).unlink()
+        assert main([*TINY, *_places(finished), "--measure-only", *words]) == 0
+        stamps.append(kept.stat().st_mtime_ns)
+        assert {row["n"] for row in _rows(finished) if row["dataset"] == "drawn"} == {"17" if change else "18"}
+    assert stamps[0] == stamps[1] < stamps[2]
 
 
 def test_experiment__without_a_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

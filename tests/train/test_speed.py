@@ -37,6 +37,7 @@ def test_early_exit__predicts_from_student_and_share_of_the_teacher(small: Recip
     assert predicted == sorted(predicted)
     steps = [after - before for before, after in itertools.pairwise(predicted[1:])]  # three blocks each
     assert max(steps) - min(steps) < 0.3  # a straight line, in rounded milliseconds
+    assert all(float(row["milliseconds"]) > 0 for row in rows)
 
 
 def test_command__names_an_unknown_recipe(capsys: pytest.CaptureFixture) -> None:

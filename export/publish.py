@@ -70,7 +70,7 @@ def _build(run: Run, model: DeployedStudent, staging: Path, say: Say) -> list[Ar
     artifacts = [_write("fp32", fp32, None, home)]
     # Before the quantisation, which takes minutes, and which a NaN makes fail in ways that explain nothing.
     card = describe.card(run, model, artifacts, (GOLDEN, b"none yet"))
-    file = Model.open(card, artifacts[0], (home / FILES["fp32"]).read_bytes())
+    file = Model.open(card, artifacts[0], lambda file: (home / file.file).read_bytes())
     worst = verify.check_parity(file, model, draw(run.recipe.preprocessing.size))
     say(f"against torch at batch 1, 2, 5 it differs by {worst:.1e} at most ({verify.PARITY_TOLERANCE:g} allowed)")
     train = run.photos().train
@@ -95,8 +95,8 @@ def _write_card(run: Run, model: DeployedStudent, artifacts: list[Artifact], sta
     card = describe.card(run, model, artifacts, (GOLDEN, b"none yet"))
     golden = {}
     for artifact in artifacts:
-        file = Model.open(card, artifact, (home / artifact.file).read_bytes())
-        golden[artifact.precision] = file.run(images, model.names)
+        model_file = Model.open(card, artifact, lambda file: (home / file.file).read_bytes())
+        golden[artifact.file] = model_file.run(images, model.names)
     write_golden(home / GOLDEN, images, golden)
     card = describe.card(run, model, artifacts, (GOLDEN, (home / GOLDEN).read_bytes()))
     (home / "README.md").write_text(readme.render(card))

@@ -1,28 +1,25 @@
 """The schema of a published model: `card.json`, and the `index.json` that lists cards.
 
-Strict on purpose: unknown keys are refused (the error names the nearest known one), every file is a plain file name
-with its size and sha256, and both documents are bounded before they are parsed. Reading and writing go through the same
-validation, so what was written can be read.
+Strict on purpose: unknown keys are refused, and every file is a plain file name with its size and sha256.
+`leap_zoo.documents` reads and writes them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import tempfile
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from leap_zoo.errors import InvalidCard, nearest, short
+from leap_zoo.errors import nearest
 
 SCHEMA: Final = 1
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 60 kB
 
-Precision = Literal["fp32", "int8"]
+OTHER_FILES = ("card.json", "README.md", "model.sig")  # of a model's folder, beside those that its card lists
+
+Precision = Literal["fp32", "fp16", "int8"]
+Format = Literal["onnx", "openvino"]
 
 # `\Z`, not `$`: `$` also matches before a final newline.
 FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_]([A-Za-z0-9._+-]*[A-Za-z0-9_+-])?\Z", max_length=128)]
@@ -103,20 +100,42 @@ class Metric(_Strict, frozen=True):
     head: str | None = None
 
 
-class Artifact(_Strict, frozen=True):
-    """One published file of a model."""
+class File(_Strict, frozen=True):
+    """A file beside the card, by plain name."""
 
     file: FileName
     bytes: Positive
     sha256: Sha256
+
+
+class Artifact(File, frozen=True):
+    """One published form of a model. ONNX is one self-contained file; an OpenVINO IR keeps `weights` in a second."""
+
     precision: Precision
-    opset: Positive
-    ir: Positive
-    minimum_runtime: Version  # of ONNX Runtime, e.g. "1.17"
-    format: Literal["onnx"] = "onnx"
+    ir: Positive  # version of the format: of ONNX's IR, or of OpenVINO's
+    minimum_runtime: Version  # of ONNX Runtime, or of OpenVINO, e.g. "1.17"
+    format: Format = "onnx"
+    weights: File | None = None
+    opset: Positive | None = None  # ONNX only
     tools: dict[str, str] = {}  # tool -> version, of what built the file
-    quantisation: dict[str, Any] | None = None  # the recipe; None for fp32
+    quantisation: dict[str, Any] | None = None  # the recipe; None for floats
     metrics: list[Metric] = []
+
+    def __post_init__(self) -> None:
+        if (self.format == "openvino") != (self.weights is not None):
+            raise ValueError(f"`weights` of {self.file}: an OpenVINO IR has them in a second file, an ONNX file inside")
+        if (self.format == "onnx") != (self.opset is not None):
+            raise ValueError(f"`opset` of {self.file}: an ONNX file has one, an OpenVINO IR does not")
+
+    @property
+    def files(self) -> list[File]:
+        """Every file that running this artifact needs, itself first."""
+        return [self] if self.weights is None else [self, self.weights]
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.bytes for file in self.files)
 
 
 class Latency(_Strict, frozen=True):
@@ -166,22 +185,73 @@ class Training(_Strict, frozen=True):
     curriculum: list[CurriculumStep] = []
 
 
-class Golden(_Strict, frozen=True):
+class Golden(File, frozen=True):
     """Photos with the outputs they gave where the model was published (`leap_zoo.verify` reads and writes the file).
 
     `tolerance` is precision -> instruction set -> largest absolute difference, on L2-normalised embeddings and on
     softmax scores. Every precision has a `default`; `vnni` (x86) and `dotprod` (ARM) apply where the CPU has them.
     """
 
-    file: FileName
-    bytes: Positive
-    sha256: Sha256
     tolerance: dict[Precision, dict[str, Annotated[float, Meta(gt=0, le=1)]]]
 
     def __post_init__(self) -> None:
         for precision, by_isa in self.tolerance.items():
             if "default" not in by_isa:
                 raise ValueError(f"tolerance of {precision} has no `default`")
+
+
+class Candidate(_Strict, frozen=True):
+    """One way to quantise that was tried, measured against fp32 on photos that no reported figure is from.
+
+    `cosine_mean` and `cosine_min` are of the embeddings; `relative_ms` is its fastest call over that of the fp32 ONNX
+    file on ONNX Runtime, measured in turns, batch 1 (below 1: faster). `outcome`: published, or why not.
+    """
+
+    name: Text
+    format: Format
+    precision: Precision
+    recipe: dict[str, Any]
+    top1_drop: Share | None
+    agreement: Share
+    cosine_mean: Share
+    cosine_min: Share
+    relative_ms: NotNegative | None
+    outcome: Text
+
+
+class Sensitivity(_Strict, frozen=True):
+    """What quantising one layer alone does: mean cosine of its embeddings to those of fp32."""
+
+    layer: Text
+    cosine_mean: Share
+
+
+class Search(_Strict, frozen=True):
+    """How the quantised artifacts were chosen: on which photos, where, and everything that was tried."""
+
+    dataset: Text
+    split: Text
+    n: Positive
+    calibration_photos: Positive
+    device: Text
+    isa: list[str]
+    threads: Positive
+    minutes: NotNegative
+    candidates: list[Candidate]
+    sensitivity: list[Sensitivity] = []
+
+
+class Architecture(_Strict, frozen=True):
+    """The student in timm's terms: `VisionTransformer(patch_size, embed_dim, depth, num_heads, mlp_ratio, ...)`."""
+
+    patch: Positive
+    width: Positive
+    depth: Positive
+    heads: Positive
+    mlp_ratio: NotNegative
+    registers: Annotated[int, Meta(ge=0)] = 0
+    layer_scale: bool = False
+    pooling: Literal["cls", "patch_mean"] = "cls"
 
 
 class ModelCard(_Strict, frozen=True):
@@ -202,14 +272,17 @@ class ModelCard(_Strict, frozen=True):
     golden: Golden
     family: Literal["leap"] = "leap"
     schema: Literal[1] = SCHEMA
+    architecture: Architecture | None = None
+    search: Search | None = None
     latency: list[Latency] = []
     training: Training | None = None
 
     def __post_init__(self) -> None:
         heads = [head.name for head in self.heads]
         _unique("heads", heads)
-        _unique("artifact files", [artifact.file for artifact in self.artifacts] + [self.golden.file, "card.json"])
-        _unique("artifact precisions", [artifact.precision for artifact in self.artifacts])
+        files = [file.file for artifact in self.artifacts for file in artifact.files]
+        _unique("files", [*files, self.golden.file, *OTHER_FILES])
+        _unique("artifacts", [f"{artifact.format} {artifact.precision}" for artifact in self.artifacts])
         if self.default_head not in heads:
             raise ValueError(
                 f"default_head {self.default_head!r} is none of the heads{nearest(self.default_head, heads)}"
@@ -248,132 +321,7 @@ class Index(_Strict, frozen=True):
         _unique("models", [entry.id for entry in self.models])
 
 
-def parse_card(data: bytes, where: str = "card.json") -> ModelCard:
-    """The card in `data` (JSON, UTF-8). `where` names it in errors. Raises InvalidCard."""
-    return _parse(data, ModelCard, where)
-
-
-def parse_index(data: bytes, where: str = "index.json") -> Index:
-    """The index in `data` (JSON, UTF-8). `where` names it in errors. Raises InvalidCard."""
-    return _parse(data, Index, where)
-
-
-def read_card(path: str | os.PathLike[str]) -> ModelCard:
-    """Read a card.json. Raises InvalidCard; OSError when the file cannot be read."""
-    return parse_card(read_document(Path(path)), str(path))
-
-
-def read_index(path: str | os.PathLike[str]) -> Index:
-    """Read an index.json. Raises InvalidCard; OSError when the file cannot be read."""
-    return parse_index(read_document(Path(path)), str(path))
-
-
-def write_card(path: str | os.PathLike[str], card: ModelCard) -> bytes:
-    """Write a card.json (atomically) and return its bytes. Raises InvalidCard when it could not be read back."""
-    return _write(Path(path), card, ModelCard)
-
-
-def write_index(path: str | os.PathLike[str], index: Index) -> bytes:
-    """Write an index.json (atomically) and return its bytes. Raises InvalidCard when it could not be read back."""
-    return _write(Path(path), index, Index)
-
-
-def index_entry(card: ModelCard, data: bytes) -> IndexEntry:
-    """What an index says about `card`, whose card.json has the bytes `data` (as `write_card` returned them)."""
-    return IndexEntry(
-        id=card.id,
-        revision=card.revision,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        description=card.description,
-    )
-
-
-def read_document(path: Path) -> bytes:
-    """The bytes of a card or index, never more than MAX_DOCUMENT_BYTES + 1 of them."""
-    with path.open("rb") as file:
-        return file.read(MAX_DOCUMENT_BYTES + 1)
-
-
-_Document = TypeVar("_Document", ModelCard, Index)
-
-
-def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise InvalidCard(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes; no card is: publish it again")
-    try:
-        _check_schema(data, where)
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise InvalidCard(f"{where}: {_explain(str(error), kind)}; mend that key or publish it again") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidCard(f"{where} is no valid JSON ({error}); publish it again") from error
-
-
-def _check_schema(data: bytes, where: str) -> None:
-    """A newer schema is not a broken card: say so before complaining about keys that we cannot know."""
-    version = msgspec.json.decode(data, type=_Version).schema
-    if version > SCHEMA:
-        raise InvalidCard(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
-
-
-class _Version(msgspec.Struct):
-    schema: int = SCHEMA
-
-
-def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
-    # What is written is the parsed document: 1 and 1.0 in a float field give the same bytes, hence the same sha256.
-    canonical = _parse(msgspec.json.encode(document), kind, path.name)
-    data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from a web server
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return data
-
-
 def _unique(what: str, names: list[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"{what} repeat: {', '.join(repeated)}")
-
-
-_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `\$(?P<path>.*)`)?\Z", re.DOTALL)
-
-
-def _explain(message: str, kind: type[msgspec.Struct]) -> str:
-    """msgspec's message, with the nearest known key when a key is unknown."""
-    found = _UNKNOWN_FIELD.search(message)
-    if found is None:
-        return message
-    known = _keys_at(msgspec.inspect.type_info(kind), (found["path"] or "").lstrip("."))
-    return f"unknown key {short(found['key'])}{nearest(found['key'], known)}"
-
-
-def _keys_at(node: msgspec.inspect.Type, path: str) -> list[str]:
-    """The keys of the object at a msgspec path such as `artifacts[0].metrics[1]` or `training`."""
-    for part in filter(None, re.split(r"\.|(?=\[)", path)):
-        node = _structural(node)
-        if part.startswith("["):
-            node = node.item_type if isinstance(node, msgspec.inspect.ListType) else getattr(node, "value_type", node)
-        elif isinstance(node, msgspec.inspect.StructType):
-            node = next((field.type for field in node.fields if field.encode_name == part), node)
-    node = _structural(node)
-    return [field.encode_name for field in node.fields] if isinstance(node, msgspec.inspect.StructType) else []
-
-
-def _structural(node: msgspec.inspect.Type) -> msgspec.inspect.Type:
-    """Look through `X | None` and through constraints."""
-    while isinstance(node, (msgspec.inspect.UnionType, msgspec.inspect.Metadata)):
-        if isinstance(node, msgspec.inspect.Metadata):
-            node = node.type
-        else:
-            node = next((t for t in node.types if not isinstance(t, msgspec.inspect.NoneType)), node.types[0])
-    return node

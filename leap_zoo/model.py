@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leap_zoo.card import Artifact, Head, ModelCard
+from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
 from leap_zoo.preprocess import ImageSource, to_tensor
 from leap_zoo.registry import Zoo, ZooLocation, find
-from leap_zoo.runtimes import OnnxSession, Session
+from leap_zoo.runtimes import Session, open_session
 from leap_zoo.settings import parse_threads, read_settings
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
@@ -44,33 +44,45 @@ def load(
     name: str = "leap-nano",
     *,
     zoo: ZooLocation | None = None,
-    precision: Literal["fp32", "int8"] | None = None,
+    precision: Precision | None = None,
+    format: Format | None = None,
     threads: int | None = None,
+    exact: bool = False,
 ) -> Model:
     """Load a model, after checking size and sha256 of its file.
 
     name: a model's id (`leap-zoo list`).
     zoo: a zoo's folder; default: LEAP_ZOO_URL's, then the bundled zoo.
     precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
+    format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
     threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
-    Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused.
+    exact: 32-bit float arithmetic, where OpenVINO would rather use the processor's bfloat16.
+    Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, MissingExtra.
     """
     place, card = find(name, zoo)
-    return open_artifact(place, card, choose_artifact(card, precision), threads)
+    return open_artifact(place, card, choose_artifact(card, precision, format), threads, exact=exact)
 
 
-def choose_artifact(card: ModelCard, precision: str | None = None) -> Artifact:
-    """The artifact of that precision; None: int8 where listed, else fp32. Raises InvalidArgument."""
-    by_precision: dict[str, Artifact] = {artifact.precision: artifact for artifact in card.artifacts}
-    wanted = precision or ("int8" if "int8" in by_precision else "fp32")
-    if wanted not in by_precision:
-        raise InvalidArgument(f"{card.id} has no precision {short(wanted)}{nearest(str(wanted), by_precision)}")
-    return by_precision[wanted]
+def choose_artifact(card: ModelCard, precision: str | None = None, format: str | None = None) -> Artifact:
+    """The artifact of that kind; None: ONNX before OpenVINO, int8 before fp32. Raises InvalidArgument."""
+    found = [
+        artifact
+        for artifact in card.artifacts
+        if precision in (None, artifact.precision) and format in (None, artifact.format)
+    ]
+    if not found:
+        wanted = " ".join(str(part) for part in (format, precision) if part is not None)
+        known = [f"{artifact.format} {artifact.precision}" for artifact in card.artifacts]
+        raise InvalidArgument(f"{card.id} has no file of {short(wanted)}{nearest(wanted, known)}")
+    preference = ("int8", "fp32", "fp16")
+    return min(found, key=lambda artifact: (artifact.format != "onnx", preference.index(artifact.precision)))
 
 
-def open_artifact(place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None) -> Model:
-    """Check one file of a model and load it. Raises as `load` does."""
-    return Model.open(card, artifact, place.read(card, artifact), threads)
+def open_artifact(
+    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, *, exact: bool = False
+) -> Model:
+    """Check the files of one artifact and load it. Raises as `load` does."""
+    return Model.open(card, artifact, lambda file: place.read(card, file), threads, exact=exact)
 
 
 class Model:
@@ -96,13 +108,21 @@ class Model:
         self._check_signature()
 
     @classmethod
-    def open(cls, card: ModelCard, artifact: Artifact, data: bytes, threads: int | None = None) -> Model:
-        """A model from the bytes of its file, which the caller has checked. Raises ArtifactRefused, InvalidCard."""
+    def open(
+        cls,
+        card: ModelCard,
+        artifact: Artifact,
+        read: Callable[[File], bytes],
+        threads: int | None = None,
+        *,
+        exact: bool = False,
+    ) -> Model:
+        """A model from its files, whose bytes `read` gives and has checked. Raises ArtifactRefused, InvalidCard."""
         count = parse_threads(threads) if threads is not None else read_settings().threads or available_threads()
-        return cls(card, artifact, OnnxSession(data, artifact, count))
+        return cls(card, artifact, open_session(artifact, [read(file) for file in artifact.files], count, exact=exact))
 
     def __repr__(self) -> str:
-        return f"<Model {self.card.id} {self.card.revision} {self.artifact.precision}, {self.session.runtime}>"
+        return f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {self.session.runtime}>"
 
     @overload
     def classify(self, images: OneFile, *, top: int = 5, head: str | None = None) -> list[Prediction]: ...

@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Protocol
 
-from leap_zoo.card import (
-    Index,
-    IndexEntry,
-    ModelCard,
+from leap_zoo.card import Artifact, File, Index, IndexEntry, ModelCard
+from leap_zoo.documents import (
     index_entry,
     parse_card,
     parse_index,
@@ -29,25 +26,6 @@ from leap_zoo.settings import read_settings, zoo_folder
 BUNDLED = Path(__file__).parent / "bundled"
 
 ZooLocation = str | os.PathLike[str]
-
-
-class Published(Protocol):
-    """What a card says about a file: an `Artifact` or the `Golden`."""
-
-    @property
-    def file(self) -> str:
-        """Plain name, in the model's folder."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """Size."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """64 hexadecimal digits."""
-        ...
 
 
 class Zoo:
@@ -81,7 +59,11 @@ class Zoo:
             raise InvalidCard(f"index.json lists {entry.id} {entry.revision}, its card says {card.id} {card.revision}")
         return card
 
-    def read(self, card: ModelCard, published: Published) -> bytes:
+    def holds(self, card: ModelCard, artifact: Artifact) -> bool:
+        """Whether the files of `artifact` are meant to be here: all that a card lists are, in a folder."""
+        return True
+
+    def read(self, card: ModelCard, published: File) -> bytes:
         """The bytes of a file that `card` lists, size and sha256 checked. Raises ArtifactCorrupt."""
         what = f"{published.file} of {card.id}"
         try:
@@ -146,8 +128,7 @@ def publish(folder: ZooLocation, card: ModelCard) -> None:
     models, sorted by id. Raises ArtifactCorrupt, InvalidCard.
     """
     place = Zoo(zoo_folder(folder))
-    files: list[Published] = [*card.artifacts, card.golden]
-    for published in files:
+    for published in [*(file for artifact in card.artifacts for file in artifact.files), card.golden]:
         place.read(card, published)
     data = write_card(place.folder / card.id / "card.json", card)
     path = place.folder / "index.json"

@@ -1,18 +1,21 @@
-"""What runs a graph: a small `Session` interface, and ONNX Runtime behind it.
+"""What runs a graph: a small `Session` interface, and who opens one.
 
-The runtime is imported when the first model is opened: `import leap_zoo` stays fast.
+The runtimes themselves are in modules of their own, imported when the first model is opened: `import leap_zoo` stays
+fast, and the OpenVINO one may be absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import Artifact
-from leap_zoo.errors import ArtifactRefused, MissingExtra
+from leap_zoo.errors import ArtifactRefused
+
+Signature = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shape; None is a free axis
 
 
 class Session(Protocol):
@@ -20,70 +23,45 @@ class Session(Protocol):
 
     runtime: str  # e.g. "onnxruntime 1.32.0"
     threads: int
-    inputs: dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shape; None is a free axis
-    outputs: dict[str, tuple[str, tuple[int | None, ...]]]
+    inputs: Signature
+    outputs: Signature
 
     def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """image: uint8 (B, H, W, 3). Returns the named outputs, in that order. Raises ArtifactRefused."""
         ...
 
 
-class OnnxSession:
-    """One ONNX file, given as its bytes, on the CPU. Raises ArtifactRefused when ONNX Runtime cannot load it."""
+def open_session(artifact: Artifact, files: Sequence[bytes], threads: int, *, exact: bool = False) -> Session:
+    """The bytes of an artifact's `files`, in that order, as a session on the CPU.
 
-    def __init__(self, data: bytes, artifact: Artifact, threads: int) -> None:
-        ort = _import_onnxruntime()
-        self._file = artifact.file
-        self.runtime = f"onnxruntime {ort.__version__}"
-        self.threads = threads
-        if _version(ort.__version__) < _version(artifact.minimum_runtime):
-            raise ArtifactRefused(
-                f"{artifact.file} needs ONNX Runtime {artifact.minimum_runtime}, this is {ort.__version__}: "
-                "pip install -U onnxruntime"
-            )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        # Spinning threads burn the cores that the caller's own work (decoding, an HTTP loop) needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the exceptions of ONNX Runtime share no public base class
-            raise self._refused("load", error) from error
-        self.inputs = {node.name: _signature(node) for node in self._session.get_inputs()}
-        self.outputs = {node.name: _signature(node) for node in self._session.get_outputs()}
+    exact: float arithmetic in 32 bits throughout, where a runtime would rather use the processor's bfloat16.
+    Raises ArtifactRefused when the runtime cannot load it, MissingExtra when the runtime is not installed.
+    """
+    if artifact.format == "openvino":
+        from leap_zoo.openvino_runtime import OpenVinoSession
 
-    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """See `Session.run`."""
-        try:
-            results: list[npt.NDArray[np.float32]] = self._session.run(list(outputs), {"image": image})
-        except Exception as error:
-            raise self._refused("run", error) from error
-        return results
+        return OpenVinoSession(files[0], files[1], artifact, threads, exact=exact)
+    from leap_zoo.onnx_runtime import OnnxSession
 
-    def _refused(self, verb: str, error: Exception) -> ArtifactRefused:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        return ArtifactRefused(
-            f"{self.runtime} cannot {verb} {self._file} ({reason}): update it, or choose another precision"
+    return OnnxSession(files[0], artifact, threads)
+
+
+def check_version(name: str, package: str, installed: str, artifact: Artifact) -> None:
+    """Raises ArtifactRefused when the runtime is older than the artifact's card asks for."""
+    if _numbers(installed) < _numbers(artifact.minimum_runtime):
+        raise ArtifactRefused(
+            f"{artifact.file} needs {name} {artifact.minimum_runtime}, this is {installed}: pip install -U {package}"
         )
 
 
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra(f"ONNX Runtime cannot be imported ({error}): pip install onnxruntime") from error
-    onnxruntime.disable_telemetry_events()
-    return onnxruntime
+def refused(runtime: str, verb: str, artifact: Artifact, error: Exception) -> ArtifactRefused:
+    """Whatever a runtime raised, as one line of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = lines[0][:200]
+    return ArtifactRefused(f"{runtime} cannot {verb} {artifact.file} ({reason}): update it, or choose another file")
 
 
-def _signature(node: Any) -> tuple[str, tuple[int | None, ...]]:
-    dtype = {"tensor(float)": "float32"}.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
-    return dtype, tuple(axis if isinstance(axis, int) else None for axis in node.shape)
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """`1.17.0+cpu` -> (1, 17, 0), padded so that 1.17 equals 1.17.0."""
-    numbers = [int(part) for part in text.split("+")[0].split(".") if part.isdigit()]
+def _numbers(text: str) -> tuple[int, ...]:
+    """`1.17.0+cpu` -> (1, 17, 0, 0), padded so that 1.17 equals 1.17.0."""
+    numbers = [int(part) for part in text.split("+")[0].split("-")[0].split(".") if part.isdigit()]
     return tuple(numbers + [0] * (4 - len(numbers)))

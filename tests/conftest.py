@@ -18,7 +18,7 @@ from PIL import Image
 
 from leap_zoo import card as cards
 from leap_zoo.registry import publish
-from leap_zoo.runtimes import OnnxSession
+from leap_zoo.runtimes import open_session
 from leap_zoo.verify import TOLERANCE, write_golden
 
 TINY = "leap-tiny-test"
@@ -97,8 +97,8 @@ def build_tiny_zoo(folder: Path) -> Path:
             ],
         )
         artifacts.append(artifact)
-        session = OnnxSession(data, artifact, threads=1)
-        golden[precision] = dict(zip(session.outputs, session.run(images, list(session.outputs)), strict=True))
+        session = open_session(artifact, [data], threads=1)
+        golden[file] = dict(zip(session.outputs, session.run(images, list(session.outputs)), strict=True))
     write_golden(home / "golden.npz", images, golden)
     publish(folder, tiny_card(artifacts, (home / "golden.npz").read_bytes()))
     return folder

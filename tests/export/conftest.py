@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import leap_zoo
+import leap_zoo.documents
 from export import publish, verify
 from export.graph import DeployedStudent
 from train.__main__ import main as train
@@ -84,7 +85,7 @@ def published(
 @pytest.fixture(scope="session")
 def card(published: Path) -> leap_zoo.ModelCard:
     """The published card."""
-    return leap_zoo.card.read_card(published / "leap-digits" / "card.json")
+    return leap_zoo.documents.read_card(published / "leap-digits" / "card.json")
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import pytest
 
 import leap_zoo
 from export import publish, readme
-from leap_zoo.card import ModelCard, read_card, write_card
+from leap_zoo.card import ModelCard
+from leap_zoo.documents import read_card, write_card
 from leap_zoo.model import Model
 from leap_zoo.verify import verify
 from train.run import Run, load_run

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leap_zoo import card as cards
+from leap_zoo import documents
 from leap_zoo.errors import InvalidCard
 
 TINY = "leap-tiny-test"
@@ -35,21 +36,21 @@ def changed(document: dict[str, Any], path: str, value: Any) -> bytes:
 
 
 def test_card__round_trips(tiny_zoo: Path, tmp_path: Path) -> None:
-    card = cards.read_card(tiny_zoo / TINY / "card.json")
-    data = cards.write_card(tmp_path / "card.json", card)
-    assert cards.read_card(tmp_path / "card.json") == card
+    card = documents.read_card(tiny_zoo / TINY / "card.json")
+    data = documents.write_card(tmp_path / "card.json", card)
+    assert documents.read_card(tmp_path / "card.json") == card
     assert data == (tiny_zoo / TINY / "card.json").read_bytes()
 
 
 def test_write_card__leaves_no_temporary_file(tiny_zoo: Path, tmp_path: Path) -> None:
-    cards.write_card(tmp_path / "card.json", cards.read_card(tiny_zoo / TINY / "card.json"))
+    documents.write_card(tmp_path / "card.json", documents.read_card(tiny_zoo / TINY / "card.json"))
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
 
 
 def test_write_card__refuses_what_could_not_be_read(tiny_zoo: Path, tmp_path: Path) -> None:
-    card = msgspec.structs.replace(cards.read_card(tiny_zoo / TINY / "card.json"), parameters=0)
+    card = msgspec.structs.replace(documents.read_card(tiny_zoo / TINY / "card.json"), parameters=0)
     with pytest.raises(InvalidCard, match="parameters"):
-        cards.write_card(tmp_path / "card.json", card)
+        documents.write_card(tmp_path / "card.json", card)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +68,7 @@ def test_write_card__refuses_what_could_not_be_read(tiny_zoo: Path, tmp_path: Pa
 )
 def test_card__unknown_key_names_nearest(document: dict[str, Any], path: str, known: str) -> None:
     with pytest.raises(InvalidCard, match=f"did you mean '{known}'"):
-        cards.parse_card(changed(document, path, 1))
+        documents.parse_card(changed(document, path, 1))
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,9 @@ def test_card__unknown_key_names_nearest(document: dict[str, Any], path: str, kn
     ],
 )
 def test_card__bad_value_is_refused(document: dict[str, Any], path: str, value: Any) -> None:
-    cards.parse_card(json.dumps(document).encode())
+    documents.parse_card(json.dumps(document).encode())
     with pytest.raises(InvalidCard):
-        cards.parse_card(changed(document, path, value))
+        documents.parse_card(changed(document, path, value))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_card__bad_value_is_refused(document: dict[str, Any], path: str, value: 
 def test_file_name__leaving_the_folder_is_refused(document: dict[str, Any], name: str) -> None:
     for path in ("artifacts.0.file", "golden.file"):
         with pytest.raises(InvalidCard):
-            cards.parse_card(changed(document, path, name))
+            documents.parse_card(changed(document, path, name))
 
 
 @given(st.text(max_size=140))
@@ -137,7 +138,7 @@ JSON = st.recursive(
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_parse__anything_is_a_document_or_invalid_card(data: bytes) -> None:
-    for parse in (cards.parse_card, cards.parse_index):
+    for parse in (documents.parse_card, documents.parse_index):
         try:
             document = parse(data)
         except InvalidCard:
@@ -149,31 +150,31 @@ def test_parse__anything_is_a_document_or_invalid_card(data: bytes) -> None:
 @given(value=JSON, key=st.sampled_from(sorted(cards.ModelCard.__struct_fields__)))
 def test_parse__replaced_value_is_valid_or_invalid_card(document: dict[str, Any], key: str, value: Any) -> None:
     try:
-        card = cards.parse_card(changed(document, key, value))
+        card = documents.parse_card(changed(document, key, value))
     except InvalidCard:
         return
-    assert cards.parse_card(msgspec.json.encode(card)) == card
+    assert documents.parse_card(msgspec.json.encode(card)) == card
 
 
 def test_parse__deep_nesting_is_refused() -> None:
     with pytest.raises(InvalidCard):
-        cards.parse_card(b'{"artifacts":' + b"[" * 200_000)
+        documents.parse_card(b'{"artifacts":' + b"[" * 200_000)
 
 
 def test_parse__too_large_is_refused_before_parsing(tmp_path: Path) -> None:
     path = tmp_path / "card.json"
     path.write_bytes(b" " * (cards.MAX_DOCUMENT_BYTES + 100) + b"{}")
     with pytest.raises(InvalidCard, match="larger than"):
-        cards.read_card(path)
+        documents.read_card(path)
 
 
 def test_parse__newer_schema_says_update(document: dict[str, Any]) -> None:
     with pytest.raises(InvalidCard, match=r"schema 2.*pip install -U"):
-        cards.parse_card(changed(document, "schema", 2))
+        documents.parse_card(changed(document, "schema", 2))
 
 
 def test_index__repeated_model_is_refused() -> None:
     entry = {"id": "a", "revision": "1", "sha256": HASH, "bytes": 1, "description": "x"}
-    assert len(cards.parse_index(json.dumps({"schema": 1, "models": [entry]}).encode()).models) == 1
+    assert len(documents.parse_index(json.dumps({"schema": 1, "models": [entry]}).encode()).models) == 1
     with pytest.raises(InvalidCard, match="repeat: a"):
-        cards.parse_index(json.dumps({"schema": 1, "models": [entry, entry]}).encode())
+        documents.parse_index(json.dumps({"schema": 1, "models": [entry, entry]}).encode())

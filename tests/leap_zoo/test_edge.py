@@ -77,7 +77,7 @@ def test_surface__every_listed_name_exists_once_and_nothing_else_is_public() -> 
     assert sorted(set(leap_zoo.__all__)) == sorted(leap_zoo.__all__)
     for name in leap_zoo.__all__:
         assert getattr(leap_zoo, name) is not None
-    modules = {path.stem for path in (ROOT / "leap_zoo").glob("*.py")}
+    modules = {path.stem for path in (ROOT / "leap_zoo").glob("*")}
     public = {name for name in vars(leap_zoo) if not name.startswith("_")} - modules
     assert public == set(leap_zoo.__all__) - {"__version__"}
 

@@ -29,8 +29,8 @@ def test_load__takes_int8_unless_told(tiny_zoo: Path) -> None:
 
 
 def test_load__absent_precision_names_the_others(tiny_zoo: Path) -> None:
-    with pytest.raises(InvalidArgument, match=r"'fp16'.*fp32, int8"):
-        leap_zoo.load(TINY, zoo=tiny_zoo, precision="fp16")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"'fp16'.*onnx fp32, onnx int8"):
+        leap_zoo.load(TINY, zoo=tiny_zoo, precision="fp16")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 5000, True, "many"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import leap_zoo
 from leap_zoo import registry
-from leap_zoo.card import read_card, read_index, write_card
+from leap_zoo.documents import read_card, read_index, write_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, UnknownModel
 
 TINY = "leap-tiny-test"

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from leap_zoo.card import Golden, read_card
+from leap_zoo.card import Golden
+from leap_zoo.documents import read_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, UnknownModel
 from leap_zoo.registry import publish
 from leap_zoo.verify import read_golden, tolerance, verify, write_golden
@@ -58,7 +59,7 @@ def test_verify__flipped_byte_fails_that_artifact_only(zoo_copy: Path) -> None:
     assert hashlib.sha256(data).hexdigest() in (report.artifacts[1].error or "")
 
 
-@pytest.mark.parametrize(("name", "change"), [("fp32/embedding", 0.01), ("fp32/teacher_embedding", np.nan)])
+@pytest.mark.parametrize(("name", "change"), [("model.onnx/embedding", 0.01), ("model.onnx/teacher_embedding", np.nan)])
 def test_verify__other_outputs_fail(zoo_copy: Path, name: str, change: float) -> None:
     republish(zoo_copy, altered(zoo_copy, name, change))
     report = verify(TINY, zoo_copy)
@@ -67,14 +68,16 @@ def test_verify__other_outputs_fail(zoo_copy: Path, name: str, change: float) ->
 
 
 def test_verify__compares_scores_not_logits(zoo_copy: Path) -> None:
-    republish(zoo_copy, altered(zoo_copy, "fp32/logits_colours", 3.0))  # the same shift of all logits: same scores
+    republish(
+        zoo_copy, altered(zoo_copy, "model.onnx/logits_colours", 3.0)
+    )  # the same shift of all logits: same scores
     assert verify(TINY, zoo_copy).ok
 
 
 def test_verify__golden_without_an_artifact_fails(zoo_copy: Path) -> None:
     arrays = read_golden((zoo_copy / TINY / "golden.npz").read_bytes())
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: value for name, value in arrays.items() if not name.startswith("int8/")})
+    np.savez(buffer, **{name: value for name, value in arrays.items() if not name.startswith("model_int8.onnx/")})
     republish(zoo_copy, buffer.getvalue())
     assert [artifact.ok for artifact in verify(TINY, zoo_copy).artifacts] == [True, False]
 
@@ -88,10 +91,10 @@ def test_golden__round_trips_with_the_same_bytes(tmp_path: Path) -> None:
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     values = np.array([[1.5, -2.0], [0.0, 3.0]], np.float32)
     for name in ("a.npz", "b.npz"):
-        write_golden(tmp_path / name, images, {"fp32": {"embedding": values}})
+        write_golden(tmp_path / name, images, {"model.onnx": {"embedding": values}})
     arrays = read_golden((tmp_path / "a.npz").read_bytes())
     assert np.array_equal(arrays["image"], images)
-    assert np.array_equal(arrays["fp32/embedding"], values)
+    assert np.array_equal(arrays["model.onnx/embedding"], values)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
@@ -100,8 +103,8 @@ def test_write_golden__refuses_other_arrays(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="golden images"):
         write_golden(tmp_path / "g.npz", images.astype(np.float32), {})  # type: ignore[arg-type]
     for values in (np.zeros((3, 4), np.float32), np.zeros((2, 4), np.float64), np.zeros(2, np.float32)):
-        with pytest.raises(InvalidArgument, match="fp32/embedding"):
-            write_golden(tmp_path / "g.npz", images, {"fp32": {"embedding": values}})
+        with pytest.raises(InvalidArgument, match="model.onnx/embedding"):
+            write_golden(tmp_path / "g.npz", images, {"model.onnx": {"embedding": values}})
 
 
 def test_read_golden__never_unpickles() -> None:

@@ -1,0 +1,76 @@
+"""`leap-zoo`: the command line. Each module beside this one has a few commands, and what they say.
+
+Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can mend, one line on
+stderr.
+Only argparse is imported here; a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from leap_zoo.cli import models, predict
+from leap_zoo.cli.grammar import Commands, Parser
+from leap_zoo.errors import LeapZooError
+
+_EXAMPLES = """examples:
+  leap-zoo list
+  leap-zoo show leap-nano
+  leap-zoo classify photo.jpg --top 3
+  leap-zoo classify holiday/ --json > classes.json
+  leap-zoo classify - < photo.jpg
+  leap-zoo embed holiday/ --out holiday.npz
+  leap-zoo verify leap-nano
+
+environment:
+  LEAP_ZOO_URL      folder of a zoo to look in before the bundled one
+  LEAP_ZOO_THREADS  threads per model (default: what this machine allows)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    # What matters of Pillow's warnings (too many pixels, truncated) becomes an error of ours, on one line.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except LeapZooError as error:
+        print(f"leap-zoo: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="leap-zoo",
+        description="Small vision transformers, distilled by LEAP: classify and embed photos on this device.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
+    commands = Commands(parser)
+    for module in (models, predict):
+        module.add(commands)
+    return parser
+
+
+class _VersionAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from leap_zoo import __version__
+
+        print(f"leap-zoo {__version__}")
+        parser.exit()

@@ -1,0 +1,70 @@
+"""What the commands have in common: how they are declared, and the arguments that many of them take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+from leap_zoo.errors import short
+
+DEFAULT_MODEL = "leap-nano"
+
+
+class Parser(argparse.ArgumentParser):
+    """A user's mistake is one line, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2."""
+        self.exit(2, f"leap-zoo: {message}; see {self.prog} --help\n")
+
+
+class Commands:
+    """The commands of `leap-zoo`, in the order in which --help lists them."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        """A command that `run` carries out; returns its parser, which has --json already."""
+        command = self._commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.set_defaults(command=run)
+        return command
+
+
+def add_zoo(command: argparse.ArgumentParser) -> None:
+    """--zoo."""
+    command.add_argument("--zoo", metavar="FOLDER", help="look in this zoo only")
+
+
+def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    """Which model, and of which zoo: MODEL or --model, and --zoo."""
+    if positional:
+        command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="default: %(default)s")
+    else:
+        command.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+    add_zoo(command)
+
+
+def add_artifact(command: argparse.ArgumentParser) -> None:
+    """Which file of the model, and on how many threads: --precision, --format, --threads."""
+    command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: int8 where the model has it")
+    command.add_argument("--format", choices=("onnx", "openvino"), help="default: onnx where the model has it")
+    command.add_argument("--threads", type=at_least_one, metavar="N", help="default: what this machine allows")
+
+
+def add_photos(command: argparse.ArgumentParser) -> None:
+    """Photos, and the model that looks at them."""
+    command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos, or - for stdin")
+    add_model(command)
+    add_artifact(command)
+
+
+def at_least_one(text: str) -> int:
+    """An argument that counts something."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {short(text)}")
+    return int(text)

@@ -1,0 +1,144 @@
+"""`card.json` and `index.json` as files: bounded before they are parsed, checked by the schema, written atomically.
+
+Reading and writing go through the same validation, so what was written can be read; an unknown key is refused by an
+error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
+from leap_zoo.errors import InvalidCard, nearest, short
+
+
+def parse_card(data: bytes, where: str = "card.json") -> ModelCard:
+    """The card in `data` (JSON, UTF-8). `where` names it in errors. Raises InvalidCard."""
+    return _parse(data, ModelCard, where)
+
+
+def parse_index(data: bytes, where: str = "index.json") -> Index:
+    """The index in `data` (JSON, UTF-8). `where` names it in errors. Raises InvalidCard."""
+    return _parse(data, Index, where)
+
+
+def read_card(path: str | os.PathLike[str]) -> ModelCard:
+    """Read a card.json. Raises InvalidCard; OSError when the file cannot be read."""
+    return parse_card(read_document(Path(path)), str(path))
+
+
+def read_index(path: str | os.PathLike[str]) -> Index:
+    """Read an index.json. Raises InvalidCard; OSError when the file cannot be read."""
+    return parse_index(read_document(Path(path)), str(path))
+
+
+def write_card(path: str | os.PathLike[str], card: ModelCard) -> bytes:
+    """Write a card.json (atomically) and return its bytes. Raises InvalidCard when it could not be read back."""
+    return _write(Path(path), card, ModelCard)
+
+
+def write_index(path: str | os.PathLike[str], index: Index) -> bytes:
+    """Write an index.json (atomically) and return its bytes. Raises InvalidCard when it could not be read back."""
+    return _write(Path(path), index, Index)
+
+
+def index_entry(card: ModelCard, data: bytes) -> IndexEntry:
+    """What an index says about `card`, whose card.json has the bytes `data` (as `write_card` returned them)."""
+    return IndexEntry(
+        id=card.id,
+        revision=card.revision,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        description=card.description,
+    )
+
+
+def read_document(path: Path) -> bytes:
+    """The bytes of a card or index, never more than MAX_DOCUMENT_BYTES + 1 of them."""
+    with path.open("rb") as file:
+        return file.read(MAX_DOCUMENT_BYTES + 1)
+
+
+_Document = TypeVar("_Document", ModelCard, Index)
+
+
+def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise InvalidCard(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes; no card is: publish it again")
+    try:
+        _check_schema(data, where)
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidCard(f"{where}: {_explain(str(error), kind)}; mend that key or publish it again") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidCard(f"{where} is no valid JSON ({error}); publish it again") from error
+
+
+def _check_schema(data: bytes, where: str) -> None:
+    """A newer schema is not a broken card: say so before complaining about keys that we cannot know."""
+    version = msgspec.json.decode(data, type=_Version).schema
+    if version > SCHEMA:
+        raise InvalidCard(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
+
+
+class _Version(msgspec.Struct):
+    schema: int = SCHEMA
+
+
+def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
+    # What is written is the parsed document: 1 and 1.0 in a float field give the same bytes, hence the same sha256.
+    canonical = _parse(msgspec.json.encode(document), kind, path.name)
+    data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from a web server
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return data
+
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `\$(?P<path>.*)`)?\Z", re.DOTALL)
+
+
+def _explain(message: str, kind: type[msgspec.Struct]) -> str:
+    """msgspec's message, with the nearest known key when a key is unknown."""
+    found = _UNKNOWN_FIELD.search(message)
+    if found is None:
+        return message
+    known = _keys_at(msgspec.inspect.type_info(kind), (found["path"] or "").lstrip("."))
+    return f"unknown key {short(found['key'])}{nearest(found['key'], known)}"
+
+
+def _keys_at(node: msgspec.inspect.Type, path: str) -> list[str]:
+    """The keys of the object at a msgspec path such as `artifacts[0].metrics[1]` or `training`."""
+    for part in filter(None, re.split(r"\.|(?=\[)", path)):
+        node = _structural(node)
+        if part.startswith("["):
+            node = node.item_type if isinstance(node, msgspec.inspect.ListType) else getattr(node, "value_type", node)
+        elif isinstance(node, msgspec.inspect.StructType):
+            node = next((field.type for field in node.fields if field.encode_name == part), node)
+    node = _structural(node)
+    return [field.encode_name for field in node.fields] if isinstance(node, msgspec.inspect.StructType) else []
+
+
+def _structural(node: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    """Look through `X | None` and through constraints."""
+    while isinstance(node, (msgspec.inspect.UnionType, msgspec.inspect.Metadata)):
+        if isinstance(node, msgspec.inspect.Metadata):
+            node = node.type
+        else:
+            node = next((t for t in node.types if not isinstance(t, msgspec.inspect.NoneType)), node.types[0])
+    return node

@@ -103,7 +103,7 @@ def test_write_golden__refuses_other_arrays(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="golden images"):
         write_golden(tmp_path / "g.npz", images.astype(np.float32), {})  # type: ignore[arg-type]
     for values in (np.zeros((3, 4), np.float32), np.zeros((2, 4), np.float64), np.zeros(2, np.float32)):
-        with pytest.raises(InvalidArgument, match="model.onnx/embedding"):
+        with pytest.raises(InvalidArgument, match=r"model\.onnx/embedding"):
             write_golden(tmp_path / "g.npz", images, {"model.onnx": {"embedding": values}})
 
 

@@ -13,19 +13,28 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when an artifact was refused, 2 for a user's mistake."""
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     from export import publish, readme  # torch takes seconds to import; --help needs none of it
+    from export.built import NAMES
     from export.errors import ExportError
     from leap_zoo.errors import LeapZooError
     from train.run import load_run
 
     try:
         run = load_run(options.run, options.overrides)
-        card, refused = publish.publish(run, options.zoo, options.precision or list(publish.FILES))
+        kinds = [
+            kind
+            for kind in NAMES
+            if (not options.format or kind[0] in options.format)
+            and (not options.precision or kind[1] in options.precision)
+        ]
+        if not kinds:
+            raise ExportError("there is no such file: OpenVINO has fp16 and int8, ONNX fp32, fp16 and int8")
+        card, refused = publish.publish(run, options.zoo, kinds, minutes=options.budget)
     except (ExportError, TrainError, LeapZooError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1 if isinstance(error, ExportError) else 2
     print(f"\n{card.id} {card.revision} in {options.zoo}:")
     for artifact in card.artifacts:
-        print(f"  {artifact.file}  {artifact.bytes / 1e6:.2f} MB  sha256 {artifact.sha256}")
+        print(f"  {artifact.file}  {artifact.total_bytes / 1e6:.2f} MB  sha256 {artifact.sha256}")
         for metric in artifact.metrics:
             print("    " + " ".join(readme.metric_row(artifact, metric).replace("|", " ").split()))
     for reason in refused:
@@ -36,23 +45,37 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Export a run folder: ONNX fp32 and int8, checked against torch and each other, with a card.",
+        description="Export a run folder: ONNX and OpenVINO, fp32, fp16 and int8, checked against torch and each other on "
+        "photos, with a card. int8 is searched for: the fastest way that keeps the answers wins.",
         epilog="examples:\n"
         "  python -m export runs/leap-digits --zoo zoo-out\n"
-        "  python -m export runs/leap-nano --zoo leap_zoo/bundled --precision int8\n"
+        "  python -m export runs/leap-nano --zoo leap_zoo/bundled --format onnx --precision int8\n"
+        "  python -m export runs/leap-nano --zoo zoo-out --budget 30\n"
         "  python -m export runs/leap-nano --zoo zoo-out data.train=photos/train data.val=photos/val",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="run folder, as `python -m train` left it")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="where the run's photos are now")
     parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
+    for name, choices in (("--format", ["onnx", "openvino"]), ("--precision", ["fp32", "fp16", "int8"])):
+        parser.add_argument(
+            name, action="append", choices=choices, help="publish only this one (may be repeated; default: all that pass)"
+        )
     parser.add_argument(
-        "--precision",
-        action="append",
-        choices=["fp32", "int8"],
-        help="publish only this one (may be repeated; default: all that pass)",
+        "--budget",
+        type=_minutes,
+        default=10.0,
+        metavar="MINUTES",
+        help="begin no new trial of the int8 search after so many (default: 10)",
     )
     return parser
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 <= minutes <= 10_000:
+        raise argparse.ArgumentTypeError(f"must be a number of minutes, not {text!r}")
+    return minutes
 
 
 if __name__ == "__main__":

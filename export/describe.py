@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import version
 
 from safetensors.torch import save
 
-from export import onnx
 from export.graph import DeployedStudent
 from leap_zoo import card as cards
 from leap_zoo.verify import TOLERANCE
@@ -36,15 +34,14 @@ def metadata(run: Run) -> dict[str, str]:
     }
 
 
-def tools(*packages: str) -> dict[str, str]:
-    """Installed versions of what built a file."""
-    return {package: version(package) for package in packages}
-
-
 def card(
-    run: Run, model: DeployedStudent, artifacts: list[cards.Artifact], golden: tuple[str, bytes]
+    run: Run,
+    model: DeployedStudent,
+    artifacts: list[cards.Artifact],
+    golden: tuple[str, bytes],
+    search: cards.Search | None = None,
 ) -> cards.ModelCard:
-    """The card of a run with these artifacts and this golden file (name, content)."""
+    """The card of a run with these artifacts, this golden file (name, content), and how its int8 was found."""
     recipe, report, info = run.recipe, run.report, run.info
     size = recipe.preprocessing.size
     student, teacher = model.student.embed_dim, model.space_weight.shape[0]
@@ -76,6 +73,7 @@ def card(
             sha256=hashlib.sha256(golden[1]).hexdigest(),
             tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts},
         ),
+        search=search,
         training=cards.Training(
             recipe=recipe.name,
             seed=recipe.seed,
@@ -91,22 +89,4 @@ def card(
                 for m in run.moves
             ],
         ),
-    )
-
-
-def artifact(
-    precision: cards.Precision, file: str, data: bytes, quantisation: dict[str, object] | None
-) -> cards.Artifact:
-    """The card's row for a built file; its metrics come from the gate."""
-    builders = ("torch", "timm", "onnx", "onnxscript", *(("nncf",) if quantisation else ()))
-    return cards.Artifact(
-        file=file,
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        precision=precision,
-        opset=onnx.OPSET,
-        ir=onnx.IR,
-        minimum_runtime=onnx.MINIMUM_RUNTIME,
-        tools=tools(*builders),
-        quantisation=quantisation,
     )

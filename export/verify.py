@@ -12,15 +12,15 @@ import torch
 
 from export.errors import GateFailed
 from export.graph import DeployedStudent
-from leap_zoo.card import Metric, Precision
+from leap_zoo.card import Metric
 from leap_zoo.intervals import Z95, wilson
 from leap_zoo.model import Model
 from train.run import Run
 
 PARITY_BATCHES = (1, 2, 5)
 PARITY_TOLERANCE = 1e-4  # largest absolute difference to torch, on logits and embeddings
-LARGEST_DROP = 0.005  # of top-1, int8 against fp32
-SMALLEST_COSINE = 0.99  # mean cosine of int8 and fp32 embeddings
+LARGEST_DROP = 0.005  # of top-1, against fp32
+SMALLEST_COSINE = 0.99  # mean, of a file's embeddings and those of fp32
 GATE_PHOTOS = 1000  # with fewer, a few photos decide about half a point: only a drop beyond doubt is refused
 
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -39,29 +39,32 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Metrics per precision; the precisions that must not be published, with the reason."""
+    """Metrics per file; the files that must not be published, with the reason."""
 
-    metrics: dict[Precision, list[Metric]]
-    refused: dict[Precision, str]
+    metrics: dict[str, list[Metric]]
+    refused: dict[str, str]
 
 
-def judge(run: Run, files: dict[Precision, Model], say: Callable[[str], None]) -> Verdict:
-    """Measure the files of a run; fp32, which `check_parity` has passed, is the reference of the others."""
-    metrics: dict[Precision, list[Metric]] = {precision: [] for precision in files}
-    refused: dict[Precision, str] = {}
+def judge(run: Run, files: dict[str, Model], reference: str, say: Callable[[str], None]) -> Verdict:
+    """Measure the files of a run, by name; `reference` is the fp32 ONNX file, which `check_parity` has passed."""
+    metrics: dict[str, list[Metric]] = {name: [] for name in files}
+    refused: dict[str, str] = {}
     for photos in _test_sets(run):
-        outputs: dict[Precision, Outputs] = {}
-        for precision, file in files.items():
-            say(f"measuring {precision} on {len(photos.labels)} photos ({photos.dataset}, {photos.split})")
-            outputs[precision] = file.run(photos.pixels, ["embedding", f"logits_{photos.head}"])
-            right = outputs[precision][f"logits_{photos.head}"].argmax(1) == photos.labels
-            metrics[precision].append(_share("top-1", right, photos))
-        for precision in files.keys() - {"fp32"}:
-            compared = fidelity(outputs["fp32"], outputs[precision], photos)
-            metrics[precision] += compared
+        outputs: dict[str, Outputs] = {}
+        for name, file in files.items():
+            say(f"measuring {name} on {len(photos.labels)} photos ({photos.dataset}, {photos.split})")
+            outputs[name] = file.run(photos.pixels, ["embedding", f"logits_{photos.head}"])
+            right = outputs[name][f"logits_{photos.head}"].argmax(1) == photos.labels
+            metrics[name] += [
+                _share("top-1", right, photos),
+                _share("Recall@1", recall_at_1(outputs[name]["embedding"], photos.labels), photos),
+            ]
+        for name in files.keys() - {reference}:
+            compared = fidelity(outputs[reference], outputs[name], photos)
+            metrics[name] += compared
             reason = objection(compared)
             if reason:
-                refused[precision] = f"{files[precision].artifact.file} was not published: {reason}"
+                refused[name] = f"{name} was not published: {reason}"
     return Verdict(metrics, refused)
 
 
@@ -85,21 +88,33 @@ def check_parity(file: Model, model: DeployedStudent, pixels: npt.NDArray[np.uin
 
 
 def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> list[Metric]:
-    """A candidate against fp32 on the same photos: paired drop of top-1, agreement, embedding cosine."""
+    """A candidate against fp32 on the same photos: paired drops of top-1 and Recall@1, agreement, embedding cosine."""
     logits = f"logits_{photos.head}"
     before, after = reference[logits].argmax(1), candidate[logits].argmax(1)
-    loss = (before == photos.labels).astype(float) - (after == photos.labels).astype(float)  # per photo: -1, 0, 1
-    drop, half = float(loss.mean()), Z95 * float(loss.std()) / math.sqrt(len(loss))
+    found = [recall_at_1(outputs["embedding"], photos.labels) for outputs in (reference, candidate)]
     cosine = (reference["embedding"] * candidate["embedding"]).sum(1)
     return [
-        _metric(DROP, drop, photos, (drop - half, drop + half)),
-        _share("top-1 agreement with fp32", before == after, photos),
+        _drop(DROP, before == photos.labels, after == photos.labels, photos),
+        _share(AGREEMENT, before == after, photos),
         _metric(COSINE, float(cosine.mean()), photos),
-        _metric("embedding cosine to fp32, minimum", float(cosine.min()), photos),
+        _metric(LEAST_COSINE, float(cosine.min()), photos),
+        _drop("Recall@1 drop from fp32", found[0], found[1], photos),
     ]
 
 
-DROP, COSINE = "top-1 drop from fp32", "embedding cosine to fp32, mean"
+DROP, AGREEMENT = "top-1 drop from fp32", "top-1 agreement with fp32"
+COSINE, LEAST_COSINE = "embedding cosine to fp32, mean", "embedding cosine to fp32, minimum"
+
+
+def recall_at_1(embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Per photo, whether its nearest neighbour among all others is of its class. embeddings: (N, D), unit length."""
+    nearest = []
+    for start in range(0, len(embeddings), 1024):
+        similar = embeddings[start : start + 1024] @ embeddings.T
+        rows = np.arange(len(similar))
+        similar[rows, start + rows] = -np.inf  # a photo is no neighbour of itself
+        nearest.append(similar.argmax(1))
+    return labels[np.concatenate(nearest)] == labels
 
 
 def objection(compared: list[Metric]) -> str | None:
@@ -131,6 +146,13 @@ def _test_sets(run: Run) -> list[Labelled]:
 def _share(name: str, right: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
     share = float(right.mean())
     return _metric(name, share, photos, wilson(share, len(right)))
+
+
+def _drop(name: str, before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
+    """How much rarer `after` is right than `before`, photo by photo."""
+    loss = before.astype(float) - after.astype(float)  # per photo: -1, 0, 1
+    drop, half = float(loss.mean()), Z95 * float(loss.std()) / math.sqrt(len(loss))
+    return _metric(name, drop, photos, (drop - half, drop + half))
 
 
 def _metric(name: str, value: float, photos: Labelled, interval: tuple[float, float] | None = None) -> Metric:

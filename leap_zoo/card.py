@@ -204,7 +204,8 @@ class Candidate(_Strict, frozen=True):
     """One way to quantise that was tried, measured against fp32 on photos that no reported figure is from.
 
     `cosine_mean` and `cosine_min` are of the embeddings; `relative_ms` is its fastest call over that of the fp32 ONNX
-    file on ONNX Runtime, measured in turns, batch 1 (below 1: faster). `outcome`: published, or why not.
+    file on ONNX Runtime, measured in turns, batch 1 (below 1: faster). What could not be built has no figures.
+    `outcome`: chosen, or why not.
     """
 
     name: Text
@@ -212,9 +213,9 @@ class Candidate(_Strict, frozen=True):
     precision: Precision
     recipe: dict[str, Any]
     top1_drop: Share | None
-    agreement: Share
-    cosine_mean: Share
-    cosine_min: Share
+    agreement: Share | None
+    cosine_mean: Share | None
+    cosine_min: Share | None
     relative_ms: NotNegative | None
     outcome: Text
 

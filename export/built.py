@@ -1,0 +1,60 @@
+"""The forms that a student is published in: which format and precision, under which names, built how."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Final
+
+from export import onnx, openvino
+from leap_zoo.card import Artifact, File, Format, Precision
+
+Kind = tuple[Format, Precision]
+
+# Suffixes as browser and hub users expect them. An IR's weights are in a .bin of the same name.
+NAMES: Final[dict[Kind, str]] = {
+    ("onnx", "fp32"): "model.onnx",
+    ("onnx", "fp16"): "model_fp16.onnx",
+    ("onnx", "int8"): "model_int8.onnx",
+    ("openvino", "fp16"): "model_fp16.xml",
+    ("openvino", "int8"): "model_int8.xml",
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """One form, as bytes: an ONNX file, or an IR's .xml and .bin. `recipe`: how it was quantised; None for floats."""
+
+    kind: Kind
+    contents: tuple[bytes, ...]
+    recipe: dict[str, object] | None = None
+    tools: tuple[str, ...] = field(default=("torch", "timm", "onnx"))
+
+    def artifact(self) -> Artifact:
+        """The card's row for these files; its metrics come from the gate."""
+        form, precision = self.kind
+        name = NAMES[self.kind]
+        first = _file(name, self.contents[0])
+        is_onnx = form == "onnx"
+        return Artifact(
+            file=first.file,
+            bytes=first.bytes,
+            sha256=first.sha256,
+            precision=precision,
+            format=form,
+            weights=None if is_onnx else _file(name.replace(".xml", ".bin"), self.contents[1]),
+            opset=onnx.OPSET if is_onnx else None,
+            ir=onnx.IR if is_onnx else openvino.IR,
+            minimum_runtime=onnx.MINIMUM_RUNTIME if is_onnx else openvino.MINIMUM_RUNTIME,
+            tools={tool: version(tool) for tool in self.tools},
+            quantisation=self.recipe,
+        )
+
+    def read(self, file: File) -> bytes:
+        """The bytes of one of its files, by the card's entry."""
+        return self.contents[0] if file.file == NAMES[self.kind] else self.contents[1]
+
+
+def _file(name: str, content: bytes) -> File:
+    return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

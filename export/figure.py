@@ -66,8 +66,12 @@ def _figure(moves: list[CurriculumStep], title: str) -> Figure:
     axes.plot(steps, blocks, drawstyle="steps-post", color=GREY, linewidth=1.5, zorder=2)
     # The card does not say when training ended: an open end, about as long as a usual stay.
     end = steps[-1] + max(1, (steps[-1] - steps[0]) / max(1, len(moves) - 1))
-    axes.plot([steps[-1], end], [blocks[-1]] * 2, ":", color=GREY, linewidth=1.5, label="to the end", zorder=2)
-    for reason in sorted({move.reason for move in moves}, key=lambda reason: ([*REASONS, reason].index(reason), reason)):
+    axes.plot(
+        [steps[-1], end], [blocks[-1]] * 2, ":", color=GREY, linewidth=1.5, label="to the end of the training", zorder=2
+    )
+    for reason in sorted(
+        {move.reason for move in moves}, key=lambda reason: ([*REASONS, reason].index(reason), reason)
+    ):
         marker, colour, meaning = REASONS.get(reason, (*OTHER, reason))
         places = [(move.step, move.block) for move in moves if move.reason == reason]
         size = 12 if marker == "*" else 7

@@ -44,11 +44,12 @@ def _about(card: ModelCard) -> list[str]:
         "",
     ]
     if (student := card.architecture) is not None:
-        extras = [f"{student.registers} registers"] * (student.registers > 0) + ["LayerScale"] * student.layer_scale
+        registers = f", {student.registers} registers" if student.registers else ""
+        scale = ", LayerScale" if student.layer_scale else ""
         lines += [
             f"A vision transformer of {student.depth} blocks of width {student.width}, {student.heads} heads, "
-            f"MLP ratio {student.mlp_ratio:g}, patches of {student.patch} px{''.join(f', {extra}' for extra in extras)}; its "
-            f"embedding is {'the CLS token' if student.pooling == 'cls' else 'the mean of the patch tokens'}.",
+            f"MLP ratio {student.mlp_ratio:g}, patches of {student.patch} px{registers}{scale}; "
+            f"its embedding is {'the CLS token' if student.pooling == 'cls' else 'the mean of the patch tokens'}.",
             "",
         ]
     return lines

@@ -57,8 +57,8 @@ photo = to_rgb(photo);                  // not BGR; grey becomes three equal cha
 // The short side becomes {short} px, and the centre {size} x {size} of that is kept. In one step: the region of the
 // photo that survives the crop is resampled, so that its corners need not lie on whole pixels. Resizing first and
 // cropping then is the same but for a part of a pixel.
-// {spec.filter} as in Pillow: when it shrinks, the support of the filter grows with the factor (antialiased). A
-// {spec.filter} that always looks at the same few pixels is another filter, and costs accuracy.
+// The filter is {spec.filter} as in Pillow: when it shrinks, its support grows with the factor (antialiased). One that
+// always looks at the same few pixels, as many libraries have under the same name, gives other pixels.
 double side = min(photo.width, photo.height) * {size}.0 / {short}.0;
 double left = (photo.width - side) / 2, top = (photo.height - side) / 2;
 photo = resize_region(photo, left, top, side, side, /*to*/ {size}, {size}, {spec.filter.upper()}, /*antialias*/ true);

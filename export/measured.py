@@ -60,8 +60,8 @@ def search_section(search: Search) -> list[str]:
     threads = "1 thread" if search.threads == 1 else f"{search.threads} threads"
     lines = [
         f"Each way to quantise was measured against fp32 on {search.n} photos of {line(search.dataset)}, "
-        f"{line(search.split)}, which no figure above is from; {search.calibration_photos} photos calibrated. "
-        f"{line(search.device)} ({', '.join(search.isa)}), {threads}, {search.minutes:.1f} minutes. "
+        f"{line(search.split)}, which no figure above is from; {search.calibration_photos} photos calibrated. The "
+        f"search took {search.minutes:.1f} minutes with {threads} on {line(search.device)} ({', '.join(search.isa)}). "
         "Time is relative to the fp32 ONNX file on ONNX Runtime, batch 1.",
         "",
         *table(
@@ -69,7 +69,7 @@ def search_section(search: Search) -> list[str]:
             (
                 [
                     *(c.name, f"{c.format} {c.precision}", f"{c.cosine_mean:.4f}", f"{c.cosine_min:.4f}"),
-                    *(f"{c.agreement:.2%}", "" if c.top1_drop is None else f"{c.top1_drop:.2%}"),
+                    *(_percent(c.agreement), "" if c.top1_drop is None else _percent(c.top1_drop)),
                     *("" if c.relative_ms is None else f"{c.relative_ms:.2f}", c.outcome),
                 ]
                 for c in search.candidates
@@ -97,3 +97,7 @@ def _cell(metric: Metric | None) -> str:
     if metric is None:
         return ""
     return value(metric) + (f" ({interval(metric)})" if metric.interval else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -93,7 +93,8 @@ def _training(card: ModelCard, training: Training) -> list[str]:
         f"Recipe `{training.recipe}`, strategy `{training.strategy}`, {training.epochs:g} epochs, seed "
         f"{training.seed}, commit `{training.commit}`. Teacher: {training.teacher.name} "
         f"({line(training.teacher.provenance)}). Early exit saved {100 * training.teacher_flops_saved:.1f} % of its "
-        f"FLOPs ({training.teacher_flops / 1e15:.3g} PFLOPs run, {training.total_flops / 1e15:.3g} with the student's).",
+        f"FLOPs ({training.teacher_flops / 1e15:.3g} PFLOPs run, {training.total_flops / 1e15:.3g} with the "
+        "student's).",
         "",
     ]
     if training.curriculum:

@@ -16,7 +16,8 @@ from leap_zoo.errors import nearest
 SCHEMA: Final = 1
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 60 kB
 
-OTHER_FILES = ("card.json", "README.md", "model.sig")  # of a model's folder, beside those that its card lists
+# Of a model's folder, beside those that its card lists.
+OTHER_FILES = ("card.json", "README.md", "curriculum.svg", "model.sig")
 
 Precision = Literal["fp32", "fp16", "int8"]
 Format = Literal["onnx", "openvino"]

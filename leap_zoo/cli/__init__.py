@@ -21,6 +21,7 @@ from leap_zoo.errors import LeapZooError
 _EXAMPLES = """examples:
   leap-zoo list
   leap-zoo show leap-nano
+  leap-zoo show downloads/model_int8.onnx
   leap-zoo classify photo.jpg --top 3
   leap-zoo classify holiday/ --json > classes.json
   leap-zoo classify - < photo.jpg

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from leap_zoo.cli.grammar import Commands, add_model, add_zoo
 from leap_zoo.cli.output import print_json, size
-from leap_zoo.errors import ArtifactCorrupt, InvalidCard
-
-if TYPE_CHECKING:
-    from leap_zoo.card import ModelCard
+from leap_zoo.errors import ArtifactCorrupt, InvalidCard, LeapZooError
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
     command = commands.add("list", _list, "list the models of the zoo", "leap-zoo list --zoo my-zoo/")
     add_zoo(command)
-    command = commands.add("show", _show, "show a model's card", "leap-zoo show leap-nano --json")
+    text = "show a model's card, or what a lone file (.onnx, OpenVINO's .xml) says about itself"
+    command = commands.add("show", _show, text, "leap-zoo show leap-nano --json; leap-zoo show model_int8.onnx")
     add_model(command, positional=True)
     command = commands.add(
         "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-nano"
@@ -52,41 +49,41 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from leap_zoo.cli.described import card_lines
     from leap_zoo.registry import find
 
+    if _names_a_file(options.model):
+        return _show_file(options)
     _, card = find(options.model, options.zoo)
     if options.json:
         return print_json(card)
-    print("\n".join(_card_lines(card)))
+    print("\n".join(card_lines(card)))
     return 0
 
 
-def _card_lines(card: ModelCard) -> Iterable[str]:
-    spec, dims, licences = card.preprocessing, card.embedding_dims, card.licences
-    yield f"{card.id}  revision {card.revision}"
-    yield f"  {card.description}"
-    yield f"  parameters  {card.parameters:,}"
-    yield f"  photo       short side to {spec.short_side} ({spec.filter}), centre {spec.size} x {spec.size}"
-    yield f"  embeddings  student {dims.student}, teacher {dims.teacher}"
-    for head in card.heads:
-        default = " (default)" if head.name == card.default_head else ""
-        sample = ", ".join(head.labels[:3]) + (", ..." if len(head.labels) > 3 else "")
-        yield f"  head        {head.name}{default}: {len(head.labels)} classes: {sample}"
-    yield f"  licences    code {licences.code}; weights {licences.weights}"
-    yield f"              teacher {licences.teacher}; data {licences.data}"
-    for artifact in card.artifacts:
-        yield f"  {artifact.file}  {artifact.precision}  {size(artifact.bytes)}  sha256 {artifact.sha256}"
-        for metric in artifact.metrics:
-            interval = "" if metric.interval is None else f" ({metric.interval[0]:.4g} to {metric.interval[1]:.4g})"
-            head_name = f" [{metric.head}]" if metric.head else ""
-            where = f"{metric.dataset} {metric.split}, n={metric.n}"
-            yield f"    {metric.name}{head_name}  {metric.value:.4g}{interval}  {where}"
-        for row in (row for row in card.latency if row.file == artifact.file):
-            yield f"    {row.median_ms:.3g} ms median, batch {row.batch}, {row.threads} threads, {row.device}"
-    if card.training is not None:
-        training = card.training
-        yield f"  training    {training.strategy} from {training.teacher.name}, {training.epochs:g} epochs"
-        yield f"              {training.teacher_flops_saved:.1%} of the teacher's FLOPs saved; commit {training.commit}"
+def _names_a_file(model: str) -> bool:
+    """No model has a slash in its name, and a name that ends like a model file means the file."""
+    from leap_zoo.lone import SUFFIXES
+
+    return Path(model).suffix in SUFFIXES or Path(model).name != model
+
+
+def _show_file(options: argparse.Namespace) -> int:
+    from msgspec.structs import asdict
+
+    from leap_zoo.cli.described import file_lines
+    from leap_zoo.lone import listed, read_lone
+
+    file = read_lone(options.model)
+    try:
+        known = listed(file, options.zoo)
+        verdict = f"as {known.file} of {known.model} {known.revision}" if known else "by no zoo that is known here"
+    except LeapZooError as error:  # a broken zoo says nothing about the file
+        known, verdict = None, f"unknown: {error}"
+    if options.json:
+        return print_json(asdict(file) | {"listed": known})
+    print("\n".join(file_lines(file, verdict)))
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

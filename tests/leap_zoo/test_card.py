@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_card import SIZES, whole_card
 
 from leap_zoo import card as cards
 from leap_zoo import documents
@@ -178,3 +179,166 @@ def test_index__repeated_model_is_refused() -> None:
     assert len(documents.parse_index(json.dumps({"schema": 1, "models": [entry]}).encode()).models) == 1
     with pytest.raises(InvalidCard, match="repeat: a"):
         documents.parse_index(json.dumps({"schema": 1, "models": [entry, entry]}).encode())
+
+
+@pytest.fixture(scope="session")
+def whole() -> dict[str, Any]:
+    """A card with every optional part, as plain data. Artifacts: ONNX fp32, ONNX int8, OpenVINO fp16."""
+    data: dict[str, Any] = json.loads(msgspec.json.encode(whole_card()))
+    return data
+
+
+def test_card__with_every_part_round_trips(tmp_path: Path) -> None:
+    card = whole_card()
+    assert all(getattr(card, field) not in (None, []) for field in cards.ModelCard.__struct_fields__)
+    documents.write_card(tmp_path / "card.json", card)
+    read = documents.read_card(tmp_path / "card.json")
+    assert read == card
+    assert [file.file for artifact in read.artifacts for file in artifact.files] == list(SIZES)
+    assert read.artifacts[2].total_bytes == SIZES["model_fp16.xml"] + SIZES["model_fp16.bin"]
+
+
+WEIGHTS = {"file": "other.bin", "bytes": 1, "sha256": HASH}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("artifacts.2.weights", None, "in a second file"),
+        ("artifacts.0.weights", WEIGHTS, "in a second file"),
+        ("artifacts.0.opset", None, "an ONNX file has one"),
+        ("artifacts.2.opset", 17, "an OpenVINO IR does not"),
+        ("artifacts.2.weights.file", "model_fp16.xml", "files repeat: model_fp16.xml"),
+        ("artifacts.2.weights.file", "model.onnx", "files repeat: model.onnx"),
+        ("artifacts.2.weights.file", "golden.npz", "files repeat: golden.npz"),
+        ("artifacts.2.weights.file", "../model.bin", "file"),
+        ("artifacts.2.weights.sha256", "D" * 64, "sha256"),
+        ("artifacts.2.weights.bytes", 0, "bytes"),
+        ("artifacts.1.precision", "fp32", "artifacts repeat: onnx fp32"),
+        ("artifacts.2.format", "tflite", "format"),
+        ("search.n", 0, "n"),
+        ("search.candidates.0.agreement", 96.3, "agreement"),
+        ("search.candidates.0.relative_ms", -1, "relative_ms"),
+        ("search.sensitivity.0.cosine_mean", 1.5, "cosine_mean"),
+        ("latency.0.median_ms", -0.5, "median_ms"),
+        ("latency.0.threads", 0, "threads"),
+        ("architecture.pooling", "max", "pooling"),
+        ("architecture.depth", 0, "depth"),
+        ("training.curriculum.0.block", 0, "block"),
+    ],
+)
+def test_card__part_that_breaks_a_rule_is_refused(whole: dict[str, Any], path: str, value: Any, reason: str) -> None:
+    with pytest.raises(InvalidCard, match=reason):
+        documents.parse_card(changed(whole, path, value))
+
+
+@pytest.mark.parametrize("name", cards.OTHER_FILES)
+@pytest.mark.parametrize("path", ["artifacts.0.file", "artifacts.2.weights.file", "golden.file"])
+def test_card__cannot_list_what_every_folder_has(whole: dict[str, Any], path: str, name: str) -> None:
+    with pytest.raises(InvalidCard, match=f"files repeat: {name}"):
+        documents.parse_card(changed(whole, path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("search.candidates.0.agrement", "agreement"),
+        ("search.sensitivity.0.layers", "layer"),
+        ("latency.0.median", "median_ms"),
+        ("architecture.register", "registers"),
+        ("artifacts.2.weights.shasum256", "sha256"),
+    ],
+)
+def test_card__unknown_key_of_an_optional_part_names_nearest(whole: dict[str, Any], path: str, known: str) -> None:
+    with pytest.raises(InvalidCard, match=f"did you mean '{known}'"):
+        documents.parse_card(changed(whole, path, 1))
+
+
+def test_card__the_same_precision_may_come_in_both_formats(whole: dict[str, Any]) -> None:
+    card = documents.parse_card(changed(whole, "artifacts.2.precision", "int8"))
+    assert [(a.format, a.precision) for a in card.artifacts][1:] == [("onnx", "int8"), ("openvino", "int8")]
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
+shares = st.floats(-1, 1)
+amounts = st.floats(0, allow_infinity=False, allow_nan=False)
+counts = st.integers(1, 2**53)
+formats = st.sampled_from(["onnx", "openvino"])
+precisions = st.sampled_from(["fp32", "fp16", "int8"])
+recipes = st.dictionaries(texts, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts, max_size=3)
+candidates = st.builds(
+    cards.Candidate,
+    name=texts,
+    format=formats,
+    precision=precisions,
+    recipe=recipes,
+    top1_drop=st.none() | shares,
+    agreement=shares,
+    cosine_mean=shares,
+    cosine_min=shares,
+    relative_ms=st.none() | amounts,
+    outcome=texts,
+)
+searches = st.builds(
+    cards.Search,
+    dataset=texts,
+    split=texts,
+    n=counts,
+    calibration_photos=counts,
+    device=texts,
+    isa=st.lists(texts, max_size=3),
+    threads=counts,
+    minutes=amounts,
+    candidates=st.lists(candidates, max_size=3),
+    sensitivity=st.lists(st.builds(cards.Sensitivity, layer=texts, cosine_mean=shares), max_size=3),
+)
+latencies = st.builds(
+    cards.Latency,
+    file=st.sampled_from(sorted(SIZES)),
+    device=texts,
+    isa=st.lists(texts, max_size=3),
+    runtime=texts,
+    threads=counts,
+    batch=counts,
+    n=counts,
+    min_ms=amounts,
+    median_ms=amounts,
+    p95_ms=amounts,
+    peak_memory_bytes=st.none() | counts,
+)
+architectures = st.builds(
+    cards.Architecture,
+    patch=counts,
+    width=counts,
+    depth=counts,
+    heads=counts,
+    mlp_ratio=amounts,
+    registers=st.integers(0, 16),
+    layer_scale=st.booleans(),
+    pooling=st.sampled_from(["cls", "patch_mean"]),
+)
+
+
+@given(
+    search=st.none() | searches,
+    latency=st.lists(latencies, max_size=3),
+    architecture=st.none() | architectures,
+    artifacts=st.sets(st.integers(0, 2), min_size=1),
+)
+def test_card__any_choice_of_parts_round_trips(
+    search: cards.Search | None,
+    latency: list[cards.Latency],
+    architecture: cards.Architecture | None,
+    artifacts: set[int],
+) -> None:
+    full = whole_card()
+    card = msgspec.structs.replace(
+        full,
+        search=search,
+        latency=latency,
+        architecture=architecture,
+        artifacts=[full.artifacts[place] for place in sorted(artifacts)],
+    )
+    data = msgspec.json.encode(card)
+    assert documents.parse_card(data) == card
+    assert msgspec.json.encode(documents.parse_card(data)) == data

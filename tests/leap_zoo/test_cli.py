@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from whole_card import whole_card
 
 import leap_zoo
+from leap_zoo.card import Index
 from leap_zoo.cli import main
+from leap_zoo.documents import index_entry, write_card, write_index
 from leap_zoo.progress import Progress
 
 TINY = "leap-tiny-test"
@@ -81,6 +84,25 @@ def test_show__text_and_json(tiny_zoo: Path) -> None:
     assert document(cli("show", TINY, "--zoo", tiny_zoo, "--json")) == json.loads(
         (tiny_zoo / TINY / "card.json").read_bytes()
     )
+
+
+def test_show__every_part_of_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = whole_card()
+    (tmp_path / card.id).mkdir()
+    data = write_card(tmp_path / card.id / "card.json", card)
+    write_index(tmp_path / "index.json", Index(models=[index_entry(card, data)]))
+    assert main(["show", card.id, "--zoo", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "12 blocks of width 128, 4 heads, patches of 16 px, 3 registers, pooling patch_mean",
+        "model_fp16.xml  openvino fp16",
+        "with model_fp16.bin  5.0 MB  sha256 dddd",
+        "1.5 ms median (1.25 min, 2.25 p95)  batch 1, 1 thread, peak 90.0 MB, onnxruntime 1.30, a made-up CPU",
+        "3 candidates on 700 photos of drawn selection, 12 min",
+        "onnx int8  SmoothQuant 0.9: published; cosine 0.9913, 0.55 of the time of fp32",
+        "crashed | twice: failed to build; cosine 0.0000\n",
+    ):
+        assert expected in text
 
 
 def test_classify__text(tiny_zoo: Path, colour_photos: dict[str, Path]) -> None:

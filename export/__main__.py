@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Export a run folder: ONNX and OpenVINO, fp32, fp16 and int8, checked against torch and each other on "
-        "photos, with a card. int8 is searched for: the fastest way that keeps the answers wins.",
+        description="Export a run folder: ONNX and OpenVINO, fp32, fp16 and int8, checked against torch and each other "
+        "on photos, with a card. int8 is searched for: the fastest way that keeps the answers wins.",
         epilog="examples:\n"
         "  python -m export runs/leap-digits --zoo zoo-out\n"
         "  python -m export runs/leap-nano --zoo leap_zoo/bundled --format onnx --precision int8\n"
@@ -59,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
     for name, choices in (("--format", ["onnx", "openvino"]), ("--precision", ["fp32", "fp16", "int8"])):
         parser.add_argument(
-            name, action="append", choices=choices, help="publish only this one (may be repeated; default: all that pass)"
+            name,
+            action="append",
+            choices=choices,
+            help="publish only this one (may be repeated; default: all)",
         )
     parser.add_argument(
         "--budget",

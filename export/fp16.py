@@ -24,8 +24,8 @@ def build(proto: onnx.ModelProto) -> onnx.ModelProto:
         values = numpy_helper.to_array(weight).astype(np.float16)
         if not np.isfinite(values).all():
             raise ValueError(f"{weight.name} has weights beyond the range of float16")
-        stored = f"{weight.name}_fp16"
-        casts.append(helper.make_node("Cast", [stored], [weight.name], name=f"{weight.name}_cast", to=TensorProto.FLOAT))
+        name, stored = weight.name, f"{weight.name}_fp16"
+        casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
         weight.CopyFrom(numpy_helper.from_array(values, stored))
     nodes = [*casts, *half.graph.node]
     del half.graph.node[:]

@@ -46,7 +46,7 @@ def publish(
         forms, search = build.build(run, model, kinds, minutes, say)
         card = _write(run, model, forms, [form.artifact() for form in forms], search, staging)
         place = registry.Zoo(staging)
-        files = {artifact.file: open_artifact(place, card, artifact, exact=True) for artifact in card.artifacts}
+        files = {artifact.file: open_artifact(place, card, artifact) for artifact in card.artifacts}
         verdict = verify.judge(run, files, NAMES[REFERENCE], say)
         wanted = {NAMES[kind] for kind in kinds}
         kept = [
@@ -85,7 +85,7 @@ def _write(
         form = by_name[artifact.file]
         for file in artifact.files:
             (home / file.file).write_bytes(form.read(file))
-        golden[artifact.file] = Model.open(card, artifact, form.read, exact=True).run(images, model.names)
+        golden[artifact.file] = Model.open(card, artifact, form.read).run(images, model.names)
     write_golden(home / GOLDEN, images, golden)
     card = describe.card(run, model, artifacts, (GOLDEN, (home / GOLDEN).read_bytes()), search)
     (home / "README.md").write_text(readme.render(card))

@@ -47,7 +47,7 @@ def load(
     precision: Precision | None = None,
     format: Format | None = None,
     threads: int | None = None,
-    exact: bool = False,
+    exact: bool = True,
 ) -> Model:
     """Load a model, after checking size and sha256 of its file.
 
@@ -56,7 +56,7 @@ def load(
     precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
     format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
     threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
-    exact: 32-bit float arithmetic, where OpenVINO would rather use the processor's bfloat16.
+    exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, MissingExtra.
     """
     place, card = find(name, zoo)
@@ -79,7 +79,7 @@ def choose_artifact(card: ModelCard, precision: str | None = None, format: str |
 
 
 def open_artifact(
-    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, *, exact: bool = False
+    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, *, exact: bool = True
 ) -> Model:
     """Check the files of one artifact and load it. Raises as `load` does."""
     return Model.open(card, artifact, lambda file: place.read(card, file), threads, exact=exact)
@@ -115,7 +115,7 @@ class Model:
         read: Callable[[File], bytes],
         threads: int | None = None,
         *,
-        exact: bool = False,
+        exact: bool = True,
     ) -> Model:
         """A model from its files, whose bytes `read` gives and has checked. Raises ArtifactRefused, InvalidCard."""
         count = parse_threads(threads) if threads is not None else read_settings().threads or available_threads()

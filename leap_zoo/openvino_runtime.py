@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,46 +21,74 @@ class OpenVinoSession:
     """One OpenVINO IR, given as the bytes of its .xml and its .bin, on the CPU. Raises ArtifactRefused, MissingExtra.
 
     exact: 32-bit float arithmetic; otherwise OpenVINO uses bfloat16 where the processor has it.
+
+    Compiled twice, each when it is first needed: for one photo, and for any number of them. Shapes that are known
+    beforehand are a sixth faster on a small student.
     """
 
-    def __init__(self, xml: bytes, weights: bytes, artifact: Artifact, threads: int, *, exact: bool = False) -> None:
+    def __init__(self, xml: bytes, weights: bytes, artifact: Artifact, threads: int, *, exact: bool = True) -> None:
         ov = _import_openvino()
         self._artifact = artifact
         version = ov.__version__.split("-")[0]
         self.runtime = f"openvino {version}"
         self.threads = threads
         check_version("OpenVINO", "openvino", version, artifact)
-        options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads)}
-        options["ENABLE_CPU_PINNING"] = "NO"  # two sessions of one process would be pinned to the same core
-        if exact:
-            options["INFERENCE_PRECISION_HINT"] = "f32"
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "ENABLE_CPU_PINNING": "NO",  # two sessions of one process would be pinned to the same core
+        } | ({"INFERENCE_PRECISION_HINT": "f32"} if exact else {})
         try:
-            core = ov.Core()
+            self._core = ov.Core()
             blob = np.frombuffer(weights, np.uint8)
-            model = core.read_model(xml, ov.Tensor(blob, ov.Shape([len(blob)])))
-            self._compiled = core.compile_model(model, "CPU", options)
+            self._model = self._core.read_model(xml, ov.Tensor(blob, ov.Shape([len(blob)])))
         except Exception as error:
             raise refused(self.runtime, "load", artifact, error) from error
-        self._weights = blob  # the graph's constants may point into it
-        self.inputs = {port.get_any_name(): _signature(port) for port in self._compiled.inputs}
-        self.outputs = {port.get_any_name(): _signature(port) for port in self._compiled.outputs}
-        # A request holds the buffers of one call: one per concurrent caller, made when first needed, then reused.
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._weights = blob  # the graph's constants point into it
+        self.inputs = {port.get_any_name(): _signature(port) for port in self._model.inputs}
+        self.outputs = {port.get_any_name(): _signature(port) for port in self._model.outputs}
+        self._compiling = threading.Lock()
+        self._single: _Requests | None = None
+        self._many: _Requests | None = None
 
     def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """See `Session.run`."""
+        try:
+            return self._requests(image).run(np.ascontiguousarray(image), outputs)
+        except Exception as error:
+            raise refused(self.runtime, "run", self._artifact, error) from error
+
+    def _requests(self, image: npt.NDArray[np.uint8]) -> _Requests:
+        with self._compiling:
+            if len(image) == 1:
+                if self._single is None:
+                    model = self._model.clone()
+                    model.reshape({"image": list(image.shape)})
+                    self._single = _Requests(self._core.compile_model(model, "CPU", self._options))
+                return self._single
+            if self._many is None:
+                self._many = _Requests(self._core.compile_model(self._model, "CPU", self._options))
+            return self._many
+
+
+class _Requests:
+    """A compiled model. A request holds the buffers of one call: one per concurrent caller, then used again."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
             request = self._compiled.create_infer_request()
         try:
-            request.infer({"image": np.ascontiguousarray(image)}, share_inputs=True)
-            results = [np.array(request.get_tensor(name).data, np.float32) for name in outputs]
-        except Exception as error:
-            raise refused(self.runtime, "run", self._artifact, error) from error
+            request.infer({"image": image}, share_inputs=True)
+            return [np.array(request.get_tensor(name).data, np.float32) for name in outputs]
         finally:
             self._idle.put(request)
-        return results
 
 
 def _import_openvino() -> Any:

@@ -31,7 +31,7 @@ class Session(Protocol):
         ...
 
 
-def open_session(artifact: Artifact, files: Sequence[bytes], threads: int, *, exact: bool = False) -> Session:
+def open_session(artifact: Artifact, files: Sequence[bytes], threads: int, *, exact: bool = True) -> Session:
     """The bytes of an artifact's `files`, in that order, as a session on the CPU.
 
     exact: float arithmetic in 32 bits throughout, where a runtime would rather use the processor's bfloat16.

@@ -2,7 +2,8 @@
 
 The rounds are nested. In each outer round a share of the photos is put aside; kind and strength are chosen by inner
 rounds on the rest, a classifier learns from the rest, and is judged on what was put aside. So the accuracy is that of
-the whole procedure, choice included. (The best figure of many candidates on the same photos flatters.)
+the whole procedure, choice included, with fewer photos than the head has in the end: rather too low than too high. (The
+best figure of many candidates on the same photos would flatter.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy.typing as npt
 
 from leap_zoo.classifiers import PROTOTYPES, Candidate, Floats, Labels, train
 
-OUTER, INNER = 5, 3  # folds
+INNER = 3  # folds
+FEW = 1000  # photos, up to which there are 10 outer folds, beyond 5: fewer photos aside is nearer to the real head
 ENOUGH = 3  # photos per class (median) from which there is a choice: below, an inner round has one photo of a class
 SCALE_ALONE = 8.0  # of prototypes that cannot be checked: about right for one photo per class
 _SCALES = np.geomspace(0.05, 200, 100)
@@ -50,9 +52,9 @@ def choose(
     if counts.max() < 2:
         return Chosen(PROTOTYPES, SCALE_ALONE, 0, np.empty(0, np.intp), np.empty(0, np.intp))
     options = options if np.median(counts) >= ENOUGH else [PROTOTYPES]
-    outer = _folds(labels, min(OUTER, int(counts.max())), random)
+    outer = _folds(labels, _outer(labels), random)
     predicted = np.full(len(labels), -1, np.intp)
-    for fold in range(outer.max() + 1):
+    for fold in range(_outer(labels)):
         rest, aside = outer != fold, outer == fold
         inner = _folds(labels[rest], INNER, random)
         best, _ = _best(embeddings[rest], labels[rest], classes, options, inner)
@@ -63,13 +65,18 @@ def choose(
     step()
     tested = np.flatnonzero(outer >= 0)
     scale = _fit_scale(scores[tested], labels[tested])
-    return Chosen(candidate, scale, int(outer.max()) + 1, tested, predicted[tested])
+    return Chosen(candidate, scale, _outer(labels), tested, predicted[tested])
 
 
 def rounds(labels: Labels) -> int:
     """How often `choose` calls `step`."""
-    most = int(np.bincount(labels).max())
-    return 0 if most < 2 else min(OUTER, most) + 1
+    count = _outer(labels)
+    return count + 1 if count > 1 else 0
+
+
+def _outer(labels: Labels) -> int:
+    """How many outer folds: no more than the largest class has photos."""
+    return min(10 if len(labels) <= FEW else 5, int(np.bincount(labels).max()))
 
 
 def _folds(labels: Labels, count: int, random: np.random.Generator) -> Labels:

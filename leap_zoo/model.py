@@ -158,17 +158,18 @@ class Model:
         A text is a name, unless it ends in `.head`; a Path is always a file.
         Raises UnknownHead, and InvalidHead for a broken file or a head that was fitted for another model.
         """
-        if head is None or isinstance(head, str):
-            named = self.card.head(head)
-            if named is not None:
-                return named
-            if head is None or not head.endswith(SUFFIX):
-                raise UnknownHead(
-                    f"{self.card.id} has no head {short(head)}{nearest(str(head), self.heads)} (a file: NAME{SUFFIX})"
-                )
+        if head is None or (isinstance(head, str) and (head in self.heads or not head.endswith(SUFFIX))):
+            return self.named_head(head)
         custom = head if isinstance(head, CustomHead) else CustomHead.load(head)
         custom.check(self.card)
         return custom
+
+    def named_head(self, name: str | None = None) -> Head:
+        """One of the model's own heads (None: the card's default); never a file. Raises UnknownHead."""
+        head = self.card.head(name)
+        if head is None:
+            raise UnknownHead(f"{self.card.id} has no head {short(name)}{nearest(str(name), self.heads)}")
+        return head
 
     def run(self, batch: npt.NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph on preprocessed photos: uint8 (B, size, size, 3) -> {output: float32 (B, D)}.

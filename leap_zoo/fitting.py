@@ -16,7 +16,7 @@ from leap_zoo.classifiers import candidates, solver, train
 from leap_zoo.cross_validation import ENOUGH, Chosen, choose, rounds
 from leap_zoo.errors import ImageError, InvalidArgument, short
 from leap_zoo.folders import answers, photos_below, printable
-from leap_zoo.heads import MAX_CLASSES, CrossValidation, CustomHead, HeadCard
+from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson
 from leap_zoo.model import Model, Space, output_of
 from leap_zoo.preprocess import ImageSource, read_photo
@@ -49,12 +49,13 @@ class Fit:
     """A head, and what came up while it was fitted.
 
     classes and confusions (most frequent first) are of the cross-validation. bad: photos that were skipped, and why.
-    notes: what the user should know, one sentence each.
+    notes: what the user should know, one sentence each. learned: sha256 of the files that the head learned from.
     """
 
     head: CustomHead
     classes: list[ClassReport]
     confusions: list[Confusion]
+    learned: frozenset[bytes]
     bad: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -118,19 +119,31 @@ def fit(
         validation=_validation(chosen, labels),
     )
     classes, confusions = _reports(names, counts, labels, chosen)
-    return Fit(CustomHead(card, weight, bias), classes, confusions, embedded.bad, [*given.notes, *embedded.notes])
+    head = CustomHead(card, weight, bias)
+    return Fit(head, classes, confusions, embedded.digests, embedded.bad, [*given.notes, *embedded.notes])
 
 
-def score(model: Model, head: CustomHead, photos: LabelledPhotos, *, progress: bool = False) -> Score:
-    """How often a head is right on other photos of its classes, given as `fit` takes them. Raises InvalidArgument."""
+def score(
+    model: Model,
+    head: CustomHead,
+    photos: LabelledPhotos,
+    *,
+    learned: frozenset[bytes] = frozenset(),
+    progress: bool = False,
+) -> Score:
+    """How often a head is right on other photos of its classes, given as `fit` takes them.
+
+    learned: as in `Fit`; these files are left out, as a head is always right about them.
+    Raises InvalidHead, InvalidArgument.
+    """
     head.check(model.card)
     given = _labelled(photos)
     unknown = [label for label in given.photos if label not in head.labels]
     if unknown:
         raise InvalidArgument(f"the head has no class {short(unknown[0])}: name the folders as those it was fitted on")
-    embedded = _embed(model, given, head.output, progress)
+    embedded = _embed(model, given, head.output, progress, learned)
     if not len(embedded.labels):
-        raise InvalidArgument("no readable photo to test on: give a folder with a folder of photos per class")
+        raise InvalidArgument("no readable photo to test on that is new to the head: give a folder per class")
     at = np.array([head.labels.index(label) for label in given.photos])
     right = float((head.logits(embedded.vectors).argmax(axis=1) == at[embedded.labels]).mean())
     n = len(embedded.labels)
@@ -147,12 +160,16 @@ class _Labelled:
 class _Embedded:
     vectors: npt.NDArray[np.float32]
     labels: npt.NDArray[np.intp]
+    digests: frozenset[bytes]
     bad: dict[str, str]
     notes: list[str]
 
 
 def _labelled(photos: LabelledPhotos) -> _Labelled:
     if isinstance(photos, Mapping):
+        for label, members in photos.items():
+            if not (isinstance(label, str) and 0 < len(label) <= MAX_LABEL and isinstance(members, (list, tuple))):
+                raise InvalidArgument(f"class {short(label)}: give a label of text, and a list of photos")
         return _Labelled({label: photos[label] for label in sorted(photos)}, [])
     root = Path(photos)
     try:
@@ -168,52 +185,62 @@ def _labelled(photos: LabelledPhotos) -> _Labelled:
     return _Labelled({printable(folder.name): photos_below(folder) for folder in folders}, notes)
 
 
-def _embed(model: Model, given: _Labelled, output: str, progress: bool) -> _Embedded:
-    kept, notes = _without_copies(given.photos)
+def _embed(
+    model: Model, given: _Labelled, output: str, progress: bool, learned: frozenset[bytes] = frozenset()
+) -> _Embedded:
+    kept, notes = _without_copies(given.photos, learned)
     rows, labels, bad = [], [], {}
     with Progress(len(kept), shown=progress) as bar:
-        found = answers(model, (photo for *_, photo in kept), output)
-        for (label, name, _), answer in zip(kept, found, strict=True):
+        for photo, answer in zip(kept, answers(model, (photo.source for photo in kept), output), strict=True):
             if isinstance(answer, ImageError):
-                bad[name] = str(answer)
+                bad[photo.name] = str(answer)
             else:
                 rows.append(answer)
-                labels.append(label)
+                labels.append(photo.label)
             bar.step()
     vectors = np.stack(rows) if rows else np.empty((0, 0), np.float32)
-    return _Embedded(vectors, np.array(labels, np.intp), bad, notes)
+    return _Embedded(vectors, np.array(labels, np.intp), frozenset(photo.digest for photo in kept), bad, notes)
+
+
+@dataclass(frozen=True)
+class _Photo:
+    label: int
+    name: str
+    source: ImageSource
+    digest: bytes
 
 
 def _without_copies(
-    photos: Mapping[str, Sequence[ImageSource]],
-) -> tuple[list[tuple[int, str, ImageSource]], list[str]]:
-    """(class, name, photo) of all photos, and notes on files that are there twice, byte for byte.
+    photos: Mapping[str, Sequence[ImageSource]], learned: frozenset[bytes]
+) -> tuple[list[_Photo], list[str]]:
+    """The photos that count, and notes on files that are there twice, byte for byte.
 
     Within a class one is kept: cross-validation would put one aside and learn from its twin. Across classes both are:
     only the user knows which is right.
     """
     labels = list(photos)
     seen: dict[bytes, dict[int, str]] = {}  # digest -> class -> name of its photo
-    kept: list[tuple[int, str, ImageSource]] = []
-    notes, copies = [], 0
+    kept: list[_Photo] = []
+    notes, copies, known = [], 0, 0
     for label, members in enumerate(photos.values()):
-        for number, photo in enumerate(members):
-            name = (
-                printable(str(photo))
-                if isinstance(photo, (str, os.PathLike))
-                else f"{labels[label]}, photo {number} (from 0)"
-            )
-            others = seen.setdefault(_digest(photo), {})
-            if label in others:
-                copies += 1
+        for number, source in enumerate(members):
+            digest = _digest(source)
+            others = seen.setdefault(digest, {})
+            if digest in learned or label in others:
+                known += digest in learned
+                copies += digest not in learned
                 continue
+            is_path = isinstance(source, (str, os.PathLike))
+            name = printable(str(source)) if is_path else f"{labels[label]}, photo {number} (from 0)"
             if others:
                 first, twin = next(iter(others.items()))
                 notes.append(f"{name} ({labels[label]}) and {twin} ({labels[first]}) are the same photo in two classes")
             others[label] = name
-            kept.append((label, name, photo))
+            kept.append(_Photo(label, name, source, digest))
     if copies:
         notes.append(f"{copies} copies of photos of the same class were left out")
+    if known:
+        notes.append(f"{known} test photos that the head had learned from were left out")
     return kept, notes
 
 

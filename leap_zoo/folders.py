@@ -68,7 +68,7 @@ def embed_folder(
 def answers(model: Model, photos: Iterable[ImageSource], output: str) -> Iterator[Row | ImageError]:
     """For each photo, in order, its row (D,) of an output, or what is wrong with it.
 
-    Photos are decoded by threads while the graph runs, at most two batches ahead of it.
+    Photos are decoded while the graph runs, by as many threads as it has (at most 4) and two batches ahead at most.
     Raises ArtifactRefused, and InvalidArgument for what is no photo at all (a number, a list).
     """
     for batch in _batches(model, photos):

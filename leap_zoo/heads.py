@@ -24,11 +24,12 @@ from leap_zoo.errors import InvalidArgument, InvalidHead, short
 SUFFIX = ".head"
 HEAD_SCHEMA: Final = 1
 MAX_CLASSES = 10_000
+MAX_LABEL = 300
 MAX_HEAD_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 
 Kind = Literal["prototypes", "logistic", "discriminant"]
-Label = Annotated[str, Meta(min_length=1, max_length=300)]
+Label = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 OUTPUTS = {"student": "embedding", "teacher": "teacher_embedding"}
 _REFIT = "fit it again with leap-zoo fit"

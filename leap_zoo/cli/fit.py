@@ -51,7 +51,7 @@ def _fit(options: argparse.Namespace) -> int:
     model = load_model(options)
     found = fit(model, options.images, space=options.space, seed=options.seed, progress=True)
     path = found.head.save(options.head)
-    tested = score(model, found.head, options.test, progress=True) if options.test else None
+    tested = score(model, found.head, options.test, learned=found.learned, progress=True) if options.test else None
     bad = found.bad | (tested.bad if tested else {})
     for name, error in bad.items():
         report_bad(name, error)

@@ -124,6 +124,24 @@ def test_fit__copies_are_noted(model: Model, tmp_path: Path) -> None:
     assert copies.startswith("1 copies")
 
 
+def test_score__leaves_out_what_the_head_learned_from(model: Model, tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"red": 2, "green": 2})
+    found = leap_zoo.fit(model, tmp_path / "train")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    with pytest.raises(InvalidArgument, match="new to the head"):
+        score(model, found.head, tmp_path / "test", learned=found.learned)
+    draw(tmp_path / "test" / "red" / "new.png", 0, 77)
+    judged = score(model, found.head, tmp_path / "test", learned=found.learned)
+    assert (judged.n, len(judged.notes)) == (1, 1)
+    assert score(model, found.head, tmp_path / "test").n == 5
+
+
+@pytest.mark.parametrize("photos", [{1: [b""], 2: [b""]}, {"": [b""], "b": [b""]}, {"a": "a.jpg", "b": ["b.jpg"]}])
+def test_fit__labels_are_texts_and_photos_are_lists(model: Model, photos: dict) -> None:
+    with pytest.raises(InvalidArgument, match="give a label of text, and a list of photos"):
+        leap_zoo.fit(model, photos)
+
+
 @pytest.mark.parametrize(
     ("counts", "message"), [({"red": 3}, "two classes"), ({}, "two classes"), ({"red": 2, "empty": 0}, "no photos")]
 )

@@ -84,6 +84,7 @@ def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
     else:
         seen = card.validation
         yield _accuracy("cross-validated accuracy", seen.accuracy, seen.interval, seen.n)
+        yield "(each round learns from fewer photos than this head has: rather too low than too high)"
     if tested is not None:
         yield _accuracy("accuracy on the test photos", tested.accuracy, tested.interval, tested.n)
 

@@ -5,11 +5,14 @@
     model = leap_zoo.load("leap-nano")
     model.classify("photo.jpg", top=3)   # [Prediction(label, score, index), ...]
     model.embed(["a.jpg", "b.jpg"])      # float32 (2, D), L2-normalised
+    head = leap_zoo.fit(model, "flowers/").head           # a folder of photos per class
+    model.classify("photo.jpg", head=head)
 
 Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch.
 """
 
 from leap_zoo.card import ModelCard
+from leap_zoo.embeddings import Embeddings
 from leap_zoo.errors import (
     ArtifactCorrupt,
     ArtifactRefused,
@@ -17,6 +20,7 @@ from leap_zoo.errors import (
     ImageTooLarge,
     InvalidArgument,
     InvalidCard,
+    InvalidHead,
     LeapZooError,
     MissingExtra,
     NotAnImage,
@@ -26,6 +30,9 @@ from leap_zoo.errors import (
     UnknownSpace,
     UnreadableFile,
 )
+from leap_zoo.fitting import fit
+from leap_zoo.folders import embed_folder
+from leap_zoo.heads import CustomHead
 from leap_zoo.model import Model, Prediction, load
 from leap_zoo.registry import models
 
@@ -34,10 +41,13 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactCorrupt",
     "ArtifactRefused",
+    "CustomHead",
+    "Embeddings",
     "ImageError",
     "ImageTooLarge",
     "InvalidArgument",
     "InvalidCard",
+    "InvalidHead",
     "LeapZooError",
     "MissingExtra",
     "Model",
@@ -50,6 +60,8 @@ __all__ = [
     "UnknownSpace",
     "UnreadableFile",
     "__version__",
+    "embed_folder",
+    "fit",
     "load",
     "models",
 ]

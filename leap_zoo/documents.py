@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
 from leap_zoo.errors import InvalidCard, nearest, short
 
@@ -96,17 +96,8 @@ def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
     # What is written is the parsed document: 1 and 1.0 in a float field give the same bytes, hence the same sha256.
     canonical = _parse(msgspec.json.encode(document), kind, path.name)
     data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from a web server
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_file(path) as file:
+        file.write(data)
     return data
 
 

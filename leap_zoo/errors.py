@@ -65,6 +65,10 @@ class InvalidCard(LeapZooError):
     """A card.json or index.json breaks the schema, or disagrees with the file that it describes."""
 
 
+class InvalidHead(LeapZooError):
+    """A file of a head of your own is broken, or the head was fitted for another model."""
+
+
 class ArtifactCorrupt(LeapZooError):
     """A file is missing, has the wrong size, or its sha256 is not the published one."""
 

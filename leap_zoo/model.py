@@ -14,6 +14,7 @@ from PIL import Image
 from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
+from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import ImageSource, to_tensor
 from leap_zoo.registry import Zoo, ZooLocation, find
 from leap_zoo.runtimes import Session, open_session
@@ -24,8 +25,6 @@ MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on 
 OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
 Many = list[Any] | tuple[Any, ...] | npt.NDArray[np.uint8]
 Space = Literal["student", "teacher"]
-
-_SPACES = {"student": "embedding", "teacher": "teacher_embedding"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class Prediction:
 
 
 Batch = list[list[Prediction]]
+AnyHead = str | os.PathLike[str] | CustomHead | None
 
 
 def load(
@@ -125,24 +125,22 @@ class Model:
         return f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {self.session.runtime}>"
 
     @overload
-    def classify(self, images: OneFile, *, top: int = 5, head: str | None = None) -> list[Prediction]: ...
+    def classify(self, images: OneFile, *, top: int = 5, head: AnyHead = None) -> list[Prediction]: ...
     @overload
-    def classify(self, images: list[Any] | tuple[Any, ...], *, top: int = 5, head: str | None = None) -> Batch: ...
+    def classify(self, images: list[Any] | tuple[Any, ...], *, top: int = 5, head: AnyHead = None) -> Batch: ...
     @overload
-    def classify(self, images: Any, *, top: int = 5, head: str | None = None) -> list[Prediction] | Batch: ...
-    def classify(
-        self, images: ImageSource | Many, *, top: int = 5, head: str | None = None
-    ) -> list[Prediction] | Batch:
+    def classify(self, images: Any, *, top: int = 5, head: AnyHead = None) -> list[Prediction] | Batch: ...
+    def classify(self, images: ImageSource | Many, *, top: int = 5, head: AnyHead = None) -> list[Prediction] | Batch:
         """The `top` most probable classes, best first: a list for one image, a list of lists for many.
 
-        top: at least 1; more than the head's classes means all of them. head: default is the card's.
-        Raises UnknownHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
+        top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
+        Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
         """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
-        chosen = self._head(head)
-        logits, many = self._compute(images, chosen.output)
-        predictions = [_best(row, chosen.labels, top) for row in softmax(logits)]
+        chosen = self.find_head(head)
+        rows, many = self._compute(images, chosen.output)
+        predictions = predict(chosen, rows, top)
         return predictions if many else predictions[0]
 
     def embed(self, images: ImageSource | Many, *, space: Space = "student") -> npt.NDArray[np.float32]:
@@ -151,10 +149,27 @@ class Model:
         space: `student` (D_s), or `teacher`: the student's projection into the teacher's own feature space (D_t), which
         can query an index built with the teacher. Raises UnknownSpace, ImageError.
         """
-        if space not in _SPACES:
-            raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), _SPACES)}")
-        embeddings, many = self._compute(images, _SPACES[space])
+        embeddings, many = self._compute(images, output_of(space))
         return embeddings if many else embeddings[0]
+
+    def find_head(self, head: AnyHead = None) -> Head | CustomHead:
+        """One of the model's heads by name (None: the card's default), or a head of your own: itself, or its file.
+
+        A text is a name, unless it ends in `.head`; a Path is always a file.
+        Raises UnknownHead, and InvalidHead for a broken file or a head that was fitted for another model.
+        """
+        if head is None or (isinstance(head, str) and (head in self.heads or not head.endswith(SUFFIX))):
+            return self.named_head(head)
+        custom = head if isinstance(head, CustomHead) else CustomHead.load(head)
+        custom.check(self.card)
+        return custom
+
+    def named_head(self, name: str | None = None) -> Head:
+        """One of the model's own heads (None: the card's default); never a file. Raises UnknownHead."""
+        head = self.card.head(name)
+        if head is None:
+            raise UnknownHead(f"{self.card.id} has no head {short(name)}{nearest(str(name), self.heads)}")
+        return head
 
     def run(self, batch: npt.NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph on preprocessed photos: uint8 (B, size, size, 3) -> {output: float32 (B, D)}.
@@ -193,12 +208,6 @@ class Model:
                     raise type(error)(f"image {number} of {len(images)} (from 0): {error}") from error
             yield np.stack(tensors)
 
-    def _head(self, name: str | None) -> Head:
-        head = self.card.head(name)
-        if head is None:
-            raise UnknownHead(f"{self.card.id} has no head {short(name)}{nearest(str(name), self.heads)}")
-        return head
-
     def _check_signature(self) -> None:
         """The file must be the graph that the card describes; the first photo would be a late moment to find out."""
         size = self.card.preprocessing.size
@@ -215,6 +224,19 @@ class Model:
                     f"{self.artifact.file} of {self.card.id} gives {found_dtype} {found_shape} for {name!r}, its card "
                     f"says {dtype} (batch, {', '.join(map(str, shape))}): export it again"
                 )
+
+
+def output_of(space: str) -> str:
+    """The graph's output that holds the embeddings of a space. Raises UnknownSpace."""
+    if space not in OUTPUTS:
+        raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), OUTPUTS)}")
+    return OUTPUTS[space]
+
+
+def predict(head: Head | CustomHead, rows: npt.NDArray[np.float32], top: int) -> Batch:
+    """The `top` classes for each row (N, D) of `head.output`, best first."""
+    logits = head.logits(rows) if isinstance(head, CustomHead) else rows
+    return [_best(scores, head.labels, top) for scores in softmax(logits)]
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -62,8 +62,9 @@ class Engine:
 
     async def classify(self, photo: bytes, *, top: int = 5, head: str | None = None) -> Classified:
         """Name what is on the photo (the bytes of a file). Raises as `Model.classify` does, and Refused (503)."""
-        predictions, milliseconds = await self._run(lambda: self.model.classify(photo, top=top, head=head))
-        return Classified(predictions, head or self.model.card.default_head, milliseconds)
+        named = self.model.named_head(head).name  # a client's text must not become the path of a file
+        predictions, milliseconds = await self._run(lambda: self.model.classify(photo, top=top, head=named))
+        return Classified(predictions, named, milliseconds)
 
     async def embed(self, photo: bytes, *, space: Space = "student") -> Embedded:
         """Turn the photo (the bytes of a file) into a vector. Raises as `Model.embed` does, and Refused (503)."""

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import models, predict
+from leap_zoo.cli import fit, models, predict
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.errors import LeapZooError
 
@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   leap-zoo classify holiday/ --json > classes.json
   leap-zoo classify - < photo.jpg
   leap-zoo embed holiday/ --out holiday.npz
+  leap-zoo fit flowers.head --images flowers/
   leap-zoo verify leap-nano
 
 environment:
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict):
+    for module in (models, predict, fit):
         module.add(commands)
     return parser
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one
 from leap_zoo.cli.output import about, print_json
 from leap_zoo.cli.photos import each_photo, expand
-from leap_zoo.errors import InvalidArgument, short
 
 if TYPE_CHECKING:
+    from leap_zoo.folders import Row
     from leap_zoo.model import Model
 
 
@@ -22,14 +22,19 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--top", type=at_least_one, default=5, metavar="N", help="how many classes (default: %(default)s)"
     )
-    command.add_argument("--head", help="which of the model's heads (default: the card's)")
+    command.add_argument(
+        "--head", help="which of the model's heads, or a file NAME.head of `leap-zoo fit` (default: the card's)"
+    )
     command = commands.add("embed", _embed, "turn photos into vectors", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
-    command.add_argument("--out", type=Path, metavar="FILE.npz", help="write all embeddings to one file")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="write all embeddings to one file: FILE.npz or FILE.parquet"
+    )
 
 
-def _load(options: argparse.Namespace) -> Model:
+def load_model(options: argparse.Namespace) -> Model:
+    """The model that the options of `add_model` and `add_artifact` name."""
     from leap_zoo.model import load
 
     return load(
@@ -42,13 +47,15 @@ def _load(options: argparse.Namespace) -> Model:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    photos = list(expand(options.photos))
-    model = _load(options)
-    head = options.head or model.card.default_head
+    from leap_zoo.model import predict
+
+    photos = expand(options.photos)
+    model = load_model(options)
+    head = model.find_head(options.head)
     rows: list[dict[str, Any]] = []
 
-    def one(source: str | bytes, name: str) -> None:
-        predictions = model.classify(source, top=options.top, head=head)
+    def one(row: Row, name: str) -> None:
+        predictions = predict(head, row[None], options.top)[0]
         if options.json:
             rows.append({"photo": name, "predictions": predictions})
             return
@@ -57,55 +64,40 @@ def _classify(options: argparse.Namespace) -> int:
         for prediction in predictions:
             print(f"{prediction.score:7.1%}  {prediction.label}")
 
-    bad = each_photo(photos, one, rows, prints=not options.json)
+    bad = each_photo(model, photos, head.output, one, rows, prints=not options.json)
     if options.json:
-        print_json(about(model) | {"head": head, "photos": rows})
+        print_json(about(model) | {"head": options.head or model.card.default_head, "photos": rows})
     return 2 if bad else 0
 
 
 def _embed(options: argparse.Namespace) -> int:
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise InvalidArgument(f"--out {short(options.out)}: its folder does not exist: create it first")
-    photos = list(expand(options.photos))
-    model = _load(options)
+    from leap_zoo.embeddings import Embeddings, check_suffix
+    from leap_zoo.model import output_of
+
+    if options.out is not None:
+        check_suffix(options.out)
+    photos = expand(options.photos)
+    model = load_model(options)
     rows: list[dict[str, Any]] = []
     names: list[str] = []
-    embeddings: list[Any] = []
+    vectors: list[Row] = []
 
-    def one(source: str | bytes, name: str) -> None:
-        embedding = model.embed(source, space=options.space)
+    def one(row: Row, name: str) -> None:
         if options.out is not None:
             names.append(name)
-            embeddings.append(embedding)
+            vectors.append(row)
         elif options.json:
-            rows.append({"photo": name, "embedding": embedding.tolist()})
+            rows.append({"photo": name, "embedding": row.tolist()})
         else:
-            print(name, *(f"{value:.6g}" for value in embedding), sep="\t")
+            print(name, *(f"{value:.6g}" for value in row), sep="\t")
 
-    bad = each_photo(photos, one, rows, prints=not options.json and options.out is None)
-    if options.out is not None and embeddings:
-        _save_embeddings(options.out, model, options.space, names, embeddings)
+    prints = not options.json and options.out is None
+    bad = each_photo(model, photos, output_of(options.space), one, rows, prints=prints)
+    if vectors:
+        Embeddings.of(model.card, options.space, names, vectors, {}).save(options.out)
         if not options.json:
-            print(f"{len(names)} embeddings of length {len(embeddings[0])} in {options.out}")
+            print(f"{len(names)} embeddings of length {len(vectors[0])} in {options.out}")
     if options.json:
         saved = {} if options.out is None else {"file": str(options.out), "embeddings": len(names)}
         print_json(about(model) | {"space": options.space} | saved | {"photos": rows})
     return 2 if bad else 0
-
-
-def _save_embeddings(path: Path, model: Model, space: str, names: list[str], embeddings: list[Any]) -> None:
-    """npz: `embeddings` float32 (N, D), `photos` (N,), and which model and space they belong to."""
-    import numpy as np
-
-    try:
-        with path.open("wb") as file:  # np.savez would append .npz to a name without it
-            np.savez(
-                file,
-                embeddings=np.stack(embeddings),
-                photos=np.array(names),
-                model=np.array(model.card.id),
-                revision=np.array(model.card.revision),
-                space=np.array(space),
-            )
-    except OSError as error:
-        raise InvalidArgument(f"--out {short(path)} cannot be written ({error.strerror}): choose another") from error

@@ -96,6 +96,16 @@ def test_classify__names_the_nearest_head(client: TestClient, red: bytes) -> Non
     assert "did you mean 'colours'" in assert_refused(response, 422, "unknown_head")
 
 
+def test_classify__never_reads_a_file_that_a_client_names(
+    client: TestClient, red: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.head").write_bytes(b"no head")
+    for name in ("a.head", "absent.head"):
+        response = client.post("/classify", params={"head": name}, files={"image": red})
+        assert "has no head" in assert_refused(response, 422, "unknown_head")
+
+
 def test_embed__refuses_an_unknown_space(client: TestClient, red: bytes) -> None:
     response = client.post("/embed?space=outer", files={"image": red})
     assert "'student' or 'teacher'" in assert_refused(response, 422, "invalid_option")

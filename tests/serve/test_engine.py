@@ -23,6 +23,9 @@ class HeldModel:
     def __init__(self) -> None:
         self.release = threading.Event()
 
+    def named_head(self, name: str | None) -> SimpleNamespace:
+        return SimpleNamespace(name=name or "any")
+
     def classify(self, photo: bytes, *, top: int, head: str | None) -> list[Prediction]:
         assert self.release.wait(10)
         return [Prediction(photo.decode(), 1.0, 0)]

@@ -18,7 +18,7 @@ from train.hardware import describe
 from train.run import commit, load_run, versions, write_json
 
 DESCRIPTION = """\
-Measure a student's frozen features: linear probe, k-NN, retrieval, few-shot; Revisited Oxford and Paris.
+Measure a student's frozen features: linear probe, k-NN, retrieval, few-shot, fit; Revisited Oxford and Paris.
 A run folder is measured in torch (CLS, patch mean, teacher space); an exported model through its file (its one
 embedding, teacher space), on the same photos prepared the same way."""
 EPILOG = """\
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> EvaluationReport:
         seed=options.seed,
         commit=commit(),
         hardware=describe(torch.device("cuda" if torch.cuda.is_available() and folder.is_dir() else "cpu")),
-        versions=versions("torch", "numpy", "onnxruntime"),
+        versions=versions("torch", "numpy", "onnxruntime", "scikit-learn"),
     )
 
 
@@ -111,7 +111,7 @@ def _table(report: EvaluationReport) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from train.evaluate.plan import PROTOCOLS
+    from train.evaluate.plan import PROTOCOLS, USUAL
 
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
@@ -129,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORD",
         help="[NAME] TRAIN TEST, or a folder with train/ and val/ or test/; repeatable",
     )
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="default: all")
+    parser.add_argument(
+        "--protocols", nargs="+", choices=PROTOCOLS, default=list(USUAL), help="default: all but fit, which is slow"
+    )
     parser.add_argument("--revisited", nargs=2, action="append", default=[], metavar=("PHOTOS", "TRUTH.json"))
     parser.add_argument("--seed", type=int, default=0, help="of the probe's split and the few-shot draws (0)")
     parser.add_argument("--json", action="store_true", help="print JSON")

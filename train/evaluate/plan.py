@@ -23,12 +23,14 @@ from train.evaluate import revisited, scores
 from train.evaluate.features import Subject, extract
 from train.evaluate.few_shot import few_shot
 from train.evaluate.knn import knn
+from train.evaluate.own_classes import own_classes
 from train.evaluate.probe import linear_probe
 from train.evaluate.retrieval import retrieve
 
-Protocol = Literal["probe", "knn", "retrieval", "few-shot"]
-PROTOCOLS: tuple[Protocol, ...] = ("probe", "knn", "retrieval", "few-shot")
-NEIGHBOURS, SHOTS = (10, 20), (1, 5, 10)
+Protocol = Literal["probe", "knn", "retrieval", "few-shot", "fit"]
+PROTOCOLS: tuple[Protocol, ...] = ("probe", "knn", "retrieval", "few-shot", "fit")
+USUAL = PROTOCOLS[:4]  # `fit` takes minutes
+NEIGHBOURS, SHOTS, FIT_SHOTS = (10, 20), (1, 5, 10), (1, 2, 5, 10, 20)
 MOST_LINES = 10_000_000  # of a list file
 WHOLE = 2**20  # no side that a photo could be drafted to
 
@@ -86,7 +88,7 @@ class Plan:
     """`sets` are judged by `protocols`; `revisited` holds (folder of photos, ground truth JSON)."""
 
     sets: Sequence[PhotoSets] = ()
-    protocols: Sequence[Protocol] = PROTOCOLS
+    protocols: Sequence[Protocol] = USUAL
     revisited: Sequence[tuple[Path, Path]] = ()
 
 
@@ -148,6 +150,15 @@ def _judge(
             # The interval is over draws; what other test photos would give is in none of them.
             figure = scores.mean(f"{shots}-shot, mean of {len(accuracies)} draws, {kind}", *where, accuracies)
             metrics.append(msgspec.structs.replace(figure, n=len(test)))
+    if "fit" in protocols:
+        for shots in FIT_SHOTS:
+            found = own_classes(train, labels[0], test, labels[1], shots=shots, seed=seed)
+            what = f"fit, {shots} per class"
+            metrics.append(scores.mean(f"{what}, accuracy, {kind}", *where, found.accuracy))
+            if not found.validated.isnan().any():
+                held = scores.Score(found.held.mean().item(), len(found.held))
+                metrics.append(scores.mean(f"{what}, cross-validated, {kind}", *where, found.validated))
+                metrics.append(scores.share(f"{what}, interval holds, {kind}", *where, held))
     return metrics
 
 

@@ -1,0 +1,93 @@
+"""`leap-zoo fit`: a head for classes of your own, from a folder of photos per class."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model
+from leap_zoo.cli.output import about, print_json
+from leap_zoo.cli.photos import report_bad
+from leap_zoo.cli.predict import load_model
+from leap_zoo.errors import InvalidArgument, short
+
+if TYPE_CHECKING:
+    from leap_zoo.fitting import Fit, Score
+
+_PAIRS = 5  # of classes taken for each other that are printed
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    command = commands.add(
+        "fit", _fit, "teach a model classes of your own", "leap-zoo fit flowers.head --images flowers/"
+    )
+    command.add_argument("head", type=Path, metavar="NAME.head", help="the file to write")
+    command.add_argument(
+        "--images", required=True, metavar="FOLDER", help="a folder with a folder of photos per class, named by it"
+    )
+    command.add_argument("--test", metavar="FOLDER", help="other photos of these classes, to judge the head on")
+    command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the rounds (default: %(default)s)")
+    add_model(command)
+    add_artifact(command)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {short(text)}")
+    return int(text)
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from leap_zoo.fitting import fit, score
+    from leap_zoo.heads import SUFFIX
+
+    if options.head.suffix != SUFFIX or not options.head.absolute().parent.is_dir():
+        raise InvalidArgument(f"{short(options.head)} must end in {SUFFIX}, in a folder that exists: choose another")
+    model = load_model(options)
+    found = fit(model, options.images, space=options.space, seed=options.seed, progress=True)
+    path = found.head.save(options.head)
+    tested = score(model, found.head, options.test, learned=found.learned, progress=True) if options.test else None
+    bad = found.bad | (tested.bad if tested else {})
+    for name, error in bad.items():
+        report_bad(name, error)
+    for note in [*found.notes, *(tested.notes if tested else [])]:
+        print(f"leap-zoo: note: {note}", file=sys.stderr)
+    if options.json:
+        print_json(
+            about(model)
+            | {"file": str(path), "head": found.head.card, "classes": found.classes, "confusions": found.confusions}
+            | {"test": tested, "bad": found.bad, "notes": found.notes}
+        )
+    else:
+        print("\n".join(_lines(found, tested)))
+        print(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")
+    return 2 if bad else 0
+
+
+def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
+    card = found.head.card
+    width = max(len("class"), *(min(len(row.label), 40) for row in found.classes))
+    yield f"{'class':{width}}  photos  recognised"
+    for row in found.classes:
+        share = f"{row.right} of {row.tested}" if row.tested else "not tested"
+        yield f"{row.label:{width}}  {row.photos:6}  {share:>10}"
+    for pair in found.confusions[:_PAIRS]:
+        yield f"{pair.count} x {pair.label} taken for {pair.taken_for}"
+    yield f"head: {card.how} ({card.solver})"
+    if card.validation is None:
+        yield "accuracy: unknown. It takes two photos of a class to put one aside; scores are rough"
+    else:
+        seen = card.validation
+        yield _accuracy("cross-validated accuracy", seen.accuracy, seen.interval, seen.n)
+        yield "(each round learns from fewer photos than this head has: rather too low than too high)"
+    if tested is not None:
+        yield _accuracy("accuracy on the test photos", tested.accuracy, tested.interval, tested.n)
+
+
+def _accuracy(what: str, accuracy: float, interval: tuple[float, float], n: int) -> str:
+    return f"{what}: {accuracy:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%}, {n} photos)"

@@ -1,0 +1,109 @@
+"""Embeddings of many photos, and the files that keep them: npz (numpy) or Parquet (an extra)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from leap_zoo.atomic import atomic_file
+from leap_zoo.card import ModelCard
+from leap_zoo.errors import InvalidArgument, MissingExtra, nearest, short
+
+SUFFIXES = (".npz", ".parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """`vectors` float32 (N, D), L2-normalised, one row per photo of `photos` (N); which model and space they are of.
+
+    bad: the photos that were skipped, and why.
+    """
+
+    photos: list[str]
+    vectors: npt.NDArray[np.float32]
+    model: str
+    revision: str
+    space: str
+    bad: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        card: ModelCard,
+        space: str,
+        photos: list[str],
+        rows: Sequence[npt.NDArray[np.float32]],
+        bad: Mapping[str, str],
+    ) -> Embeddings:
+        """From rows (D,), perhaps none."""
+        width = getattr(card.embedding_dims, space)
+        vectors = np.stack(rows) if rows else np.empty((0, width), np.float32)
+        return cls(photos, vectors, card.id, card.revision, space, bad)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write FILE.npz or FILE.parquet, atomically. Raises InvalidArgument, MissingExtra.
+
+        npz: `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
+        Parquet: columns `photo` (string) and `embedding` (fixed-size list of D float32); model, revision and space are
+        in the schema's metadata.
+        """
+        target = check_suffix(path)
+        try:
+            with atomic_file(target) as file:
+                if target.suffix == ".parquet":
+                    self._write_parquet(file)
+                else:
+                    self._write_npz(file)
+        except OSError as error:
+            raise InvalidArgument(f"{short(target)} cannot be written ({error.strerror}): choose another") from error
+        return target
+
+    def _write_npz(self, file: BinaryIO) -> None:
+        np.savez(
+            file,
+            allow_pickle=False,
+            embeddings=self.vectors,
+            photos=np.array(self.photos, dtype=np.str_),
+            model=np.array(self.model),
+            revision=np.array(self.revision),
+            space=np.array(self.space),
+        )
+
+    def _write_parquet(self, file: BinaryIO) -> None:
+        arrow, parquet = _import_pyarrow()
+        width = self.vectors.shape[1]
+        vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(self.vectors.reshape(-1)), width)
+        about = {"model": self.model, "revision": self.revision, "space": self.space}
+        schema = arrow.schema(
+            [("photo", arrow.string()), ("embedding", arrow.list_(arrow.float32(), width))], metadata=about
+        )
+        parquet.write_table(arrow.table([arrow.array(self.photos, arrow.string()), vectors], schema=schema), file)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> Path:
+    """The path, when something can be written there: before an hour's work, not after. Raises as `save` does."""
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise InvalidArgument(f"{short(target)}: embeddings are kept in a file of another kind{nearest('', SUFFIXES)}")
+    if not target.absolute().parent.is_dir():
+        raise InvalidArgument(f"{short(target)}: its folder does not exist: create it first")
+    if target.suffix == ".parquet":
+        _import_pyarrow()
+    return target
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra(
+            f'Parquet needs pyarrow, which cannot be imported ({error}): pip install "leap-zoo[parquet]"'
+        ) from error
+    return pyarrow, pyarrow.parquet

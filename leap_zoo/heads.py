@@ -1,0 +1,211 @@
+"""Heads of your own: a linear map from embeddings to your classes, and the one small file that it travels in.
+
+The file is a safetensors file: the length of a JSON header (8 bytes, little endian), the header, then float32
+`weight` (C, D) and `bias` (C,). What the head is lies in the header's metadata as JSON, under `leap_head`. A file is
+checked by its size and its header before a number is read; nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from leap_zoo.atomic import atomic_file
+from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
+from leap_zoo.errors import InvalidArgument, InvalidHead, short
+
+SUFFIX = ".head"
+HEAD_SCHEMA: Final = 1
+MAX_CLASSES = 10_000
+MAX_LABEL = 300
+MAX_HEAD_BYTES = 64 * 1024 * 1024
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+
+Kind = Literal["prototypes", "logistic", "discriminant"]
+Label = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL)]
+_Probability = Annotated[float, Meta(ge=0, le=1)]
+OUTPUTS = {"student": "embedding", "teacher": "teacher_embedding"}
+_REFIT = "fit it again with leap-zoo fit"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class CrossValidation(_Strict, frozen=True):
+    """Accuracy (0..1) on photos that the head had not learned from, in `folds` rounds; 95 % Wilson interval.
+
+    Kind and strength were chosen anew within every round, on its own photos only: nothing was chosen on the `n` photos
+    that are counted here, each once.
+    """
+
+    accuracy: _Probability
+    interval: tuple[_Probability, _Probability]
+    n: Positive
+    folds: Positive
+
+
+class HeadCard(_Strict, frozen=True):
+    """What a head is, for which model, and how it came about.
+
+    photos: how many of each class, in the order of `labels`. strength: C of the logistic regression, or the shrinkage
+    of the discriminant analysis; None for prototypes. scale: what scores are multiplied by before the softmax.
+    validation: None when no class had two photos.
+    """
+
+    labels: Annotated[list[Label], Meta(min_length=2, max_length=MAX_CLASSES)]
+    photos: list[Positive]
+    kind: Kind
+    strength: Annotated[float, Meta(gt=0)] | None
+    scale: Annotated[float, Meta(gt=0)]
+    space: Literal["student", "teacher"]
+    model: ModelId
+    revision: Text
+    artifact: FileName
+    how: Text
+    solver: Text
+    seed: Annotated[int, Meta(ge=0)]
+    validation: CrossValidation | None
+    schema: Literal[1] = HEAD_SCHEMA
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.photos):
+            raise ValueError(f"{len(self.labels)} labels, but counts of photos for {len(self.photos)}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("a label is there twice")
+
+
+@dataclass(frozen=True, eq=False)
+class CustomHead:
+    """Your classes on a model's embeddings: weight float32 (C, D), bias float32 (C,), and what it is in `card`."""
+
+    card: HeadCard
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        classes = len(self.card.labels)
+        for name, array, shape in (("weight", self.weight, (classes, -1)), ("bias", self.bias, (classes,))):
+            fits = array.dtype == np.float32 and array.ndim == len(shape) and len(array) == classes and array.size
+            if not fits or not np.isfinite(array).all():
+                raise InvalidHead(f"its {name} is {array.dtype} {array.shape} or not finite: {_REFIT}")
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, sorted; a prediction's index points here."""
+        return self.card.labels
+
+    @property
+    def output(self) -> str:
+        """The graph's output that the head takes."""
+        return OUTPUTS[self.card.space]
+
+    def logits(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Embeddings float32 (N, D) -> float32 (N, C), whose softmax is the scores."""
+        scores: npt.NDArray[np.float32] = (embeddings @ self.weight.T + self.bias) * np.float32(self.card.scale)
+        return scores
+
+    def check(self, model: ModelCard) -> None:
+        """Raises InvalidHead unless the head was fitted for this model; any artifact of the same revision will do."""
+        ours, theirs = (self.card.model, self.card.revision), (model.id, model.revision)
+        width = getattr(model.embedding_dims, self.card.space)
+        if ours != theirs:
+            raise InvalidHead(
+                f"the head was fitted for {ours[0]} {short(ours[1])}, this is {theirs[0]} {short(theirs[1])}: {_REFIT}"
+            )
+        if self.weight.shape[1] != width:
+            raise InvalidHead(
+                f"the head takes embeddings of {self.weight.shape[1]} numbers, those of {model.id} in the "
+                f"{self.card.space} space have {width}: {_REFIT}"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the head to one file, atomically; the same head gives the same bytes. Raises InvalidArgument."""
+        target = Path(path)
+        if target.suffix != SUFFIX:
+            raise InvalidArgument(f"a head's file ends in {SUFFIX}, unlike {short(target)}: rename it")
+        try:
+            with atomic_file(target) as file:
+                file.write(encode_head(self))
+        except OSError as error:
+            raise InvalidArgument(f"{short(target)} cannot be written ({error.strerror}): choose another") from error
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CustomHead:
+        """Read a head's file. Raises InvalidHead."""
+        try:
+            if not os.path.isfile(path):  # opening a FIFO would wait for ever
+                raise InvalidHead(f"{short(path)} is no file: give one that leap-zoo fit wrote")
+            with open(path, "rb") as file:
+                data = file.read(MAX_HEAD_BYTES + 1)
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            raise InvalidHead(f"{short(path)} cannot be read ({error}): check the path") from error
+        try:
+            return decode_head(data)
+        except InvalidHead as error:
+            raise InvalidHead(f"{short(path)}: {error}") from error
+
+
+class _Tensor(_Strict, frozen=True):
+    dtype: Literal["F32"]
+    shape: Annotated[list[Positive], Meta(min_length=1, max_length=2)]
+    data_offsets: tuple[int, int]
+
+
+class _Metadata(_Strict, frozen=True):
+    leap_head: str
+
+
+class _Header(_Strict, frozen=True, rename={"metadata": "__metadata__"}):
+    metadata: _Metadata
+    weight: _Tensor
+    bias: _Tensor
+
+
+def encode_head(head: CustomHead) -> bytes:
+    """The bytes of a head's file. Raises InvalidHead for a head that could not be read back."""
+    weight, bias = head.weight.astype("<f4").tobytes(), head.bias.astype("<f4").tobytes()
+    end = len(weight) + len(bias)
+    header = msgspec.json.encode(
+        _Header(
+            metadata=_Metadata(leap_head=msgspec.json.encode(head.card).decode()),
+            weight=_Tensor(dtype="F32", shape=list(head.weight.shape), data_offsets=(0, len(weight))),
+            bias=_Tensor(dtype="F32", shape=list(head.bias.shape), data_offsets=(len(weight), end)),
+        )
+    )
+    header += b" " * (-len(header) % 8)  # the format aligns the numbers
+    data = len(header).to_bytes(8, "little") + header + weight + bias
+    decode_head(data)
+    return data
+
+
+def decode_head(data: bytes) -> CustomHead:
+    """The head in the bytes of a file. Raises InvalidHead."""
+    if len(data) > MAX_HEAD_BYTES:
+        raise InvalidHead(f"more than {MAX_HEAD_BYTES / 2**20:.0f} MiB, no head is that large: {_REFIT}")
+    length = int.from_bytes(data[:8], "little")
+    start = 8 + length
+    if len(data) < 8 or length > MAX_HEADER_BYTES or start > len(data):
+        raise InvalidHead(f"no head, or truncated: {_REFIT}")
+    try:
+        header = msgspec.json.decode(data[8:start], type=_Header)
+        card = msgspec.json.decode(header.metadata.leap_head, type=HeadCard)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidHead(f"no head that this leap-zoo reads ({short(error, 200)}): {_REFIT}") from error
+    classes, shape = len(card.labels), header.weight.shape
+    middle = 4 * classes * shape[-1]
+    end = middle + 4 * classes
+    expected = ([classes, shape[-1]], (0, middle), [classes], (middle, end))
+    found = (shape, header.weight.data_offsets, header.bias.shape, header.bias.data_offsets)
+    if found != expected or len(data) != start + end:
+        raise InvalidHead(f"its numbers are not those that its header describes: {_REFIT}")
+    numbers = np.frombuffer(data, "<f4", offset=start).astype(np.float32)
+    return CustomHead(card, numbers[: middle // 4].reshape(classes, -1), numbers[middle // 4 :])

@@ -1,0 +1,65 @@
+"""Classes of one's own, as `leap-zoo fit` learns them: how good its heads are, and whether it says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from leap_zoo.classifiers import candidates
+from leap_zoo.classifiers import train as learn
+from leap_zoo.cross_validation import choose
+from leap_zoo.intervals import wilson
+
+
+@dataclass(frozen=True)
+class OwnClasses:
+    """One value per draw: accuracy on the test photos, the cross-validated accuracy, and whether its 95 % interval
+    holds the former (1 or 0). The last two are NaN where there was one photo per class.
+    """
+
+    accuracy: Tensor
+    validated: Tensor
+    held: Tensor
+
+
+def own_classes(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    shots: int,
+    classes: int = 20,
+    draws: int = 20,
+    seed: int = 0,
+) -> OwnClasses:
+    """Fit a head to `shots` photos of each of `classes` classes, both drawn anew each time; judge it on the test photos
+    of these classes.
+
+    train (N, D), train_labels (N,), test (M, D), test_labels (M,). Where there are fewer classes or photos, all are
+    taken.
+    """
+    ours, theirs = (functional.normalize(part.float(), dim=1).numpy() for part in (train, test))
+    our_labels, their_labels = train_labels.numpy(), test_labels.numpy()
+    rows = []
+    for draw in range(draws):
+        random = np.random.default_rng([seed, draw])
+        names = random.permutation(np.unique(our_labels))[:classes]
+        shown = [random.permutation(np.flatnonzero(our_labels == name))[:shots] for name in names]
+        labels = np.repeat(np.arange(len(names)), [len(part) for part in shown])
+        vectors = ours[np.concatenate(shown)]
+        found = choose(vectors, labels, len(names), candidates(), draw)
+        weight, bias = learn(found.candidate, vectors, labels, len(names))
+        asked = np.isin(their_labels, names)
+        right = float((names[(theirs[asked] @ weight.T + bias).argmax(1)] == their_labels[asked]).mean())
+        if not len(found.tested):
+            rows.append((right, np.nan, np.nan))
+            continue
+        claimed = float((found.predicted == labels[found.tested]).mean())
+        low, high = wilson(claimed, len(found.tested))
+        rows.append((right, claimed, float(low <= right <= high)))
+    return OwnClasses(*torch.tensor(rows, dtype=torch.float64).T)

@@ -55,7 +55,8 @@ def build(
     if not formats:
         return forms, None
     winners, account = _search(run, model, weights, reference, formats, minutes, say)
-    return [*forms, *winners], account
+    order = list(NAMES)
+    return sorted([*forms, *winners], key=lambda form: order.index(form.kind)), account
 
 
 def open_built(run: Run, model: DeployedStudent, built: Built, threads: int | None = None) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import msgspec
 from safetensors.torch import save
 
 from export.graph import DeployedStudent
@@ -30,8 +31,15 @@ def metadata(run: Run) -> dict[str, str]:
         "preprocessing": json.dumps({"size": spec.size, "short_side": spec.short_side, "filter": spec.filter}),
         "labels": json.dumps({head.name: head.labels for head in run.info.heads}),
         "default_head": run.info.default_head,
-        "licence": CODE_LICENCE,
+        "licences": json.dumps(msgspec.structs.asdict(licences(run))),
     }
+
+
+def licences(run: Run) -> cards.Licences:
+    """Of code, weights, teacher and data."""
+    return cards.Licences(
+        code=CODE_LICENCE, weights=CODE_LICENCE, teacher=run.recipe.teacher.licence, data=run.recipe.data.licence
+    )
 
 
 def card(
@@ -52,9 +60,7 @@ def card(
         revision=revision(run),
         description=recipe.description,
         parameters=sum(parameter.numel() for parameter in model.student.parameters()),
-        licences=cards.Licences(
-            code=CODE_LICENCE, weights=CODE_LICENCE, teacher=recipe.teacher.licence, data=recipe.data.licence
-        ),
+        licences=licences(run),
         preprocessing=recipe.preprocessing,
         heads=[
             cards.Head(name=head.name, output=f"logits_{head.name}", labels=list(head.labels)) for head in info.heads

@@ -68,8 +68,8 @@ def search_section(search: Search) -> list[str]:
             ["candidate", "format", "cosine, mean", "cosine, minimum", "agreement", "top-1 drop", "time", "outcome"],
             (
                 [
-                    *(c.name, f"{c.format} {c.precision}", f"{c.cosine_mean:.4f}", f"{c.cosine_min:.4f}"),
-                    *(_percent(c.agreement), "" if c.top1_drop is None else _percent(c.top1_drop)),
+                    *(c.name, f"{c.format} {c.precision}", _number(c.cosine_mean), _number(c.cosine_min)),
+                    *("" if share is None else _percent(share) for share in (c.agreement, c.top1_drop)),
                     *("" if c.relative_ms is None else f"{c.relative_ms:.2f}", c.outcome),
                 ]
                 for c in search.candidates
@@ -101,3 +101,7 @@ def _cell(metric: Metric | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def _number(cosine: float | None) -> str:
+    return "" if cosine is None else f"{cosine:.4f}"

@@ -118,7 +118,7 @@ def _embed(g: Writer, weights: Weights, layout: Layout) -> str:
     count = len(weights.prefix)
     if layout == "tokens":
         x = g.op("Transpose", ["image"], "channels_first", perm=[0, 3, 1, 2])
-        x = g.op("Cast", [x], "pixels", to=TensorProto.FLOAT)
+        x = g.centred("pixels", x)
         kernel = weights.embed[0].reshape(p, p, 3, dim).transpose(3, 2, 0, 1)
         inputs = [x, g.constant("embed.weight", kernel), g.constant("embed.bias", weights.embed[1])]
         x = g.op("Conv", inputs, "embed", kernel_shape=[p, p], strides=[p, p])
@@ -128,7 +128,7 @@ def _embed(g: Writer, weights: Weights, layout: Layout) -> str:
         x = g.op("Transpose", [x], "pixel_patches", perm=[0, 1, 3, 2, 4])  # moves runs of 3 * p bytes
         x = g.reshape(x, "patches", -1, 3 * p * p)
         if "embed" not in g.ranges:
-            x = g.op("Cast", [x], "patches_float", to=TensorProto.FLOAT)
+            x = g.centred("patches_centred", x)
         x = g.reshape(g.linear("embed", x, weights.embed), "patch_tokens", -1, side * side, dim)
     x = g.op("Add", [x, g.constant("positions", weights.positions[None])], "patch_positions")
     batch = g.op("Shape", ["image"], "batch_size", start=0, end=1)

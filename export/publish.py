@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from export import build, describe, readme, verify
+from export import build, describe, figure, readme, verify
 from export.built import NAMES, Built, Kind
 from export.errors import GateFailed
 from export.golden import draw
@@ -55,8 +55,9 @@ def publish(
             if artifact.file in wanted and artifact.file not in verdict.refused
         ]
         refused = [reason for name, reason in verdict.refused.items() if name in wanted]
+        refused += _without_a_way(wanted - {artifact.file for artifact in card.artifacts}, search)
         if not kept:
-            raise GateFailed("nothing was published: " + ("; ".join(refused) or "no file passed the search"))
+            raise GateFailed("nothing was published: " + "; ".join(refused))
         shutil.rmtree(staging / card.id)
         card = _write(run, model, forms, kept, search, staging)
         report = verify_published(card.id, zoo=staging)
@@ -64,6 +65,17 @@ def publish(
             raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
         _move(card, staging, zoo)
     return card, refused
+
+
+def _without_a_way(missing: Collection[str], search: Search | None) -> list[str]:
+    """Why files are not there at all: no way to int8 passed on the selection photos."""
+    candidates = [] if search is None else search.candidates
+    reasons = []
+    for kind, name in NAMES.items():
+        if name in missing:
+            tried = [f"{c.name}: {c.outcome}" for c in candidates if c.format == kind[0]]
+            reasons.append(f"{name} was not published: no way to int8 passed; {'; '.join(tried)}")
+    return reasons
 
 
 def _write(
@@ -89,6 +101,9 @@ def _write(
     write_golden(home / GOLDEN, images, golden)
     card = describe.card(run, model, artifacts, (GOLDEN, (home / GOLDEN).read_bytes()), search)
     (home / "README.md").write_text(readme.render(card))
+    picture = figure.draw(card)
+    if picture is not None:
+        (home / figure.FILE).write_bytes(picture)
     registry.publish(staging, card)
     return card
 

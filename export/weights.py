@@ -21,6 +21,8 @@ F64 = npt.NDArray[np.float64]
 Linear = tuple[F32, F32]  # weight (in, out), bias (out,)
 Norm = tuple[F32, F32]  # weight, bias
 
+CENTRE = 128  # taken from every byte, so that float32 does not lose digits in a large sum that the bias takes back
+
 
 @dataclass(frozen=True)
 class Block:
@@ -43,7 +45,7 @@ class Weights:
     heads: int
     epsilon: float
     pooling: Literal["cls", "patch_mean"]
-    embed: Linear  # (patch * patch * 3, D), for bytes in (row, column, channel) order
+    embed: Linear  # (patch * patch * 3, D), for bytes - CENTRE in (row, column, channel) order
     prefix: F32  # (P, D): CLS and registers, positions included
     positions: F32  # (N, D): of the patches
     blocks: tuple[Block, ...]
@@ -59,7 +61,7 @@ def weights_of(model: DeployedStudent) -> Weights:
     conv = vit.patch_embed.proj
     kernel = _array(conv.weight)  # (D, 3, p, p)
     scale, shift = _array(model.scale).reshape(1, 3, 1, 1), _array(model.shift).reshape(1, 3, 1, 1)
-    bias = (kernel * shift).sum((1, 2, 3)) + (0 if conv.bias is None else _array(conv.bias))
+    bias = (kernel * (shift + CENTRE * scale)).sum((1, 2, 3)) + (0 if conv.bias is None else _array(conv.bias))
     embed = (kernel * scale).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
     prefix = _array(vit.cls_token)[0]
     if getattr(vit, "reg_token", None) is not None:

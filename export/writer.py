@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from export.weights import F32, F64, Linear, Norm
+from export.weights import CENTRE, F32, F64, Linear, Norm
 
 Range = tuple[float, float]  # of a linear's input
 Layout = Literal["rows", "tokens"]
@@ -94,6 +94,11 @@ class Writer:
         plus = self.op("Add", [erf, self.constant("one", 1.0)], f"{name}.plus")
         return self.op("Mul", [self.op("Mul", [x, plus], f"{name}.mul"), self.constant("half", 0.5)], name)
 
+    def centred(self, name: str, x: str) -> str:
+        """Bytes -> floats around zero."""
+        floats = self.op("Cast", [x], f"{name}.float", to=TensorProto.FLOAT)
+        return self.op("Sub", [floats, self.constant("centre", float(CENTRE))], name)
+
     def unit(self, name: str, x: str) -> str:
         """L2-normalised rows."""
         total = self.op(
@@ -106,7 +111,7 @@ class Writer:
 def _uint8(seen: Range) -> tuple[float, int]:
     """Range -> scale and zero point; 0 is exact."""
     if seen == PIXELS:
-        return 1.0, 0
+        return 1.0, CENTRE
     low, high = min(seen[0], 0.0), max(seen[1], 0.0)
     scale = max((high - low) / 255, 1e-8)
     return scale, int(np.clip(round(-low / scale), 0, 255))

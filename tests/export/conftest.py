@@ -10,7 +10,8 @@ import torch
 
 import leap_zoo
 import leap_zoo.documents
-from export import publish, verify
+from export import build, publish, verify
+from export.built import NAMES
 from export.graph import DeployedStudent
 from train.__main__ import main as train
 from train.run import Run, load_run
@@ -61,7 +62,8 @@ def lenient() -> Callable[[pytest.MonkeyPatch], None]:
     """Quantise with few photos, and let a student of few epochs lose some points by it; the gate has its own tests."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 24)
+        monkeypatch.setattr(build, "CALIBRATION_PHOTOS", 24)
+        monkeypatch.setattr(build, "SELECTION_PHOTOS", 60)
         monkeypatch.setattr(verify, "LARGEST_DROP", 0.5)
         monkeypatch.setattr(verify, "SMALLEST_COSINE", 0.9)
 
@@ -72,13 +74,13 @@ def lenient() -> Callable[[pytest.MonkeyPatch], None]:
 def published(
     run_folder: Path, lenient: Callable[[pytest.MonkeyPatch], None], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A zoo with the run's fp32 and int8 files. Read only."""
+    """A zoo with the run in all its forms, int8 by the first way of each format. Read only."""
     zoo = tmp_path_factory.mktemp("published")
     with pytest.MonkeyPatch.context() as monkeypatch:
         lenient(monkeypatch)
-        card, refused = publish.publish(load_run(run_folder), zoo, ["fp32", "int8"], say=lambda line: None)
+        card, refused = publish.publish(load_run(run_folder), zoo, minutes=0, say=lambda line: None)
     assert refused == []
-    assert [artifact.precision for artifact in card.artifacts] == ["fp32", "int8"]
+    assert [artifact.file for artifact in card.artifacts] == list(NAMES.values())
     return zoo
 
 

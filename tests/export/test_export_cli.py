@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnx as onnx_format
 import pytest
 
 import leap_zoo
-from export import publish
+from export import build, quantize
 from export.__main__ import main
 from train.__main__ import main as train
 
@@ -53,29 +52,25 @@ def test_mistake__is_one_line_with_status_2(run_folder: Path, tmp_path: Path, ca
 def test_export__prints_what_it_published_and_what_it_refused(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(proto: onnx_format.ModelProto, *_: object) -> onnx_format.ModelProto:
-        import numpy as np
-        from onnx import numpy_helper
+    def nothing(*_: object, **__: object) -> None:
+        raise ValueError("no int8 today")
 
-        copy = onnx_format.ModelProto()
-        copy.CopyFrom(proto)
-        for tensor in copy.graph.initializer:
-            value = numpy_helper.to_array(tensor)
-            if value.ndim == 2 and value.dtype == np.float32:
-                tensor.CopyFrom(numpy_helper.from_array(value[::-1].copy(), tensor.name))
-        return copy
-
-    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
-    monkeypatch.setattr(publish, "quantize", spoil)
-    assert main([str(run_folder), "--zoo", str(tmp_path), "data.licence=told again"]) == 1
+    monkeypatch.setattr(build, "CALIBRATION_PHOTOS", 2)
+    monkeypatch.setattr(quantize, "quantize", nothing)
+    files = ["--format", "onnx", "--precision", "fp32", "--precision", "int8"]
+    assert main([str(run_folder), "--zoo", str(tmp_path), "data.licence=told again", *files, "--budget", "0"]) == 1
     said = capsys.readouterr()
     (card,) = leap_zoo.models(tmp_path)
     assert card.licences.data == "told again"
     assert card.artifacts[0].sha256 in said.out
     assert "export: model_int8.onnx was not published" in said.err
+    assert "no int8 today" in said.err
 
     assert main(["--zoo", str(tmp_path), "--precision", "fp32", str(run_folder)]) == 0
-    assert main(["--zoo", str(tmp_path), "--precision", "int8", str(run_folder)]) == 1
+    assert main(["--zoo", str(tmp_path), "--precision", "fp32", "--format", "openvino", str(run_folder)]) == 1
+    assert (
+        main(["--zoo", str(tmp_path), "--precision", "int8", "--format", "onnx", "--budget", "0", str(run_folder)]) == 1
+    )
     assert [artifact.precision for card in leap_zoo.models(tmp_path) for artifact in card.artifacts] == ["fp32"]
 
 

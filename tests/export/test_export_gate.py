@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import leap_zoo
-from export import publish, verify
+from export import build, onnx, publish, verify, ways
+from export.built import Built, Kind
 from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent
+from export.search import Way
+from leap_zoo import registry
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.model import Model
 from train.run import Run
@@ -43,13 +46,26 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def stand_in(change: Change | None) -> Callable[..., onnx_format.ModelProto]:
-    """Instead of NNCF: the fp32 graph itself, or with its weights changed."""
+def only_way(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+    """Instead of the ways to int8 there is one: the fp32 graph with its weights changed."""
 
-    def quantize(proto: onnx_format.ModelProto, *_: object) -> onnx_format.ModelProto:
-        return proto if change is None else altered(proto, change)
+    def onnx_ways(self: ways.Ways, _: list[str]) -> Iterator[Way]:
+        def spoilt() -> Built:
+            proto = altered(onnx.write(self._weights).proto, change)
+            return Built(("onnx", "int8"), (onnx.finish(proto, {}).SerializeToString(),), {"spoilt": True})
 
-    return quantize
+        yield Way("spoilt", "onnx", {"spoilt": True}, spoilt)
+
+    monkeypatch.setattr(ways.Ways, "onnx", onnx_ways)
+    few_photos(monkeypatch)
+
+
+def few_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CALIBRATION_PHOTOS", 2)
+    monkeypatch.setattr(build, "SELECTION_PHOTOS", 40)
+
+
+FLOAT_AND_INT8: list[Kind] = [("onnx", "fp32"), ("onnx", "int8")]
 
 
 def silent(line: str) -> None:
@@ -131,54 +147,72 @@ def test_publish__of_a_student_with_a_nan_leaves_the_zoo_as_it_was(run: Run, tin
     run.student.blocks[3].mlp.fc1.weight.data[0, 0] = float("nan")
     before = snapshot(zoo_copy)
     with pytest.raises(GateFailed, match="nan"):
-        publish.publish(run, zoo_copy, ["fp32", "int8"], silent)
+        publish.publish(run, zoo_copy, FLOAT_AND_INT8, say=silent)
     assert snapshot(zoo_copy) == before == snapshot(tiny_zoo)
     assert [path.name for path in zoo_copy.iterdir() if path.name.startswith(".")] == []
 
 
-def test_publish__of_a_graph_that_the_exporter_spoilt_lists_nothing(
+def test_publish__of_a_graph_that_was_written_wrong_lists_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = publish.onnx.build
-    monkeypatch.setattr(publish.onnx, "build", lambda *given: altered(build(*given), lambda value: value * 1.1))
+    finish = onnx.finish
+    monkeypatch.setattr(onnx, "finish", lambda proto, about: altered(finish(proto, about), lambda value: value * 1.1))
     with pytest.raises(GateFailed, match="differs from torch"):
-        publish.publish(run, tmp_path / "zoo", ["fp32", "int8"], silent)
+        publish.publish(run, tmp_path / "zoo", FLOAT_AND_INT8, say=silent)
     assert snapshot(tmp_path / "zoo") == {}
 
 
-def test_publish__lists_fp32_alone_when_int8_lost_its_fidelity(
+def test_publish__lists_fp32_alone_when_no_way_to_int8_passes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
-    monkeypatch.setattr(publish, "quantize", stand_in(lambda value: value[::-1]))
-    card, refused = publish.publish(run, tmp_path, ["fp32", "int8"], silent)
+    only_way(monkeypatch, lambda value: value[::-1])
+    card, refused = publish.publish(run, tmp_path, FLOAT_AND_INT8, say=silent)
     assert [artifact.precision for artifact in card.artifacts] == ["fp32"]
     assert len(refused) == 1
-    assert "model_int8.onnx was not published" in refused[0]
+    assert "model_int8.onnx was not published: no way to int8 passed; spoilt: refused: it loses" in refused[0]
+    assert [candidate.outcome[:7] for candidate in card.search.candidates] == ["refused"]
     assert not (tmp_path / "leap-digits" / "model_int8.onnx").exists()
     assert list(leap_zoo.load("leap-digits", zoo=tmp_path).card.golden.tolerance) == ["fp32"]
     assert "model_int8" not in (tmp_path / "leap-digits" / "README.md").read_text()
 
 
+def test_publish__judges_again_what_the_search_let_through(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search sees photos of the training split; the gate has the last word."""
+    only_way(monkeypatch, lambda value: value[::-1])
+    judged: list[int] = []
+
+    def lenient_at_first(compared: list[Metric]) -> str | None:
+        judged.append(compared[0].n)
+        return None if len(judged) == 1 else objection(compared)
+
+    objection = verify.objection
+    monkeypatch.setattr(verify, "objection", lenient_at_first)
+    card, refused = publish.publish(run, tmp_path, FLOAT_AND_INT8, say=silent)
+    assert judged == [40, 360]
+    assert [artifact.precision for artifact in card.artifacts] == ["fp32"]
+    assert "model_int8.onnx was not published: it" in refused[0]
+
+
 def test_publish__of_int8_alone_that_fails_lists_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
-    monkeypatch.setattr(publish, "quantize", stand_in(lambda value: value[::-1]))
+    only_way(monkeypatch, lambda value: value[::-1])
     with pytest.raises(GateFailed, match=r"nothing was published: model_int8\.onnx"):
-        publish.publish(run, tmp_path, ["int8"], silent)
+        publish.publish(run, tmp_path, [("onnx", "int8")], say=silent)
     assert snapshot(tmp_path) == {}
 
 
 def test_publish__again_replaces_the_model_and_keeps_its_neighbours(
     run: Run, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
-    monkeypatch.setattr(publish, "quantize", stand_in(None))
-    first, _ = publish.publish(run, zoo_copy, ["fp32", "int8"], silent)
+    only_way(monkeypatch, lambda value: value)
+    first, _ = publish.publish(run, zoo_copy, FLOAT_AND_INT8, say=silent)
     assert [entry.id for entry in leap_zoo.models(zoo_copy)] == ["leap-digits", "leap-tiny-test"]
+    assert (zoo_copy / "leap-digits" / "model_int8.onnx").exists()
     run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + torch.ones(10)
-    second, refused = publish.publish(run, zoo_copy, ["fp32"], silent)
+    second, refused = publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     assert refused == []
     assert second.revision != first.revision
     assert [entry.id for entry in leap_zoo.models(zoo_copy)] == ["leap-digits", "leap-tiny-test"]
@@ -186,10 +220,27 @@ def test_publish__again_replaces_the_model_and_keeps_its_neighbours(
     assert not (zoo_copy / "leap-digits" / "model_int8.onnx").exists()
 
 
-def test_publish__of_fp32_alone_does_not_complain_about_int8(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_publish__that_fails_at_the_very_end_brings_the_old_model_back(
+    run: Run, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "CALIBRATION_PHOTOS", 2)
-    monkeypatch.setattr(publish, "quantize", stand_in(lambda value: value[::-1]))
-    _, refused = publish.publish(run, tmp_path, ["fp32"], silent)
+    publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
+    before = snapshot(zoo_copy)
+    run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + torch.ones(10)
+    listing = registry.publish
+
+    def disk_full(folder: Path, card: ModelCard) -> None:
+        if Path(folder) == zoo_copy:
+            raise OSError(28, "No space left on device")
+        listing(folder, card)
+
+    monkeypatch.setattr(registry, "publish", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
+    assert snapshot(zoo_copy) == before
+
+
+def test_publish__of_fp32_alone_searches_for_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_way(monkeypatch, lambda value: value[::-1])
+    card, refused = publish.publish(run, tmp_path, [("onnx", "fp32")], say=silent)
     assert refused == []
+    assert card.search is None

@@ -18,8 +18,10 @@ from torch.nn import functional
 
 import leap_zoo
 from export import describe, onnx
+from export.built import NAMES
 from export.golden import draw
 from export.graph import DeployedStudent
+from export.weights import weights_of
 from train.run import Run, load_run
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ def pooled(request: pytest.FixtureRequest, run_folder: Path) -> tuple[DeployedSt
     run = load_run(run_folder)
     run.info.pooling = request.param
     model = DeployedStudent(run).eval()
-    proto = onnx.build(model, describe.metadata(run))
+    proto = onnx.finish(onnx.write(weights_of(model)).proto, describe.metadata(run))
     return model, onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -72,7 +74,7 @@ def test_graph__normalises_pools_and_projects_as_training_did(run: Run, model: D
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model_int8.onnx"])
+@pytest.mark.parametrize("file", ["model.onnx", "model_fp16.onnx", "model_int8.onnx"])
 def test_file__is_for_old_runtimes_and_stands_alone(published: Path, file: str) -> None:
     proto = onnx_format.load(published / "leap-digits" / file, load_external_data=False)
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 17)]
@@ -88,13 +90,13 @@ def test_file__is_for_old_runtimes_and_stands_alone(published: Path, file: str) 
 
 
 def test_files__carry_what_a_finder_needs(published: Path, card: leap_zoo.ModelCard) -> None:
-    for artifact in card.artifacts:
+    for artifact in (artifact for artifact in card.artifacts if artifact.format == "onnx"):
         proto = onnx_format.load(published / "leap-digits" / artifact.file)
         found = {entry.key: entry.value for entry in proto.metadata_props}
         assert (found["model_id"], found["revision"]) == ("leap-digits", card.revision)
         assert json.loads(found["labels"])["digits"] == list("0123456789")
         assert json.loads(found["preprocessing"]) == {"size": 32, "short_side": 32, "filter": "bicubic"}
-        assert found["licence"] == "Apache-2.0"
+        assert json.loads(found["licences"])["weights"] == "Apache-2.0"
 
 
 def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None:
@@ -105,7 +107,10 @@ def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None
         "README.md",
         "golden.npz",
         "model.onnx",
-        "model_int8.onnx",
+        "curriculum.svg",
+        *NAMES.values(),
+        "model_fp16.bin",
+        "model_int8.bin",
     }
     marks = (str(ROOT), str(Path.home()), str(published), "site-packages", "/tmp/", "stack_trace", 'File \\"')
     for path in files:
@@ -124,9 +129,11 @@ def test_build__gives_the_same_bytes_in_another_folder(run_folder: Path, publish
         "torch.set_num_threads(1)\n"
         "from export import describe, onnx\n"
         "from export.graph import DeployedStudent\n"
+        "from export.weights import weights_of\n"
         "from train.run import load_run\n"
         "run = load_run(pathlib.Path('the run'))\n"
-        "proto = onnx.build(DeployedStudent(run).eval(), describe.metadata(run))\n"
+        "proto = onnx.write(weights_of(DeployedStudent(run).eval())).proto\n"
+        "proto = onnx.finish(proto, describe.metadata(run))\n"
         "print(onnx.__file__, hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=house, capture_output=True, text=True, check=True)

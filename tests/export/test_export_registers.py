@@ -13,6 +13,7 @@ from torch.nn import functional
 from export import describe, onnx
 from export.golden import draw
 from export.graph import DeployedStudent
+from export.weights import weights_of
 from train.__main__ import main as train
 from train.run import Run, load_run
 
@@ -75,7 +76,7 @@ def test_run__measured_the_mean_of_patches_only(registers_run: Run) -> None:
 def test_file__leaves_registers_out_and_answers_as_torch(registers_run: Run, pooling: str) -> None:
     registers_run.info.pooling = pooling
     model = DeployedStudent(registers_run).eval()
-    proto = onnx.build(model, describe.metadata(registers_run))
+    proto = onnx.finish(onnx.write(weights_of(model)).proto, describe.metadata(registers_run))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     images = draw(32)
     found = dict(zip(model.names, session.run(model.names, {"image": images}), strict=True))

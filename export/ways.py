@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from export import onnx, openvino, quantize
+from export import general, onnx, openvino, quantize
 from export.built import Built
 from export.search import Way
 from export.weights import Weights
@@ -22,6 +22,7 @@ ONNX_RECIPES = {
     "smooth .25, split heads": quantize.Recipe(smooth_quant_alpha=0.25),
     "no smoothing, split heads": quantize.Recipe(smooth_quant_alpha=0.0),
     "smooth .5, 7-bit weights": quantize.Recipe(weight_bits=7),
+    "smooth .5, signed activations (S8S8)": quantize.Recipe(signed=True),
 }
 OPENVINO_RECIPES = {
     "NNCF, smooth .95, performance": openvino.Recipe(),
@@ -47,6 +48,8 @@ class Ways:
             recipes[f"smooth .5, {count} worst layers float"] = quantize.Recipe(float_layers=tuple(worst[:count]))
         for name, recipe in recipes.items():
             yield Way(name, "onnx", recipe.as_dict(), lambda recipe=recipe: self._onnx(recipe))
+        for name, method in general.METHODS.items():
+            yield Way(name, "onnx", {"method": name}, lambda method=method, name=name: self._general(method, name))
 
     def openvino(self) -> Iterator[Way]:
         """For OpenVINO; last, the file that ONNX Runtime runs, converted."""
@@ -59,6 +62,11 @@ class Ways:
         proto = quantize.quantize(self.calibrated(recipe.smooth_quant_alpha), recipe)
         data = onnx.finish(proto, self._metadata).SerializeToString(deterministic=True)
         return Built(("onnx", "int8"), (data,), recipe.as_dict())
+
+    def _general(self, method: general.Method, name: str) -> Built:
+        proto = method(onnx.write(self._weights).proto, self._photos)
+        data = onnx.finish(proto, self._metadata).SerializeToString(deterministic=True)
+        return Built(("onnx", "int8"), (data,), {"method": name}, ("torch", "timm", "onnx", "nncf", "onnxruntime"))
 
     def _openvino(self, recipe: openvino.Recipe) -> Built:
         model = openvino.convert(onnx.write(self._weights, "tokens").proto)

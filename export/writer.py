@@ -26,6 +26,7 @@ class Writer:
     ranges: Mapping[str, Range]
     layout: Layout
     weight_bits: int
+    signed: bool
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)  # linear -> the tensor that it reads
@@ -67,10 +68,11 @@ class Writer:
     def _int8(self, name: str, x: str, linear: Linear, seen: Range) -> str:
         """Gemm of dequantised inputs: what ONNX Runtime turns into one QGemm (uint8 x int8 -> float)."""
         weight, bias = linear
-        scale, zero = _uint8(seen)
+        scale, zero = _int8(seen) if self.signed else _uint8(seen)
+        dtype = np.int8 if self.signed else np.uint8
         top = 2 ** (self.weight_bits - 1) - 1
         scales = np.maximum(np.abs(weight).max(0), 1e-8).astype(np.float32) / np.float32(top)  # per output channel
-        at = [self.constant(f"{name}.x_scale", scale), self.constant(f"{name}.x_zero", zero, np.uint8)]
+        at = [self.constant(f"{name}.x_scale", scale), self.constant(f"{name}.x_zero", zero, dtype)]
         quantised = x if seen == PIXELS else self.op("QuantizeLinear", [x, *at], f"{name}.x_int8")
         # Zero points are written although they are zero: without them ONNX Runtime 1.32 does not fuse (4x slower).
         a = self.op("DequantizeLinear", [quantised, *at], f"{name}.x_back")
@@ -106,6 +108,11 @@ class Writer:
         )
         root = self.op("Sqrt", [self.op("Add", [total, self.constant("tiny", 1e-12)], f"{name}.plus")], f"{name}.norm")
         return self.op("Div", [x, root], name)
+
+
+def _int8(seen: Range) -> tuple[float, int]:
+    """Range -> scale and zero point, symmetric."""
+    return max(abs(seen[0]), abs(seen[1]), 1e-6) / 127, 0
 
 
 def _uint8(seen: Range) -> tuple[float, int]:

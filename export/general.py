@@ -1,0 +1,53 @@
+"""General quantisers on the ONNX graph: what one would take from a library, tried beside our own."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+Method = Callable[[onnx.ModelProto, npt.NDArray[np.uint8]], onnx.ModelProto]
+
+
+def nncf_smooth(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8]) -> onnx.ModelProto:
+    """NNCF's post-training quantisation for transformers, with SmoothQuant; photos uint8 (N, H, W, 3)."""
+    import nncf  # takes seconds to import
+    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+
+    nncf.set_log_level(logging.ERROR)
+    source = onnx.ModelProto()
+    source.CopyFrom(proto)  # NNCF may edit what it is given
+    quantised: onnx.ModelProto = nncf.quantize(
+        source,
+        nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(photos),
+        model_type=nncf.ModelType.TRANSFORMER,
+        target_device=nncf.TargetDevice.CPU,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=0.95)
+        ),
+    )
+    return quantised
+
+
+def ort_dynamic(proto: onnx.ModelProto, _: npt.NDArray[np.uint8]) -> onnx.ModelProto:
+    """ONNX Runtime's dynamic quantisation: ranges are taken from every photo anew, so nothing is calibrated."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(proto, source)
+        quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+        return onnx.load(target)
+
+
+METHODS: dict[str, Method] = {
+    "NNCF on the ONNX graph, smooth .95": nncf_smooth,
+    "ONNX Runtime, dynamic, MatMul and Gemm": ort_dynamic,
+}

@@ -14,6 +14,7 @@ from msgspec import Meta
 from leap_zoo.errors import nearest
 
 SCHEMA: Final = 1
+MAX_FILE_BYTES = 4 * 1024**3  # a file is loaded whole, on a small device
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 60 kB
 
 # Of a model's folder, beside those that its card lists.
@@ -105,7 +106,7 @@ class File(_Strict, frozen=True):
     """A file beside the card, by plain name."""
 
     file: FileName
-    bytes: Positive
+    bytes: Annotated[int, Meta(gt=0, le=MAX_FILE_BYTES)]
     sha256: Sha256
 
 
@@ -296,6 +297,11 @@ class ModelCard(_Strict, frozen=True):
         for artifact in self.artifacts:
             if artifact.precision not in self.golden.tolerance:
                 raise ValueError(f"golden.tolerance says nothing about {artifact.precision}")
+
+    @property
+    def files(self) -> list[File]:
+        """Every file that the card lists: the artifacts', then the golden one."""
+        return [*(file for artifact in self.artifacts for file in artifact.files), self.golden]
 
     def head(self, name: str | None = None) -> Head | None:
         """The head called `name` (None: the default one), or None when there is no such head."""

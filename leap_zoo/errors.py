@@ -77,6 +77,22 @@ class ArtifactRefused(LeapZooError):
     """The file is the published one, but this runtime cannot load or run it."""
 
 
+class NotPulled(LeapZooError):
+    """The model was pulled, but not this file of it."""
+
+
+class DownloadFailed(LeapZooError):
+    """A zoo's server cannot be reached, gives up, or answers what cannot be trusted."""
+
+
+class CacheUnusable(LeapZooError):
+    """Pulled files cannot be kept: the disk is full, or LEAP_ZOO_HOME cannot be written."""
+
+
+class NotSigned(LeapZooError):
+    """A model has no signature, or none of the key that was asked for on the card that it has."""
+
+
 class MissingExtra(LeapZooError):
     """A feature needs a package that is not installed."""
 

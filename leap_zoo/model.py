@@ -52,19 +52,28 @@ def load(
     """Load a model, after checking size and sha256 of its file.
 
     name: a model's id (`leap-zoo list`).
-    zoo: a zoo's folder; default: LEAP_ZOO_URL's, then the bundled zoo.
+    zoo: a zoo's folder; default: LEAP_ZOO_URL's, then what was pulled, then the bundled zoo.
     precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
     format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
     threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
     exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it.
-    Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, MissingExtra.
+    Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
     """
     place, card = find(name, zoo)
-    return open_artifact(place, card, choose_artifact(card, precision, format), threads, exact=exact)
+    artifact = choose_artifact(card, precision, format, lambda artifact: place.holds(card, artifact))
+    return open_artifact(place, card, artifact, threads, exact=exact)
 
 
-def choose_artifact(card: ModelCard, precision: str | None = None, format: str | None = None) -> Artifact:
-    """The artifact of that kind; None: ONNX before OpenVINO, int8 before fp32. Raises InvalidArgument."""
+def choose_artifact(
+    card: ModelCard,
+    precision: str | None = None,
+    format: str | None = None,
+    held: Callable[[Artifact], bool] = lambda _: True,
+) -> Artifact:
+    """The artifact of that kind; None: what is `held` first, ONNX before OpenVINO, int8 before fp32.
+
+    Raises InvalidArgument.
+    """
     found = [
         artifact
         for artifact in card.artifacts
@@ -75,7 +84,7 @@ def choose_artifact(card: ModelCard, precision: str | None = None, format: str |
         known = [f"{artifact.format} {artifact.precision}" for artifact in card.artifacts]
         raise InvalidArgument(f"{card.id} has no file of {short(wanted)}{nearest(wanted, known)}")
     preference = ("int8", "fp32", "fp16")
-    return min(found, key=lambda artifact: (artifact.format != "onnx", preference.index(artifact.precision)))
+    return min(found, key=lambda one: (not held(one), one.format != "onnx", preference.index(one.precision)))
 
 
 def open_artifact(

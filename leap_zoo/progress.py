@@ -1,4 +1,4 @@
-"""A progress bar on stderr, for people only: nothing when stderr is no terminal or there is one photo."""
+"""A progress bar on stderr, for people only: nothing when stderr is no terminal or there is one item."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ _SECONDS_BETWEEN = 0.1
 
 
 class Progress:
-    """`with Progress(total) as progress:` and `progress.step()` per item; `clear()` before other output to stderr."""
+    """`with Progress(total) as progress:` and `progress.step()` per item; `clear()` before other output to stderr.
 
-    def __init__(self, total: int, *, shown: bool = True, stream: TextIO | None = None) -> None:
+    scale and unit: items are counted in, e.g. 1e6 and "MB" where they are bytes.
+    """
+
+    def __init__(
+        self, total: int, *, shown: bool = True, stream: TextIO | None = None, scale: float = 1, unit: str = ""
+    ) -> None:
         self.total = total
         self.done = 0
         self._stream = sys.stderr if stream is None else stream
         self._shown = shown and total > 1 and self._stream.isatty()
         self._drawn = 0.0
+        self._scale = scale
+        self._unit = unit
 
     def __enter__(self) -> Progress:
         return self
@@ -26,18 +33,23 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
-    def step(self) -> None:
-        """One more item is done."""
-        self.done += 1
+    def step(self, count: int = 1) -> None:
+        """That many more items are done; fewer, when what was done is lost."""
+        self.done += count
         now = time.monotonic()
         if self._shown and (now - self._drawn >= _SECONDS_BETWEEN or self.done == self.total):
             self._drawn = now
             filled = _WIDTH * self.done // self.total
             bar = "#" * filled + "." * (_WIDTH - filled)
-            print(f"\r[{bar}] {self.done}/{self.total}", end="", file=self._stream, flush=True)
+            print(f"\r[{bar}] {self._counted()}", end="\x1b[K" if self._unit else "", file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Wipe the bar; the next step draws it again."""
         if self._shown:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
             self._drawn = 0.0
+
+    def _counted(self) -> str:
+        if not self._unit:
+            return f"{self.done}/{self.total}"
+        return f"{self.done / self._scale:.1f}/{self.total / self._scale:.1f} {self._unit}"

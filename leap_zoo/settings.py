@@ -2,7 +2,10 @@
 
 | variable | value | meaning |
 |---|---|---|
-| LEAP_ZOO_URL | a folder, or a file:// URL | the zoo to look in before the bundled one |
+| LEAP_ZOO_URL | a folder, or a file://, http(s):// or hf://org/repo URL | a folder: looked in first; \
+a server: where `leap-zoo pull` looks |
+| LEAP_ZOO_HOME | a folder | what was pulled; default: XDG_CACHE_HOME or ~/.cache, then leap-zoo |
+| LEAP_ZOO_OFFLINE | 0 or 1 | 1: `leap-zoo pull` never uses the network |
 | LEAP_ZOO_THREADS | 1..1024 | threads per model; default: what the affinity and the cgroup quota allow |
 """
 
@@ -19,38 +22,86 @@ from leap_zoo.errors import InvalidArgument, short
 
 PREFIX = "LEAP_ZOO_"
 MAX_THREADS = 1024
+REMOTE = ("http", "https", "hf")  # schemes of zoos that are pulled from
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`zoo`: the folder of LEAP_ZOO_URL; `threads`: LEAP_ZOO_THREADS. None where unset or empty."""
+    """LEAP_ZOO_URL is `zoo` where it is a folder and `url` where it is a server; None where unset or empty.
+
+    `home` may begin with `~`. `threads`: LEAP_ZOO_THREADS.
+    """
 
     zoo: Path | None = None
     threads: int | None = None
+    url: str | None = None
+    home: Path = Path("~/.cache/leap-zoo")
+    offline: bool = False
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in `environ` (default: this process's). Raises InvalidArgument, also for a near-miss of a name."""
     variables = os.environ if environ is None else environ
     _refuse_misspelt(variables)
-    url = variables.get("LEAP_ZOO_URL")
+    location = variables.get("LEAP_ZOO_URL")
     threads = variables.get("LEAP_ZOO_THREADS")
+    place = zoo_location(location, "LEAP_ZOO_URL") if location else None
     return Settings(
-        zoo=zoo_folder(url, "LEAP_ZOO_URL") if url else None,
+        zoo=place if isinstance(place, Path) else None,
         threads=parse_threads(threads, "LEAP_ZOO_THREADS") if threads else None,
+        url=place if isinstance(place, str) else None,
+        home=_home(variables),
+        offline=_switch(variables.get("LEAP_ZOO_OFFLINE") or "0", "LEAP_ZOO_OFFLINE"),
     )
+
+
+def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | str:
+    """Where a zoo is: a folder, or an http(s):// or hf:// URL without a trailing slash. Raises InvalidArgument."""
+    if not isinstance(location, str):
+        return Path(location)
+    if "\0" in location:
+        raise InvalidArgument(f"{what} {short(location)} has a null character: give a folder or a URL")
+    if "://" not in location and not location.startswith("file:"):
+        return Path(location)
+    try:
+        url = urlsplit(location)
+        host = url.hostname
+    except ValueError as error:
+        raise InvalidArgument(f"{what} {short(location)} is no URL ({error}): mend it") from error
+    if url.scheme == "file" and url.netloc in ("", "localhost"):
+        return Path(unquote(url.path))
+    if url.scheme not in REMOTE or not host:
+        raise InvalidArgument(
+            f"{what} {short(location)} is no zoo: give its folder, or an http://, https:// or hf://org/repo URL"
+        )
+    if url.query or url.fragment:
+        raise InvalidArgument(f"{what} {short(location)} has a query or a fragment: give the URL of the zoo's folder")
+    return location.rstrip("/")
 
 
 def zoo_folder(location: str | os.PathLike[str], what: str = "zoo") -> Path:
     """A zoo's location as a folder. Raises InvalidArgument for URLs that are none."""
-    if not isinstance(location, str):
-        return Path(location)
-    url = urlsplit(location)
-    if url.scheme == "file" and url.netloc in ("", "localhost"):
-        return Path(unquote(url.path))
-    if "://" in location:
-        raise InvalidArgument(f"{what} {short(location)} is no folder: copy that zoo here and give its folder")
-    return Path(location)
+    place = zoo_location(location, what)
+    if isinstance(place, str):
+        raise InvalidArgument(
+            f"{what} {short(location)} is on a server: leap-zoo pull MODEL --from URL, then load the model without "
+            f"{what}; or give its folder"
+        )
+    return place
+
+
+def _home(variables: Mapping[str, str]) -> Path:
+    home = variables.get("LEAP_ZOO_HOME")
+    if home:
+        return Path(home)
+    caches = variables.get("XDG_CACHE_HOME")
+    return Path(caches) / "leap-zoo" if caches else Settings.home
+
+
+def _switch(value: str, what: str) -> bool:
+    if value not in ("0", "1"):
+        raise InvalidArgument(f"{what} must be 0 or 1, not {short(value)}")
+    return value == "1"
 
 
 def parse_threads(value: str | int, what: str = "threads") -> int:
@@ -66,7 +117,7 @@ def parse_threads(value: str | int, what: str = "threads") -> int:
 
 def _refuse_misspelt(variables: Mapping[str, str]) -> None:
     """LEAP_ZOO_THREAD=4 would silently do nothing. Other LEAP_ZOO_* names may belong to the service: left alone."""
-    known = ["URL", "THREADS"]
+    known = ["URL", "THREADS", "HOME", "OFFLINE"]
     for name in variables:
         rest = name.removeprefix(PREFIX)
         if rest == name or rest in known:

@@ -22,6 +22,7 @@ from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
 from leap_zoo.model import Model, open_artifact, softmax
 from leap_zoo.registry import Zoo, ZooLocation, find
+from leap_zoo.signing import check_signature
 
 MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
@@ -68,7 +69,10 @@ class ArtifactReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All artifacts of a model on this device; `ok` when at least one passed and none failed."""
+    """All artifacts of a model on this device; `ok` when at least one passed and none failed.
+
+    `signed`: the card has a signature of the key that was given; None when none was.
+    """
 
     model: str
     revision: str
@@ -76,14 +80,21 @@ class Report:
     device: str
     isa: tuple[str, ...]
     artifacts: list[ArtifactReport]
+    signed: bool | None = None
 
 
-def verify(name: str = "leap-nano", zoo: ZooLocation | None = None) -> Report:
+def verify(
+    name: str = "leap-nano", zoo: ZooLocation | None = None, key: str | os.PathLike[str] | None = None
+) -> Report:
     """Check every artifact of a model on this device. A file that fails is reported, not raised.
 
-    Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard when index or card themselves are broken.
+    key: a public key, a PEM file; its owner must have signed the card.
+    Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard when index or card themselves are broken;
+    NotSigned, MissingExtra.
     """
     place, card = find(name, zoo)
+    if key is not None:
+        check_signature(place, card, key)
     artifacts = [_verify_artifact(place, card, artifact) for artifact in card.artifacts]
     return Report(
         model=card.id,
@@ -92,6 +103,7 @@ def verify(name: str = "leap-nano", zoo: ZooLocation | None = None) -> Report:
         device=cpu_name(),
         isa=instruction_sets(),
         artifacts=artifacts,
+        signed=None if key is None else True,
     )
 
 

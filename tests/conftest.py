@@ -28,6 +28,14 @@ COLOURS = ["red", "green", "blue"]
 BRIGHTNESS = ["dark", "bright"]
 
 
+@pytest.fixture(autouse=True)
+def no_pulled_models(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty LEAP_ZOO_HOME: what a developer has pulled must not decide a test."""
+    home = tmp_path_factory.mktemp("home") / "cache"
+    monkeypatch.setenv("LEAP_ZOO_HOME", str(home))
+    return home
+
+
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a zoo with `leap-tiny-test`. Read only."""

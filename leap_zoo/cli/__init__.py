@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import fit, models, predict
+from leap_zoo.cli import fit, models, predict, publishing, pull
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.errors import LeapZooError
 
@@ -28,9 +28,14 @@ _EXAMPLES = """examples:
   leap-zoo embed holiday/ --out holiday.npz
   leap-zoo fit flowers.head --images flowers/
   leap-zoo verify leap-nano
+  leap-zoo pull leap-nano --from https://example.org/zoo
+  leap-zoo publish runs/leap-nano/model --zoo my-zoo/
+  leap-zoo sign my-zoo/ --key private.pem
 
 environment:
-  LEAP_ZOO_URL      folder of a zoo to look in before the bundled one
+  LEAP_ZOO_URL      folder of a zoo to look in before the others, or URL of one to pull from
+  LEAP_ZOO_HOME     folder of what was pulled (default: ~/.cache/leap-zoo)
+  LEAP_ZOO_OFFLINE  1: pull uses no network
   LEAP_ZOO_THREADS  threads per model (default: what this machine allows)
 """
 
@@ -65,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict, fit):
+    for module in (models, predict, fit, pull, publishing):
         module.add(commands)
     return parser
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leap_zoo.cli.grammar import Commands, add_model, add_zoo
 from leap_zoo.cli.output import print_json, size
-from leap_zoo.errors import ArtifactCorrupt, InvalidCard, LeapZooError
+from leap_zoo.errors import ArtifactCorrupt, InvalidCard, LeapZooError, NotSigned
 
 
 def add(commands: Commands) -> None:
@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
         "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-nano"
     )
     add_model(command, positional=True)
+    command.add_argument("--key", metavar="PEM", help="also check that the owner of this public key signed the card")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -90,8 +91,8 @@ def _verify(options: argparse.Namespace) -> int:
     from leap_zoo.verify import verify
 
     try:
-        report = verify(options.model, options.zoo)
-    except (ArtifactCorrupt, InvalidCard) as error:  # index or card themselves: as untrustworthy as a bad file
+        report = verify(options.model, options.zoo, options.key)
+    except (ArtifactCorrupt, InvalidCard, NotSigned) as error:  # index or card: as untrustworthy as a bad file
         if options.json:
             print_json({"model": options.model, "ok": False, "error": str(error)})
         print(f"leap-zoo: {error}", file=sys.stderr)
@@ -100,6 +101,8 @@ def _verify(options: argparse.Namespace) -> int:
         print_json(report)
     else:
         print(f"{report.model} {report.revision} on {report.device} ({', '.join(report.isa) or 'unknown ISA'})")
+        if report.signed:
+            print(f"ok    card.json  signed by the owner of {options.key}")
     for artifact in report.artifacts:
         if not artifact.ok and not artifact.skipped:
             print(f"leap-zoo: {artifact.error}", file=sys.stderr)

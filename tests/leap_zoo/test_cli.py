@@ -23,7 +23,8 @@ ROOT = Path(leap_zoo.__file__).parent.parent
 
 def cli(*arguments: object, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run `leap-zoo` in a fresh process."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LEAP_ZOO_")}
+    kept = ("LEAP_ZOO_HOME",)
+    inherited = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("LEAP_ZOO_")}
     return subprocess.run(
         [sys.executable, "-m", "leap_zoo.cli", *map(str, arguments)],
         input=stdin,
@@ -51,7 +52,7 @@ def one_line(done: subprocess.CompletedProcess[bytes]) -> str:
 def test_help__teaches_with_examples_and_loads_no_runtime() -> None:
     done = cli("--help")
     assert done.returncode == 0
-    for command in ("list", "show", "classify", "embed", "verify"):
+    for command in ("list", "show", "classify", "embed", "verify", "pull", "publish", "sign"):
         assert f"leap-zoo {command}".encode() in done.stdout
         assert b"example: leap-zoo " + command.encode() in cli(command, "--help").stdout
     code = (

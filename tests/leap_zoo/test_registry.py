@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -58,10 +59,49 @@ def test_find__given_zoo_is_the_only_one(tiny_zoo: Path, tmp_path: Path, monkeyp
         registry.find(TINY, tmp_path)
 
 
-@pytest.mark.parametrize("location", ["http://localhost/zoo", "https://localhost/zoo", "file://elsewhere/zoo"])
-def test_zoo__that_is_no_folder_is_refused(location: str) -> None:
-    with pytest.raises(InvalidArgument, match="give its folder"):
+@pytest.mark.parametrize("location", ["file://elsewhere/zoo", "ftp://localhost/zoo", "http://", "http://[/zoo", "a\0b"])
+def test_zoo__that_is_nowhere_is_refused(location: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"give|mend"):
         leap_zoo.models(location)
+
+
+@pytest.mark.parametrize("location", ["http://localhost/zoo", "https://localhost/zoo", "hf://org/zoo"])
+def test_zoo__on_a_server_is_pulled_first(location: str) -> None:
+    with pytest.raises(InvalidArgument, match="leap-zoo pull MODEL --from URL"):
+        leap_zoo.models(location)
+
+
+def test_find__of_a_server_says_pull_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAP_ZOO_URL", "http://127.0.0.1:9/zoo")
+    with pytest.raises(UnknownModel, match=r"leap-zoo pull MODEL --from http://127\.0\.0\.1:9/zoo"):
+        registry.find(TINY)
+
+
+def test_load__link_that_leads_out_of_the_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -> None:
+    path = zoo_copy / TINY / "model_int8.onnx"
+    path.rename(tmp_path / "elsewhere.onnx")
+    path.symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(ArtifactCorrupt, match="leads out of its zoo"):
+        leap_zoo.load(TINY, zoo=zoo_copy)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(ArtifactCorrupt, match=r"leads out of its zoo|cannot be read"):
+        leap_zoo.load(TINY, zoo=zoo_copy)
+
+
+def test_load__link_inside_the_zoo_is_followed(zoo_copy: Path) -> None:
+    path = zoo_copy / TINY / "model_int8.onnx"
+    path.rename(zoo_copy / "shared.onnx")
+    path.symlink_to("../shared.onnx")
+    assert leap_zoo.load(TINY, zoo=zoo_copy).artifact.precision == "int8"
+
+
+@pytest.mark.parametrize("name", ["index.json", f"{TINY}/card.json", f"{TINY}/model_int8.onnx"])
+def test_load__pipe_in_place_of_a_file_is_refused(zoo_copy: Path, name: str) -> None:
+    (zoo_copy / name).unlink()
+    os.mkfifo(zoo_copy / name)
+    with pytest.raises(leap_zoo.LeapZooError):
+        leap_zoo.load(TINY, zoo=zoo_copy)
 
 
 def test_zoo__folder_without_index_is_refused(tmp_path: Path) -> None:

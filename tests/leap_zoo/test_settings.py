@@ -24,9 +24,25 @@ def test_settings__bad_threads(threads: str) -> None:
         read_settings({"LEAP_ZOO_THREADS": threads})
 
 
-def test_settings__url_of_a_server_is_refused() -> None:
+@pytest.mark.parametrize("url", ["https://localhost/zoo", "http://localhost:8000", "hf://org/repo"])
+def test_settings__url_of_a_server_is_no_folder(url: str) -> None:
+    settings = read_settings({"LEAP_ZOO_URL": url + "/"})
+    assert (settings.zoo, settings.url) == (None, url)
+
+
+@pytest.mark.parametrize("url", ["ftp://localhost/zoo", "https://", "https://localhost/zoo?version=1", "http://[x"])
+def test_settings__url_of_no_zoo_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_URL"):
-        read_settings({"LEAP_ZOO_URL": "https://localhost/zoo"})
+        read_settings({"LEAP_ZOO_URL": url})
+
+
+def test_settings__home_and_offline() -> None:
+    assert read_settings({"LEAP_ZOO_HOME": "/srv/zoo", "XDG_CACHE_HOME": "/x"}).home == Path("/srv/zoo")
+    assert read_settings({"XDG_CACHE_HOME": "/x"}).home == Path("/x/leap-zoo")
+    assert read_settings({"LEAP_ZOO_OFFLINE": "1"}).offline
+    assert not read_settings({"LEAP_ZOO_OFFLINE": "0"}).offline
+    with pytest.raises(InvalidArgument, match="LEAP_ZOO_OFFLINE must be 0 or 1"):
+        read_settings({"LEAP_ZOO_OFFLINE": "yes"})
 
 
 def test_settings__misspelt_name_names_nearest() -> None:

@@ -1,0 +1,74 @@
+"""A lock between processes, on a file. The system lets go of it when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_SECONDS_BETWEEN = 0.05
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock, after whoever holds it; without `wait`, yields False instead when somebody does.
+
+    The file is made, and removed afterwards. Raises OSError.
+    """
+    descriptor = _acquire(path, wait)
+    if descriptor is None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if sys.platform != "win32":
+            path.unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
+        os.close(descriptor)
+
+
+def _acquire(path: Path, wait: bool) -> int | None:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while not (mine := _try(descriptor)) and wait:
+                time.sleep(_SECONDS_BETWEEN)
+            if mine and _is_still(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        if not mine:
+            return None
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whoever held it removed the file: a lock on the removed one would keep nobody out."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,96 @@
+"""How long a download waits, how often it tries again, and when a server is too slow to be one."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from leap_zoo.errors import DownloadFailed
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds and numbers. `least` bytes must come in every `window`; a document must come within `document`.
+
+    attempts: tries without getting further; each waits twice as long as the one before, between half and all of that,
+    never more than `longest`, also where the server's Retry-After says more.
+    """
+
+    connect: float = 10
+    silence: float = 30
+    window: float = 30
+    least: int = 10_000
+    document: float = 60
+    attempts: int = 5
+    back_off: float = 1
+    longest: float = 60
+
+
+class Again(Exception):
+    """What failed may work another time. `after`: seconds that the server asks for."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Attempts:
+    """Counts tries at one thing, `what`, and waits between them."""
+
+    def __init__(self, what: str, patience: Patience) -> None:
+        self._what = what
+        self._patience = patience
+        self._failures = 0
+        self._furthest = 0
+
+    def failed(self, error: Again, reached: int = 0) -> None:
+        """Wait before the next try. Raises DownloadFailed when there were enough.
+
+        reached: bytes so far. A try that got clearly further than all before does not count, and a file has an end.
+        """
+        self._failures += 1
+        if reached >= self._furthest + self._patience.least:
+            self._furthest, self._failures = reached, 1
+        if self._failures >= self._patience.attempts:
+            mend = "try again later, what has come so far is kept" if reached else "try again later"
+            raise DownloadFailed(f"{self._what}: {error}, {self._failures} times: {mend}") from error
+        wait = self._patience.back_off * 2 ** (self._failures - 1) * random.uniform(0.5, 1)
+        time.sleep(min(max(wait, error.after or 0), self._patience.longest))
+
+
+class Pace:
+    """Notices a server that sends a byte now and then, so that no timeout between two bytes ever ends it."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._since = time.monotonic()
+        self._count = 0
+
+    def came(self, count: int) -> None:
+        """That many bytes came. Raises Again when they are too few for the time."""
+        self._count += count
+        now = time.monotonic()
+        if now - self._since >= self._patience.window:
+            if self._count < self._patience.least:
+                raise Again(f"only {self._count} bytes in {now - self._since:.0f} s")
+            self._since, self._count = now, 0
+
+
+def for_documents(patience: Patience) -> Patience:
+    """The pace of a small document: no least rate, but an end."""
+    return replace(patience, window=patience.document, least=1 << 62)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, a number or a date; None where it says nothing sensible."""
+    if value is None or len(value) > 64:
+        return None
+    if value.isascii() and value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,139 @@
+"""Who published a model: a signature over its card, by a key, with the OpenSSF `model-signing` package (extra `sign`).
+
+`model.sig` beside the card covers card.json alone. The card has size and sha256 of every other file, so signature ->
+card -> files covers the whole model, and also one of which only some files were pulled. Nothing here uses the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leap_zoo.atomic import atomic_file
+from leap_zoo.card import ModelCard
+from leap_zoo.documents import read_card
+from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
+from leap_zoo.registry import check_files
+from leap_zoo.zoo import ModelFolder, Zoo, check_card, read_regular
+
+if TYPE_CHECKING:
+    import model_signing
+
+_MAX_KEY_BYTES = 64 * 1024
+_NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
+
+
+def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Path]:
+    """Sign the model in `folder`, or every model when it is a zoo, after checking their files; returns the signatures.
+
+    key: a PEM file with an elliptic curve private key (P-256, P-384 or P-521), not encrypted.
+    Raises InvalidArgument, InvalidCard, ArtifactCorrupt, MissingExtra.
+    """
+    private_key = _key(key)
+    folder = Path(folder).absolute()
+    homes = [folder]
+    if (folder / "index.json").is_file():
+        homes = [folder / entry.id for entry in Zoo(folder).index().models]
+    elif not (folder / "card.json").is_file():
+        raise InvalidArgument(f"{short(folder)} has neither card.json nor index.json: give a model's folder or a zoo")
+    return [_sign(home, private_key) for home in homes]
+
+
+def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) -> None:
+    """Raises NotSigned unless the owner of the public `key` (PEM) signed this very `card`; MissingExtra."""
+    public_key = _key(key)
+    from model_signing import verifying
+
+    entry = next(entry for entry in place.index().models if entry.id == card.id)
+    data, signature = place.card_bytes(entry), place.signature(entry)
+    if signature is None:
+        raise NotSigned(f"{card.id} is not signed: ask its publisher for model.sig, or verify it without --key")
+    if check_card(entry, data) != card:
+        raise NotSigned(f"card.json of {card.id} has just changed: verify it again")
+    config = verifying.Config().set_hashing_config(_hashing())
+    with _quiet(), _folder_of(card.id, data) as folder:
+        path = folder.parent / "model.sig"
+        path.write_bytes(signature)
+        try:
+            config.use_elliptic_key_verifier(public_key=public_key)
+        except Exception as error:
+            raise InvalidArgument(f"{short(key)} is no public key ({_reason(error)}): give its PEM file") from error
+        try:
+            config.verify(folder, path)
+        except Exception as error:  # whatever a hostile file makes a parser raise: it is not a valid signature
+            raise NotSigned(
+                f"the signature of {card.id} is not that of {short(key)} on its card ({_reason(error)}): "
+                "do not use the model, or give the publisher's key"
+            ) from error
+
+
+def _sign(home: Path, private_key: Path) -> Path:
+    from model_signing import signing
+
+    try:
+        card = read_card(home / "card.json")
+        data = read_regular(home / "card.json", 1 << 30)
+    except OSError as error:
+        raise InvalidArgument(f"{short(home)} is no model's folder (card.json: {error.strerror})") from error
+    check_files(ModelFolder(home), card)
+    with _quiet(), _folder_of(card.id, data) as folder:
+        path = folder.parent / "model.sig"
+        try:
+            config = signing.Config().set_hashing_config(_hashing())
+            config.use_elliptic_key_signer(private_key=private_key).sign(folder, path)
+        except Exception as error:
+            raise InvalidArgument(
+                f"cannot sign with {short(private_key)} ({_reason(error)}): give an unencrypted private key; {_NEW_KEY}"
+            ) from error
+        try:
+            with atomic_file(home / "model.sig") as file:
+                file.write(path.read_bytes())
+        except OSError as error:
+            raise InvalidArgument(f"cannot write {short(home / 'model.sig')} ({error.strerror})") from error
+    return home / "model.sig"
+
+
+def _key(path: str | os.PathLike[str]) -> Path:
+    """A key's file. Raises InvalidArgument when it cannot be read, MissingExtra when nothing could use it."""
+    try:
+        import model_signing  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("signatures need model-signing: pip install 'leap-zoo[sign]'") from error
+    try:
+        if b"-----BEGIN" not in read_regular(Path(path), _MAX_KEY_BYTES):
+            raise InvalidArgument(f"{short(path)} is no PEM file; a new key: {_NEW_KEY}")
+    except OSError as error:
+        raise InvalidArgument(f"cannot read the key {short(path)} ({error.strerror}); a new key: {_NEW_KEY}") from error
+    return Path(path)
+
+
+def _hashing() -> model_signing.hashing.Config:
+    from model_signing import hashing
+
+    return hashing.Config().use_file_serialization(hashing_algorithm="sha256", max_workers=1)
+
+
+@contextlib.contextmanager
+def _folder_of(name: str, card: bytes) -> Iterator[Path]:
+    """A folder that holds card.json and nothing else, which is what gets signed."""
+    with tempfile.TemporaryDirectory(prefix="leap-zoo-") as temporary:
+        folder = Path(temporary, name)
+        folder.mkdir()
+        (folder / "card.json").write_bytes(card)
+        yield folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """model-signing prints warnings to stdout, where --json has its document."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -1,0 +1,76 @@
+"""`leap-zoo publish`: from a model's folder into a zoo."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import leap_zoo
+from leap_zoo.cli import main
+from leap_zoo.documents import read_card, write_card
+from leap_zoo.registry import reindex
+
+TINY = "leap-tiny-test"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_publish__into_a_new_zoo(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", str(tiny_zoo / TINY), "--zoo", str(tmp_path / "zoo"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"model": TINY, "revision": "1"}]
+    assert tree(tmp_path / "zoo") == tree(tiny_zoo)
+    assert leap_zoo.load(TINY, zoo=tmp_path / "zoo").card.id == TINY
+
+
+def test_publish__in_place(zoo_copy: Path) -> None:
+    before = tree(zoo_copy)
+    (zoo_copy / "index.json").unlink()
+    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(zoo_copy)]) == 0
+    assert tree(zoo_copy) == before
+
+
+def test_publish__newer_revision_takes_the_files_of_the_older_away(zoo_copy: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "published"
+    (zoo_copy / TINY / "README.md").write_text("1")
+    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(zoo)]) == 0
+    (zoo / TINY / "notes.txt").write_text("of the zoo's owner")
+    card = read_card(zoo_copy / TINY / "card.json")
+    write_card(zoo_copy / TINY / "card.json", msgspec.structs.replace(card, revision="2", artifacts=card.artifacts[:1]))
+    (zoo_copy / TINY / "README.md").unlink()
+    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(zoo)]) == 0
+    assert set(tree(zoo / TINY)) == {"card.json", "golden.npz", "model.onnx", "notes.txt"}
+    assert leap_zoo.load(TINY, zoo=zoo).card.revision == "2"
+
+
+def test_publish__what_its_card_does_not_describe_is_refused(
+    zoo_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (zoo_copy / TINY / "model.onnx").write_bytes(b"x")
+    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(tmp_path / "new")]) == 2
+    assert "model.onnx" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("arguments", [["absent"], [], [".", "--reindex"]])
+def test_publish__nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    folders = [str(tmp_path / one) if not one.startswith("-") else one for one in arguments]
+    assert main(["publish", *folders, "--zoo", str(tmp_path / "zoo")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_reindex__lists_every_model_folder(zoo_copy: Path) -> None:
+    before = tree(zoo_copy)
+    (zoo_copy / "index.json").write_text("lost")
+    assert main(["publish", "--reindex", "--zoo", str(zoo_copy)]) == 0
+    assert tree(zoo_copy) == before
+
+
+def test_reindex__of_what_is_no_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(leap_zoo.InvalidArgument, match="no model folders"):
+        reindex(tmp_path / "absent")
+    (zoo_copy / TINY).rename(zoo_copy / "another")
+    with pytest.raises(leap_zoo.InvalidCard, match="rename it"):
+        reindex(zoo_copy)

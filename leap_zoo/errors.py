@@ -73,6 +73,10 @@ class ArtifactRefused(LeapZooError):
     """The file is the published one, but this runtime cannot load or run it."""
 
 
+class InvalidGallery(LeapZooError):
+    """A gallery is missing, damaged, or holds embeddings of another model, revision or space."""
+
+
 class MissingExtra(LeapZooError):
     """A feature needs a package that is not installed."""
 

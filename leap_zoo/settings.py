@@ -4,6 +4,7 @@
 |---|---|---|
 | LEAP_ZOO_URL | a folder, or a file:// URL | the zoo to look in before the bundled one |
 | LEAP_ZOO_THREADS | 1..1024 | threads per model; default: what the affinity and the cgroup quota allow |
+| LEAP_ZOO_QDRANT_KEY | text | the API key of the Qdrant server that a gallery is on |
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,10 +24,11 @@ MAX_THREADS = 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """`zoo`: the folder of LEAP_ZOO_URL; `threads`: LEAP_ZOO_THREADS. None where unset or empty."""
+    """`zoo`: the folder of LEAP_ZOO_URL; `threads`, `qdrant_key`: see above. None where unset or empty."""
 
     zoo: Path | None = None
     threads: int | None = None
+    qdrant_key: str | None = field(default=None, repr=False)
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -38,6 +40,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         zoo=zoo_folder(url, "LEAP_ZOO_URL") if url else None,
         threads=parse_threads(threads, "LEAP_ZOO_THREADS") if threads else None,
+        qdrant_key=variables.get("LEAP_ZOO_QDRANT_KEY") or None,
     )
 
 
@@ -66,7 +69,7 @@ def parse_threads(value: str | int, what: str = "threads") -> int:
 
 def _refuse_misspelt(variables: Mapping[str, str]) -> None:
     """LEAP_ZOO_THREAD=4 would silently do nothing. Other LEAP_ZOO_* names may belong to the service: left alone."""
-    known = ["URL", "THREADS"]
+    known = ["URL", "THREADS", "QDRANT_KEY"]
     for name in variables:
         rest = name.removeprefix(PREFIX)
         if rest == name or rest in known:

@@ -43,6 +43,10 @@ Where = Mapping[str, str | int | bool]
 Engine = Literal["flat", "faiss"]
 SPACES = ("student", "teacher")
 
+_STRANGE = (
+    "the gallery {} holds embeddings of {}, not of {}: they cannot be compared; give another gallery, or the model and "
+    "space that it was made with"
+)
 _NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 
 
@@ -115,8 +119,8 @@ class Gallery(ABC):
     def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
         """Add or replace items: vectors (N, D), of any length, for N ids; durable once it returns.
 
-        A folder takes all of them or none. metadata: per item at most 16 KiB of JSON: text, numbers, truth values, None,
-        under names of letters, digits, `_` and `-`. Raises InvalidArgument, InvalidGallery.
+        A folder takes all of them or none. metadata: per item at most 16 KiB of JSON: text, numbers, truth values or
+        None, under names of letters, digits, `_` and `-`. Raises InvalidArgument, InvalidGallery.
         """
 
     @abstractmethod
@@ -179,10 +183,6 @@ def open_gallery(
     if engine not in ("flat", "faiss"):
         raise InvalidArgument(f"unknown engine {short(engine)}{nearest(str(engine), ('flat', 'faiss'))}")
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
-    teacher = None
-    if kind is None and model is not None and space == "teacher":
-        card = model if isinstance(model, ModelCard) else model.card
-        teacher = Kind.of_teacher(card) if card.training is not None else None
     text = os.fspath(location)
     if "://" in text:
         from leap_zoo.gallery_qdrant import QdrantGallery
@@ -197,15 +197,20 @@ def open_gallery(
 
             gallery = FaissGallery(gallery)
     if wanted is not None and gallery.kind != wanted:
-        if gallery.kind != teacher:
-            found = gallery.kind
+        found = gallery.kind
+        if kind is not None or model is None or found.space != space or not can_query(model, found):
             gallery.close()
-            raise InvalidGallery(
-                f"the gallery {short(text)} holds embeddings of {found}, not of {wanted}: they cannot be compared; "
-                "give another gallery, or the model that it was made with"
-            )
+            raise InvalidGallery(_STRANGE.format(short(text), found, wanted))
         gallery.read_only = True
     return gallery
+
+
+def can_query(model: Model | ModelCard, kind: Kind) -> bool:
+    """Whether embeddings by `model`, in the space of `kind`, may search a gallery of that kind."""
+    card = model if isinstance(model, ModelCard) else model.card
+    if Kind.of(card, kind.space) == kind:
+        return True
+    return kind.space == "teacher" and card.training is not None and Kind.of_teacher(card) == kind
 
 
 def unit_rows(vectors: npt.ArrayLike, dim: int) -> Vectors:

@@ -74,6 +74,16 @@ class _Index:
         return np.concatenate([of.get(each.vectors, np.full(each.rows, -1)) for each in self.segments])
 
 
+@dataclass(frozen=True)
+class _Served:
+    """An index as it serves one state (`data`: its manifest): where its rows are, and how many are still there."""
+
+    data: bytes
+    index: _Index
+    positions: Rows
+    alive: int
+
+
 class FaissGallery(Gallery):
     """A flat gallery whose unconditional searches go through a faiss index. Raises MissingExtra."""
 
@@ -84,7 +94,7 @@ class FaissGallery(Gallery):
         self.index_from, self.hnsw_from = index_from, hnsw_from
         self._faiss = _import_faiss()
         self._building = threading.Lock()
-        self._index: _Index | None = None
+        self._served: _Served | None = None
 
     def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
         """See `Gallery.add`."""
@@ -101,12 +111,14 @@ class FaissGallery(Gallery):
         conditions = checked_query(k, where)
         queries = unit_rows(vectors, self.kind.dim)
         state = self.flat.snapshot()
-        if conditions or state.rows < self.index_from or not len(queries):
+        if conditions or state.rows < self.index_from or not len(queries) or not state.manifest.count:
             return state.hits(nearest(state, queries, k, conditions))
         with self._building:
-            index, positions = self._current(state)
-        known = {each.vectors for each in index.segments}
-        first, found = 0, self._candidates(state, index, positions, queries, k)
+            served = self._current(state)
+        found = self._candidates(state, served, queries, k)
+        if not np.isfinite(found.scores).all():  # too many of the proposed are deleted
+            return state.hits(nearest(state, queries, k, {}))
+        first, known = 0, {each.vectors for each in served.index.segments}
         for segment in state.segments:
             if segment.entry.vectors.sha256 not in known:
                 exact = nearest(replace(state, segments=[segment]), queries, k, {})
@@ -126,12 +138,13 @@ class FaissGallery(Gallery):
         """See `Gallery.export`."""
         return self.flat.export()
 
-    def _candidates(self, state: Snapshot, index: _Index, positions: Rows, queries: Vectors, k: int) -> Nearest:
+    def _candidates(self, state: Snapshot, served: _Served, queries: Vectors, k: int) -> Nearest:
         """What the index proposes, scored with the gallery's own vectors. Those that are gone score -inf."""
-        wanted = min(len(positions), max(FEWEST, CANDIDATES * k))
+        index = served.index
+        wanted = min(len(served.positions), max(FEWEST, CANDIDATES * k))
         parameters = self._faiss.SearchParametersHNSW(efSearch=2 * wanted) if index.method == "hnsw" else None
         _, rows = index.faiss.search(queries, wanted, params=parameters)
-        found = np.where(rows >= 0, positions[rows], -1)  # (Q, wanted)
+        found = np.where(rows >= 0, served.positions[rows], -1)  # (Q, wanted)
         scores = np.full(found.shape, -np.inf, np.float32)
         first = 0
         for segment in state.segments:
@@ -139,34 +152,41 @@ class FaissGallery(Gallery):
             near = segment.vectors[found[query, rank] - first]
             scores[query, rank] = np.einsum("nd,nd->n", queries[query], near)
             first += len(segment.items)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : min(k, served.alive)]
         return Nearest(np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1))
 
-    def _current(self, state: Snapshot) -> tuple[_Index, Rows]:
+    def _current(self, state: Snapshot) -> _Served:
         """An index that knows nearly all of this state: the one in memory, the one on the disk, or a new one."""
-        for index in (self._index, _read(self.flat.folder / FOLDER, self._faiss)):
-            if index is not None and self._serves(index, state):
-                self._index = index
-                return index, index.positions(state)
-        self._index = self._build(state)
-        _write(self.flat.folder / FOLDER, self._index, self._faiss)
-        return self._index, self._index.positions(state)
+        served = self._served
+        if served is not None and served.data == state.data:
+            return served
+        index = None if served is None else served.index
+        if index is None or not self._serves(index, state):
+            index = _read(self.flat.folder / FOLDER, self._faiss)
+        if index is None or not self._serves(index, state):
+            index = self._build(state)
+            _write(self.flat.folder / FOLDER, index, self._faiss)
+        positions = index.positions(state)
+        self._served = _Served(state.data, index, positions, int((positions >= 0).sum()))
+        return self._served
 
     def _serves(self, index: _Index, state: Snapshot) -> bool:
         if index.faiss.d != self.kind.dim or index.faiss.ntotal != sum(each.rows for each in index.segments):
             return False
         alive = int((index.positions(state) >= 0).sum())
-        wanted = "hnsw" if state.rows >= self.hnsw_from else "sq8"
         return (
-            index.method == wanted
+            index.method == self._method(state)
             and index.faiss.ntotal - alive <= STALE * index.faiss.ntotal
             and state.manifest.count - alive <= STALE * state.manifest.count
         )
 
+    def _method(self, state: Snapshot) -> _Method:
+        return "hnsw" if state.rows >= self.hnsw_from else "sq8"
+
     def _build(self, state: Snapshot) -> _Index:
         faiss, dim = self._faiss, self.kind.dim
         bits, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        method: _Method = "hnsw" if state.rows >= self.hnsw_from else "sq8"
+        method = self._method(state)
         if method == "hnsw":
             made = faiss.IndexHNSWSQ(dim, bits, LINKS, metric)
             made.hnsw.efConstruction = BUILD_WIDTH

@@ -259,7 +259,7 @@ def _mapped(folder: Path, file: File) -> Vectors:
     if path.stat().st_size != file.bytes:
         raise _damaged(folder, file, "it has another size")
     mapped: Vectors = np.memmap(path, "<f4", "r")
-    data = mapped.view(np.uint8)
+    data = memoryview(mapped.view(np.uint8).data)
     digest = hashlib.sha256()
     for start in range(0, len(data), READ_BYTES):
         digest.update(data[start : start + READ_BYTES])

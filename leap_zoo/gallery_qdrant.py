@@ -1,7 +1,7 @@
 """A gallery on a Qdrant server, beyond what one machine holds; extra `qdrant`.
 
-An item is a point: its id is a UUID made of ours, its payload {"id": ..., "metadata": {...}}. What the vectors are (model,
-revision, space) is in the collection's metadata and is checked when it is opened.
+An item is a point: its id is a UUID made of ours, its payload {"id": ..., "metadata": {...}}. What the vectors are
+(model, revision, space) is in the collection's metadata and is checked when it is opened.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ class QdrantGallery(Gallery):
         about = (config.metadata or {}).get(KEY)
         if about is None:
             raise InvalidGallery(
-                f"the collection {self.collection} does not say whose embeddings it holds: give one that leap-zoo made, "
-                "on a Qdrant server of version 1.16 or newer"
+                f"the collection {self.collection} does not say whose embeddings it holds: give one that leap-zoo "
+                "made, on a Qdrant server of version 1.16 or newer"
             )
         try:
             kind = msgspec.convert(about["kind"], Kind)

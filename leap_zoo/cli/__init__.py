@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import models, predict
+from leap_zoo.cli import gallery, models, predict
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.errors import LeapZooError
 
@@ -25,11 +25,14 @@ _EXAMPLES = """examples:
   leap-zoo classify holiday/ --json > classes.json
   leap-zoo classify - < photo.jpg
   leap-zoo embed holiday/ --out holiday.npz
+  leap-zoo index holiday/
+  leap-zoo search photo.jpg -k 5
   leap-zoo verify leap-nano
 
 environment:
   LEAP_ZOO_URL      folder of a zoo to look in before the bundled one
   LEAP_ZOO_THREADS  threads per model (default: what this machine allows)
+  LEAP_ZOO_QDRANT_KEY  the API key of the Qdrant server that --gallery names
 """
 
 
@@ -63,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict):
+    for module in (models, predict, gallery):
         module.add(commands)
     return parser
 

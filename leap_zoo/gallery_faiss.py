@@ -25,7 +25,7 @@ import numpy.typing as npt
 from leap_zoo.card import File, Positive, Sha256
 from leap_zoo.errors import MissingExtra
 from leap_zoo.gallery import Gallery, Hit, Item, Metadata, Value, Vectors, Where, checked_query, unit_rows
-from leap_zoo.gallery_files import Rows
+from leap_zoo.gallery_files import Rows, Segment
 from leap_zoo.gallery_flat import FlatGallery
 from leap_zoo.gallery_snapshot import Nearest, Snapshot, best_of, nearest
 
@@ -44,7 +44,14 @@ class _Indexed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A segment in the index: its rows follow those of the segment before it."""
 
     vectors: Sha256
+    items: Sha256
     rows: Positive
+
+    @classmethod
+    def of(cls, segment: Segment) -> _Indexed:
+        """That segment."""
+        entry = segment.entry
+        return cls(vectors=entry.vectors.sha256, items=entry.items.sha256, rows=entry.rows)
 
 
 class _Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,9 +76,9 @@ class _Index:
         first, of = 0, {}
         for segment in state.segments:
             here = np.arange(first, first + len(segment.items))
-            of[segment.entry.vectors.sha256] = np.where(segment.deleted, -1, here)
+            of[_Indexed.of(segment)] = np.where(segment.deleted, -1, here)
             first += len(segment.items)
-        return np.concatenate([of.get(each.vectors, np.full(each.rows, -1)) for each in self.segments])
+        return np.concatenate([of.get(each, np.full(each.rows, -1)) for each in self.segments])
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,9 @@ class FaissGallery(Gallery):
         found = self._candidates(state, served, queries, k)
         if not np.isfinite(found.scores).all():  # too many of the proposed are deleted
             return state.hits(nearest(state, queries, k, {}))
-        first, known = 0, {each.vectors for each in served.index.segments}
+        first, known = 0, set(served.index.segments)
         for segment in state.segments:
-            if segment.entry.vectors.sha256 not in known:
+            if _Indexed.of(segment) not in known:
                 exact = nearest(replace(state, segments=[segment]), queries, k, {})
                 found = best_of(found, Nearest(exact.scores, exact.positions + first), k)
             first += len(segment.items)
@@ -195,8 +202,7 @@ class FaissGallery(Gallery):
         made.train(max(state.segments, key=lambda segment: len(segment.items)).vectors)
         for segment in state.segments:
             made.add(segment.vectors)
-        segments = [_Indexed(vectors=each.entry.vectors.sha256, rows=len(each.items)) for each in state.segments]
-        return _Index(made, method, segments)
+        return _Index(made, method, [_Indexed.of(segment) for segment in state.segments])
 
 
 def _import_faiss() -> Any:

@@ -84,7 +84,7 @@ def load(folder: Path, known: Snapshot | None) -> Snapshot:
 
     Between manifest and data a writer may replace both; then the newer manifest is read.
     """
-    verified = {segment.entry.vectors.sha256: segment for segment in ([] if known is None else known.segments)}
+    verified = {segment.entry.items.sha256: segment for segment in ([] if known is None else known.segments)}
     data, missing = b"", ""
     for _ in range(ATTEMPTS):
         newest = read_manifest(folder)
@@ -96,7 +96,7 @@ def load(folder: Path, known: Snapshot | None) -> Snapshot:
         manifest = parse_manifest(data, folder)
         try:
             segments = [
-                open_segment(folder, entry, manifest.kind.dim, verified.get(entry.vectors.sha256))
+                open_segment(folder, entry, manifest.kind.dim, verified.get(entry.items.sha256))
                 for entry in manifest.segments
             ]
         except FileNotFoundError as error:

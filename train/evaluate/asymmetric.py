@@ -10,7 +10,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,8 +82,8 @@ class Task:
         """
         if same_photos(sets) is not None:
             raise TrainError(f"{sets.name}: photos of TEST are in TRAIN, and would find themselves; take them out")
-        chosen = replace(sets, train=_first(sets.train, per_class), test=_first(sets.test, per_class))
-        train, test = chosen.decode(spec)
+        first = [_first(split, per_class) for split in (sets.train, sets.test)]
+        train, test = PhotoSets(sets.name, *first, sets.test_split).decode(spec)
         right = torch.from_numpy(test.labels)[:, None] == torch.from_numpy(train.labels)[None]
         return cls(sets.name, sets.test_split, train.pixels, test.pixels, right)
 

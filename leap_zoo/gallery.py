@@ -185,6 +185,8 @@ def open_gallery(
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
     text = os.fspath(location)
     if "://" in text:
+        if engine != "flat":
+            raise InvalidArgument(f"the engine {engine} is for folders; {short(text)} has an index of its own")
         from leap_zoo.gallery_qdrant import QdrantGallery
 
         gallery: Gallery = QdrantGallery.open_url(text, wanted if create else None)
@@ -215,7 +217,10 @@ def can_query(model: Model | ModelCard, kind: Kind) -> bool:
 
 def unit_rows(vectors: npt.ArrayLike, dim: int) -> Vectors:
     """Float32 (N, dim), each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
-    array = np.asarray(vectors)
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:
+        raise InvalidArgument(f"vectors must be numbers (N, {dim}), in rows of one length") from error
     if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind not in "fiu":
         got = f"{array.dtype} {array.shape}"
         raise InvalidArgument(f"vectors must be numbers (N, {dim}), as this gallery holds them, not {got}")

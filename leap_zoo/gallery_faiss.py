@@ -227,7 +227,11 @@ def _read(folder: Path, faiss: Any) -> _Index | None:
         return None
     if len(data) != cache.index.bytes or hashlib.sha256(data).hexdigest() != cache.index.sha256:
         return None
-    return _Index(faiss.deserialize_index(np.frombuffer(data, np.uint8)), cache.method, cache.segments)
+    try:
+        made = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+    except RuntimeError:  # written by another version of faiss
+        return None
+    return _Index(made, cache.method, cache.segments)
 
 
 def _write(folder: Path, index: _Index, faiss: Any) -> None:

@@ -135,6 +135,7 @@ def test_export__is_what_another_gallery_takes(reopen: Open, tmp_path: Path) -> 
     [
         ((["a"], np.ones((1, 5))), r"numbers \(N, 4\)"),
         ((["a"], np.ones(4)), r"numbers \(N, 4\)"),
+        ((["a", "b"], [[1, 2, 3, 4], [1]]), r"numbers \(N, 4\)"),
         ((["a"], [["x"] * 4]), r"numbers \(N, 4\)"),
         ((["a"], np.zeros((1, 4))), "zero or not finite"),
         ((["a"], np.full((1, 4), np.nan)), "zero or not finite"),
@@ -240,6 +241,8 @@ def test_open__refuses_a_folder_of_other_things(tmp_path: Path) -> None:
         open_gallery(tmp_path, kind=KIND)
     with pytest.raises(InvalidArgument, match="did you mean 'faiss'"):
         open_gallery(tmp_path / "gallery", kind=KIND, engine="fais")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="for folders"):
+        open_gallery("qdrant://host/photos", kind=KIND, engine="faiss")
 
 
 def test_flat__one_photo_more_writes_little(tmp_path: Path) -> None:

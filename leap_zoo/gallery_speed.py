@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
-import platform
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from leap_zoo.cli.grammar import at_least_one
+from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.gallery import Gallery, Hit, Kind, Vectors, unit_rows
 from leap_zoo.gallery_flat import FlatGallery
 
@@ -46,7 +46,7 @@ def measure(count: int, dim: int) -> list[Row]:
     drawn = centres[random.integers(CENTRES, size=count + QUERIES)] + random.normal(size=(count + QUERIES, dim))
     vectors, queries = np.split(unit_rows(drawn, dim), [count])
     numpy = _times(lambda query: np.argpartition(vectors @ query[0], -K)[-K:], queries)
-    rows: list[Row] = [_row(count, dim, "numpy, product and top 10", numpy) | {"versions": f"numpy {np.__version__}"}]
+    rows: list[Row] = [_row(count, dim, "numpy, product and top 10", numpy)]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "gallery"
         started = time.perf_counter()
@@ -93,7 +93,7 @@ def _row(count: int, dim: int, engine: str, times: list[float]) -> Row:
         "engine": engine,
         "query ms": f"{np.median(times):.3f}",
         "p95 ms": f"{np.quantile(times, 0.95):.3f}",
-        "versions": f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}",
+        "device": f"{cpu_name()} ({' '.join(instruction_sets())}), numpy {np.__version__}",
     }
 
 
@@ -108,10 +108,11 @@ def _times(search: Callable[[Vectors], object], queries: Vectors) -> list[float]
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The table, without the versions."""
+    """The table, and on what it was measured."""
     heads = HEADS[:-1]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(str(row[head]) for head in heads)} |" for row in rows)])
+    lines += [f"| {' | '.join(str(row[head]) for head in heads)} |" for row in rows]
+    return "\n".join([*lines, "", f"Median and 95th percentile; {rows[0]['device']}."])
 
 
 def replace_table(text: str, rows: Sequence[Row]) -> str:

@@ -34,7 +34,7 @@ HEADS = (
     "p95 ms",
     "where ms",
     "recall@10",
-    "versions",
+    "device",
 )
 K, QUERIES, CENTRES, ADD = 10, 200, 1000, 10_000
 

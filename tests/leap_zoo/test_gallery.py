@@ -15,6 +15,8 @@ from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, Unkno
 from leap_zoo.gallery import MAX_METADATA, Gallery, Kind, open_gallery
 from leap_zoo.gallery_flat import FlatGallery
 
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+
 KIND = Kind(model="m", revision="1", space="student", dim=4)
 EYE = np.eye(4, dtype=np.float32)
 
@@ -32,10 +34,18 @@ def needs(package: str, extra: str) -> pytest.MarkDecorator:
         pytest.param("faiss", marks=needs("faiss", "faiss")),
         pytest.param("hnsw", marks=needs("faiss", "faiss")),
         pytest.param("qdrant", marks=needs("qdrant_client", "qdrant")),
+        pytest.param("qdrant over HTTP", marks=needs("qdrant_client", "qdrant")),
     ]
 )
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+def reopen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Opens one and the same place again and again, with the engine at hand."""
+    if request.param == "qdrant over HTTP":
+        from qdrant_stand_in import KEY, stand_in
+
+        monkeypatch.setenv("LEAP_ZOO_QDRANT_KEY", KEY)
+        with stand_in() as host:
+            yield lambda kind=KIND: open_gallery(f"qdrant://{host}/photos", kind=kind)
+        return
     clients = []
 
     def one(kind: Kind | None = KIND) -> Gallery:
@@ -324,6 +334,15 @@ def test_qdrant__collection_of_another_kind_or_maker_is_refused() -> None:
     client.create_collection("wrong", shape, metadata=about)
     with pytest.raises(InvalidGallery, match="8 long"):
         QdrantGallery(client, "wrong")
+
+
+@needs("qdrant_client", "qdrant")
+def test_qdrant__server_that_wants_a_key_is_one_line() -> None:
+    from qdrant_stand_in import stand_in
+
+    with stand_in() as host, pytest.raises(InvalidGallery, match="Must provide an API key") as caught:
+        open_gallery(f"http://{host}/photos", kind=KIND)
+    assert "\n" not in str(caught.value)
 
 
 @needs("qdrant_client", "qdrant")

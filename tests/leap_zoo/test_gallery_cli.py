@@ -123,6 +123,26 @@ def test_search__in_a_gallery_of_the_teacher(
     assert answer[1]["photos"][0]["hits"][0]["id"] == "green"
 
 
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_index_and_search__on_a_server(
+    tiny_zoo: Path, holiday: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    from qdrant_stand_in import KEY, stand_in
+
+    monkeypatch.setenv("LEAP_ZOO_QDRANT_KEY", KEY)
+    with stand_in() as host:
+        common = ["--gallery", f"qdrant://{host}/photos", "--zoo", str(tiny_zoo), "--json"]
+        for added, unchanged in ((6, 0), (0, 6)):
+            assert main(["index", str(holiday), "--model", TINY, *common]) == 0
+            answer = json.loads(capsys.readouterr().out)
+            assert (answer["added"], answer["unchanged"], answer["count"]) == (added, unchanged, 6)
+        assert main(["search", str(holiday / "red" / "red.jpg"), "--where", "label=red", *common]) == 0
+        found = json.loads(capsys.readouterr().out)["photos"][0]["hits"]
+        assert [hit["metadata"]["label"] for hit in found] == ["red", "red"]
+        assert main(["index", str(holiday), "--model", TINY, "--engine", "faiss", *common]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 import leap_zoo
-from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, UnknownSpace
-from leap_zoo.gallery import MAX_METADATA, Gallery, Kind, open_gallery
+from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, MissingExtra, UnknownSpace
+from leap_zoo.gallery import MAX_METADATA, Engine, Gallery, Kind, open_gallery
 from leap_zoo.gallery_flat import FlatGallery
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -243,6 +244,18 @@ def test_open__a_teachers_gallery_may_be_queried_by_its_student(
 def test_open__errors_say_what_to_do(tmp_path: Path, location: str, message: str) -> None:
     with pytest.raises(LeapZooError, match=message):
         open_gallery(location if "://" in location else tmp_path / location, create=False)
+
+
+@pytest.mark.parametrize(
+    ("package", "location", "engine"),
+    [("faiss", "gallery", "faiss"), ("qdrant_client", "qdrant://host/photos", "flat")],
+)
+def test_open__names_the_extra_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, location: str, engine: Engine
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=r"pip install 'leap-zoo\[(faiss|qdrant)\]'"):
+        open_gallery(location if "://" in location else tmp_path / location, kind=KIND, engine=engine)
 
 
 def test_open__refuses_a_folder_of_other_things(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ class NotSigned(LeapZooError):
     """A model has no signature, or none of the key that was asked for on the card that it has."""
 
 
+class InvalidGallery(LeapZooError):
+    """A gallery is missing, damaged, or holds embeddings of another model, revision or space."""
+
+
 class MissingExtra(LeapZooError):
     """A feature needs a package that is not installed."""
 

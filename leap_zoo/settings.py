@@ -7,6 +7,7 @@ a server: where `leap-zoo pull` looks |
 | LEAP_ZOO_HOME | a folder | what was pulled; default: XDG_CACHE_HOME or ~/.cache, then leap-zoo |
 | LEAP_ZOO_OFFLINE | 0 or 1 | 1: `leap-zoo pull` never uses the network |
 | LEAP_ZOO_THREADS | 1..1024 | threads per model; default: what the affinity and the cgroup quota allow |
+| LEAP_ZOO_QDRANT_KEY | text | the API key of the Qdrant server that a gallery is on |
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -29,7 +30,7 @@ REMOTE = ("http", "https", "hf")  # schemes of zoos that are pulled from
 class Settings:
     """LEAP_ZOO_URL is `zoo` where it is a folder and `url` where it is a server; None where unset or empty.
 
-    `home` may begin with `~`. `threads`: LEAP_ZOO_THREADS.
+    `home` may begin with `~`. `threads`, `qdrant_key`: see above.
     """
 
     zoo: Path | None = None
@@ -37,6 +38,7 @@ class Settings:
     url: str | None = None
     home: Path = Path("~/.cache/leap-zoo")
     offline: bool = False
+    qdrant_key: str | None = field(default=None, repr=False)
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -52,6 +54,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         url=place if isinstance(place, str) else None,
         home=_home(variables),
         offline=_switch(variables.get("LEAP_ZOO_OFFLINE") or "0", "LEAP_ZOO_OFFLINE"),
+        qdrant_key=variables.get("LEAP_ZOO_QDRANT_KEY") or None,
     )
 
 
@@ -117,7 +120,7 @@ def parse_threads(value: str | int, what: str = "threads") -> int:
 
 def _refuse_misspelt(variables: Mapping[str, str]) -> None:
     """LEAP_ZOO_THREAD=4 would silently do nothing. Other LEAP_ZOO_* names may belong to the service: left alone."""
-    known = ["URL", "THREADS", "HOME", "OFFLINE"]
+    known = ["URL", "THREADS", "HOME", "OFFLINE", "QDRANT_KEY"]
     for name in variables:
         rest = name.removeprefix(PREFIX)
         if rest == name or rest in known:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import fit, models, predict, publishing, pull
+from leap_zoo.cli import fit, gallery, models, predict, publishing, pull
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.errors import LeapZooError
 
@@ -27,6 +27,8 @@ _EXAMPLES = """examples:
   leap-zoo classify - < photo.jpg
   leap-zoo embed holiday/ --out holiday.npz
   leap-zoo fit flowers.head --images flowers/
+  leap-zoo index holiday/
+  leap-zoo search photo.jpg -k 5
   leap-zoo verify leap-nano
   leap-zoo pull leap-nano --from https://example.org/zoo
   leap-zoo publish runs/leap-nano/model --zoo my-zoo/
@@ -37,6 +39,7 @@ environment:
   LEAP_ZOO_HOME     folder of what was pulled (default: ~/.cache/leap-zoo)
   LEAP_ZOO_OFFLINE  1: pull uses no network
   LEAP_ZOO_THREADS  threads per model (default: what this machine allows)
+  LEAP_ZOO_QDRANT_KEY  the API key of the Qdrant server that --gallery names
 """
 
 
@@ -70,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict, fit, pull, publishing):
+    for module in (models, predict, fit, gallery, pull, publishing):
         module.add(commands)
     return parser
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_model
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
 from leap_zoo.cli.output import about, print_json
 from leap_zoo.cli.photos import report_bad
-from leap_zoo.cli.predict import load_model
 from leap_zoo.errors import InvalidArgument, short
 
 if TYPE_CHECKING:

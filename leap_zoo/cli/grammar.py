@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from leap_zoo.errors import short
+
+if TYPE_CHECKING:
+    from leap_zoo.model import Model
 
 DEFAULT_MODEL = "leap-nano"
 
@@ -54,6 +57,19 @@ def add_artifact(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: int8 where the model has it")
     command.add_argument("--format", choices=("onnx", "openvino"), help="default: onnx where the model has it")
     command.add_argument("--threads", type=at_least_one, metavar="N", help="default: what this machine allows")
+
+
+def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
+    """The model that the options of `add_model` and `add_artifact` mean; name: another one."""
+    from leap_zoo.model import load
+
+    return load(
+        name or options.model,
+        zoo=options.zoo,
+        precision=options.precision,
+        format=options.format,
+        threads=options.threads,
+    )
 
 
 def add_photos(command: argparse.ArgumentParser) -> None:

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leap_zoo.cli.grammar import Commands, add_photos, at_least_one
+from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json
 from leap_zoo.cli.photos import each_photo, expand
 
 if TYPE_CHECKING:
     from leap_zoo.folders import Row
-    from leap_zoo.model import Model
 
 
 def add(commands: Commands) -> None:
@@ -30,19 +29,6 @@ def add(commands: Commands) -> None:
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="write all embeddings to one file: FILE.npz or FILE.parquet"
-    )
-
-
-def load_model(options: argparse.Namespace) -> Model:
-    """The model that the options of `add_model` and `add_artifact` name."""
-    from leap_zoo.model import load
-
-    return load(
-        options.model,
-        zoo=options.zoo,
-        precision=options.precision,
-        format=options.format,
-        threads=options.threads,
     )
 
 

@@ -6,7 +6,7 @@
     metrics = evaluate(of_run(load_run(folder)), plan)
 """
 
-from train.evaluate.features import Subject, extract, normalise, of_artifact, of_run, pooled
+from train.evaluate.features import Subject, extract, normalise, of_artifact, of_run, of_teacher, pooled
 from train.evaluate.knn import knn
 from train.evaluate.plan import PhotoSets, Plan, evaluate
 from train.evaluate.probe import Probe, linear_probe
@@ -26,6 +26,7 @@ __all__ = [
     "normalise",
     "of_artifact",
     "of_run",
+    "of_teacher",
     "pooled",
     "share",
 ]

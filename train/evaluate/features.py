@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from leap_zoo.card import Preprocessing
 from leap_zoo.model import Model
+from train import recipe
 from train.run import Run
+from train.teacher import Teacher, make_vit, normalisation
 
 Features = Callable[[Tensor], dict[str, Tensor]]
 
@@ -76,3 +78,18 @@ def of_artifact(model: Model) -> Subject:
         return {name: torch.from_numpy(found[output]) for name, output in outputs.items()}
 
     return Subject(f"{model.card.id} {model.artifact.precision}", features, model.card.preprocessing)
+
+
+def of_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Subject:
+    """The teacher itself: `teacher`, CLS of its last block after its final norm. Raises TrainError.
+
+    preprocessing: of the student. At its resolution the teacher taught it, so that is where their spaces agree.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = Teacher(make_vit(spec, preprocessing.size)).to(device)
+    mean, std = normalisation(teacher.vit)
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        return {"teacher": teacher(normalise(pixels.to(device), mean, std), teacher.blocks).cls}
+
+    return Subject(spec.model, features, preprocessing)

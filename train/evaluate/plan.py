@@ -99,7 +99,7 @@ def evaluate(subject: Subject, plan: Plan, *, seed: int = 0) -> list[Metric]:
     """
     metrics: list[Metric] = []
     for sets in plan.sets:
-        same = _same_photos(sets)
+        same = same_photos(sets)
         if same is not None and set(plan.protocols) != {"retrieval"}:
             raise TrainError(
                 f"{sets.name}: {int((same >= 0).sum())} photos are in TRAIN and in TEST, and would be judged on "
@@ -223,7 +223,7 @@ def _list_file(path: Path) -> Split:
     return Split(list(sources), np.array([at[name] for name in names], np.int64), classes)
 
 
-def _same_photos(sets: PhotoSets) -> Tensor | None:
+def same_photos(sets: PhotoSets) -> Tensor | None:
     """For each test photo, its position among the training photos where it is the same file."""
     if not any(isinstance(source, Path) for source in sets.train.sources):
         return None

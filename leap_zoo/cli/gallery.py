@@ -1,0 +1,163 @@
+"""`leap-zoo index` and `search`: a gallery of photos, and the photos in it that are like another."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from leap_zoo.cli.grammar import (
+    DEFAULT_MODEL,
+    Commands,
+    add_artifact,
+    add_model,
+    add_zoo,
+    at_least_one,
+    load_model,
+)
+from leap_zoo.cli.output import about, print_json
+from leap_zoo.cli.photos import each_photo, expand, report_bad
+from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
+
+if TYPE_CHECKING:
+    from leap_zoo.folders import Row
+    from leap_zoo.gallery import Kind
+    from leap_zoo.model import Model
+
+DEFAULT_GALLERY = "gallery"
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands."""
+    command = commands.add("index", _index, "embed photos into a gallery that stays", "leap-zoo index holiday/")
+    command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, or a folder of photos")
+    _add_gallery(command)
+    add_model(command)
+    add_artifact(command)
+    command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
+    command.add_argument(
+        "--prune", action="store_true", help="take photos out of the gallery that are gone from the folders"
+    )
+    command = commands.add(
+        "search", _search, "find the photos of a gallery that are most like others", "leap-zoo search photo.jpg -k 5"
+    )
+    command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos, or - for stdin")
+    _add_gallery(command)
+    command.add_argument("--model", help="default: the model that the gallery was made with")
+    add_zoo(command)
+    add_artifact(command)
+    command.add_argument("-k", type=at_least_one, default=10, metavar="N", help="how many (default: %(default)s)")
+    command.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only photos with this metadata, e.g. label=cat; KEY:=VALUE for a number, true or false; repeatable",
+    )
+
+
+def _add_gallery(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--gallery",
+        default=DEFAULT_GALLERY,
+        metavar="PLACE",
+        help="a folder, or qdrant://HOST:PORT/COLLECTION (default: the folder %(default)s, here)",
+    )
+    command.add_argument(
+        "--engine", choices=("flat", "faiss"), default="flat", help="of a folder: exact, or an index over it"
+    )
+
+
+def _index(options: argparse.Namespace) -> int:
+    from leap_zoo.gallery import open_gallery
+    from leap_zoo.indexing import index_photos
+    from leap_zoo.progress import Progress
+
+    if "-" in options.photos:
+        raise InvalidArgument("a photo from stdin has no path to be found under: give files or folders")
+    folders = [photo for photo in options.photos if os.path.isdir(photo)]
+    if options.prune and len(folders) != len(options.photos):
+        raise InvalidArgument("--prune compares folders with the gallery: give folders only")
+    photos = list(dict.fromkeys(expand(options.photos)))
+    model = load_model(options)
+    gallery = open_gallery(options.gallery, model=model, space=options.space, engine=options.engine)
+    with gallery, Progress(len(photos)) as progress:
+
+        def done(name: str, error: str | None) -> None:
+            if error is not None:
+                progress.clear()
+                report_bad(name, error)
+            progress.step()
+
+        report = index_photos(gallery, model, photos, prune=folders if options.prune else [], done=done)
+        count = gallery.count()
+    if options.json:
+        bad = [{"photo": name, "error": error} for name, error in report.bad]
+        numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}
+        print_json(about(model) | {"gallery": options.gallery, "space": options.space} | numbers | {"bad": bad})
+    else:
+        removed = f", {report.removed} taken out" if options.prune else ""
+        print(
+            f"{report.added} embedded, {report.unchanged} unchanged{removed}; {count} photos in {options.gallery} "
+            f"({model.card.id} {model.card.revision}, {options.space} space)"
+        )
+    return 2 if report.bad else 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    from leap_zoo.gallery import open_gallery
+    from leap_zoo.model import output_of
+
+    where = dict(_condition(text) for text in options.where)
+    photos = expand(options.photos)
+    with open_gallery(options.gallery, create=False, engine=options.engine) as gallery:
+        model = _model_for(options, gallery.kind)
+        space = gallery.kind.space
+        rows: list[dict[str, Any]] = []
+
+        def one(vector: Row, name: str) -> None:
+            hits = gallery.search(vector[None], options.k, where)[0]
+            if options.json:
+                rows.append({"photo": name, "hits": hits})
+                return
+            if len(photos) > 1:
+                print(name)
+            for hit in hits:
+                print(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
+
+        bad = each_photo(model, photos, output_of(space), one, rows, prints=not options.json)
+    if options.json:
+        print_json(about(model) | {"gallery": options.gallery, "space": space, "photos": rows})
+    return 2 if bad else 0
+
+
+def _model_for(options: argparse.Namespace, kind: Kind) -> Model:
+    """The model that the user names, or else the gallery's own; a teacher's gallery is queried by the default one."""
+    from leap_zoo.gallery import can_query
+
+    try:
+        model = load_model(options, options.model or kind.model)
+    except UnknownModel:
+        if options.model or kind.space != "teacher":
+            raise
+        model = load_model(options, DEFAULT_MODEL)
+    if not can_query(model, kind):
+        raise InvalidGallery(
+            f"the gallery holds embeddings of {kind}, which {model.card.id} {model.card.revision} cannot search: give "
+            "the --model that it was made with, or index the photos anew"
+        )
+    return model
+
+
+def _condition(text: str) -> tuple[str, str | int | bool]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.rstrip(":"):
+        raise InvalidArgument(f"--where {short(text)}: write KEY=VALUE, or KEY:=VALUE for a number, true or false")
+    if not key.endswith(":"):
+        return key, value
+    if value in ("true", "false"):
+        return key[:-1], value == "true"
+    try:
+        return key[:-1], int(value)
+    except ValueError as error:
+        raise InvalidArgument(f"--where {short(text)}: after := comes a whole number, true or false") from error

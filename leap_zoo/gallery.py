@@ -1,0 +1,300 @@
+"""Nearest neighbours among embeddings that stay: the interface, what a gallery belongs to, and `open_gallery`.
+
+    model = leap_zoo.load("leap-nano")
+    with open_gallery("gallery", model=model) as gallery:
+        gallery.add(["a.jpg", "b.jpg"], model.embed(["a.jpg", "b.jpg"]), [{"label": "cat"}, {"label": "dog"}])
+        gallery.search(model.embed(["query.jpg"]), k=10, where={"label": "cat"})  # [[Hit(id, score, metadata), ...]]
+
+Engines: exact and flat in a folder (`gallery_flat`), faiss over such a folder (`gallery_faiss`), a Qdrant server
+(`gallery_qdrant`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from leap_zoo.card import ModelCard, Positive, Text
+from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownSpace, nearest, short
+
+if TYPE_CHECKING:
+    from leap_zoo.model import Model
+
+MAX_ID = 4096  # characters: the longest path
+MAX_METADATA = 16 * 1024  # bytes of JSON per item
+MAX_K = 10_000
+EXPORT_ROWS = 1024
+
+Vectors = npt.NDArray[np.float32]
+Value = str | int | float | bool | None
+Metadata = Mapping[str, Value]
+Where = Mapping[str, str | int | bool]
+Engine = Literal["flat", "faiss"]
+SPACES = ("student", "teacher")
+
+_STRANGE = (
+    "the gallery {} holds embeddings of {}, not of {}: they cannot be compared; give another gallery, or the model and "
+    "space that it was made with"
+)
+_NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
+
+
+class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the vectors of a gallery are: of which model, in which of its spaces, how long, compared how.
+
+    The files of one revision (int8, fp16, fp32) share a gallery: they are held to the same embeddings when published.
+    """
+
+    model: Text
+    revision: Text
+    space: Literal["student", "teacher"]
+    dim: Annotated[Positive, msgspec.Meta(le=65536)]
+    metric: Literal["cosine"] = "cosine"
+
+    @classmethod
+    def of(cls, model: Model | ModelCard, space: str = "student") -> Kind:
+        """Of embeddings by `model.embed(..., space=space)`. Raises UnknownSpace."""
+        card = model if isinstance(model, ModelCard) else model.card
+        if space not in SPACES:
+            raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), SPACES)}")
+        dim = getattr(card.embedding_dims, space)
+        return cls(model=card.id, revision=card.revision, space=space, dim=dim)  # type: ignore[arg-type]
+
+    @classmethod
+    def of_teacher(cls, model: Model | ModelCard) -> Kind:
+        """Of embeddings by the teacher itself, which every student of that teacher can query.
+
+        Revision: a digest of what the card says of the teacher's weights, so it outlives the student's revisions.
+        Raises InvalidArgument when the card names no teacher.
+        """
+        card = model if isinstance(model, ModelCard) else model.card
+        if card.training is None:
+            raise InvalidArgument(f"the card of {card.id} names no teacher: give the gallery's kind yourself")
+        teacher = card.training.teacher
+        revision = hashlib.sha256(teacher.provenance.encode()).hexdigest()[:12]
+        return cls(model=teacher.name, revision=revision, space="teacher", dim=card.embedding_dims.teacher)
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.revision}, {self.space} space, {self.dim} long"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A neighbour: its id, its cosine similarity to the query (-1..1), and its metadata."""
+
+    id: str
+    score: float
+    metadata: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is known of one vector: its id and its metadata."""
+
+    id: str
+    metadata: dict[str, Value]
+
+
+class Gallery(ABC):
+    """Vectors of one kind, by id, with metadata. Methods may be called from several threads at once.
+
+    Attributes: `kind`, what its vectors are; `read_only`, True for a teacher's gallery that a student may only query.
+    """
+
+    kind: Kind
+    read_only: bool = False
+
+    @abstractmethod
+    def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
+        """Add or replace items: vectors (N, D), of any length, for N ids; durable once it returns.
+
+        A folder takes all of them or none. metadata: per item at most 16 KiB of JSON: text, numbers, truth values or
+        None, under names of letters, digits, `_` and `-`. Raises InvalidArgument, InvalidGallery.
+        """
+
+    @abstractmethod
+    def delete(self, ids: Sequence[str]) -> int:
+        """Take items out; ids that are not there are no error. Returns how many were there."""
+
+    @abstractmethod
+    def search(self, vectors: npt.ArrayLike, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
+        """The k nearest items to each query (Q, D), best first; fewer where there are fewer.
+
+        where: only items whose metadata have these values (text, whole numbers or truth values; equal in type too).
+        """
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many items there are."""
+
+    @abstractmethod
+    def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
+        """Items in the gallery's own order, which stays while nothing is written."""
+
+    @abstractmethod
+    def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
+        """Everything in batches (ids, unit vectors, metadata), as `add` of another gallery takes them."""
+
+    def close(self) -> None:  # noqa: B027 (most engines hold nothing open)
+        """Let go of files and connections."""
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _refuse_if_read_only(self) -> None:
+        if self.read_only:
+            raise InvalidGallery(
+                f"this gallery holds embeddings of {self.kind}; a student may query it: open it with "
+                "kind=Kind.of_teacher(model) to add embeddings of the teacher"
+            )
+
+
+def open_gallery(
+    location: str | os.PathLike[str],
+    *,
+    model: Model | ModelCard | None = None,
+    space: str = "student",
+    kind: Kind | None = None,
+    create: bool = True,
+    engine: Engine = "flat",
+) -> Gallery:
+    """A gallery in a folder, or a collection of a Qdrant server: `qdrant://HOST:PORT/COLLECTION`, `http(s)://...`.
+
+    model, space: whose embeddings are added and searched for; or `kind` itself. Without either, an existing gallery is
+    opened as what it is. In the teacher's space a gallery of the teacher itself is accepted too, to be queried.
+    create: make the gallery when there is none (needs a model or a kind).
+    engine: of a folder: `flat`, exact, or `faiss`, an index over the same files for hundreds of thousands and more.
+    Raises InvalidGallery (also for vectors of another kind), InvalidArgument, UnknownSpace, MissingExtra.
+    """
+    if engine not in ("flat", "faiss"):
+        raise InvalidArgument(f"unknown engine {short(engine)}{nearest(str(engine), ('flat', 'faiss'))}")
+    wanted = kind if kind is not None or model is None else Kind.of(model, space)
+    text = os.fspath(location)
+    if "://" in text:
+        if engine != "flat":
+            raise InvalidArgument(f"the engine {engine} is for folders; {short(text)} has an index of its own")
+        from leap_zoo.gallery_qdrant import QdrantGallery
+
+        gallery: Gallery = QdrantGallery.open_url(text, wanted if create else None)
+    else:
+        from leap_zoo.gallery_flat import FlatGallery
+
+        gallery = FlatGallery(Path(text), wanted if create else None)
+        if engine == "faiss":
+            from leap_zoo.gallery_faiss import FaissGallery
+
+            gallery = FaissGallery(gallery)
+    if wanted is not None and gallery.kind != wanted:
+        found = gallery.kind
+        if kind is not None or model is None or found.space != space or not can_query(model, found):
+            gallery.close()
+            raise InvalidGallery(_STRANGE.format(short(text), found, wanted))
+        gallery.read_only = True
+    return gallery
+
+
+def can_query(model: Model | ModelCard, kind: Kind) -> bool:
+    """Whether embeddings by `model`, in the space of `kind`, may search a gallery of that kind."""
+    card = model if isinstance(model, ModelCard) else model.card
+    if Kind.of(card, kind.space) == kind:
+        return True
+    return kind.space == "teacher" and card.training is not None and Kind.of_teacher(card) == kind
+
+
+def unit_rows(vectors: npt.ArrayLike, dim: int) -> Vectors:
+    """Float32 (N, dim), each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:
+        raise InvalidArgument(f"vectors must be numbers (N, {dim}), in rows of one length") from error
+    if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind not in "fiu":
+        got = f"{array.dtype} {array.shape}"
+        raise InvalidArgument(f"vectors must be numbers (N, {dim}), as this gallery holds them, not {got}")
+    lengths = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1, keepdims=True))
+    if not np.isfinite(lengths).all() or not (lengths > 0).all():
+        raise InvalidArgument("a vector is zero or not finite: it has no direction to compare by cosine; leave it out")
+    return np.ascontiguousarray(array / lengths, dtype=np.float32)
+
+
+def checked_ids(ids: Sequence[str]) -> list[str]:
+    """The ids. Raises InvalidArgument for empty, too long, repeated ones, and what is no Unicode text."""
+    if isinstance(ids, str):
+        raise InvalidArgument(f"ids must be a list of texts, not one text: [{short(ids)}]")
+    for one in ids:
+        if not isinstance(one, str) or not 0 < len(one) <= MAX_ID or not _encodes(one):
+            raise InvalidArgument(f"an id must be a text of 1 to {MAX_ID} Unicode characters, not {short(one)}")
+    if len(set(ids)) != len(ids):
+        raise InvalidArgument("ids repeat within one call: give each once")
+    return list(ids)
+
+
+def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[dict[str, Value]]:
+    """One dictionary per item. Raises InvalidArgument."""
+    if metadata is None:
+        return [{} for _ in range(count)]
+    if len(metadata) != count:
+        raise InvalidArgument(f"{count} ids need as many metadata, not {len(metadata)}")
+    return [_checked_fields(fields) for fields in metadata]
+
+
+def checked_query(k: int, where: Where | None) -> dict[str, str | int | bool]:
+    """The conditions, after checking them and k. Raises InvalidArgument."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise InvalidArgument(f"k must be a whole number from 1 to {MAX_K}, not {short(k)}")
+    conditions = dict(where or {})
+    for key, value in conditions.items():
+        if not isinstance(key, str) or not _NAME.match(key) or not isinstance(value, (str, int, bool)):
+            raise InvalidArgument(f"where: {short(key)} must be compared with text, a whole number or a truth value")
+        if not _travels(value):
+            raise InvalidArgument(f"where: {short(key)} is compared with what no item can hold: {short(value)}")
+    return conditions
+
+
+def _checked_fields(fields: Metadata) -> dict[str, Value]:
+    plain = dict(fields)
+    for key, value in plain.items():
+        if not isinstance(key, str) or not _NAME.match(key):
+            raise InvalidArgument(f"a metadata name is of letters, digits, _ and -, not {short(key)}")
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise InvalidArgument(f"metadata {short(key)} must be text, a number, a truth value or None")
+        if not _travels(value):
+            raise InvalidArgument(f"metadata {short(key)} is no number or text that JSON can hold: {short(value)}")
+    try:
+        size = len(msgspec.json.encode(plain))
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise InvalidArgument(f"metadata cannot be written as JSON ({error}): leave that value out") from error
+    if size > MAX_METADATA:
+        raise InvalidArgument(
+            f"metadata of one item have {size} bytes, at most {MAX_METADATA}: keep large things apart"
+        )
+    return plain
+
+
+def _travels(value: Any) -> bool:
+    if isinstance(value, bool) or value is None:
+        return True
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return math.isfinite(value) if isinstance(value, float) else _encodes(value)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,234 @@
+"""A gallery on a Qdrant server, beyond what one machine holds; extra `qdrant`.
+
+An item is a point: its id is a UUID made of ours, its payload {"id": ..., "metadata": {...}}. What the vectors are
+(model, revision, space) is in the collection's metadata and is checked when it is opened.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from leap_zoo.errors import InvalidArgument, InvalidGallery, MissingExtra, short
+from leap_zoo.gallery import (
+    EXPORT_ROWS,
+    Gallery,
+    Hit,
+    Item,
+    Kind,
+    Metadata,
+    Value,
+    Vectors,
+    Where,
+    checked_ids,
+    checked_metadata,
+    checked_query,
+    unit_rows,
+)
+from leap_zoo.settings import read_settings
+
+PORT = 6333
+BATCH = 256  # points per request
+TIMEOUT = 60  # seconds
+KEY = "leap_zoo"  # of the collection's metadata
+NAMESPACE = uuid.UUID("6f6b3c1e-6a5e-5b0f-9a57-1d0c5a2f7e11")
+
+_COLLECTION = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
+
+
+class QdrantGallery(Gallery):
+    """A collection of a Qdrant server. Searches are as exact as the server's index."""
+
+    def __init__(self, client: Any, collection: str, kind: Kind | None = None) -> None:
+        """client: a qdrant_client.QdrantClient. kind: of the collection that is made when there is none."""
+        self.client, self.collection = client, collection
+        with _asking(collection):
+            if kind is not None and not client.collection_exists(collection):
+                self._create(kind)
+            self.kind = self._kind()
+
+    @classmethod
+    def open_url(cls, url: str, kind: Kind | None = None) -> QdrantGallery:
+        """`qdrant://HOST[:PORT]/COLLECTION`, `http://...` or `https://...`; the API key is LEAP_ZOO_QDRANT_KEY's.
+
+        Raises InvalidArgument for another URL, InvalidGallery when the server cannot be asked, MissingExtra.
+        """
+        parts = urlsplit(url)
+        collection = parts.path.removeprefix("/")
+        try:
+            port = parts.port or PORT
+        except ValueError:
+            port = 0
+        right = parts.scheme in ("qdrant", "http", "https") and parts.hostname and port
+        if not right or not _COLLECTION.match(collection) or parts.query or parts.fragment:
+            raise InvalidArgument(f"a gallery's URL is qdrant://HOST:PORT/COLLECTION or https://..., not {short(url)}")
+        if parts.username or parts.password:
+            raise InvalidArgument("a gallery's URL has no user or password: set LEAP_ZOO_QDRANT_KEY to the API key")
+        client = _import_qdrant().QdrantClient(
+            host=parts.hostname,
+            port=port,
+            https=parts.scheme == "https",
+            api_key=read_settings().qdrant_key,
+            timeout=TIMEOUT,
+            check_compatibility=False,  # it asks the server at once and warns on stderr
+        )
+        return cls(client, collection, kind)
+
+    def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
+        """See `Gallery.add`. Sent in requests of 256 items, each of which is kept once it is answered."""
+        self._refuse_if_read_only()
+        names = checked_ids(ids)
+        rows = unit_rows(vectors, self.kind.dim)
+        if len(rows) != len(names):
+            raise InvalidArgument(f"{len(names)} ids need as many vectors, not {len(rows)}")
+        fields = checked_metadata(metadata, len(names))
+        models = _import_qdrant().models
+        points = [
+            models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
+            for name, row, one in zip(names, rows, fields, strict=True)
+        ]
+        with _asking(self.collection):
+            for start in range(0, len(points), BATCH):
+                self.client.upsert(self.collection, points[start : start + BATCH], wait=True)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See `Gallery.delete`."""
+        self._refuse_if_read_only()
+        points, found = [_point(name) for name in checked_ids(ids)], 0
+        models = _import_qdrant().models
+        with _asking(self.collection):
+            for start in range(0, len(points), BATCH):
+                part = points[start : start + BATCH]
+                found += len(self.client.retrieve(self.collection, part, with_payload=False))
+                self.client.delete(self.collection, models.PointIdsList(points=part), wait=True)
+        return found
+
+    def search(self, vectors: npt.ArrayLike, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
+        """See `Gallery.search`."""
+        conditions = checked_query(k, where)
+        queries = unit_rows(vectors, self.kind.dim)
+        models = _import_qdrant().models
+        must = [
+            models.FieldCondition(key=f"metadata.{key}", match=models.MatchValue(value=value))
+            for key, value in conditions.items()
+        ]
+        requests = [
+            models.QueryRequest(
+                query=query.tolist(), limit=k, filter=models.Filter(must=must) if must else None, with_payload=True
+            )
+            for query in queries
+        ]
+        with _asking(self.collection):
+            answers = self.client.query_batch_points(self.collection, requests) if requests else []
+        return [[_hit(point) for point in answer.points] for answer in answers]
+
+    def count(self) -> int:
+        """See `Gallery.count`."""
+        with _asking(self.collection):
+            return int(self.client.count(self.collection, exact=True).count)
+
+    def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
+        """See `Gallery.items`: in the order of the points' UUIDs."""
+        records = (record for page in self._pages(vectors=False) for record in page)
+        end = None if limit is None else offset + limit
+        return [Item(*_named(record.payload)) for record in islice(records, offset, end)]
+
+    def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
+        """See `Gallery.export`."""
+        for page in self._pages(vectors=True):
+            named = [_named(record.payload) for record in page]
+            rows = np.array([record.vector for record in page], np.float32)
+            yield [name for name, _ in named], rows, [fields for _, fields in named]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def _pages(self, *, vectors: bool) -> Iterator[list[Any]]:
+        following = None
+        while True:
+            with _asking(self.collection):
+                page, following = self.client.scroll(
+                    self.collection, limit=EXPORT_ROWS, offset=following, with_payload=True, with_vectors=vectors
+                )
+            if page:
+                yield page
+            if following is None:
+                return
+
+    def _create(self, kind: Kind) -> None:
+        models, about = _import_qdrant().models, {KEY: {"schema": 1, "kind": msgspec.to_builtins(kind)}}
+        shape = models.VectorParams(size=kind.dim, distance=models.Distance.COSINE)
+        try:
+            self.client.create_collection(self.collection, vectors_config=shape, metadata=about)
+        except Exception:
+            if not self.client.collection_exists(self.collection):  # else somebody else was first
+                raise
+
+    def _kind(self) -> Kind:
+        if not self.client.collection_exists(self.collection):
+            raise InvalidGallery(f"the server has no collection {self.collection}: make it with leap-zoo index")
+        config = self.client.get_collection(self.collection).config
+        about = (config.metadata or {}).get(KEY)
+        if about is None:
+            raise InvalidGallery(
+                f"the collection {self.collection} does not say whose embeddings it holds: give one that leap-zoo "
+                "made, on a Qdrant server of version 1.16 or newer"
+            )
+        try:
+            kind = msgspec.convert(about["kind"], Kind)
+        except (msgspec.ValidationError, LookupError, TypeError) as error:
+            raise InvalidGallery(f"the metadata of the collection {self.collection} are broken ({error})") from error
+        shape = config.params.vectors
+        if getattr(shape, "size", None) != kind.dim or shape.distance != _import_qdrant().models.Distance.COSINE:
+            raise InvalidGallery(
+                f"the collection {self.collection} holds no vectors {kind.dim} long, by cosine: {kind}"
+            )
+        return kind
+
+
+def _point(name: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, name))
+
+
+def _named(payload: Any) -> tuple[str, dict[str, Value]]:
+    try:
+        return str(payload["id"]), dict(payload["metadata"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InvalidGallery("a point of the collection was not written by leap-zoo: delete it there") from error
+
+
+def _hit(point: Any) -> Hit:
+    name, fields = _named(point.payload)
+    return Hit(name, max(-1.0, min(1.0, float(point.score))), fields)
+
+
+def _import_qdrant() -> Any:
+    try:
+        import qdrant_client
+    except ImportError as error:
+        raise MissingExtra("qdrant-client is not installed: pip install 'leap-zoo[qdrant]'") from error
+    return qdrant_client
+
+
+@contextmanager
+def _asking(collection: str) -> Iterator[None]:
+    """Whatever the server or the way to it gets wrong, as one line."""
+    from qdrant_client.http.exceptions import ApiException
+
+    try:
+        yield
+    except (ApiException, OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InvalidGallery(
+            f"the Qdrant collection {collection} cannot be used ({text}): is the server up?"
+        ) from error

@@ -1,0 +1,365 @@
+"""The contract of a gallery, kept by every engine; and what only folders promise."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import leap_zoo
+from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, MissingExtra, UnknownSpace
+from leap_zoo.gallery import MAX_METADATA, Engine, Gallery, Kind, open_gallery
+from leap_zoo.gallery_flat import FlatGallery
+
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+
+KIND = Kind(model="m", revision="1", space="student", dim=4)
+EYE = np.eye(4, dtype=np.float32)
+
+Open = Callable[..., Gallery]
+
+
+def needs(package: str, extra: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"the extra {extra} is not installed")
+
+
+@pytest.fixture(
+    params=[
+        "flat",
+        pytest.param("faiss", marks=needs("faiss", "faiss")),
+        pytest.param("hnsw", marks=needs("faiss", "faiss")),
+        pytest.param("qdrant", marks=needs("qdrant_client", "qdrant")),
+        pytest.param("qdrant over HTTP", marks=needs("qdrant_client", "qdrant")),
+    ]
+)
+def reopen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Opens one and the same place again and again, with the engine at hand."""
+    if request.param == "qdrant over HTTP":
+        from qdrant_stand_in import KEY, stand_in
+
+        monkeypatch.setenv("LEAP_ZOO_QDRANT_KEY", KEY)
+        with stand_in() as host:
+            yield lambda kind=KIND: open_gallery(f"qdrant://{host}/photos", kind=kind)
+        return
+    clients = []
+
+    def one(kind: Kind | None = KIND) -> Gallery:
+        if request.param == "qdrant":
+            from qdrant_client import QdrantClient
+
+            from leap_zoo.gallery_qdrant import QdrantGallery
+
+            while clients:
+                clients.pop().close()  # a local folder has one client at a time
+            clients.append(QdrantClient(path=str(tmp_path / "qdrant")))
+            return QdrantGallery(clients[-1], "photos", kind)
+        flat = FlatGallery(tmp_path / "gallery", kind)
+        if request.param == "flat":
+            return flat
+        from leap_zoo.gallery_faiss import FaissGallery
+
+        return FaissGallery(flat, index_from=1, hnsw_from=1 if request.param == "hnsw" else 10**6)
+
+    yield one
+    for client in clients:
+        client.close()
+
+
+def ids(hits: list[list[leap_zoo.gallery.Hit]]) -> list[list[str]]:
+    return [[hit.id for hit in each] for each in hits]
+
+
+def test_search__best_first_with_cosine_and_metadata(reopen: Open) -> None:
+    gallery = reopen()
+    gallery.add(["x", "y"], 5 * EYE[:2], [{"label": "cat", "bytes": 7}, {"label": "dog", "half": 0.5, "none": None}])
+    found = gallery.search(np.array([[3, 1, 0, 0], [0, 2, 0, 0]]), k=2)
+    assert ids(found) == [["x", "y"], ["y", "x"]]
+    assert [hit.score for hit in found[0]] == pytest.approx([3 / 10**0.5, 1 / 10**0.5], abs=1e-6)
+    assert found[0][0].metadata == {"label": "cat", "bytes": 7}
+    assert found[0][1].metadata == {"label": "dog", "half": 0.5, "none": None}
+    assert ids(gallery.search(EYE[:1], k=1)) == [["x"]]
+    assert gallery.search(EYE[:0]) == []
+
+
+def test_search__where_is_a_conjunction_of_equal_values(reopen: Open) -> None:
+    gallery = reopen()
+    fields = [{"label": "cat", "year": 1}, {"label": "cat", "year": 2}, {"label": "dog", "year": 2}, {}]
+    gallery.add(["a", "b", "c", "d"], EYE, fields)
+    assert set(ids(gallery.search(EYE[:1], where={"label": "cat"}))[0]) == {"a", "b"}
+    assert ids(gallery.search(EYE[:1], where={"label": "cat", "year": 2})) == [["b"]]
+    assert ids(gallery.search(EYE[:2], where={"year": 3})) == [[], []]
+    assert ids(gallery.search(EYE[:1], where={"unheard-of": "x"})) == [[]]
+
+
+def test_add__replaces_by_id(reopen: Open) -> None:
+    gallery = reopen()
+    gallery.add(["x", "y"], EYE[:2], [{"n": 1}, {"n": 2}])
+    gallery.add(["x"], EYE[2:3], [{"n": 3}])
+    assert gallery.count() == 2
+    best = gallery.search(EYE[2:3], k=1)[0][0]
+    assert (best.id, best.metadata) == ("x", {"n": 3})
+    assert gallery.search(EYE[:1], k=2)[0][0].score == pytest.approx(0, abs=1e-6)
+
+
+def test_delete__counts_what_was_there(reopen: Open) -> None:
+    gallery = reopen()
+    gallery.add(["x", "y", "z"], EYE[:3])
+    assert gallery.delete(["y", "stranger"]) == 1
+    assert gallery.delete(["y"]) == 0
+    assert gallery.count() == 2
+    assert set(ids(gallery.search(EYE[:1], k=9))[0]) == {"x", "z"}
+    assert gallery.delete(["x", "z"]) == 2
+    assert (gallery.count(), gallery.search(EYE[:1])) == (0, [[]])
+
+
+def test_reopened__is_the_same(reopen: Open) -> None:
+    names = [f"café/{i}.jpg" for i in range(4)]
+    reopen().add(names, EYE, [{"i": i} for i in range(4)])
+    gallery = reopen(None)
+    assert gallery.kind == KIND
+    assert {item.id: item.metadata["i"] for item in gallery.items()} == {name: i for i, name in enumerate(names)}
+    assert gallery.items(1, 2) == gallery.items()[1:3]
+    assert gallery.items(3, 9) == gallery.items()[3:]
+
+
+def test_export__is_what_another_gallery_takes(reopen: Open, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    gallery = reopen()
+    gallery.add([str(i) for i in range(50)], random.normal(size=(50, 4)), [{"i": i} for i in range(50)])
+    gallery.delete(["7"])
+    with open_gallery(tmp_path / "copy", kind=gallery.kind) as copy:
+        for batch in gallery.export():
+            copy.add(*batch)
+        assert copy.count() == 49
+        query = random.normal(size=(3, 4))
+        assert ids(copy.search(query, k=49)) == ids(gallery.search(query, k=49))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a"], np.ones((1, 5))), r"numbers \(N, 4\)"),
+        ((["a"], np.ones(4)), r"numbers \(N, 4\)"),
+        ((["a", "b"], [[1, 2, 3, 4], [1]]), r"numbers \(N, 4\)"),
+        ((["a"], [["x"] * 4]), r"numbers \(N, 4\)"),
+        ((["a"], np.zeros((1, 4))), "zero or not finite"),
+        ((["a"], np.full((1, 4), np.nan)), "zero or not finite"),
+        ((["a", "b"], np.ones((1, 4))), "as many vectors"),
+        ((["a", "a"], np.ones((2, 4))), "repeat"),
+        (([""], np.ones((1, 4))), "1 to 4096"),
+        ((["\ud800"], np.ones((1, 4))), "Unicode"),
+        (("a", np.ones((1, 4))), "list of texts"),
+        ((["a"], np.ones((1, 4)), [{}, {}]), "as many metadata"),
+        ((["a"], np.ones((1, 4)), [{"list": [1]}]), "text, a number"),
+        ((["a"], np.ones((1, 4)), [{"no.dots": 1}]), "letters, digits"),
+        ((["a"], np.ones((1, 4)), [{"x": float("inf")}]), "JSON can hold"),
+        ((["a"], np.ones((1, 4)), [{"x": 2**64}]), "JSON can hold"),
+        ((["a"], np.ones((1, 4)), [{"x": "y" * MAX_METADATA}]), "at most"),
+    ],
+)
+def test_add__refuses_and_keeps_nothing(reopen: Open, arguments: tuple[object, ...], message: str) -> None:
+    gallery = reopen()
+    with pytest.raises(InvalidArgument, match=message):
+        gallery.add(*arguments)  # type: ignore[arg-type]
+    assert gallery.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("k", "where"), [(0, None), (True, None), (10**9, None), (1, {"x": 0.5}), (1, {"a.b": "x"}), (1, {"x": 2**70})]
+)
+def test_search__refuses(reopen: Open, k: int, where: dict[str, object] | None) -> None:
+    with pytest.raises(InvalidArgument):
+        reopen().search(EYE[:1], k, where)  # type: ignore[arg-type]
+
+
+def test_where__tells_text_numbers_and_truth_values_apart(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path / "gallery", kind=KIND)
+    gallery.add(["text", "number", "truth", "float"], EYE, [{"x": "1"}, {"x": 1}, {"x": True}, {"x": 1.0}])
+    for name, value in (("text", "1"), ("number", 1), ("truth", True)):
+        assert ids(gallery.search(EYE[:1], where={"x": value})) == [[name]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Kind(model="other", revision="1", space="student", dim=4),
+        Kind(model="m", revision="2", space="student", dim=4),
+        Kind(model="m", revision="1", space="teacher", dim=4),
+        Kind(model="m", revision="1", space="student", dim=5),
+    ],
+)
+def test_open__refuses_embeddings_of_another_kind(tmp_path: Path, other: Kind) -> None:
+    open_gallery(tmp_path / "gallery", kind=KIND).add(["x"], EYE[:1])
+    with pytest.raises(InvalidGallery, match=r"holds embeddings of m 1, student space, 4 long"):
+        open_gallery(tmp_path / "gallery", kind=other)
+
+
+def test_open__by_model_and_space(tiny_zoo: Path, colour_photos: dict[str, Path], tmp_path: Path) -> None:
+    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, precision="int8")
+    photos = [str(path) for path in colour_photos.values()]
+    with open_gallery(tmp_path / "gallery", model=model) as gallery:
+        gallery.add(photos, model.embed(photos))
+    same = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, precision="fp32")  # files of one revision share a gallery
+    with open_gallery(tmp_path / "gallery", model=same.card) as gallery:
+        assert [hits[0].id for hits in gallery.search(same.embed(photos))] == photos
+    with pytest.raises(InvalidGallery, match="teacher space"):
+        open_gallery(tmp_path / "gallery", model=model, space="teacher")
+    with pytest.raises(UnknownSpace, match="did you mean 'teacher'"):
+        open_gallery(tmp_path / "gallery", model=model, space="teachers")
+
+
+def test_open__a_teachers_gallery_may_be_queried_by_its_student(
+    tiny_zoo: Path, colour_photos: dict[str, Path], tmp_path: Path
+) -> None:
+    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo)
+    kind = Kind.of_teacher(model)
+    with open_gallery(tmp_path / "gallery", kind=kind) as gallery:  # the teacher itself is elsewhere, and larger
+        gallery.add(["near", "far"], np.stack([v := model.embed(colour_photos["red"], space="teacher"), -v]))
+    with open_gallery(tmp_path / "gallery", model=model, space="teacher") as gallery:
+        assert gallery.search(model.embed([colour_photos["red"]], space="teacher"), k=1)[0][0].id == "near"
+        for write in (lambda: gallery.add(["x"], v[None]), lambda: gallery.delete(["near"])):
+            with pytest.raises(InvalidGallery, match="a student may query it"):
+                write()
+    with pytest.raises(InvalidGallery, match="cannot be compared"):
+        open_gallery(tmp_path / "gallery", model=model, space="student")
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("nowhere", "is no gallery"),
+        ("redis://host/collection", "a gallery's URL"),
+        ("qdrant://host", "a gallery's URL"),
+        ("qdrant://host:99999/x", "a gallery's URL"),
+        ("qdrant://host/a/b", "a gallery's URL"),
+        ("http://user:secret@host/photos", "LEAP_ZOO_QDRANT_KEY"),
+    ],
+)
+def test_open__errors_say_what_to_do(tmp_path: Path, location: str, message: str) -> None:
+    with pytest.raises(LeapZooError, match=message):
+        open_gallery(location if "://" in location else tmp_path / location, create=False)
+
+
+@pytest.mark.parametrize(
+    ("package", "location", "engine"),
+    [("faiss", "gallery", "faiss"), ("qdrant_client", "qdrant://host/photos", "flat")],
+)
+def test_open__names_the_extra_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, location: str, engine: Engine
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=r"pip install 'leap-zoo\[(faiss|qdrant)\]'"):
+        open_gallery(location if "://" in location else tmp_path / location, kind=KIND, engine=engine)
+
+
+def test_open__refuses_a_folder_of_other_things(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(InvalidGallery, match=r"not empty \(it holds 'holiday.jpg'\)"):
+        open_gallery(tmp_path, kind=KIND)
+    with pytest.raises(InvalidArgument, match="did you mean 'faiss'"):
+        open_gallery(tmp_path / "gallery", kind=KIND, engine="fais")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="for folders"):
+        open_gallery("qdrant://host/photos", kind=KIND, engine="faiss")
+
+
+def test_flat__one_photo_more_writes_little(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path / "gallery", kind=KIND)
+    gallery.add([str(i) for i in range(5000)], np.random.default_rng(0).normal(size=(5000, 4)))
+    before = {path.name: path.stat().st_ino for path in gallery.folder.iterdir()}  # type: ignore[attr-defined]
+    gallery.add(["more"], EYE[:1])
+    gallery.delete(["17"])
+    after = {path.name: path.stat() for path in gallery.folder.iterdir()}  # type: ignore[attr-defined]
+    written = sum(stat.st_size for name, stat in after.items() if before.get(name) != stat.st_ino)
+    assert written < 5000
+
+
+def test_flat__many_small_adds_leave_few_files(tmp_path: Path) -> None:
+    gallery = FlatGallery(tmp_path / "gallery", KIND)
+    for i in range(100):
+        gallery.add([str(i)], EYE[i % 4 : i % 4 + 1])
+    assert gallery.count() == 100
+    assert len(gallery.snapshot().segments) <= 7  # log2(100)
+    assert len(list(gallery.folder.iterdir())) <= 2 + 2 * 7
+    gallery.delete([str(i) for i in range(50)])
+    gallery.compact()
+    assert [segment.live for segment in gallery.snapshot().segments] == [50]
+    assert sorted(path.suffix for path in gallery.folder.iterdir()) == ["", ".f32", ".json", ".jsonl"]
+
+
+def test_flat__newer_schema_is_not_called_damaged(tmp_path: Path) -> None:
+    gallery = FlatGallery(tmp_path / "gallery", KIND)
+    path = gallery.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2, "novelty": 1}))
+    with pytest.raises(InvalidGallery, match="pip install -U leap-zoo"):
+        open_gallery(gallery.folder)
+
+
+@needs("faiss", "faiss")
+def test_faiss__index_is_kept_beside_the_gallery_and_rebuilt_when_damaged(tmp_path: Path) -> None:
+    from leap_zoo.gallery_faiss import FaissGallery
+
+    random = np.random.default_rng(0)
+    flat = FlatGallery(tmp_path / "gallery", Kind(model="m", revision="1", space="student", dim=16))
+    flat.add([str(i) for i in range(2000)], random.normal(size=(2000, 16)))
+    queries = random.normal(size=(20, 16))
+    expected = ids(flat.search(queries, 10))
+
+    def recall() -> float:
+        found = ids(FaissGallery(FlatGallery(flat.folder), index_from=1).search(queries, 10))
+        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)]))
+
+    assert recall() > 0.99
+    (index,) = (flat.folder / "faiss").glob("*.faiss")
+    built = index.stat().st_ino
+    assert recall() > 0.99
+    assert index.stat().st_ino == built  # read, not built again
+    data = bytearray(index.read_bytes())
+    data[len(data) // 2] ^= 1
+    index.write_bytes(data)
+    assert recall() > 0.99
+    assert bytes(data) != index.read_bytes()
+    flat.add([str(i) for i in range(1000)], random.normal(size=(1000, 16)))  # half of the index is gone
+    expected = ids(flat.search(queries, 10))
+    assert recall() > 0.99
+
+
+@needs("qdrant_client", "qdrant")
+def test_qdrant__collection_of_another_kind_or_maker_is_refused() -> None:
+    from qdrant_client import QdrantClient, models
+
+    from leap_zoo.gallery_qdrant import QdrantGallery
+
+    client = QdrantClient(":memory:")
+    client.create_collection("theirs", models.VectorParams(size=4, distance=models.Distance.COSINE))
+    with pytest.raises(InvalidGallery, match="does not say whose"):
+        QdrantGallery(client, "theirs", KIND)
+    with pytest.raises(InvalidGallery, match="no collection photos"):
+        QdrantGallery(client, "photos")
+    assert QdrantGallery(client, "photos", KIND).kind == KIND
+    about = {"leap_zoo": {"schema": 1, "kind": {"model": "m", "revision": "1", "space": "student", "dim": 8}}}
+    shape = models.VectorParams(size=4, distance=models.Distance.COSINE)
+    client.create_collection("wrong", shape, metadata=about)
+    with pytest.raises(InvalidGallery, match="8 long"):
+        QdrantGallery(client, "wrong")
+
+
+@needs("qdrant_client", "qdrant")
+def test_qdrant__server_that_wants_a_key_is_one_line() -> None:
+    from qdrant_stand_in import stand_in
+
+    with stand_in() as host, pytest.raises(InvalidGallery, match="Must provide an API key") as caught:
+        open_gallery(f"http://{host}/photos", kind=KIND)
+    assert "\n" not in str(caught.value)
+
+
+@needs("qdrant_client", "qdrant")
+def test_qdrant__server_that_is_down_is_one_line() -> None:
+    with pytest.raises(InvalidGallery, match="is the server up") as caught:
+        open_gallery("qdrant://127.0.0.1:9/photos", kind=KIND)
+    assert "\n" not in str(caught.value)

@@ -44,7 +44,7 @@ class TorchSession:
         self._forward = _forward(torch, student, tensors, card, self._names)
         if compiled:
             # Another number of threads or photos is another compilation; past the limit torch would go on uncompiled.
-            import_module("torch._dynamo.config").recompile_limit = 256
+            _import("torch._dynamo.config").recompile_limit = 256
             self._forward = torch.compile(self._forward, dynamic=False)
         size = card.preprocessing.size
         self.inputs = {"image": ("uint8", (None, size, size, 3))}

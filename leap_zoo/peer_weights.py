@@ -38,7 +38,7 @@ def read_weights(data: bytes, card: ModelCard) -> Weights:
     if norm is None:
         raise _unlike(card, "it has no LayerNormalization")
     uses = graph.uses(norm)
-    weights = _stem(data, graph.nodes[norm].input[0], card, card.architecture)
+    weights = _stem(data, norm, card, card.architecture)
     for name, shape in _expected(card.architecture):
         use = next(uses, None)
         if use is None or use.values.shape != shape:
@@ -114,13 +114,13 @@ def _expected(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "norm.bias", (width,)
 
 
-def _stem(data: bytes, tokens: str, card: ModelCard, shape: Architecture) -> Weights:
+def _stem(data: bytes, norm: int, card: ModelCard, shape: Architecture) -> Weights:
     """Patch embedding and positions: what a black photo gives, and what each pixel of a patch adds to that.
 
-    tokens: the graph's value (B, prefix + N, D) that enters the first block.
+    norm: the first LayerNorm, which gets the tokens (B, prefix + N, D).
     """
     size, patch, prefix, width = card.preprocessing.size, shape.patch, 1 + shape.registers, shape.width
-    run = _until(data, tokens)
+    run = _before(data, norm)
     black = run(np.zeros((1, size, size, 3), np.uint8)).reshape(-1, width)  # (prefix + N, D)
     across = size // patch
     if len(black) != prefix + across * across:
@@ -145,11 +145,15 @@ def _stem(data: bytes, tokens: str, card: ModelCard, shape: Architecture) -> Wei
     return weights
 
 
-def _until(data: bytes, value: str) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
-    """The graph up to `value`: uint8 photos (B, H, W, 3) -> that value."""
-    stem = import_module("onnx.utils").Extractor(_import_onnx().load_model_from_string(data))
-    part = stem.extract_model(["image"], [value]).SerializeToString()
-    session = import_module("onnxruntime").InferenceSession(part, providers=["CPUExecutionProvider"])
+def _before(data: bytes, norm: int) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    """The graph before node `norm`: uint8 photos (B, H, W, 3) -> what that node gets."""
+    onnx = _import_onnx()
+    model = onnx.load_model_from_string(data)
+    value = model.graph.node[norm].input[0]
+    del model.graph.node[norm:], model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
+    onnxruntime = import_module("onnxruntime")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return lambda photos: np.asarray(session.run([value], {"image": photos})[0], np.float32)
 
 
@@ -191,5 +195,5 @@ def _import_onnx() -> Any:
         return import_module("onnx")
     except ImportError as error:
         raise MissingExtra(
-            f'the peer\'s weights are read with onnx, which cannot be imported ({error}): pip install "leap-zoo[export]"'
+            f'--against reads weights with onnx, which cannot be imported ({error}): pip install "leap-zoo[export]"'
         ) from error

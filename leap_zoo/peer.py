@@ -15,7 +15,7 @@ import numpy.typing as npt
 from leap_zoo.card import Architecture, Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
-from leap_zoo.peer_weights import SPACE, Weights
+from leap_zoo.peer_weights import GREY, SPACE, Weights
 from leap_zoo.runtimes import refused
 
 TOLERANCE = 1e-3  # largest absolute difference to the fp32 file, on every output
@@ -122,7 +122,7 @@ def _forward(
     features_of = {key.split("/")[1].rsplit(".", 1)[0]: key.split("/")[0] for key in tensors if "/" in key}
 
     def forward(image: Any) -> list[Any]:
-        pixels = image.permute(0, 3, 1, 2).float() * (1 / 255)  # (B, 3, H, W)
+        pixels = image.permute(0, 3, 1, 2).float() * (1 / 255) - GREY / 255  # (B, 3, H, W)
         tokens = student.forward_features(pixels)  # (B, prefix + N, D_s)
         cls = tokens[:, 0]
         embedding = cls if pooling == "cls" else tokens[:, prefix:].mean(1)  # (B, D_s)

@@ -22,6 +22,7 @@ from leap_zoo.errors import InvalidArgument, MissingExtra
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
+GREY = 127  # about the mean of a photo: there the graph's sums are small, and float32 rounds little away
 SPACE = "space"  # the projection into the teacher's space: `space.weight`, `space.bias`
 
 
@@ -29,7 +30,7 @@ def read_weights(data: bytes, card: ModelCard) -> Weights:
     """Parameters of timm's `VisionTransformer`, then `space.*` and `<features>/<output>.*` of every head.
 
     data: the fp32 ONNX file of `card`. features: what a head looks at, `embedding`, `cls` or `teacher`. The patch
-    embedding expects pixels / 255. Raises InvalidArgument when the graph is no such student, MissingExtra.
+    embedding expects (pixels - GREY) / 255. Raises InvalidArgument when the graph is no such student, MissingExtra.
     """
     if card.architecture is None:
         raise InvalidArgument(f"the card of {card.id} does not say its architecture: export it again")
@@ -115,30 +116,31 @@ def _expected(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _stem(data: bytes, norm: int, card: ModelCard, shape: Architecture) -> Weights:
-    """Patch embedding and positions: what a black photo gives, and what each pixel of a patch adds to that.
+    """Patch embedding and positions: what a grey photo gives, and what each pixel of a patch adds to that.
 
     norm: the first LayerNorm, which gets the tokens (B, prefix + N, D).
     """
     size, patch, prefix, width = card.preprocessing.size, shape.patch, 1 + shape.registers, shape.width
     run = _before(data, norm)
-    black = run(np.zeros((1, size, size, 3), np.uint8)).reshape(-1, width)  # (prefix + N, D)
+    grey = run(np.full((1, size, size, 3), GREY, np.uint8)).reshape(-1, width)  # (prefix + N, D)
     across = size // patch
-    if len(black) != prefix + across * across:
-        raise _unlike(card, f"its first block gets {len(black)} tokens, not {prefix + across * across}")
+    if len(grey) != prefix + across * across:
+        raise _unlike(card, f"its first block gets {len(grey)} tokens, not {prefix + across * across}")
     kernel = np.empty((width, 3, patch, patch), np.float32)
     for y in range(patch):
-        photos = np.zeros((3 * patch, size, size, 3), np.uint8)  # the same bright pixel (y, x, channel) in every patch
+        photos = np.full(
+            (3 * patch, size, size, 3), GREY, np.uint8
+        )  # the same bright pixel (y, x, channel) in every patch
         for channel in range(3):
             for x in range(patch):
                 photos[channel * patch + x, y::patch, x::patch, channel] = 255
-        added = run(photos).reshape(3 * patch, -1, width)[:, prefix:] - black[prefix:]
-        # The mean of all patches: float32 rounds the pixel's part of each sum away.
-        kernel[:, :, y] = added.mean(1, dtype=np.float64).T.reshape(width, 3, patch)
+        added = run(photos).reshape(3 * patch, -1, width)[:, prefix:] - grey[prefix:]
+        kernel[:, :, y] = (added.mean(1) * (255 / (255 - GREY))).T.reshape(width, 3, patch)
     weights = {
         "patch_embed.proj.weight": kernel,
         "patch_embed.proj.bias": np.zeros(width, np.float32),
         "cls_token": np.zeros((1, 1, width), np.float32),
-        "pos_embed": black[None],
+        "pos_embed": grey[None],
     }
     if shape.registers:
         weights["reg_token"] = np.zeros((1, shape.registers, width), np.float32)
@@ -153,7 +155,9 @@ def _before(data: bytes, norm: int) -> Callable[[npt.NDArray[np.uint8]], npt.NDA
     del model.graph.node[norm:], model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
     onnxruntime = import_module("onnxruntime")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it would warn of each weight that is no longer used
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda photos: np.asarray(session.run([value], {"image": photos})[0], np.float32)
 
 

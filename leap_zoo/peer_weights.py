@@ -128,9 +128,7 @@ def _stem(data: bytes, norm: int, card: ModelCard, shape: Architecture) -> Weigh
         raise _unlike(card, f"its first block gets {len(grey)} tokens, not {prefix + across * across}")
     kernel = np.empty((width, 3, patch, patch), np.float32)
     for y in range(patch):
-        photos = np.full(
-            (3 * patch, size, size, 3), GREY, np.uint8
-        )  # the same bright pixel (y, x, channel) in every patch
+        photos = np.full((3 * patch, size, size, 3), GREY, np.uint8)  # per photo one pixel is bright, in every patch
         for channel in range(3):
             for x in range(patch):
                 photos[channel * patch + x, y::patch, x::patch, channel] = 255

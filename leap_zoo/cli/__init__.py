@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import fit, models, predict
+from leap_zoo.cli import bench, fit, models, predict
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.errors import LeapZooError
 
@@ -28,6 +28,7 @@ _EXAMPLES = """examples:
   leap-zoo embed holiday/ --out holiday.npz
   leap-zoo fit flowers.head --images flowers/
   leap-zoo verify leap-nano
+  leap-zoo bench leap-nano --threads 1 2
 
 environment:
   LEAP_ZOO_URL      folder of a zoo to look in before the bundled one
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict, fit):
+    for module in (models, predict, fit, bench):
         module.add(commands)
     return parser
 

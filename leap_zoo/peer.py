@@ -16,7 +16,7 @@ from leap_zoo.card import Architecture, Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
 from leap_zoo.peer_weights import GREY, SPACE, Weights
-from leap_zoo.runtimes import refused
+from leap_zoo.runtimes import Signature, refused
 
 TOLERANCE = 1e-3  # largest absolute difference to the fp32 file, on every output
 _CHECKED_PHOTOS = 3
@@ -47,8 +47,8 @@ class TorchSession:
             _import("torch._dynamo.config").recompile_limit = 256
             self._forward = torch.compile(self._forward, dynamic=False)
         size = card.preprocessing.size
-        self.inputs = {"image": ("uint8", (None, size, size, 3))}
-        self.outputs = {
+        self.inputs: Signature = {"image": ("uint8", (None, size, size, 3))}
+        self.outputs: Signature = {
             tensor.name: (tensor.dtype, tuple(axis if isinstance(axis, int) else None for axis in tensor.shape))
             for tensor in card.outputs
         }

@@ -88,9 +88,9 @@ def install(folder: Path) -> Path:
     """A new environment in `folder` with this checkout's edge package, without pip. Returns its Python."""
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--retries", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-        + ["--retries", "1", "-c", str(ROOT / "constraints.txt"), str(ROOT)],
+        [*pip, "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(ROOT)],
         capture_output=True,
         text=True,
         check=False,
@@ -104,7 +104,7 @@ def install(folder: Path) -> Path:
 def exceeded(found: dict[str, Any]) -> list[str]:
     """What is heavier or slower than LIMITS, or must not be installed. Of times the fastest counts: a busy machine is
     not the package's fault."""
-    measured = {name: value["fastest"] if isinstance(value, dict) else value for name, value in found.items()}
+    measured = {name: found[name]["fastest"] if isinstance(found[name], dict) else found[name] for name in LIMITS}
     over = [f"{name}: {measured[name]}, at most {limit}" for name, limit in LIMITS.items() if measured[name] > limit]
     return over + [f"{name} is installed" for name in found["forbidden"]]
 

@@ -28,8 +28,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     file: the artifact; for a peer in torch, the fp32 file whose weights it has. format: `onnx`, `openvino` or `torch`.
     isa: instruction sets, joined by spaces. input: `pixels` (ready-made arrays), or `jpeg`: decoding and resizing of
     every photo is timed too. n: calls timed. load_ms: from the file's bytes to the first answer, in a process of its
-    own; peak_memory_bytes: of that process. times_fp32, times_eager: how many times faster, by medians, than the fp32
-    ONNX file, and than PyTorch eager, in the same run on as many threads, photos and the same input; None without them.
+    own; peak_memory_bytes: of that process. times_fp32, times_eager: how many times faster, by the fastest calls, than
+    the fp32 ONNX file, and than PyTorch eager, in the same run on as many threads, photos and the same input; None
+    without them.
     date: UTC, ISO 8601.
     """
 
@@ -116,6 +117,11 @@ def newest(folder: str | os.PathLike[str]) -> list[list[Row]]:
             if key not in by_hardware or _date(rows) > _date(by_hardware[key]):
                 by_hardware[key] = rows
     return [by_hardware[key] for key in sorted(by_hardware)]
+
+
+def slowdown(rows: Sequence[Row]) -> float:
+    """The largest median over its fastest call: about 1.1 on a machine that does nothing else."""
+    return max((row.median_ms / row.min_ms for row in rows if row.min_ms > 0), default=1.0)
 
 
 def card_rows(rows: Sequence[Row]) -> list[Latency]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from leap_zoo.latency import Row
 
+BUSY = 1.5  # medians beyond this many times the fastest call say more about the machine than about the model
+
 
 def add(commands: Commands) -> None:
     """Declare the command."""
@@ -46,7 +48,7 @@ def add(commands: Commands) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     from leap_zoo.bench import Plan, bench
-    from leap_zoo.latency import write_rows
+    from leap_zoo.latency import slowdown, write_rows
     from leap_zoo.progress import Progress
     from leap_zoo.settings import parse_threads
 
@@ -70,11 +72,14 @@ def _bench(options: argparse.Namespace) -> int:
     finally:
         for bar in bars:
             bar.clear()
+    busy = slowdown(rows)
+    if busy > BUSY:
+        notes.append(f"this machine was busy: medians are up to {busy:.1f} times the fastest call; measure again later")
     for note in notes:
         print(f"leap-zoo: {note}", file=sys.stderr)
     path = None if options.out is None else write_rows(options.out, rows)
     if options.json:
-        return print_json({"rows": rows, "left_out": notes, "file": None if path is None else str(path)})
+        return print_json({"rows": rows, "notes": notes, "file": None if path is None else str(path)})
     print(f"{rows[0].device} ({rows[0].isa or 'unknown ISA'})")
     print("\n".join(_table(rows)))
     if path is not None:

@@ -98,7 +98,10 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of one file. Raises InvalidArgument when it is not one that `write_rows` wrote."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            if "model" not in (reader.fieldnames or []):
+                raise TypeError("it has no column `model`")
+            lines = list(reader)
         filled = [{key: value for key, value in line.items() if value != ""} for line in lines]
         return msgspec.convert(filled, list[Row], strict=False)
     except OSError as error:
@@ -108,15 +111,19 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def newest(folder: str | os.PathLike[str]) -> list[list[Row]]:
-    """Per hardware (device and instruction sets), the rows of the newest file; hardware sorted by name."""
-    by_hardware: dict[tuple[str, str], list[Row]] = {}
+    """Per hardware (device and instruction sets), every model's rows of its newest run; sorted by hardware, model."""
+    runs: dict[tuple[str, str, str], list[Row]] = {}
     for path in sorted(Path(folder).glob("*.csv")):
         rows = read_rows(path)
-        if rows:
-            key = (rows[0].device, rows[0].isa)
-            if key not in by_hardware or _date(rows) > _date(by_hardware[key]):
-                by_hardware[key] = rows
-    return [by_hardware[key] for key in sorted(by_hardware)]
+        for model in {row.model for row in rows}:
+            ours = [row for row in rows if row.model == model]
+            key = (ours[0].device, ours[0].isa, model)
+            if key not in runs or _date(ours) > _date(runs[key]):
+                runs[key] = ours
+    by_hardware: dict[tuple[str, str], list[Row]] = {}
+    for device, isa, model in sorted(runs):
+        by_hardware.setdefault((device, isa), []).extend(runs[device, isa, model])
+    return list(by_hardware.values())
 
 
 def slowdown(rows: Sequence[Row]) -> float:

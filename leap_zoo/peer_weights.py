@@ -122,10 +122,11 @@ def _stem(data: bytes, norm: int, card: ModelCard, shape: Architecture) -> Weigh
     """
     size, patch, prefix, width = card.preprocessing.size, shape.patch, 1 + shape.registers, shape.width
     run = _before(data, norm)
-    grey = run(np.full((1, size, size, 3), GREY, np.uint8)).reshape(-1, width)  # (prefix + N, D)
+    grey = run(np.full((1, size, size, 3), GREY, np.uint8))
     across = size // patch
-    if len(grey) != prefix + across * across:
-        raise _unlike(card, f"its first block gets {len(grey)} tokens, not {prefix + across * across}")
+    if grey.size != (prefix + across * across) * width:
+        raise _unlike(card, f"its first block gets {grey.shape}, not {prefix + across * across} tokens of {width}")
+    grey = grey.reshape(-1, width)  # (prefix + N, D)
     kernel = np.empty((width, 3, patch, patch), np.float32)
     for y in range(patch):
         photos = np.full((3 * patch, size, size, 3), GREY, np.uint8)  # per photo one pixel is bright, in every patch

@@ -1,0 +1,169 @@
+"""The peer in PyTorch: built from the published fp32 file alone, and the same student, or not timed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+import pytest
+import torch
+from msgspec.structs import replace
+from onnx import numpy_helper
+
+from export import describe, onnx
+from export.graph import DeployedStudent
+from leap_zoo.bench import Plan, bench
+from leap_zoo.card import Architecture, ModelCard
+from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
+from leap_zoo.model import Model
+from leap_zoo.peer import TorchSession, check_peer
+from leap_zoo.peer_weights import Weights, read_weights
+from leap_zoo.probe import Task, probe
+from train.run import Run, load_run
+from train.students import make_student
+
+
+@pytest.fixture(scope="module", params=["plain, cls", "registers and LayerScale, patch mean"])
+def built(request: pytest.FixtureRequest, run_folder: Path) -> tuple[ModelCard, bytes]:
+    """Card and fp32 file of a student with random weights, a head on each kind of features."""
+    run = load_run(run_folder)
+    recipe, info = run.recipe, replace(run.info, pooling="cls")
+    if "registers" in request.param:
+        recipe = replace(recipe, student=replace(recipe.student, registers=3, layerscale=0.3))
+        info = replace(info, pooling="patch_mean")
+    torch.manual_seed(0)
+    student = make_student(recipe.student, pixels=recipe.preprocessing.size).eval()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # no bias stays zero, no scale one
+    assert {head.features for head in info.heads} == {"embedding", "teacher_embedding"}
+    random = replace(run, recipe=recipe, info=info, student=student)
+    model = DeployedStudent(random).eval()
+    data = onnx.build(model, {}).SerializeToString()
+    artifact = describe.artifact("fp32", "model.onnx", data, None)
+    return describe.card(random, model, [artifact], ("golden.npz", b"none")), data
+
+
+def open_file(card: ModelCard, data: bytes) -> Model:
+    return Model.open(card, card.artifacts[0], lambda file: data, 1)
+
+
+def open_peer(card: ModelCard, weights: Weights) -> Model:
+    return Model(card, card.artifacts[0], TorchSession(card, card.artifacts[0], weights, 1))
+
+
+def test_peer__is_the_same_student_on_every_output_and_batch(built: tuple[ModelCard, bytes]) -> None:
+    card, data = built
+    file, peer = open_file(card, data), open_peer(card, read_weights(data, card))
+    assert check_peer(peer, file) < 1e-3
+    size = card.preprocessing.size
+    for batch in (1, 5):
+        photos = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        names = [tensor.name for tensor in card.outputs]
+        ours, theirs = peer.run(photos, names), file.run(photos, names)
+        for name in names:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3)
+    assert peer.session.runtime == f"torch {torch.__version__.split('+')[0]} eager"
+
+
+def test_peer__does_not_trust_names(built: tuple[ModelCard, bytes]) -> None:
+    card, data = built
+    proto = onnx_format.load_model_from_string(data)
+    names = {tensor.name: f"w{i}" for i, tensor in enumerate(reversed(proto.graph.initializer))}
+    for tensor in proto.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    renamed = proto.SerializeToString()
+    assert check_peer(open_peer(card, read_weights(renamed, card)), open_file(card, renamed)) < 1e-3
+
+
+def test_peer__takes_weights_with_the_scale_of_attention_folded_in(built: tuple[ModelCard, bytes]) -> None:
+    """As a graph made for speed may have it: queries scaled in their weights, no Mul before the product."""
+    card, data = built
+    proto = onnx_format.load_model_from_string(data)
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    made = {name: node for node in proto.graph.node for name in node.output}
+    for softmax in [node for node in proto.graph.node if node.op_type == "Softmax"]:
+        product, factor = made[softmax.input[0]], 1.0
+        for i, name in enumerate(product.input):
+            scaling = made[name]
+            assert scaling.op_type == "Mul"
+            factor *= float(numpy_helper.to_array(constants[scaling.input[1]]).item())
+            product.input[i] = scaling.input[0]
+        _scale_queries(constants, proto, softmax, factor, card.architecture.width)
+    kept = {name for node in proto.graph.node if node.op_type != "Mul" for name in node.input}
+    dead = [n for n in proto.graph.node if n.op_type == "Mul" and n.output[0] not in kept and _is_scaling(n, constants)]
+    for node in dead:
+        proto.graph.node.remove(node)
+    folded = proto.SerializeToString()
+    file = open_file(card, folded)
+    assert check_peer(open_peer(card, read_weights(folded, card)), file) < 1e-3
+    assert check_peer(open_peer(card, read_weights(data, card)), file) < 1e-3
+
+
+def _is_scaling(node: onnx_format.NodeProto, constants: dict[str, onnx_format.TensorProto]) -> bool:
+    return node.input[1] in constants and numpy_helper.to_array(constants[node.input[1]]).shape == (1,)
+
+
+def _scale_queries(constants, proto, softmax, factor: float, width: int) -> None:
+    """Multiply the query part of the qkv layer that comes last before `softmax`."""
+    before = list(proto.graph.node)[: list(proto.graph.node).index(softmax)]
+    for kind, axis in (("MatMul", 1), ("Add", 0)):
+        nodes = [node for node in before if node.op_type == kind]
+        found = [name for node in nodes for name in node.input if name in constants]
+        name = next(name for name in reversed(found) if list(constants[name].dims)[-1:] == [3 * width])
+        values = numpy_helper.to_array(constants[name]).copy()
+        values[(slice(None),) * axis + (slice(0, width),)] *= factor
+        constants[name].CopyFrom(numpy_helper.from_array(values, name))
+
+
+def test_peer__another_model_is_not_timed(built: tuple[ModelCard, bytes]) -> None:
+    card, data = built
+    weights = read_weights(data, card)
+    weights["blocks.3.mlp.fc1.bias"] = weights["blocks.3.mlp.fc1.bias"] + 0.5
+    with pytest.raises(ArtifactRefused, match=r"differs from model\.onnx by .* not the same student"):
+        check_peer(open_peer(card, weights), open_file(card, data))
+    weights["norm.bias"] = np.full_like(weights["norm.bias"], np.nan)
+    with pytest.raises(ArtifactRefused, match="differs"):
+        check_peer(open_peer(card, weights), open_file(card, data))
+
+
+def test_peer__a_graph_that_is_no_such_student_is_refused(built: tuple[ModelCard, bytes]) -> None:
+    card, data = built
+    shape = card.architecture
+    for other in (replace(shape, depth=11), replace(shape, width=96), replace(shape, registers=7)):
+        with pytest.raises(InvalidArgument, match="not the plain student that its card describes"):
+            read_weights(data, replace(card, architecture=other))
+    with pytest.raises(InvalidArgument, match="does not say its architecture"):
+        read_weights(data, replace(card, architecture=None))
+
+
+def test_card__has_the_architecture_of_the_student(run: Run) -> None:
+    assert describe.architecture(run) == Architecture(
+        patch=run.recipe.student.patch, width=48, depth=12, heads=3, mlp_ratio=4.0, pooling=run.info.pooling
+    )
+
+
+def test_bench__against_torch_in_the_same_run(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, notes = bench(["leap-digits"], Plan(seconds=0.05, costs=False, against=("torch",)), published)
+    assert notes == []
+    assert [(row.format, row.precision) for row in rows] == [("onnx", "fp32"), ("onnx", "int8"), ("torch", "fp32")]
+    eager = rows[-1]
+    for row in rows:
+        assert row.times_eager == pytest.approx(eager.min_ms / row.min_ms, abs=0.001)
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
+    with pytest.raises(MissingExtra, match="--against needs torch and timm"):
+        bench(["leap-digits"], Plan(seconds=0.05, costs=False, against=("torch",)), published)
+
+
+def test_probe__of_a_peer_counts_torch(published: Path, card: ModelCard, tmp_path: Path) -> None:
+    weights = read_weights((published / "leap-digits" / "model.onnx").read_bytes(), card)
+    np.savez(tmp_path / "peer.npz", **weights)
+    task = Task(model="leap-digits", zoo=str(published), precision="fp32", format="onnx", threads=1, batch=1)
+    file, peer = probe(task), probe(replace(task, peer=str(tmp_path / "peer.npz")))
+    assert peer.load_ms > file.load_ms
+    if file.peak_memory_bytes is not None:
+        assert peer.peak_memory_bytes > 2 * file.peak_memory_bytes

@@ -9,6 +9,7 @@ here cannot go unnoticed, because `leap_zoo.peer` compares the outputs before an
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -38,13 +39,13 @@ def read_weights(data: bytes, card: ModelCard) -> Weights:
     norm = next((i for i, node in enumerate(graph.nodes) if node.op_type == "LayerNormalization"), None)
     if norm is None:
         raise _unlike(card, "it has no LayerNormalization")
-    uses = graph.uses(norm)
-    weights = _stem(data, norm, card, card.architecture)
-    for name, shape in _expected(card.architecture):
-        use = next(uses, None)
-        if use is None or use.values.shape != shape:
-            raise _unlike(card, f"where {name} {shape} should be is {use.values.shape if use else 'nothing'}")
-        weights[name] = use.values
+    uses = deque(graph.uses(norm))
+    try:
+        weights = _stem(data, norm, card, card.architecture) | _trunk(uses, card.architecture)
+    except IndexError:
+        raise _unlike(card, "it ends too early") from None
+    except _Unlike as error:
+        raise _unlike(card, str(error)) from error
     if not graph.scales_attention(norm):  # then the scale is in the weights, and torch would apply it again
         width = card.architecture.width
         for name in [name for name in weights if ".attn.qkv." in name]:
@@ -96,23 +97,56 @@ def _multiplies_from_the_right(node: Any) -> bool:
     return bool(node.op_type == "MatMul")
 
 
-def _expected(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+class _Unlike(Exception):
+    """What the graph has where something else was expected."""
+
+
+def _trunk(uses: deque[_Use], shape: Architecture) -> Weights:
+    """Blocks and the last norm; leaves the uses that come after them. Raises _Unlike, IndexError."""
     width, inner = shape.width, round(shape.width * shape.mlp_ratio)
+    weights: Weights = {}
     for block in range(shape.depth):
         for norm, scale, layers in (
             ("norm1", "ls1", {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}),
             ("norm2", "ls2", {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}),
         ):
             prefix = f"blocks.{block}."
-            yield prefix + f"{norm}.weight", (width,)
-            yield prefix + f"{norm}.bias", (width,)
-            for layer, matrix in layers.items():
-                yield prefix + f"{layer}.weight", matrix
-                yield prefix + f"{layer}.bias", matrix[:1]
-            if shape.layer_scale:
-                yield prefix + f"{scale}.gamma", (width,)
-    yield "norm.weight", (width,)
-    yield "norm.bias", (width,)
+            weights |= _norm(uses, prefix + norm, width)
+            for layer, size in layers.items():
+                weights |= _linear(uses, prefix + layer, size)
+            if shape.layer_scale:  # or it was multiplied into the layer before
+                folded = uses[0].node.op_type == "LayerNormalization"
+                weights[f"{prefix}{scale}.gamma"] = np.ones(width, np.float32) if folded else uses.popleft().values
+    return weights | _norm(uses, "norm", width)
+
+
+def _norm(uses: deque[_Use], name: str, width: int) -> Weights:
+    scale = uses.popleft()
+    bias = np.zeros(width, np.float32)  # where it was moved into the layer after
+    if uses and uses[0].node is scale.node:
+        bias = uses.popleft().values
+    if scale.node.op_type != "LayerNormalization" or scale.values.shape != (width,):
+        raise _Unlike(f"where {name} should be is a {scale.node.op_type} of {scale.values.shape}")
+    return {f"{name}.weight": scale.values, f"{name}.bias": bias}
+
+
+def _linear(uses: deque[_Use], name: str, size: tuple[int, int]) -> Weights:
+    """One layer (out, in), which the graph may have in parts: queries apart from keys and values, for example."""
+    matrices: list[npt.NDArray[np.float32]] = []
+    biases: list[npt.NDArray[np.float32]] = []
+    while sum(map(len, matrices)) < size[0] or sum(map(len, biases)) < size[0]:
+        use = uses.popleft()
+        if use.node.op_type == "LayerNormalization" or use.values.ndim > 2:
+            raise _Unlike(f"in the midst of {name} is a {use.node.op_type} of {use.values.shape}")
+        (matrices if use.values.ndim == 2 else biases).append(use.values)
+    if len(matrices[0]) < size[0] and len(matrices[0]) == 2 * len(matrices[-1]):  # keys and values before queries
+        matrices, biases = matrices[::-1], biases[::-1]
+    if any(matrix.shape[1] != size[1] for matrix in matrices):
+        raise _Unlike(f"where {name} {size} should be is {[matrix.shape for matrix in matrices]}")
+    weights = {f"{name}.weight": np.concatenate(matrices), f"{name}.bias": np.concatenate(biases)}
+    if weights[f"{name}.weight"].shape != size or weights[f"{name}.bias"].shape != size[:1]:
+        raise _Unlike(f"where {name} {size} should be is {[matrix.shape for matrix in matrices]}")
+    return weights
 
 
 def _stem(data: bytes, norm: int, card: ModelCard, shape: Architecture) -> Weights:
@@ -125,7 +159,7 @@ def _stem(data: bytes, norm: int, card: ModelCard, shape: Architecture) -> Weigh
     grey = run(np.full((1, size, size, 3), GREY, np.uint8))
     across = size // patch
     if grey.size != (prefix + across * across) * width:
-        raise _unlike(card, f"its first block gets {grey.shape}, not {prefix + across * across} tokens of {width}")
+        raise _Unlike(f"its first block gets {grey.shape}, not {prefix + across * across} tokens of {width}")
     grey = grey.reshape(-1, width)  # (prefix + N, D)
     kernel = np.empty((width, 3, patch, patch), np.float32)
     for y in range(patch):

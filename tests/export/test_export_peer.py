@@ -10,7 +10,7 @@ import onnx as onnx_format
 import pytest
 import torch
 from msgspec.structs import replace
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from export import describe, onnx
 from export.graph import DeployedStudent
@@ -102,6 +102,33 @@ def test_peer__takes_weights_with_the_scale_of_attention_folded_in(built: tuple[
     file = open_file(card, folded)
     assert check_peer(open_peer(card, read_weights(folded, card)), file) < 1e-3
     assert check_peer(open_peer(card, read_weights(data, card)), file) < 1e-3
+
+
+@pytest.mark.parametrize("queries_first", [True, False])
+def test_peer__takes_a_layer_in_parts(built: tuple[ModelCard, bytes], queries_first: bool) -> None:
+    """As a graph may have it whose last block computes queries for CLS alone."""
+    card, data = built
+    proto, width = onnx_format.load_model_from_string(data), card.architecture.width
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    products = [n for n in proto.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
+    product = [n for n in products if list(constants[n.input[1]].dims) == [width, 3 * width]][-1]
+    add = next(node for node in proto.graph.node if product.output[0] in node.input)
+    bias = next(name for name in add.input if name in constants)
+    parts = {"q": slice(0, width), "kv": slice(width, 3 * width)}
+    nodes = []
+    for part in parts if queries_first else reversed(parts):
+        for name, source in ((f"w_{part}", product.input[1]), (f"b_{part}", bias)):
+            values = np.ascontiguousarray(numpy_helper.to_array(constants[source])[..., parts[part]])
+            proto.graph.initializer.append(numpy_helper.from_array(values, name))
+        nodes.append(helper.make_node("MatMul", [product.input[0], f"w_{part}"], [f"m_{part}"]))
+        nodes.append(helper.make_node("Add", [f"m_{part}", f"b_{part}"], [f"a_{part}"]))
+    nodes.append(helper.make_node("Concat", ["a_q", "a_kv"], [add.output[0]], axis=-1))
+    place = list(proto.graph.node).index(product)
+    others = [node for node in proto.graph.node if node not in (product, add)]
+    del proto.graph.node[:]
+    proto.graph.node.extend([*others[:place], *nodes, *others[place:]])
+    parted = proto.SerializeToString()
+    assert check_peer(open_peer(card, read_weights(parted, card)), open_file(card, parted)) < 1e-3
 
 
 def _is_scaling(node: onnx_format.NodeProto, constants: dict[str, onnx_format.TensorProto]) -> bool:

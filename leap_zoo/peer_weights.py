@@ -38,14 +38,14 @@ def read_weights(data: bytes, card: ModelCard) -> Weights:
     graph = _Graph(_import_onnx().load_model_from_string(data).graph)
     norm = next((i for i, node in enumerate(graph.nodes) if node.op_type == "LayerNormalization"), None)
     if norm is None:
-        raise _unlike(card, "it has no LayerNormalization")
+        raise _refusal(card, "it has no LayerNormalization")
     uses = deque(graph.uses(norm))
     try:
         weights = _stem(data, norm, card, card.architecture) | _trunk(uses, card.architecture)
     except IndexError:
-        raise _unlike(card, "it ends too early") from None
+        raise _refusal(card, "it ends too early") from None
     except _Unlike as error:
-        raise _unlike(card, str(error)) from error
+        raise _refusal(card, str(error)) from error
     if not graph.scales_attention(norm):  # then the scale is in the weights, and torch would apply it again
         width = card.architecture.width
         for name in [name for name in weights if ".attn.qkv." in name]:
@@ -210,7 +210,7 @@ def _heads(uses: list[_Use], graph: _Graph, card: ModelCard) -> Weights:
     spaces = [name for name in layers if name not in outputs]
     missing = outputs - set(layers)
     if missing or len(spaces) != 1:
-        raise _unlike(card, f"its last layers are {', '.join(sorted(layers)) or 'none'}")
+        raise _refusal(card, f"its last layers are {', '.join(sorted(layers)) or 'none'}")
     (space,) = spaces
     found: Weights = {}
     for name, (matrix, bias, takes) in layers.items():
@@ -220,7 +220,7 @@ def _heads(uses: list[_Use], graph: _Graph, card: ModelCard) -> Weights:
     return found
 
 
-def _unlike(card: ModelCard, reason: str) -> InvalidArgument:
+def _refusal(card: ModelCard, reason: str) -> InvalidArgument:
     return InvalidArgument(
         f"the fp32 file of {card.id} is not the plain student that its card describes ({reason}): "
         "its peer in torch cannot be built; bench without --against"

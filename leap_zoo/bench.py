@@ -1,7 +1,7 @@
 """How fast are the files of a model on this device, beside each other and beside PyTorch?
 
-A busy machine is slow for whoever is measured just then. So the contenders (a file, on some threads, with some photos
-per call) take turns, many times, within one run: what disturbs one disturbs all. The first call of a turn is not
+A busy machine is slow for whoever is measured just then. So the contenders (a file, with some photos per call) take
+turns, many times, within one run: what disturbs one disturbs all. The first call of a turn is not
 counted: it finds the caches full of another model's weights.
 """
 
@@ -90,9 +90,13 @@ def bench(
     step = begin(sum(_steps(choice, plan) for choice in chosen)) if begin else lambda: None
     rows: list[Row] = []
     for choice in chosen:
-        contenders = _contenders(choice, None if zoo is None else str(zoo), plan, step)
-        samples = take_turns([contender.call for contender in contenders], plan.seconds, step)
-        rows += _relative([_row(*pair) for pair in zip(contenders, samples, strict=True)])
+        ours: list[Row] = []
+        # One number of threads after the other: a thread pool that is resized at every turn is slower than it need be.
+        for threads in dict.fromkeys(plan.threads):
+            contenders = _contenders(choice, None if zoo is None else str(zoo), plan, threads, step)
+            samples = take_turns([contender.call for contender in contenders], plan.seconds, step)
+            ours += [_row(*pair) for pair in zip(contenders, samples, strict=True)]
+        rows += _relative(ours)
     return rows, [note for choice in chosen for note in choice.left_out]
 
 
@@ -160,27 +164,24 @@ def _choose(place: Zoo, card: ModelCard, plan: Plan) -> _Choice:
 
 
 def _steps(choice: _Choice, plan: Plan) -> int:
-    loaded = (len(choice.artifacts) + len(set(plan.against))) * len(plan.threads) * len(plan.batches)
-    return loaded * (1 + ROUNDS * (2 if plan.decode else 1))
+    loaded = len(choice.artifacts) + len(set(plan.against))
+    return loaded * len(set(plan.threads)) * len(set(plan.batches)) * (1 + ROUNDS * (2 if plan.decode else 1))
 
 
-def _contenders(choice: _Choice, zoo: str | None, plan: Plan, step: Step) -> list[Contender]:
+def _contenders(choice: _Choice, zoo: str | None, plan: Plan, threads: int, step: Step) -> list[Contender]:
     """Load everything that will take turns: peers checked, costs measured before this process is busy."""
     contenders = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "peer.npz"
-        for threads in plan.threads:
-            models = [
-                (open_artifact(choice.place, choice.card, file, threads), file.format) for file in choice.artifacts
-            ]
-            peers = _peers(choice.place, choice.card, weights, threads, plan.against)
-            for model, format in [*models, *((peer, "torch") for peer in peers)]:
-                for batch in plan.batches:
-                    cost = _cost(model, batch, zoo, weights if format == "torch" else None) if plan.costs else None
-                    step()
-                    for input, call in _calls(model, batch, decode=plan.decode).items():
-                        ours = cost if input == "pixels" else None  # the probe decodes nothing
-                        contenders.append(Contender(model, format, batch, input, call, ours))
+        models = [(open_artifact(choice.place, choice.card, file, threads), file.format) for file in choice.artifacts]
+        peers = _peers(choice.place, choice.card, weights, threads, plan.against)
+        for model, format in [*models, *((peer, "torch") for peer in peers)]:
+            for batch in dict.fromkeys(plan.batches):
+                cost = _cost(model, batch, zoo, weights if format == "torch" else None) if plan.costs else None
+                step()
+                for input, call in _calls(model, batch, decode=plan.decode).items():
+                    ours = cost if input == "pixels" else None  # the probe decodes nothing
+                    contenders.append(Contender(model, format, batch, input, call, ours))
     return contenders
 
 
@@ -214,8 +215,7 @@ def _peers(place: Zoo, card: ModelCard, weights: Path, threads: int, kinds: Sequ
         )
     file = open_artifact(place, card, reference, threads, exact=True)
     arrays = read_weights(place.read(card, reference), card)
-    if not weights.exists():
-        np.savez(weights, allow_pickle=False, **arrays)
+    np.savez(weights, allow_pickle=False, **arrays)
     peers = [
         Model(card, reference, TorchSession(card, reference, arrays, threads, compiled=kind == "torch-compiled"))
         for kind in dict.fromkeys(kinds)

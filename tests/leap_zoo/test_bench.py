@@ -110,7 +110,7 @@ def test_bench__steps_are_as_many_as_announced(tiny_zoo: Path) -> None:
         announced.append(total)
         return lambda: steps.append(1)
 
-    bench([TINY], Plan(batches=(1, 2), seconds=0.02, decode=True, costs=False), tiny_zoo, begin)
+    bench([TINY], Plan(threads=(1, 2, 1), batches=(1, 2, 2), seconds=0.02, decode=True), tiny_zoo, begin)
     assert announced == [len(steps)]
 
 

@@ -6,6 +6,7 @@ It is a `Session`, so `Model` wraps it as it wraps a file: both are timed with t
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -47,6 +48,7 @@ class TorchSession:
             # Another number of threads or photos is another compilation; past the limit torch would go on uncompiled.
             _import("torch._dynamo.config").recompile_limit = 256
             _import("torch._inductor.config").force_disable_caches = True  # what compiling costs, each time
+            warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here, and none needed
             self._forward = torch.compile(self._forward, dynamic=False)
         size = card.preprocessing.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def test_peer__is_the_same_student_on_every_output_and_batch(built: tuple[ModelC
         for name in names:
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3)
     assert peer.session.runtime == f"torch {torch.__version__.split('+')[0]} eager"
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_peer__compiled_is_the_same_student_too(published: Path, card: ModelCard) -> None:
+    data = (published / "leap-digits" / "model.onnx").read_bytes()
+    session = TorchSession(card, card.artifacts[0], read_weights(data, card), 1, compiled=True)
+    assert session.runtime.endswith("compiled")
+    assert check_peer(Model(card, card.artifacts[0], session), open_file(card, data)) < 1e-3
 
 
 def test_peer__does_not_trust_names(built: tuple[ModelCard, bytes]) -> None:

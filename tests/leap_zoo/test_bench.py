@@ -228,6 +228,18 @@ def test_slowdown__tells_a_busy_machine() -> None:
     assert slowdown([ROW, replace(ROW, median_ms=3.0)]) == 3.0
 
 
+def test_command__says_that_the_machine_was_busy(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", TINY, "--zoo", str(tiny_zoo), "--seconds", "0.02", "--precision", "fp32"]
+    monkeypatch.setattr("leap_zoo.latency.slowdown", lambda rows: 2.0)
+    assert main(command) == 0
+    assert "medians are up to 2.0 times the fastest call" in capsys.readouterr().err
+    monkeypatch.setattr("leap_zoo.latency.slowdown", lambda rows: 1.1)
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_command__prints_a_table_writes_the_file_and_one_document(
     tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

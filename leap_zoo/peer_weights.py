@@ -131,7 +131,7 @@ def _norm(uses: deque[_Use], name: str, width: int) -> Weights:
 
 
 def _linear(uses: deque[_Use], name: str, size: tuple[int, int]) -> Weights:
-    """One layer (out, in), which the graph may have in parts: queries apart from keys and values, for example."""
+    """One layer (out, in), which the graph may have in parts: queries, then keys and values, for example."""
     matrices: list[npt.NDArray[np.float32]] = []
     biases: list[npt.NDArray[np.float32]] = []
     while sum(map(len, matrices)) < size[0] or sum(map(len, biases)) < size[0]:
@@ -139,8 +139,6 @@ def _linear(uses: deque[_Use], name: str, size: tuple[int, int]) -> Weights:
         if use.node.op_type == "LayerNormalization" or use.values.ndim > 2:
             raise _Unlike(f"in the midst of {name} is a {use.node.op_type} of {use.values.shape}")
         (matrices if use.values.ndim == 2 else biases).append(use.values)
-    if len(matrices[0]) < size[0] and len(matrices[0]) == 2 * len(matrices[-1]):  # keys and values before queries
-        matrices, biases = matrices[::-1], biases[::-1]
     if any(matrix.shape[1] != size[1] for matrix in matrices):
         raise _Unlike(f"where {name} {size} should be is {[matrix.shape for matrix in matrices]}")
     weights = {f"{name}.weight": np.concatenate(matrices), f"{name}.bias": np.concatenate(biases)}

@@ -42,6 +42,21 @@ def licences(run: Run) -> cards.Licences:
     )
 
 
+def architecture(run: Run) -> cards.Architecture:
+    """The student's shape, from which `leap_zoo.peer` builds it again in timm."""
+    student, block = run.student, run.student.blocks[0]
+    return cards.Architecture(
+        patch=student.patch_embed.patch_size[0],
+        width=student.embed_dim,
+        depth=len(student.blocks),
+        heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / student.embed_dim,
+        registers=student.num_reg_tokens,
+        layer_scale=run.recipe.student.layerscale is not None,
+        pooling=run.info.pooling,
+    )
+
+
 def card(
     run: Run,
     model: DeployedStudent,
@@ -79,6 +94,7 @@ def card(
             sha256=hashlib.sha256(golden[1]).hexdigest(),
             tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts},
         ),
+        architecture=architecture(run),
         search=search,
         training=cards.Training(
             recipe=recipe.name,

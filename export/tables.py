@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from leap_zoo import latency
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.registry import BUNDLED, models
 from train.run import RunReport
@@ -34,6 +35,7 @@ def main() -> int:
 def render(text: str) -> str:
     """The README's text with its generated blocks made anew."""
     text = _replace(text, "zoo", zoo_table(models(BUNDLED)))
+    text = _replace(text, "latency", latency_tables(latency.newest(ROOT / latency.FOLDER)))
     reports = [
         msgspec.json.decode(path.read_bytes(), type=RunReport)
         for path in sorted((ROOT / "results").glob("leap-*.json"))
@@ -51,6 +53,29 @@ def zoo_table(cards: list[ModelCard]) -> str:
                 cells += [f"{m.dataset}, {m.split}", str(m.n), value(m), interval(m)]
                 rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def latency_tables(measured: list[list[latency.Row]]) -> str:
+    """A table per hardware, of what `leap-zoo bench` measured there."""
+    return "\n\n".join(latency_table(rows) for rows in measured) or "Nothing was measured yet."
+
+
+def latency_table(rows: list[latency.Row]) -> str:
+    """Milliseconds per call of every row, and how many times faster than its two references in the same run."""
+    first = rows[0]
+    titles = ["model", "file", "runtime", "threads", "batch", "input", "min ms", "median", "p95", "n", "photos/s"]
+    titles += ["load ms", "peak MB", "x fp32 ONNX", "x PyTorch eager"]
+    lines = [f"{first.device} ({first.isa}), {max(row.date for row in rows)[:10]}:", ""]
+    lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
+        file = f"{row.format} {row.precision}" if row.format != "torch" else "the same weights"
+        cells = [row.model, file, row.runtime, str(row.threads), str(row.batch), row.input]
+        cells += [f"{row.min_ms:.2f}", f"{row.median_ms:.2f}", f"{row.p95_ms:.2f}", str(row.n)]
+        cells += [f"{row.images_per_second:.0f}", "" if row.load_ms is None else f"{row.load_ms:.0f}"]
+        cells += ["" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}"]
+        cells += ["" if times is None else f"{times:.2f}" for times in (row.times_fp32, row.times_eager)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def training_table(report: RunReport) -> str:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import fit, gallery, models, predict, publishing, pull
+from leap_zoo.cli import bench, fit, gallery, models, predict, publishing, pull
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.errors import LeapZooError
 
@@ -33,6 +33,7 @@ _EXAMPLES = """examples:
   leap-zoo pull leap-nano --from https://example.org/zoo
   leap-zoo publish runs/leap-nano/model --zoo my-zoo/
   leap-zoo sign my-zoo/ --key private.pem
+  leap-zoo bench leap-nano --threads 1 2
 
 environment:
   LEAP_ZOO_URL      folder of a zoo to look in before the others, or URL of one to pull from
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict, fit, gallery, pull, publishing):
+    for module in (models, predict, fit, gallery, pull, publishing, bench):
         module.add(commands)
     return parser
 

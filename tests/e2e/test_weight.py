@@ -1,0 +1,47 @@
+"""The edge package as a device gets it: a new environment, `pip install .`, weighed and timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import weigh
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def weighed(sample_photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `python -m tools.weigh` measures, on a real photo."""
+    try:
+        return weigh.weigh(tmp_path_factory.mktemp("edge"), sample_photos[0], repeats=3)
+    except weigh.Unreachable as error:
+        pytest.skip(f"the package index cannot be reached: {error}")
+
+
+def test_weight__is_within_its_limits(weighed: dict[str, Any]) -> None:
+    assert weigh.exceeded(weighed) == []
+    assert weighed["megabytes"] > 50  # the runtime alone is more: it was installed, and found
+
+
+def test_weight__is_what_the_packages_weigh(weighed: dict[str, Any]) -> None:
+    packages = weighed["packages"]
+    assert {"leap-zoo", "numpy", "pillow", "onnxruntime", "msgspec"} <= set(packages)
+    assert sum(package["megabytes"] for package in packages.values()) == pytest.approx(weighed["megabytes"], rel=0.02)
+
+
+def test_weight__says_what_is_too_much() -> None:
+    times = {"fastest": 0.2, "median": 0.3}
+    found = {"megabytes": 216, "import_seconds": times, "first_prediction_seconds": times, "forbidden": ["torch"]}
+    assert weigh.exceeded(found) == [
+        "megabytes: 216, at most 215",
+        "import_seconds: 0.2, at most 0.15",
+        "torch is installed",
+    ]
+
+
+def test_weight__the_published_figures_are_within_the_limits() -> None:
+    assert weigh.exceeded(json.loads((ROOT / "results" / "edge_weight.json").read_text())) == []

@@ -1,0 +1,1 @@
+"""What is measured about this checkout, rather than by it."""

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from export import build, describe, figure, readme, verify
+from export import build, describe, verify
 from export.built import NAMES, Built, Kind
 from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent
-from leap_zoo import registry
+from export.listing import list_model
+from leap_zoo import bench, registry
 from leap_zoo.card import Artifact, ModelCard, Search
 from leap_zoo.model import Model, open_artifact
 from leap_zoo.verify import verify as verify_published
@@ -60,6 +61,9 @@ def publish(
             raise GateFailed("nothing was published: " + "; ".join(refused))
         shutil.rmtree(staging / card.id)
         card = _write(run, model, forms, kept, search, staging)
+        say("timing the files on this device")
+        card = replace(card, latency=bench.latency_rows(card.id, staging))
+        list_model(card, staging)
         report = verify_published(card.id, zoo=staging)
         if not report.ok:
             raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
@@ -100,11 +104,7 @@ def _write(
         golden[artifact.file] = Model.open(card, artifact, form.read).run(images, model.names)
     write_golden(home / GOLDEN, images, golden)
     card = describe.card(run, model, artifacts, (GOLDEN, (home / GOLDEN).read_bytes()), search)
-    (home / "README.md").write_text(readme.render(card))
-    picture = figure.draw(card)
-    if picture is not None:
-        (home / figure.FILE).write_bytes(picture)
-    registry.publish(staging, card)
+    list_model(card, staging)
     return card
 
 

@@ -29,6 +29,7 @@ from leap_zoo.model import Model, choose_artifact, open_artifact
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.probe import Cost, Task, probe
 from leap_zoo.registry import Zoo, ZooLocation, find
+from leap_zoo.runtimes import Session
 
 ROUNDS = 12
 SECONDS = 3.0
@@ -36,7 +37,7 @@ MAX_BATCH = 1024
 PHOTO = (640, 480)  # of the JPEG that `decode` reads
 _WARM_UP = 3
 
-Peer = Literal["torch", "torch-compiled"]
+Peer = Literal["torch", "torch-compiled", "torch-onnx"]
 Step = Callable[[], None]
 
 
@@ -70,7 +71,7 @@ class Contender:
     """One loaded model, what it is given per call, and what loading it cost (None: not asked)."""
 
     model: Model
-    format: str  # of the file, or "torch"
+    format: str  # of the file, or which peer
     batch: int
     input: Input
     call: Callable[[], object]
@@ -175,9 +176,11 @@ def _contenders(choice: _Choice, zoo: str | None, plan: Plan, threads: int, step
         weights = Path(folder) / "peer.npz"
         models = [(open_artifact(choice.place, choice.card, file, threads), file.format) for file in choice.artifacts]
         peers = _peers(choice.place, choice.card, weights, threads, plan.against)
-        for model, format in [*models, *((peer, "torch") for peer in peers)]:
+        for model, format in [*models, *peers]:
             for batch in dict.fromkeys(plan.batches):
-                cost = _cost(model, batch, zoo, weights if format == "torch" else None) if plan.costs else None
+                # Exporting takes longer than loading and much memory: its costs would say nothing about the file.
+                costs = plan.costs and format != "torch-onnx"
+                cost = _cost(model, batch, zoo, weights if format == "torch" else None) if costs else None
                 step()
                 for input, call in _calls(model, batch, decode=plan.decode).items():
                     ours = cost if input == "pixels" else None  # the probe decodes nothing
@@ -200,11 +203,12 @@ def _cost(model: Model, batch: int, zoo: str | None, weights: Path | None) -> Co
     )
 
 
-def _peers(place: Zoo, card: ModelCard, weights: Path, threads: int, kinds: Sequence[Peer]) -> list[Model]:
+def _peers(place: Zoo, card: ModelCard, weights: Path, threads: int, kinds: Sequence[Peer]) -> list[tuple[Model, str]]:
     """The student in PyTorch, compared with the fp32 file first. Raises InvalidArgument without such a file."""
     if not kinds:
         return []
     from leap_zoo.peer import TorchSession, check_peer
+    from leap_zoo.peer_export import ExportedSession
     from leap_zoo.peer_weights import read_weights
 
     reference = next((a for a in card.artifacts if (a.format, a.precision) == ("onnx", "fp32")), None)
@@ -213,15 +217,17 @@ def _peers(place: Zoo, card: ModelCard, weights: Path, threads: int, kinds: Sequ
             f"{card.id} lists no fp32 ONNX file, from which the peer in torch takes its weights: export the run with "
             "python -m export RUN --zoo FOLDER, then bench with --zoo FOLDER"
         )
-    file = open_artifact(place, card, reference, threads, exact=True)
+    file = open_artifact(place, card, reference, threads)
     arrays = read_weights(place.read(card, reference), card)
     np.savez(weights, allow_pickle=False, **arrays)
-    peers = [
-        Model(card, reference, TorchSession(card, reference, arrays, threads, compiled=kind == "torch-compiled"))
-        for kind in dict.fromkeys(kinds)
-    ]
-    for peer in peers:
-        check_peer(peer, file)
+    peers: list[tuple[Model, str]] = []
+    for kind in dict.fromkeys(kinds):
+        torch_session = TorchSession(card, reference, arrays, threads, compiled=kind == "torch-compiled")
+        session: Session = torch_session
+        if kind == "torch-onnx":
+            session = ExportedSession(card, reference, torch_session, threads)
+        peers.append((Model(card, reference, session), "torch-onnx" if kind == "torch-onnx" else "torch"))
+        check_peer(peers[-1][0], file)
     return peers
 
 
@@ -276,7 +282,7 @@ def _row(contender: Contender, milliseconds: Sequence[float]) -> Row:
 
 
 def _relative(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one model with how many times faster each is than fp32 ONNX, and than PyTorch eager.
+    """The rows of one model with how many times faster each is than fp32 ONNX, and than the peers.
 
     By the fastest calls: other work on the machine only ever adds, and more to short calls than to long ones.
     """
@@ -290,7 +296,8 @@ def _relative(rows: Sequence[Row]) -> list[Row]:
         replace(
             row,
             times_fp32=times(row, lambda r: (r.format, r.precision) == ("onnx", "fp32")),
-            times_eager=times(row, lambda r: r.runtime.startswith("torch") and r.runtime.endswith("eager")),
+            times_eager=times(row, lambda r: r.format == "torch" and r.runtime.endswith("eager")),
+            times_exported=times(row, lambda r: r.format == "torch-onnx"),
         )
         for row in rows
     ]

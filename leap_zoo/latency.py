@@ -25,12 +25,13 @@ _SHORT = {"onnxruntime": "ort", "openvino": "ov"}
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One contender of one run: milliseconds per call through `leap_zoo`, all contenders in turns.
 
-    file: the artifact; for a peer in torch, the fp32 file whose weights it has. format: `onnx`, `openvino` or `torch`.
+    file: the artifact; for a peer, the fp32 file whose weights it has. format: `onnx`, `openvino`, or which peer:
+    `torch`, or `torch-onnx`, which is what torch.onnx.export makes of it, on ONNX Runtime.
     isa: instruction sets, joined by spaces. input: `pixels` (ready-made arrays), or `jpeg`: decoding and resizing of
     every photo is timed too. n: calls timed. load_ms: from the file's bytes to the first answer, in a process of its
-    own; peak_memory_bytes: of that process. times_fp32, times_eager: how many times faster, by the fastest calls, than
-    the fp32 ONNX file, and than PyTorch eager, in the same run on as many threads, photos and the same input; None
-    without them.
+    own; peak_memory_bytes: of that process. times_fp32, times_eager, times_exported: how many times faster, by the
+    fastest calls, than the fp32 ONNX file, PyTorch eager, and PyTorch's own ONNX file, in the same run on as many
+    threads, photos and the same input; None without them.
     date: UTC, ISO 8601.
     """
 
@@ -54,6 +55,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     peak_memory_bytes: int | None = None
     times_fp32: float | None = None
     times_eager: float | None = None
+    times_exported: float | None = None
     date: str
 
 
@@ -148,7 +150,7 @@ def card_rows(rows: Sequence[Row]) -> list[Latency]:
             peak_memory_bytes=row.peak_memory_bytes,
         )
         for row in rows
-        if row.input == "pixels" and row.format != "torch"
+        if row.input == "pixels" and not row.format.startswith("torch")
     ]
 
 

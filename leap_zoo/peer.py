@@ -43,14 +43,14 @@ class TorchSession:
         self._names = [tensor.name for tensor in card.outputs]
         tensors = {name: torch.from_numpy(np.array(values)) for name, values in weights.items()}
         student = _student(vision_transformer, card.architecture, card.preprocessing.size, tensors)
-        self._forward = _forward(torch, student, tensors, card, self._names)
+        self.forward = _forward(torch, student, tensors, card, self._names)
         if compiled:
             # Another number of threads or photos is another compilation; past the limit torch would go on uncompiled.
             _import("torch._dynamo.config").recompile_limit = 256
             _import("torch._inductor.config").force_disable_caches = True  # what compiling costs, each time
             warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here, and none needed
-            self._forward = torch.compile(self._forward, dynamic=False)
+            self.forward = torch.compile(self.forward, dynamic=False)
         size = card.preprocessing.size
         self.inputs: Signature = {"image": ("uint8", (None, size, size, 3))}
         self.outputs: Signature = {
@@ -65,7 +65,7 @@ class TorchSession:
             torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
-                found = dict(zip(self._names, self._forward(torch.from_numpy(image)), strict=True))
+                found = dict(zip(self._names, self.forward(torch.from_numpy(image)), strict=True))
                 return [found[name].numpy() for name in outputs]
         except Exception as error:  # without a C++ compiler, torch.compile fails here
             raise refused(self.runtime, "run", self._artifact, error) from error

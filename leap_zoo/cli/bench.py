@@ -38,10 +38,10 @@ def add(commands: Commands) -> None:
     command.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
     command.add_argument(
         "--against",
-        choices=("torch", "torch-compiled"),
+        choices=("torch", "torch-compiled", "torch-onnx"),
         action="append",
         default=[],
-        help="also time the same student in PyTorch, eager or compiled (may be repeated)",
+        help="also time the same student in PyTorch, eager or compiled, or as PyTorch exports it (may be repeated)",
     )
     command.add_argument("--out", type=Path, metavar="FOLDER", help="write a CSV named by hardware and versions there")
 
@@ -91,7 +91,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     """Aligned columns; those that nobody asked for are left out."""
     columns: dict[str, list[str]] = {
         "model": [row.model for row in rows],
-        "file": [row.file if row.format != "torch" else "(same weights)" for row in rows],
+        "file": [row.file if not row.format.startswith("torch") else "(same weights)" for row in rows],
         "runtime": [row.runtime for row in rows],
         "threads": [str(row.threads) for row in rows],
         "batch": [str(row.batch) for row in rows],
@@ -105,6 +105,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         "peak MB": ["" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}" for row in rows],
         "x fp32": ["" if row.times_fp32 is None else f"{row.times_fp32:.2f}" for row in rows],
         "x eager": ["" if row.times_eager is None else f"{row.times_eager:.2f}" for row in rows],
+        "x exported": ["" if row.times_exported is None else f"{row.times_exported:.2f}" for row in rows],
     }
     if {row.input for row in rows} == {"pixels"}:
         del columns["input"]

@@ -289,7 +289,7 @@ def test_flat__many_small_adds_leave_few_files(tmp_path: Path) -> None:
     gallery.delete([str(i) for i in range(50)])
     gallery.compact()
     assert [segment.live for segment in gallery.snapshot().segments] == [50]
-    assert sorted(path.suffix for path in gallery.folder.iterdir()) == ["", ".f32", ".json", ".jsonl"]
+    assert sorted(path.suffix for path in gallery.folder.iterdir()) == [".f32", ".json", ".jsonl"]
 
 
 def test_flat__newer_schema_is_not_called_damaged(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from leap_zoo import latency
+from leap_zoo.bench import latency
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.registry import BUNDLED, models
 from train.run import RunReport

@@ -14,7 +14,7 @@ from leap_zoo.errors import short
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from leap_zoo.latency import Row
+    from leap_zoo.bench.latency import Row
 
 BUSY = 1.5  # medians beyond this many times the fastest call say more about the machine than about the model
 
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     from leap_zoo.bench import Plan, bench
-    from leap_zoo.latency import slowdown, write_rows
+    from leap_zoo.bench.latency import slowdown, write_rows
     from leap_zoo.progress import Progress
     from leap_zoo.settings import parse_threads
 

@@ -9,8 +9,8 @@ from leap_zoo.cli.output import size
 
 if TYPE_CHECKING:
     from leap_zoo.card import Artifact, ModelCard, Preprocessing, Search
-    from leap_zoo.graphs import Port
     from leap_zoo.lone import LoneFile
+    from leap_zoo.lone.graphs import Port
 
 
 def card_lines(card: ModelCard) -> Iterable[str]:

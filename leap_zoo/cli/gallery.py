@@ -70,7 +70,7 @@ def _add_gallery(command: argparse.ArgumentParser) -> None:
 
 def _index(options: argparse.Namespace) -> int:
     from leap_zoo.gallery import open_gallery
-    from leap_zoo.indexing import index_photos
+    from leap_zoo.gallery.indexing import index_photos
     from leap_zoo.progress import Progress
 
     if "-" in options.photos:

@@ -18,12 +18,12 @@ from export.built import Built
 from export.graph import DeployedStudent
 from export.weights import weights_of
 from leap_zoo.bench import Plan, bench
+from leap_zoo.bench.costs import Task, probe
+from leap_zoo.bench.peer import TorchSession, check_peer
+from leap_zoo.bench.peer_weights import Weights, read_weights
 from leap_zoo.card import Architecture, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
-from leap_zoo.peer import TorchSession, check_peer
-from leap_zoo.peer_weights import Weights, read_weights
-from leap_zoo.probe import Task, probe
 from train.run import Run, load_run
 from train.students import make_student
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from export import tables
 from leap_zoo.bench import Plan, bench
-from leap_zoo.latency import newest, write_rows
+from leap_zoo.bench.latency import newest, write_rows
 
 ROOT = Path(__file__).parents[2]
 

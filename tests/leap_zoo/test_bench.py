@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 import leap_zoo
 from leap_zoo.bench import ROUNDS, Plan, bench, latency_rows, take_turns
+from leap_zoo.bench.costs import Task, probe
+from leap_zoo.bench.latency import Row, card_rows, file_name, newest, read_rows, slowdown, write_rows
 from leap_zoo.cli import main
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, UnknownModel
-from leap_zoo.latency import Row, card_rows, file_name, newest, read_rows, slowdown, write_rows
-from leap_zoo.probe import Task, probe
 from leap_zoo.registry import find, publish
 
 TINY = "leap-tiny-test"
@@ -232,10 +232,10 @@ def test_command__says_that_the_machine_was_busy(
     tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["bench", TINY, "--zoo", str(tiny_zoo), "--seconds", "0.02", "--precision", "fp32"]
-    monkeypatch.setattr("leap_zoo.latency.slowdown", lambda rows: 2.0)
+    monkeypatch.setattr("leap_zoo.bench.latency.slowdown", lambda rows: 2.0)
     assert main(command) == 0
     assert "medians are up to 2.0 times the fastest call" in capsys.readouterr().err
-    monkeypatch.setattr("leap_zoo.latency.slowdown", lambda rows: 1.1)
+    monkeypatch.setattr("leap_zoo.bench.latency.slowdown", lambda rows: 1.1)
     assert main(command) == 0
     assert capsys.readouterr().err == ""
 

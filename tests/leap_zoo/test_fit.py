@@ -14,11 +14,11 @@ from PIL import Image
 
 import leap_zoo
 from leap_zoo import CustomHead, InvalidArgument, Model
-from leap_zoo.classifiers import PROTOTYPES, SHRINKAGES, Candidate, candidates, train
-from leap_zoo.classifiers import _logistic_regression as logistic_regression
 from leap_zoo.cli import main
-from leap_zoo.cross_validation import choose, rounds
 from leap_zoo.fitting import score
+from leap_zoo.fitting.classifiers import PROTOTYPES, SHRINKAGES, Candidate, candidates, train
+from leap_zoo.fitting.classifiers import _logistic_regression as logistic_regression
+from leap_zoo.fitting.cross_validation import choose, rounds
 
 TINY = "leap-tiny-test"
 DISCRIMINANTS = [Candidate("discriminant", shrinkage) for shrinkage in SHRINKAGES]

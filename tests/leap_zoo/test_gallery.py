@@ -14,7 +14,7 @@ import pytest
 import leap_zoo
 from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, MissingExtra, UnknownSpace
 from leap_zoo.gallery import MAX_METADATA, Engine, Gallery, Kind, open_gallery
-from leap_zoo.gallery_flat import FlatGallery
+from leap_zoo.gallery.flat import FlatGallery
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 
@@ -53,7 +53,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         if request.param == "qdrant":
             from qdrant_client import QdrantClient
 
-            from leap_zoo.gallery_qdrant import QdrantGallery
+            from leap_zoo.gallery.qdrant import QdrantGallery
 
             while clients:
                 clients.pop().close()  # a local folder has one client at a time
@@ -62,7 +62,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         flat = FlatGallery(tmp_path / "gallery", kind)
         if request.param == "flat":
             return flat
-        from leap_zoo.gallery_faiss import FaissGallery
+        from leap_zoo.gallery.faiss_index import FaissGallery
 
         return FaissGallery(flat, index_from=1, hnsw_from=1 if request.param == "hnsw" else 10**6)
 
@@ -302,7 +302,7 @@ def test_flat__newer_schema_is_not_called_damaged(tmp_path: Path) -> None:
 
 @needs("faiss", "faiss")
 def test_faiss__index_is_kept_beside_the_gallery_and_rebuilt_when_damaged(tmp_path: Path) -> None:
-    from leap_zoo.gallery_faiss import FaissGallery
+    from leap_zoo.gallery.faiss_index import FaissGallery
 
     random = np.random.default_rng(0)
     flat = FlatGallery(tmp_path / "gallery", Kind(model="m", revision="1", space="student", dim=16))
@@ -333,7 +333,7 @@ def test_faiss__index_is_kept_beside_the_gallery_and_rebuilt_when_damaged(tmp_pa
 def test_qdrant__collection_of_another_kind_or_maker_is_refused() -> None:
     from qdrant_client import QdrantClient, models
 
-    from leap_zoo.gallery_qdrant import QdrantGallery
+    from leap_zoo.gallery.qdrant import QdrantGallery
 
     client = QdrantClient(":memory:")
     client.create_collection("theirs", models.VectorParams(size=4, distance=models.Distance.COSINE))

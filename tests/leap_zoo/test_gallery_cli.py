@@ -20,7 +20,7 @@ import leap_zoo
 from leap_zoo.cli import main
 from leap_zoo.errors import InvalidGallery
 from leap_zoo.gallery import Kind, open_gallery
-from leap_zoo.indexing import index_photos
+from leap_zoo.gallery.indexing import index_photos
 
 TINY = "leap-tiny-test"
 ROOT = Path(leap_zoo.__file__).parent.parent

@@ -16,8 +16,8 @@ import pytest
 import leap_zoo
 from leap_zoo.errors import InvalidGallery
 from leap_zoo.gallery import Kind
-from leap_zoo.gallery_files import READ_BYTES
-from leap_zoo.gallery_flat import FlatGallery
+from leap_zoo.gallery.files import READ_BYTES
+from leap_zoo.gallery.flat import FlatGallery
 
 ROOT = Path(leap_zoo.__file__).parent.parent
 DIM = 4
@@ -26,7 +26,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from leap_zoo.gallery_flat import FlatGallery
+from leap_zoo.gallery.flat import FlatGallery
 gallery = FlatGallery(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     names = [f"{sys.argv[2]}-{number}-{i}" for i in range(1 + number % 7)]

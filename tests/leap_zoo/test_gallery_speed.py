@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import leap_zoo
-from leap_zoo.gallery_speed import main, read_rows, replace_table
+from leap_zoo.gallery.speed import main, read_rows, replace_table
 
 ROOT = Path(leap_zoo.__file__).parent.parent
 

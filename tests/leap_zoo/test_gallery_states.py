@@ -10,9 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from leap_zoo import gallery_flat
-from leap_zoo.gallery import Kind
-from leap_zoo.gallery_flat import FlatGallery
+from leap_zoo.gallery import Kind, flat
+from leap_zoo.gallery.flat import FlatGallery
 
 DIM = 3
 KIND = Kind(model="m", revision="1", space="student", dim=DIM)
@@ -26,7 +25,7 @@ class Galleries(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.few_dead, gallery_flat.FEW_DEAD = gallery_flat.FEW_DEAD, 4  # so that compaction happens on its own too
+        self.few_dead, flat.FEW_DEAD = flat.FEW_DEAD, 4  # so that compaction happens on its own too
         self.gallery = FlatGallery(Path(self.folder.name) / "gallery", KIND)
         self.reader = FlatGallery(Path(self.folder.name) / "gallery")
         self.model: dict[str, tuple[np.ndarray, str]] = {}
@@ -76,7 +75,7 @@ class Galleries(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
-            gallery_flat.FEW_DEAD = self.few_dead
+            flat.FEW_DEAD = self.few_dead
             self.folder.cleanup()
 
 

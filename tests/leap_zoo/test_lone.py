@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from leap_zoo import graphs, protobuf
 from leap_zoo.cli import main
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument
-from leap_zoo.graphs import Port
-from leap_zoo.lone import Listed, listed, read_lone
+from leap_zoo.lone import Listed, graphs, listed, protobuf, read_lone
+from leap_zoo.lone.graphs import Port
 from leap_zoo.registry import BUNDLED, find, models, publish
 
 TINY = "leap-tiny-test"

@@ -15,8 +15,8 @@ import leap_zoo
 from leap_zoo.cache import Cache
 from leap_zoo.cli import main
 from leap_zoo.errors import CacheUnusable, DownloadFailed, InvalidArgument, NotPulled, UnknownModel
-from leap_zoo.patience import Again, Attempts, Patience, retry_after
 from leap_zoo.pull import pull
+from leap_zoo.pull.patience import Again, Attempts, Patience, retry_after
 
 
 def files_of(home: Path) -> list[str]:
@@ -256,7 +256,7 @@ def test_pull__full_disk_is_one_clear_error_and_goes_on_later(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("leap_zoo.partial.os.replace", full)
+        patch.setattr("leap_zoo.pull.unfinished.os.replace", full)
         with pytest.raises(CacheUnusable, match="make room"):
             pull(TINY, big_server.url)
     assert "index.json" not in files_of(no_pulled_models)

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from zoo_server import FILE, SIZE, TINY, Handler, ZooServer, serve, serve_until, serving, start_of
 
 import leap_zoo
-from leap_zoo import download
 from leap_zoo.documents import read_card
 from leap_zoo.errors import DownloadFailed, UnknownModel
-from leap_zoo.patience import Patience
-from leap_zoo.pull import pull
+from leap_zoo.pull import download, pull
+from leap_zoo.pull.patience import Patience
 
 ROOT = Path(leap_zoo.__file__).parent.parent
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leap_zoo.classifiers import candidates
-from leap_zoo.classifiers import train as learn
-from leap_zoo.cross_validation import choose
+from leap_zoo.fitting.classifiers import candidates
+from leap_zoo.fitting.classifiers import train as learn
+from leap_zoo.fitting.cross_validation import choose
 from leap_zoo.intervals import wilson
 
 

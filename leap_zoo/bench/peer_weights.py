@@ -3,7 +3,7 @@
 Exporters rename, transpose and fold, so names are not trusted. What is trusted is the order of a vision transformer:
 from its first LayerNorm on, parameters are taken in the order in which the graph uses them. What lies before (scaling,
 patches, positions) is affine however it was rewritten: it is probed with photos of single bright pixels. A mistake
-here cannot go unnoticed, because `leap_zoo.peer` compares the outputs before anything is timed.
+here cannot go unnoticed, because `leap_zoo.bench.peer` compares the outputs before anything is timed.
 """
 
 from __future__ import annotations

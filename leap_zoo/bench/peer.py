@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leap_zoo.bench.peer_weights import GREY, SPACE, Weights
 from leap_zoo.card import Architecture, Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
-from leap_zoo.peer_weights import GREY, SPACE, Weights
 from leap_zoo.runtimes import Signature, refused
 
 TOLERANCE = 1e-3  # largest absolute difference to the fp32 file, on every output
@@ -27,7 +27,7 @@ _CHECKED_PHOTOS = 3
 class TorchSession:
     """timm's `VisionTransformer` with a student's weights, eager or compiled, as a `Session` on the CPU.
 
-    weights: what `leap_zoo.peer_weights.read_weights` gave. Raises MissingExtra, InvalidArgument.
+    weights: what `leap_zoo.bench.peer_weights.read_weights` gave. Raises MissingExtra, InvalidArgument.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ import msgspec
 
 from leap_zoo.card import Format, Preprocessing
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, short
-from leap_zoo.graphs import Port, read_onnx, read_openvino
+from leap_zoo.lone.graphs import Port, read_onnx, read_openvino
 from leap_zoo.registry import ZooLocation, models
 
 SUFFIXES = (".onnx", ".xml")

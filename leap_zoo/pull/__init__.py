@@ -24,10 +24,10 @@ from leap_zoo.errors import (
     short,
 )
 from leap_zoo.model import choose_artifact
-from leap_zoo.partial import partial
 from leap_zoo.progress import Progress
+from leap_zoo.pull.sources import Source, open_source
+from leap_zoo.pull.unfinished import partial
 from leap_zoo.settings import read_settings
-from leap_zoo.sources import Source, open_source
 from leap_zoo.zoo import MAX_SIGNATURE_BYTES, check_card, check_digest
 
 _ROUNDS = 3  # another process may prune what this one is about to list

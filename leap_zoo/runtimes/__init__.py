@@ -38,10 +38,10 @@ def open_session(artifact: Artifact, files: Sequence[bytes], threads: int, *, ex
     Raises ArtifactRefused when the runtime cannot load it, MissingExtra when the runtime is not installed.
     """
     if artifact.format == "openvino":
-        from leap_zoo.openvino_runtime import OpenVinoSession
+        from leap_zoo.runtimes.openvino import OpenVinoSession
 
         return OpenVinoSession(files[0], files[1], artifact, threads, exact=exact)
-    from leap_zoo.onnx_runtime import OnnxSession
+    from leap_zoo.runtimes.onnx import OnnxSession
 
     return OnnxSession(files[0], artifact, threads)
 

@@ -1,4 +1,4 @@
-"""`python -m leap_zoo.gallery_speed`: milliseconds per query of every engine, beside a plain product in numpy.
+"""`python -m leap_zoo.gallery.speed`: milliseconds per query of every engine, beside a plain product in numpy.
 
 Vectors are drawn: unit vectors around a thousand centres, since real embeddings come in groups; so recall is a hint.
 Writes `results/gallery_speed.csv` and the table of `docs/gallery.md`. Threads are set by OMP_NUM_THREADS.
@@ -20,7 +20,7 @@ import numpy as np
 from leap_zoo.cli.grammar import at_least_one
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.gallery import Gallery, Hit, Kind, Vectors, unit_rows
-from leap_zoo.gallery_flat import FlatGallery
+from leap_zoo.gallery.flat import FlatGallery
 
 Row = dict[str, str | int]
 BEGIN, END = "<!-- gallery-speed:begin (generated; do not edit) -->", "<!-- gallery-speed:end -->"
@@ -62,7 +62,7 @@ def measure(count: int, dim: int) -> list[Row]:
         exact = [flat.search(query, K)[0] for query in queries[:, None]]
         rows.append(_engine(count, dim, "flat", flat, queries, exact, build) | {"open ms": f"{1000 * opened:.0f}"})
         if importlib.util.find_spec("faiss") is not None:
-            from leap_zoo.gallery_faiss import FaissGallery
+            from leap_zoo.gallery.faiss_index import FaissGallery
 
             for name, hnsw_from in (("faiss, SQ8", sys.maxsize), ("faiss, HNSW", 1)):
                 gallery = FaissGallery(flat, index_from=1, hnsw_from=hnsw_from)
@@ -130,7 +130,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m leap_zoo.gallery_speed", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m leap_zoo.gallery.speed", description=__doc__)
     parser.add_argument("--photos", type=at_least_one, default=100_000, help="how many (default: %(default)s)")
     parser.add_argument("--dims", type=at_least_one, nargs="+", default=[128, 192], help="default: 128 192")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the CSV (%(default)s)")

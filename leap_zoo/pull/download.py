@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 
 from leap_zoo.card import File
 from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, short
-from leap_zoo.partial import Partial
-from leap_zoo.patience import Again, Attempts, Pace, Patience, for_documents, retry_after
 from leap_zoo.progress import Progress
+from leap_zoo.pull.patience import Again, Attempts, Pace, Patience, for_documents, retry_after
+from leap_zoo.pull.unfinished import Partial
 
 if TYPE_CHECKING:
     import httpx

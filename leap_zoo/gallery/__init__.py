@@ -5,8 +5,8 @@
         gallery.add(["a.jpg", "b.jpg"], model.embed(["a.jpg", "b.jpg"]), [{"label": "cat"}, {"label": "dog"}])
         gallery.search(model.embed(["query.jpg"]), k=10, where={"label": "cat"})  # [[Hit(id, score, metadata), ...]]
 
-Engines: exact and flat in a folder (`gallery_flat`), faiss over such a folder (`gallery_faiss`), a Qdrant server
-(`gallery_qdrant`).
+Engines: exact and flat in a folder (`flat`), faiss over such a folder (`faiss_index`), a Qdrant server
+(`qdrant`).
 """
 
 from __future__ import annotations
@@ -187,15 +187,15 @@ def open_gallery(
     if "://" in text:
         if engine != "flat":
             raise InvalidArgument(f"the engine {engine} is for folders; {short(text)} has an index of its own")
-        from leap_zoo.gallery_qdrant import QdrantGallery
+        from leap_zoo.gallery.qdrant import QdrantGallery
 
         gallery: Gallery = QdrantGallery.open_url(text, wanted if create else None)
     else:
-        from leap_zoo.gallery_flat import FlatGallery
+        from leap_zoo.gallery.flat import FlatGallery
 
         gallery = FlatGallery(Path(text), wanted if create else None)
         if engine == "faiss":
-            from leap_zoo.gallery_faiss import FaissGallery
+            from leap_zoo.gallery.faiss_index import FaissGallery
 
             gallery = FaissGallery(gallery)
     if wanted is not None and gallery.kind != wanted:

@@ -25,9 +25,9 @@ import numpy.typing as npt
 from leap_zoo.card import File, Positive, Sha256
 from leap_zoo.errors import MissingExtra
 from leap_zoo.gallery import Gallery, Hit, Item, Metadata, Value, Vectors, Where, checked_query, unit_rows
-from leap_zoo.gallery_files import Rows, Segment
-from leap_zoo.gallery_flat import FlatGallery
-from leap_zoo.gallery_snapshot import Nearest, Snapshot, best_of, nearest
+from leap_zoo.gallery.files import Rows, Segment
+from leap_zoo.gallery.flat import FlatGallery
+from leap_zoo.gallery.snapshot import Nearest, Snapshot, best_of, nearest
 
 FOLDER, CACHE = "faiss", "cache.json"
 INDEX_FROM = 20_000  # rows; below it an exact search is as fast

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from leap_zoo.card import File
 from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, MissingExtra, short
-from leap_zoo.partial import Partial
 from leap_zoo.progress import Progress
-from leap_zoo.sources import copy_whole
+from leap_zoo.pull.sources import copy_whole
+from leap_zoo.pull.unfinished import Partial
 from leap_zoo.zoo import read_regular
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.classifiers import PROTOTYPES, Candidate, Floats, Labels, train
+from leap_zoo.fitting.classifiers import PROTOTYPES, Candidate, Floats, Labels, train
 
 INNER = 3  # folds
 FEW = 1000  # photos, up to which there are 10 outer folds, beyond 5: fewer photos aside is nearer to the real head

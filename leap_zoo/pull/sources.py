@@ -8,8 +8,8 @@ from typing import Protocol
 
 from leap_zoo.card import File
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, short
-from leap_zoo.partial import Partial
 from leap_zoo.progress import Progress
+from leap_zoo.pull.unfinished import Partial
 from leap_zoo.settings import zoo_location
 from leap_zoo.zoo import read_inside
 
@@ -39,10 +39,10 @@ def open_source(location: str | os.PathLike[str]) -> Source:
     if isinstance(place, Path):
         return FolderSource(place)
     if place.startswith("hf://"):
-        from leap_zoo.hub import HubSource
+        from leap_zoo.pull.hub import HubSource
 
         return HubSource(place)
-    from leap_zoo.download import HttpSource
+    from leap_zoo.pull.download import HttpSource
 
     return HttpSource(place)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from leap_zoo import protobuf
 from leap_zoo.card import MAX_DOCUMENT_BYTES
+from leap_zoo.lone import protobuf
 
 MAX_XML_BYTES = 8 * 1024 * 1024  # the .xml of a ViT of 12 blocks has about 0.6 MB
 MAX_PORTS = 100  # inputs, and outputs, of one graph

@@ -7,10 +7,10 @@ import io
 import logging
 import warnings
 
+from leap_zoo.bench.peer import TorchSession
 from leap_zoo.card import Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, MissingExtra
-from leap_zoo.onnx_runtime import OnnxSession
-from leap_zoo.peer import TorchSession
+from leap_zoo.runtimes.onnx import OnnxSession
 
 SUFFIX = "torch.onnx.export"
 

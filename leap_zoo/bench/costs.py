@@ -1,4 +1,4 @@
-"""`python -m leap_zoo.probe`: what loading a model costs, in a process that does nothing else.
+"""`python -m leap_zoo.bench.costs`: what loading a model costs, in a process that does nothing else.
 
 Reads a `Task` as JSON on stdin, prints a `Cost` as JSON. `leap_zoo.bench` starts one per contender: memory that one
 model has taken would otherwise hide what the next one needs.
@@ -50,7 +50,7 @@ def probe(task: Task) -> Cost:
     """Carry out `task` in a fresh process. Raises ArtifactRefused when it cannot be loaded."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "leap_zoo.probe"],
+            [sys.executable, "-m", "leap_zoo.bench.costs"],
             input=msgspec.json.encode(task),
             capture_output=True,
             timeout=SECONDS,
@@ -95,7 +95,7 @@ def _measure(task: Task) -> Cost:
 
 
 def _peer(task: Task, card: ModelCard, artifact: Artifact) -> Model:
-    from leap_zoo.peer import TorchSession
+    from leap_zoo.bench.peer import TorchSession
 
     with np.load(str(task.peer), allow_pickle=False) as arrays:
         weights = {name: arrays[name] for name in arrays.files}

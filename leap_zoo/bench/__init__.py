@@ -21,13 +21,13 @@ import numpy.typing as npt
 from msgspec.structs import replace
 from PIL import Image
 
+from leap_zoo.bench.costs import Cost, Task, probe
+from leap_zoo.bench.latency import Input, Row, card_rows
 from leap_zoo.card import Artifact, Format, Latency, ModelCard, Precision
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
-from leap_zoo.latency import Input, Row, card_rows
 from leap_zoo.model import Model, choose_artifact, open_artifact
 from leap_zoo.preprocess import to_tensor
-from leap_zoo.probe import Cost, Task, probe
 from leap_zoo.registry import Zoo, ZooLocation, find
 from leap_zoo.runtimes import Session
 
@@ -207,9 +207,9 @@ def _peers(place: Zoo, card: ModelCard, weights: Path, threads: int, kinds: Sequ
     """The student in PyTorch, compared with the fp32 file first. Raises InvalidArgument without such a file."""
     if not kinds:
         return []
-    from leap_zoo.peer import TorchSession, check_peer
-    from leap_zoo.peer_export import ExportedSession
-    from leap_zoo.peer_weights import read_weights
+    from leap_zoo.bench.peer import TorchSession, check_peer
+    from leap_zoo.bench.peer_export import ExportedSession
+    from leap_zoo.bench.peer_weights import read_weights
 
     reference = next((a for a in card.artifacts if (a.format, a.precision) == ("onnx", "fp32")), None)
     if reference is None:

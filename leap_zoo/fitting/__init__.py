@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.classifiers import candidates, solver, train
-from leap_zoo.cross_validation import ENOUGH, Chosen, choose, rounds
 from leap_zoo.errors import ImageError, InvalidArgument, short
+from leap_zoo.fitting.classifiers import candidates, solver, train
+from leap_zoo.fitting.cross_validation import ENOUGH, Chosen, choose, rounds
 from leap_zoo.folders import answers, photos_below, printable
 from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson

@@ -2,7 +2,7 @@
 
 Vectors lie in immutable segments. An `add` writes one new segment and takes the smaller segments before it along, so
 that there are few of them (the logarithm of the count) and a row is rewritten as seldom. A `delete` writes the list of
-a segment's deleted rows. How that survives a kill is said in `gallery_files`.
+a segment's deleted rows. How that survives a kill is said in `leap_zoo.gallery.files`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from leap_zoo.gallery import (
     checked_query,
     unit_rows,
 )
-from leap_zoo.gallery_files import (
+from leap_zoo.gallery.files import (
     LOCK,
     MANIFEST,
     Manifest,
@@ -45,7 +45,7 @@ from leap_zoo.gallery_files import (
     write_manifest,
     writing,
 )
-from leap_zoo.gallery_snapshot import Snapshot, load, nearest, read_item
+from leap_zoo.gallery.snapshot import Snapshot, load, nearest, read_item
 
 COPY_ROWS = 8192
 FEW_DEAD = 1000  # so many deleted rows are no reason to rewrite everything

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from leap_zoo.errors import InvalidGallery, short
 from leap_zoo.gallery import Hit, Item, Vectors
-from leap_zoo.gallery_files import (
+from leap_zoo.gallery.files import (
     Manifest,
     Rows,
     Segment,

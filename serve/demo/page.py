@@ -1,0 +1,84 @@
+"""The page itself: its title, its tabs, and how it is mounted so that it needs no other host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+
+import leap_zoo
+from leap_zoo import Model, ModelCard
+from leap_zoo.preprocess import MAX_BYTES
+from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
+from serve.demo.backend import Backend
+from serve.demo.markup import chips, count, megabytes
+from serve.demo.uploads import KEEP_SECONDS
+from serve.demo.visitor import MAX_VISITORS, Visitor
+from serve.engine import Engine
+from serve.front import UI_PATH
+
+MAX_QUEUE = 32  # visitors that may wait; the next one is told to come back
+
+_CSS = Path(__file__).with_name("demo.css")
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
+
+
+def mount_page(site: FastAPI, engine: Engine) -> None:
+    """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts."""
+    gr.mount_gradio_app(
+        site,
+        build_page(engine),
+        path=UI_PATH,
+        theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO),
+        css_paths=[_CSS],
+        max_file_size=MAX_BYTES,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,  # an exception's text may hold paths; gr.Error is shown all the same
+        pwa=False,
+    )
+
+
+def build_page(engine: Engine) -> gr.Blocks:
+    """The page over `engine`."""
+    backend = Backend(engine)
+    cleaning = (KEEP_SECONDS, KEEP_SECONDS)
+    with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning, fill_width=False) as blocks:
+        gr.HTML(_masthead(backend.model))
+        visitor = gr.State(Visitor(), time_to_live=KEEP_SECONDS)
+        with gr.Tabs(elem_id="leap-tabs"):
+            with gr.Tab("Classify", id="classify"):
+                classify = classify_tab.build(backend, visitor)
+            with gr.Tab("Search", id="search"):
+                search_tab.build(backend, visitor)
+            with gr.Tab("Your classes", id="classes"):
+                classes_tab.build(backend, visitor, classify)
+            with gr.Tab("Zoo", id="zoo"):
+                zoo_tab.build(_cards(backend.card))
+            with gr.Tab("How it learned", id="learned"):
+                learned_tab.build(backend.card)
+        gr.HTML("<p class='leap-foot'>Photos stay on this server, and are deleted within two hours.</p>")
+    blocks.queue(max_size=MAX_QUEUE)
+    blocks.state_session_capacity = MAX_VISITORS
+    return blocks
+
+
+def _cards(served: ModelCard) -> list[ModelCard]:
+    """The cards of the models at hand, the served one first."""
+    return [served, *(card for card in leap_zoo.models() if card.id != served.id)]
+
+
+def _masthead(model: Model) -> str:
+    """The page's title, and the model in one line."""
+    card, artifact = model.card, model.artifact
+    facts = chips(
+        [card.id, f"{count(card.parameters)} parameters", artifact.precision, megabytes(artifact.total_bytes)]
+    )
+    return (
+        '<header class="leap-masthead"><h1>LEAP Zoo</h1>'
+        "<p>A small vision transformer, distilled from a large one, running on this server's CPU.</p>"
+        f"{facts}</header>"
+    )

@@ -1,0 +1,99 @@
+"""Files that visitors send: only those that Gradio stored itself are read, by our own decoder, and a bounded number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData, ListFiles
+from gradio.utils import get_upload_folder
+
+from leap_zoo.preprocess import MAX_BYTES
+from serve.demo.samples import FOLDER as SAMPLES
+from serve.problems import Refused
+
+KEEP_SECONDS = 3600  # an uploaded photo's life on disk; the page needs it for showing it and for another head
+PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
+
+
+def photo_input(label: str, elem_id: str, height: int) -> gr.Image:
+    """An image input that hands over the path of the uploaded file as it is.
+
+    Gradio's own preprocessing opens the file with Pillow, whatever its size and format.
+    """
+    photo = gr.Image(
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label=label,
+        height=height,
+        buttons=[],
+        elem_id=elem_id,
+    )
+
+    def as_uploaded(payload: ImageData | None) -> str | None:
+        return uploaded(payload.path) if payload else None
+
+    _replace(photo, "preprocess", as_uploaded)
+    take_uploads_only(photo)
+    return photo
+
+
+def photos_input(label: str, elem_id: str) -> gr.File:
+    """A drop zone for many photos, which hands over the paths of the uploaded files."""
+    zone = gr.File(
+        file_count="multiple", file_types=PHOTO_TYPES, label=label, height=130, elem_id=elem_id, elem_classes="leap-drop"
+    )
+
+    def as_uploaded(payload: ListFiles | None) -> list[str]:
+        return [path for file in payload or () if (path := uploaded(file.path)) is not None]
+
+    _replace(zone, "preprocess", as_uploaded)
+    take_uploads_only(zone)
+    return zone
+
+
+def take_uploads_only(component: gr.components.Component) -> None:
+    """Keep `component` from copying files of this machine, or downloading addresses, that a client names as a value.
+
+    Gradio turns every value that looks like a file into one of its cache, and checks where it comes from only in an
+    application that was launched, not in one that was mounted.
+    """
+    to_cache = component.async_move_resource_to_block_cache
+
+    async def guarded(path: str | Path | None) -> str | None:
+        return await to_cache(uploaded(path))
+
+    _replace(component, "async_move_resource_to_block_cache", guarded)
+
+
+def uploaded(path: str | Path | None) -> str | None:
+    """`path` as it is when it is an upload that Gradio has stored, or a sample. Raises gr.Error for any other file."""
+    if path is None:
+        return None
+    if any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in (Path(get_upload_folder()), SAMPLES)):
+        return str(path)
+    raise gr.Error("Only uploaded photos are read.", print_exception=False)
+
+
+def read_upload(path: str) -> bytes:
+    """The bytes of an upload, for our decoder to judge. Raises Refused when it has been deleted meanwhile."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)  # what is longer is refused by the decoder
+    except OSError as error:
+        raise Refused(404, "photo_deleted", "The photo has been deleted meanwhile. Drop it again.") from error
+
+
+def name_of(path: str) -> str:
+    """What the visitor called the file, for showing it to that visitor only."""
+    return Path(path).stem[:60]
+
+
+
+
+def _replace(component: gr.components.Component, method: str, function: Callable[..., Any]) -> None:
+    # On the instance: a subclass of a component makes Gradio write a stub file beside this module.
+    setattr(component, method, function)

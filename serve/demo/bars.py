@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from leap_zoo import Prediction
 from serve.demo.markup import chips, empty, note, percent
 from serve.engine import Classified
 
@@ -21,44 +20,53 @@ def refusal(detail: str) -> str:
 
 def bars(answer: Classified, precision: str) -> str:
     """The predictions as bars, best first, and how long they took."""
-    facts = [f"{answer.milliseconds:.1f} ms", precision, f"head {answer.head}"]
-    rows = "".join(_row(prediction, [(_track(prediction.score), "")]) for prediction in answer.predictions)
-    return _result(answer, rows, chips(facts))
+    predictions = answer.predictions[0]
+    rows = "".join(
+        f'<li><span class="leap-label">{escape(one.label)}</span><span class="leap-score">{percent(one.score)}</span>'
+        f'<span class="leap-line">{_track(one.score)}</span></li>'
+        for one in predictions
+    )
+    facts = [f"{answer.milliseconds:.1f} ms", precision, _head(answer)]
+    return _result(predictions[0].label, rows, chips(facts))
 
 
 def compared(answer: Classified, precision: str, other: Classified, other_precision: str) -> str:
-    """The same photo by two files: a bar each for every class that one of them ranks high."""
-    scores = {prediction.label: prediction.score for prediction in other.predictions}
+    """The same photo by two files: a bar each for every class that the first one ranks high.
+
+    Both were run on the same photo in turns, so their milliseconds can be compared.
+    """
+    predictions, others = answer.predictions[0], other.predictions[0]
+    scores = {one.label: one.score for one in others}
     rows = "".join(
-        _row(one, [(_track(one.score), precision), (_track(scores.get(one.label), "leap-second"), other_precision)])
-        for one in answer.predictions
+        f'<li><span class="leap-label">{escape(one.label)}</span>'
+        f"{_line(precision, one.score)}{_line(other_precision, scores.get(one.label), 'leap-second')}</li>"
+        for one in predictions
     )
     facts = [
-        f"{precision} {answer.milliseconds:.1f} ms",
-        f"{other_precision} {other.milliseconds:.1f} ms",
-        f"head {answer.head}",
+        f"{precision} {answer.inference_ms:.1f} ms",
+        f"{other_precision} {other.inference_ms:.1f} ms",
+        f"decoding {answer.decode_ms:.1f} ms",
+        _head(answer),
     ]
-    agree = answer.predictions[0].label == other.predictions[0].label
-    words = "Both files name the same class." if agree else f"{other_precision} says: {other.predictions[0].label}."
-    return _result(answer, rows, chips(facts) + note(words))
+    agree = predictions[0].label == others[0].label
+    words = "Both files name the same class." if agree else f"The {other_precision} file says: {others[0].label}."
+    return _result(predictions[0].label, rows, chips(facts) + note(words))
 
 
-def _result(answer: Classified, rows: str, below: str) -> str:
+def _result(best: str, rows: str, below: str) -> str:
     return (
-        f'<section class="leap-result" role="status"><p class="leap-best">{escape(answer.predictions[0].label)}</p>'
+        f'<section class="leap-result" role="status"><p class="leap-best">{escape(best)}</p>'
         f'<ol class="leap-bars" aria-label="Classes, best first">{rows}</ol>{below}</section>'
     )
 
 
-def _row(prediction: Prediction, tracks: list[tuple[str, str]]) -> str:
-    lines = "".join(
-        f'<span class="leap-line">{f"<small>{escape(name)}</small>" if name else ""}{track}</span>'
-        for track, name in tracks
-    )
-    return (
-        f'<li><span class="leap-label">{escape(prediction.label)}</span>'
-        f'<span class="leap-score">{percent(prediction.score)}</span>{lines}</li>'
-    )
+def _head(answer: Classified) -> str:
+    return f"head {answer.head}" if answer.head else "your own classes"
+
+
+def _line(name: str, score: float | None, kind: str = "") -> str:
+    value = "—" if score is None else percent(score)
+    return f'<span class="leap-line"><small>{escape(name)}</small>{_track(score, kind)}<small>{value}</small></span>'
 
 
 def _track(score: float | None, kind: str = "") -> str:

@@ -87,13 +87,12 @@ async def _show(backend: Backend, path: str | None, name: str, visitor: Visitor)
     served = backend.model.artifact.precision
     try:
         photo = read_upload(path)
-        answer = await backend.classify(photo, head)
         if backend.other is None:
-            return bars.bars(answer, served)
-        other = await backend.classify(photo, head, backend.other)
+            return bars.bars(await backend.classify(photo, head), served)
+        answer, other = await backend.compare(photo, head, backend.other)
+        return bars.compared(answer, served, other, backend.other)
     except (LeapZooError, Refused) as error:
         return bars.refusal(explain(error))
-    return bars.compared(answer, served, other, backend.other)
 
 
 def _choices(backend: Backend, own: CustomHead | None) -> list[tuple[str, str]]:

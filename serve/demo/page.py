@@ -7,8 +7,7 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI
 
-import leap_zoo
-from leap_zoo import Model, ModelCard
+from leap_zoo import Model
 from leap_zoo.preprocess import MAX_BYTES
 from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
 from serve.demo.backend import Backend
@@ -57,18 +56,13 @@ def build_page(engine: Engine) -> gr.Blocks:
             with gr.Tab("Your classes", id="classes"):
                 classes_tab.build(backend, visitor, classify)
             with gr.Tab("Zoo", id="zoo"):
-                zoo_tab.build(_cards(backend.card))
+                zoo_tab.build(backend.cards())
             with gr.Tab("How it learned", id="learned"):
                 learned_tab.build(backend.card)
         gr.HTML("<p class='leap-foot'>Photos stay on this server, and are deleted within two hours.</p>")
     blocks.queue(max_size=MAX_QUEUE)
     blocks.state_session_capacity = MAX_VISITORS
     return blocks
-
-
-def _cards(served: ModelCard) -> list[ModelCard]:
-    """The cards of the models at hand, the served one first."""
-    return [served, *(card for card in leap_zoo.models() if card.id != served.id)]
 
 
 def _masthead(model: Model) -> str:

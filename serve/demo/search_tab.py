@@ -48,7 +48,7 @@ class SampleGallery:
 
 async def embedded(backend: Backend, photo: bytes, name: str, thumbnail: str) -> Kept:
     """A photo as a gallery keeps it. Raises LeapZooError, Refused."""
-    vectors = {space: (await backend.embed([photo], space))[0] for _, space in SPACES}
+    vectors = {space: await backend.embed(photo, space) for _, space in SPACES}
     return Kept(name, thumbnail, vectors)
 
 
@@ -106,7 +106,7 @@ def build(backend: Backend, visitor: gr.State) -> None:
             return visitor, gr.skip(), gr.skip(), gr.skip()
         try:
             good, notes = await gather(backend, paths, MAX_PHOTOS - len(visitor.gallery))
-            visitor.gallery += [await embedded(backend, one.photo, one.name, one.thumbnail) for one in good]
+            visitor.gallery += [await embedded(backend, read_upload(one.path), one.name, one.thumbnail) for one in good]
         except (LeapZooError, Refused) as error:
             notes = [explain(error)]
         count = note(f"{len(visitor.gallery)} of at most {MAX_PHOTOS} photos. Click one to search with it.")

@@ -10,7 +10,7 @@ from serve.streams import EndingStreams
 
 UI_PATH = "/ui"
 API_PATHS = frozenset({"/classify", "/embed", "/models", "/openapi.json", "/livez", "/healthz", "/readyz", "/metrics"})
-PAGE_PATHS = frozenset({"/", "/favicon.ico", "/manifest.json", UI_PATH})
+PAGE_PATHS = frozenset({"/", "/docs", "/favicon.ico", "/manifest.json", UI_PATH})
 
 
 class Front:
@@ -36,7 +36,7 @@ class Front:
             await send({"type": "websocket.close", "code": 1000})
         elif scope["path"] in API_PATHS:
             await self._api(scope, receive, send)
-        elif scope["path"] in PAGE_PATHS or scope["path"].startswith(UI_PATH + "/"):
+        elif scope["path"] in PAGE_PATHS or scope["path"].startswith((UI_PATH + "/", "/v1/")):
             await self._pages(scope, receive, send)
         else:
             await _unknown_path().response()(scope, receive, send)

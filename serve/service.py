@@ -25,10 +25,13 @@ class ZooService(Service[object]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Load and warm the model, then build the application around it: the worker accepts nothing before."""
+        from serve.app import Nothing
         from serve.engine import start_engine
+        from serve.settings import read_serve_settings
         from serve.site import build_site
 
-        site = build_site(start_engine())
+        settings = read_serve_settings()
+        site = build_site(start_engine(settings), Nothing(), settings)
         self.mount_asgi_app(site)
         return Front(bento=super().to_asgi(is_main), site=site)
 
@@ -49,9 +52,11 @@ class LeapZoo:
     def refuse_to_start_without_model() -> None:
         """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
         from leap_zoo import LeapZooError
-        from serve.engine import model_name, start_engine
+        from serve.engine import start_engine
+        from serve.settings import read_serve_settings
 
+        settings = read_serve_settings()
         try:
-            start_engine()
+            start_engine(settings)
         except LeapZooError as error:
-            raise SystemExit(f"Cannot serve the model {model_name()!r}: {error}") from error
+            raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error

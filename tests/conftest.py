@@ -149,7 +149,11 @@ def tiny_card(artifacts: list[cards.Artifact], golden: bytes) -> cards.ModelCard
             teacher_flops=1e9,
             total_flops=2e9,
             teacher_flops_saved=0.25,
-            curriculum=[cards.CurriculumStep(step=0, block=1, similarity=0.4, reason="calibration")],
+            curriculum=[
+                cards.CurriculumStep(step=0, block=1, similarity=0.4, reason="calibration"),
+                cards.CurriculumStep(step=10, block=2, similarity=0.9, reason="similarity"),
+                cards.CurriculumStep(step=30, block=3, similarity=0.5, reason="timeout"),
+            ],
         ),
     )
 

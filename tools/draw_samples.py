@@ -7,6 +7,7 @@ is, and under which licence, stands in serve/demo/samples/LICENCES.md.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def _parachute(seed: int, x: float, y: float, radius: float, first: Colour, seco
     edges = [-1.0, -0.80, -0.48, -0.16, 0.16, 0.48, 0.80, 1.0]
     for edge in edges:
         draw.line([(cx + edge * r, cy + 0.10 * r * (1 - edge**2)), person], fill=(70, 74, 84), width=SCALE)
-    for gore, (left, right) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for gore, (left, right) in enumerate(pairwise(edges)):
         draw.polygon(_gore(cx, cy, r, left, right), fill=_shaded(second if gore % 2 else first, (left + right) / 2))
     px, py = person
     draw.ellipse([px - r * 0.045, py - r * 0.02, px + r * 0.045, py + r * 0.07], fill=(42, 44, 56))

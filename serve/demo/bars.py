@@ -7,7 +7,9 @@ from html import escape
 from serve.demo.markup import chips, empty, note, percent
 from serve.engine import Classified
 
-NO_PHOTO = empty("No photo yet", "Drop one, choose a file, or paste from the clipboard. The classes appear here as bars.")
+NO_PHOTO = empty(
+    "No photo yet", "Drop one, choose a file, or paste from the clipboard. The classes appear here as bars."
+)
 
 
 def refusal(detail: str) -> str:

@@ -34,7 +34,8 @@ def card_view(card: ModelCard, files: str) -> str:
 def _files(card: ModelCard, address: str) -> str:
     """A download for every file of every artifact, with what it must hash to."""
     items = "".join(
-        f'<li><span><strong>{escape(file.file)}</strong> <small>{_kind(artifact, file)}, {megabytes(file.bytes)}</small>'
+        f"<li><span><strong>{escape(file.file)}</strong> "
+        f"<small>{_kind(artifact, file)}, {megabytes(file.bytes)}</small>"
         f'<code class="leap-sha">sha256 {file.sha256}</code></span>'
         f'<a class="leap-button" href="{address}/{escape(card.id)}/{escape(file.file)}" download>Download'
         f'<span class="leap-hidden"> {escape(file.file)}</span></a></li>'

@@ -109,7 +109,10 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
     more.click(show_more, shown, [shown, more, *boxes], **private)
     example.click(fill, visitor, [visitor, shown, *boxes, *names, *seen], **private)
     reset.click(
-        start_over, visitor, [visitor, shown, *boxes, *names, *seen, report, trial, photo, answer, classify.head], **private
+        start_over,
+        visitor,
+        [visitor, shown, *boxes, *names, *seen, report, trial, photo, answer, classify.head],
+        **private,
     )
     fit.click(
         learn,
@@ -171,7 +174,7 @@ async def _fit(backend: Backend, visitor: Visitor, names: tuple[str, ...]) -> tu
             photos.setdefault(label, []).extend(member.path for member in members)
             called |= {member.path: member.name for member in members}
     if len(photos) < 2:
-        raise Refused(422, "too_few_classes", "Two classes with a photo each are the least: add some, or fill in samples.")
+        raise Refused(422, "too_few_classes", "Two classes with a photo each are the least: add some.")
 
     def work() -> tuple[Fit, float]:
         start = time.perf_counter()

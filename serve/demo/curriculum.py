@@ -144,7 +144,7 @@ def _chart(steps: list[CurriculumStep]) -> str:
             f"<title>{escape(sentence(step, number))}</title></circle></g>"
         )
     first, final = steps[0], steps[-1]
-    words = f"Target block over training steps: block {first.block} at first, block {final.block} from step {final.step:,}."
+    words = f"Target block over training steps: {first.block} at first, {final.block} from step {final.step:,} on."
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">{grid}{ticks}'
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">training step</text>{"".join(parts)}</svg>'

@@ -21,7 +21,12 @@ def refusal(detail: str) -> str:
 def report(found: Fit, seconds: float) -> str:
     """The accuracy on photos that were put aside, class by class, and a link that downloads the head."""
     card = found.head.card
-    facts = [KINDS[card.kind], f"{sum(card.photos)} photos", f"{len(card.labels)} classes", f"fitted in {seconds:.1f} s"]
+    facts = [
+        KINDS[card.kind],
+        f"{sum(card.photos)} photos",
+        f"{len(card.labels)} classes",
+        f"fitted in {seconds:.1f} s",
+    ]
     rows = [
         (one.label, [f"{one.photos}", f"{one.right} of {one.tested}" if one.tested else "not tested"])
         for one in found.classes
@@ -39,17 +44,13 @@ def report(found: Fit, seconds: float) -> str:
 def _accuracy(card: HeadCard) -> str:
     tested = card.validation
     if tested is None:
-        return (
-            '<p class="leap-best">Fitted, but not tested</p>'
-            + note("No class has two photos, so none could be put aside. Add more to learn how good this is.")
+        return '<p class="leap-best">Fitted, but not tested</p>' + note(
+            "No class has two photos, so none could be put aside. Add more to learn how good this is."
         )
     low, high = tested.interval
-    return (
-        f'<p class="leap-best">{percent(tested.accuracy)} recognised</p>'
-        + note(
-            f"Of {tested.n} photos, each put aside once in {tested.folds} rounds and not learned from in that round. "
-            f"95 % interval: {percent(low)} to {percent(high)}."
-        )
+    return f'<p class="leap-best">{percent(tested.accuracy)} recognised</p>' + note(
+        f"Of {tested.n} photos, each put aside once in {tested.folds} rounds and not learned from in that round. "
+        f"95 % interval: {percent(low)} to {percent(high)}."
     )
 
 

@@ -32,6 +32,6 @@ def _words(card: ModelCard, training: Training) -> str:
     ]
     return (
         f"<p class='leap-lead'>{escape(card.id)} learned from a larger network, {escape(training.teacher.name)}, that "
-        "never changed. The target was one of the teacher's inner blocks at first, an easy one, and moved to deeper blocks as "
-        f"training went on. Blocks above the target need not run.</p>{chips(facts)}"
+        "never changed. The target was one of the teacher's inner blocks at first, an easy one, and moved "
+        f"to deeper blocks as training went on. Blocks above the target need not run.</p>{chips(facts)}"
     )

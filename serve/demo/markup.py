@@ -28,7 +28,7 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def table(name: str, head: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]]) -> str:
-    """A table that scrolls on its own where the page is narrow: rows of a heading and of cells that are HTML already."""
+    """A table that scrolls on its own where the page is narrow: rows of a heading, and of cells that are HTML."""
     columns = "".join(f"<th scope='col'>{escape(column)}</th>" for column in head)
     body = "".join(
         f"<tr><th scope='row'>{escape(title)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -12,7 +12,7 @@ from leap_zoo.preprocess import MAX_BYTES
 from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
 from serve.demo.backend import Backend
 from serve.demo.markup import chips, count, megabytes
-from serve.demo.uploads import KEEP_SECONDS
+from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
 from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
 from serve.front import UI_PATH
@@ -60,6 +60,9 @@ def build_page(engine: Engine) -> gr.Blocks:
             with gr.Tab("How it learned", id="learned"):
                 learned_tab.build(backend.card)
         gr.HTML("<p class='leap-foot'>Photos stay on this server, and are deleted within two hours.</p>")
+    for block in blocks.blocks.values():
+        if isinstance(block, gr.components.Component):
+            take_uploads_only(block)
     blocks.queue(max_size=MAX_QUEUE)
     blocks.state_session_capacity = MAX_VISITORS
     return blocks

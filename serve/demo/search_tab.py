@@ -21,9 +21,9 @@ from serve.engine import Space
 from serve.problems import Refused
 
 NEAREST = 6
-SPACES: list[tuple[str, Space]] = [("student · its own space", "student"), ("teacher · its teacher's space", "teacher")]
+SPACES: list[tuple[str, Space]] = [("student space", "student"), ("teacher space", "teacher")]
 GALLERIES = [("sample photos", "samples"), ("your photos", "own")]
-NO_QUERY = empty("What looks like it?", "Click a photo of the gallery, or drop one of your own. The nearest appear here.")
+NO_QUERY = empty("What looks like it?", "Click a photo of the gallery, or drop another. The nearest appear here.")
 OWN_IS_EMPTY = note(f"Your gallery is empty. Drop up to {MAX_PHOTOS} photos; only you see them.")
 
 
@@ -138,8 +138,8 @@ def nearest(asked: Kept, gallery: Sequence[Kept], space: Space) -> str:
     rows = "".join(
         f'<li><img src="{others[i].thumbnail}" alt=""><span class="leap-label">{escape(others[i].name)}</span>'
         f'<span class="leap-score">{scores[i]:.3f}</span>'
-        f'<span class="leap-track" aria-hidden="true"><span style="width:{max(0.0, scores[i]) * 100:.1f}%"></span></span>'
-        "</li>"
+        f'<span class="leap-track" aria-hidden="true">'
+        f'<span style="width:{max(0.0, scores[i]) * 100:.1f}%"></span></span></li>'
         for i in np.argsort(-scores, kind="stable")[:NEAREST]
     )
     return (

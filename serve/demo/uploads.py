@@ -37,21 +37,24 @@ def photo_input(label: str, elem_id: str, height: int) -> gr.Image:
         return uploaded(payload.path) if payload else None
 
     _replace(photo, "preprocess", as_uploaded)
-    take_uploads_only(photo)
     return photo
 
 
 def photos_input(label: str, elem_id: str) -> gr.File:
     """A drop zone for many photos, which hands over the paths of the uploaded files."""
     zone = gr.File(
-        file_count="multiple", file_types=PHOTO_TYPES, label=label, height=130, elem_id=elem_id, elem_classes="leap-drop"
+        file_count="multiple",
+        file_types=PHOTO_TYPES,
+        label=label,
+        height=130,
+        elem_id=elem_id,
+        elem_classes="leap-drop",
     )
 
     def as_uploaded(payload: ListFiles | None) -> list[str]:
         return [path for file in payload or () if (path := uploaded(file.path)) is not None]
 
     _replace(zone, "preprocess", as_uploaded)
-    take_uploads_only(zone)
     return zone
 
 
@@ -90,8 +93,6 @@ def read_upload(path: str) -> bytes:
 def name_of(path: str) -> str:
     """What the visitor called the file, for showing it to that visitor only."""
     return Path(path).stem[:60]
-
-
 
 
 def _replace(component: gr.components.Component, method: str, function: Callable[..., Any]) -> None:

@@ -176,21 +176,30 @@ def test_host__is_the_loopback_alone(server) -> None:
         socket.create_connection(("127.0.0.2", server.port), timeout=5)
 
 
-@pytest.mark.parametrize(("field", "is_stream"), [(0, False), (0, True), (1, False)])
+@pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("kind", ["file", "address"])
-def test_ui__reads_uploads_only(
-    http: httpx.Client, colour_photos: dict[str, Path], kind: str, is_stream: bool, field: int
-) -> None:
-    """A client of the page's own queue may name any file of the server, or any address, as the value of an input."""
+def test_ui__reads_uploads_only(http: httpx.Client, colour_photos: dict[str, Path], kind: str, is_stream: bool) -> None:
+    """A client of the page's own queue may name any file of the server, or any address, as the value of any input."""
     path = str(colour_photos["red"]) if kind == "file" else "https://example.org/photo.jpg"
-    data: list[object] = [None, "colours"]
-    data[field] = {"path": path, "is_stream": is_stream, "meta": {"_type": "gradio.FileData"}}
-    event = {"data": data, "fn_index": 0, "session_hash": "hostile"}
-    assert http.post("/ui/gradio_api/queue/join", json=event).status_code == 200
-    events = http.get("/ui/gradio_api/queue/data", params={"session_hash": "hostile"}).text
-    (last,) = [message for message in _messages(events) if message["msg"] == "process_completed"]
-    assert last["success"] is False
-    assert last["output"]["error"] == "Only uploaded photos are read."
+    hostile = {"path": path, "is_stream": is_stream, "meta": {"_type": "gradio.FileData"}}
+    config = http.get("/ui/config").json()
+    types = {component["id"]: component["type"] for component in config["components"]}
+    tried = 0
+    for function in config["dependencies"]:
+        for field, component in enumerate(function["inputs"]):
+            if types[component] == "state":
+                continue
+            data: list[object] = [None] * len(function["inputs"])
+            data[field] = [hostile] if types[component] == "file" else hostile
+            session = f"hostile{function['id']}x{field}"
+            event = {"data": data, "fn_index": function["id"], "session_hash": session}
+            assert http.post("/ui/gradio_api/queue/join", json=event).status_code == 200
+            events = http.get("/ui/gradio_api/queue/data", params={"session_hash": session}).text
+            (last,) = [message for message in _messages(events) if message["msg"] == "process_completed"]
+            assert last["success"] is False, (function["id"], field)
+            assert last["output"]["error"] == "Only uploaded photos are read."
+            tried += 1
+    assert tried > 20
     assert http.get(f"/ui/gradio_api/file={path}").status_code in (403, 404)
 
 

@@ -99,4 +99,3 @@ def test_curriculum__of_one_move_or_with_an_unknown_reason(engine: Engine) -> No
 def test_thumbnails__escape_what_a_file_is_called() -> None:
     html = thumbnails("photos", [("0", '"><script>', "data:image/jpeg;base64,AA")])
     assert "<script" not in html
-    assert '"><' not in html.replace('"><img', "")

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
 from leap_zoo import Model
 from leap_zoo.preprocess import MAX_BYTES
 from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
 from serve.demo.backend import Backend
 from serve.demo.markup import chips, count, megabytes
+from serve.demo.quota import UploadQuota
 from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
 from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
@@ -39,6 +41,8 @@ def mount_page(site: FastAPI, engine: Engine) -> None:
         show_error=False,  # an exception's text may hold paths; gr.Error is shown all the same
         pwa=False,
     )
+    mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
+    mounted.app = UploadQuota(mounted.app)
 
 
 def build_page(engine: Engine) -> gr.Blocks:

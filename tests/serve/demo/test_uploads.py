@@ -1,0 +1,71 @@
+"""What visitors may send to the page, and how much of it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio.utils import get_upload_folder
+from starlette.testclient import TestClient
+
+from serve.demo.backend import Backend, explain
+from serve.demo.gathering import gather
+from serve.demo.quota import MAX_STORED_BYTES
+from serve.demo.samples import samples
+from serve.demo.uploads import read_upload, uploaded
+from serve.engine import Engine
+from serve.problems import Refused
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Gradio's upload folder."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    (tmp_path / "uploads").mkdir()
+    assert Path(get_upload_folder()) == tmp_path / "uploads"
+    return tmp_path / "uploads"
+
+
+def test_uploaded__takes_uploads_and_samples_only(folder: Path) -> None:
+    sample = str(samples()["church-1"].path)
+    assert uploaded(sample) == sample
+    assert uploaded(folder / "a" / "b.jpg") == str(folder / "a" / "b.jpg")
+    (folder / "link").symlink_to("/etc")
+    for path in ("/etc/passwd", folder / ".." / "secret", folder / "link" / "passwd", "https://example.org/a.jpg"):
+        with pytest.raises(gr.Error, match="Only uploaded photos"):
+            uploaded(path)
+
+
+def test_read_upload__says_so_when_a_photo_is_gone(folder: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        read_upload(str(folder / "gone.jpg"))
+    assert explain(caught.value) == "The photo has been deleted meanwhile. Drop it again."
+
+
+def test_gather__keeps_what_is_good_and_names_what_is_not(
+    engine: Engine, folder: Path, colour_photos: dict[str, Path]
+) -> None:
+    bad = []
+    for number in range(5):
+        bad.append(folder / f"lie {number}.jpg")
+        bad[-1].write_bytes(b"no photo")
+    paths = [str(colour_photos["red"]), *map(str, bad), str(colour_photos["green"]), str(colour_photos["blue"])]
+    good, notes = asyncio.run(gather(Backend(engine), paths, room=7))
+    assert [one.name for one in good] == ["red", "green"]
+    assert all(one.thumbnail.startswith("data:image/jpeg;base64,") for one in good)
+    assert notes[0] == "There is room for 7 more, so 1 of the 8 photos were left out."
+    assert notes[1].startswith("lie 0: These bytes are no photo that we read")
+    assert notes[4:] == ["2 more photos cannot be used."]
+    assert not any(str(folder) in text for text in notes)
+
+
+def test_quota__refuses_uploads_while_the_disk_has_enough(client: TestClient, folder: Path) -> None:
+    photo = {"files": ("a.jpg", samples()["cat-1"].read(), "image/jpeg")}
+    assert client.post("/ui/gradio_api/upload", files=photo).status_code == 200
+    with (folder / "old").open("wb") as file:
+        file.truncate(MAX_STORED_BYTES)  # sparse: it takes no room
+    answer = client.post("/ui/gradio_api/upload", files=photo)
+    assert (answer.status_code, answer.json()["code"]) == (503, "uploads_full")
+    assert client.get("/ui/config").status_code == 200

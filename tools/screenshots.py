@@ -1,0 +1,113 @@
+"""Takes the pictures of the demo in docs/images: `python -m tools.screenshots http://127.0.0.1:7860`.
+
+The page must run already, over a zoo that has fp32 and int8: `LEAP_ZOO_URL=zoo python -m serve.demo`.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+DESK, PHONE = (1120, 800), (390, 844)
+TALLEST = 1300  # pixels; a card goes on for long
+COLOURS = 200
+
+
+def main() -> None:
+    """One picture per tab, and one of three tabs on a phone."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        page = _open(browser.new_page(viewport={"width": DESK[0], "height": DESK[1]}))
+        for name, show in (
+            ("demo", classify),
+            ("demo-search", search),
+            ("demo-classes", classes),
+            ("demo-zoo", zoo),
+            ("demo-learned", learned),
+        ):
+            _save(_shot(page, show, TALLEST), name)
+        page = _open(browser.new_page(viewport={"width": PHONE[0], "height": PHONE[1]}, color_scheme="dark"))
+        phones = [_shot(page, show, PHONE[1]) for show in (classify, search, learned)]
+        row = Image.new("RGB", ((PHONE[0] + 16) * len(phones) - 16, PHONE[1]), "white")
+        for number, phone in enumerate(phones):
+            row.paste(phone, (number * (PHONE[0] + 16), 0))
+        _save(row, "demo-phone")
+        browser.close()
+
+
+def classify(page: Page) -> None:
+    """A sample photo, named."""
+    _tab(page, "Classify")
+    page.locator("#leap-samples button").nth(2).click()
+    page.wait_for_selector("#leap-result .leap-best")
+
+
+def search(page: Page) -> None:
+    """What looks like a church?"""
+    _tab(page, "Search")
+    page.locator("#leap-wall button[aria-label='church 2']").click()
+    page.wait_for_selector("#leap-found .leap-best")
+
+
+def classes(page: Page) -> None:
+    """Three classes of samples, fitted."""
+    _tab(page, "Your classes")
+    page.click("#leap-example")
+    page.wait_for_selector("#leap-seen-3 img")
+    page.click("#leap-fit")
+    page.wait_for_selector("#leap-fitted .leap-best")
+
+
+def zoo(page: Page) -> None:
+    """The card."""
+    _tab(page, "Zoo")
+
+
+def learned(page: Page) -> None:
+    """Half way through the curriculum."""
+    _tab(page, "How it learned")
+    page.locator("#leap-curriculum input").fill("6")
+
+
+def _open(page: Page) -> Page:
+    page.goto(sys.argv[1].rstrip("/") + "/ui/")
+    page.wait_for_selector("#leap-photo input[type=file]", state="attached")
+    return page
+
+
+def _tab(page: Page, name: str) -> None:
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if not tab.is_visible():
+        page.locator("#leap-tabs .overflow-menu > button").click()
+        tab = page.locator("#leap-tabs .overflow-dropdown button", has_text=name)
+    tab.click()
+
+
+def _shot(page: Page, show: Callable[[Page], None], tallest: int) -> Image.Image:
+    show(page)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(1500)  # until what moves has arrived
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    return picture.crop((0, 0, picture.width, min(picture.height, tallest)))
+
+
+def _save(picture: Image.Image, name: str) -> None:
+    small = picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    small.save(IMAGES / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DESK, PHONE = (1120, 800), (390, 844)
 TALLEST = 1300  # pixels; a card goes on for long
-COLOURS = 200
+PHONE_SCALE = 0.75
 
 
 def main() -> None:
@@ -44,7 +44,8 @@ def main() -> None:
         row = Image.new("RGB", ((PHONE[0] + 16) * len(phones) - 16, PHONE[1]), "white")
         for number, phone in enumerate(phones):
             row.paste(phone, (number * (PHONE[0] + 16), 0))
-        _save(row, "demo-phone")
+        size = (round(row.width * PHONE_SCALE), round(row.height * PHONE_SCALE))
+        _save(row.resize(size, Image.Resampling.LANCZOS), "demo-phone")
         browser.close()
 
 
@@ -105,7 +106,7 @@ def _shot(page: Page, show: Callable[[Page], None], tallest: int) -> Image.Image
 
 
 def _save(picture: Image.Image, name: str) -> None:
-    small = picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    small = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     small.save(IMAGES / f"{name}.png", optimize=True)
 
 

@@ -41,9 +41,14 @@ def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
     with gr.Row(equal_height=False, elem_classes="leap-stage"):
         with gr.Column(min_width=300):
             photo = photo_input("Your photo", "leap-photo", 340)
+        with gr.Column(min_width=300):
+            result = gr.HTML(bars.NO_PHOTO, elem_id="leap-result", elem_classes="leap-panel")
+    with gr.Row(equal_height=False, elem_classes="leap-stage"):
+        with gr.Column(min_width=300):
             chosen = [(name, samples()[name].name, samples()[name].thumbnail) for name in SHOWN]
             gr.HTML("<p class='leap-hint'>No photo at hand? Take one of these:</p>")
             strip = gr.HTML(thumbnails("Sample photos", chosen), js_on_load=TRIGGER_CLICK, elem_id="leap-samples")
+        with gr.Column(min_width=300):
             head = gr.Radio(
                 heads,
                 value=backend.card.default_head,
@@ -51,8 +56,6 @@ def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
                 visible=len(heads) > 1,
                 elem_id="leap-head",
             )
-        with gr.Column(min_width=300):
-            result = gr.HTML(bars.NO_PHOTO, elem_id="leap-result", elem_classes="leap-panel")
             if backend.other is None:
                 gr.HTML(note(ONE_FILE.format(backend.model.artifact.precision)), elem_classes="leap-aside")
 

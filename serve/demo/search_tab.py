@@ -67,8 +67,8 @@ def build(backend: Backend, visitor: gr.State) -> None:
                 said = gr.HTML(OWN_IS_EMPTY)
                 clear = gr.Button("Empty your gallery", size="sm", elem_id="leap-clear")
         with gr.Column(min_width=300):
-            photo = photo_input("Or search with a photo of your own", "leap-query", 220)
             found = gr.HTML(NO_QUERY, elem_id="leap-found", elem_classes="leap-panel")
+            photo = photo_input("Or search with a photo of your own", "leap-query", 220)
 
     def wall_of(which: str, visitor: Visitor, asked: Kept | None) -> str:
         return _wall_of_samples(asked) if which == "samples" else _wall_of_own(visitor, asked)

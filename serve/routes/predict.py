@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from leap_zoo import CustomHead
+from leap_zoo import CustomHead, UnknownHead
+from leap_zoo.errors import nearest, short
 from serve.engine import Engine, Space
 from serve.photos import read_photos
 from serve.routes.answers import Classification, Embeddings, Encoding, about, encoded, json_response
@@ -83,8 +84,15 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     async def _head(options: ClassifyOptions) -> str | CustomHead | None:
         """A model's own head by its name, one of a client by itself."""
         name = options.head
-        if name is None or name in (await engine.model(options.model, options.precision)).heads:
+        if name is None:
+            return None
+        model = await engine.model(options.model, options.precision)
+        if name in model.heads:
             return name
-        return await engine.run(lambda: heads.get(name))
+        try:
+            return await engine.run(lambda: heads.get(name))
+        except UnknownHead as error:
+            own = f"{model.card.id} has no head {short(name)}{nearest(name, model.heads)}"
+            raise UnknownHead(f"{own}, and {error}") from error
 
     return router

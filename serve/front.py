@@ -10,7 +10,7 @@ from serve.streams import EndingStreams
 
 UI_PATH = "/ui"
 API_PATHS = frozenset({"/classify", "/embed", "/models", "/openapi.json", "/livez", "/healthz", "/readyz", "/metrics"})
-PAGE_PATHS = frozenset({"/", "/docs", "/favicon.ico", "/manifest.json", UI_PATH})
+PAGE_PATHS = frozenset({"/", "/docs", "/schema.json", "/favicon.ico", "/manifest.json", UI_PATH})
 
 
 class Front:

@@ -31,6 +31,7 @@ class ZooService(Service[object]):
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Load and warm the model, then build the application around it: the worker accepts nothing before."""
         from serve import logs, metrics_folder
+        from serve.app import Nothing
         from serve.engine import start_engine
         from serve.metrics import Metrics
         from serve.routes import files
@@ -39,10 +40,13 @@ class ZooService(Service[object]):
         settings = read_serve_settings()
         logs.configure(settings.log)
         metrics_folder.use_folder()
-        site = build_site(start_engine())
+        metrics = Metrics()
+        engine = start_engine(settings)
+        metrics.watch(engine)
+        site = build_site(engine, Nothing(), settings)
         site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
-        return Front(super().to_asgi(is_main), site, settings, Metrics())
+        return Front(super().to_asgi(is_main), site, settings, metrics)
 
 
 @bentoml.service(
@@ -72,7 +76,7 @@ class LeapZoo:
         except LeapZooError as error:
             raise SystemExit(f"Cannot serve: {error}") from error
         try:
-            start_engine()
+            start_engine(settings)
         except LeapZooError as error:
             raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error
         metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))

@@ -9,12 +9,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from leap_zoo import CustomHead, errors
 from serve.engine import Engine
 from serve.problems import Problem, Refused, internal_error, refusal_of
-from serve.routes import embeddings, models, predict, short
+from serve.reference import reference
+from serve.routes import bento, embeddings, models, predict, short
 from serve.settings import ServeSettings
 
 _ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON; no address
@@ -56,8 +57,14 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(short.router(engine))
+    app.include_router(bento.router())
     answer_errors(app)
     _describe(app)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(reference(app.openapi()))
+
     return app
 
 

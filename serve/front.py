@@ -17,7 +17,7 @@ from serve.streams import EndingStreams
 UI_PATH = "/ui"
 NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
-PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/favicon.ico", "/manifest.json"})
+PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"})
 
 READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
 MAX_PULLS = 64  # downloads of models at once, which must not take the places of photos

@@ -54,7 +54,10 @@ class BodyLimit:
             if await self._read(chunks, scope, receive):
                 await self.app(scope, _replayed(b"".join(chunks), receive), send)
         except _Refusal as refusal:
-            await answer_while_sending(refusal.refused, scope, receive, send)
+            self._held -= sum(map(len, chunks))
+            chunks.clear()
+            answer = answer_while_sending if refusal.is_still_sent else _answer
+            await answer(refusal.refused, scope, receive, send)
         finally:
             self._held -= sum(map(len, chunks))
 
@@ -73,11 +76,13 @@ class BodyLimit:
                     chunks.append(message.get("body", b""))
                     size += len(chunks[-1])
                     self._held += len(chunks[-1])
+                    more = message.get("more_body", False)
                     if size > self.max_bytes:
-                        raise _Refusal(self._too_large())
+                        raise _Refusal(self._too_large(), more)
                     if self._held > self._max_all:
-                        raise _Refusal(busy("The photos of other requests fill the memory that there is for them."))
-                    if not message.get("more_body", False):
+                        detail = "The photos of other requests fill the memory that there is for them."
+                        raise _Refusal(busy(detail), more)
+                    if not more:
                         return True
         except TimeoutError:
             detail = f"The body did not arrive within {self.seconds:.0f} seconds. Send a smaller photo."
@@ -91,9 +96,10 @@ class BodyLimit:
 class _Refusal(Exception):
     """Told apart from a Refused of the application, which is not for us to answer."""
 
-    def __init__(self, refused: Refused) -> None:
+    def __init__(self, refused: Refused, is_still_sent: bool = True) -> None:
         super().__init__(refused.detail)
         self.refused = refused
+        self.is_still_sent = is_still_sent
 
 
 class Slots:
@@ -175,7 +181,11 @@ async def refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) -
     if b"transfer-encoding" in headers or not length.isdigit() or int(length) > MAX_BODY_BYTES:
         await answer_while_sending(refused, scope, receive, send)
     else:
-        await refused.response()(scope, receive, send)
+        await _answer(refused, scope, receive, send)
+
+
+async def _answer(refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    await refused.response()(scope, receive, send)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -10,8 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from serve.metrics_folder import forget_dead_workers
+
+if TYPE_CHECKING:
+    from serve.engine import Engine
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
@@ -61,6 +65,16 @@ class Metrics:
         counter, histogram = self._answered(route, method if method in METHODS else "other", status // 100)
         counter.inc()
         histogram.observe(seconds)
+
+    def watch(self, engine: Engine) -> None:
+        """Count what `engine` does from now on."""
+
+        def observe(queue_ms: float, decode_ms: float, inference_ms: float) -> None:
+            self.stages(queue_ms=queue_ms, decode_ms=decode_ms, inference_ms=inference_ms)
+            self.models_loaded(len(engine.models.all()))
+
+        engine.observe = observe
+        self.models_loaded(len(engine.models.all()))
 
     def stages(self, *, queue_ms: float, decode_ms: float, inference_ms: float) -> None:
         """Count where a request with photos has spent its time."""

@@ -24,7 +24,12 @@ CODES: dict[str, tuple[int, str]] = {
     "broken_base64": (400, "A photo is not in base64."),
     "broken_data_uri": (400, "A data URI is not data:image/...;base64,..."),
     "client_left": (400, "The client closed the connection before its body had arrived."),
+    "missing_key": (401, "This server wants an API key."),
+    "wrong_key": (401, "The API key is not known here."),
+    "foreign_origin": (403, "Another site's page tried to change something here."),
     "unknown_path": (404, "Nothing is served at this path."),
+    "unknown_file": (404, "No model here has this file."),
+    "unknown_gallery": (404, "There is no gallery of this name here."),
     "wrong_method": (405, "The path does not take that method."),
     "body_too_slow": (408, "The body did not arrive in time."),
     "head_of_another_model": (409, "The head was fitted for another model, or another revision of it."),
@@ -33,6 +38,7 @@ CODES: dict[str, tuple[int, str]] = {
     "too_many_photos": (413, "There are more photos in the request than this server takes."),
     "not_an_image": (415, "The bytes are no photo in a format that is read."),
     "unsupported_content_type": (415, "A body of this Content-Type holds no photo."),
+    "range_not_satisfiable": (416, "The range lies outside the file."),
     "address_not_fetched": (422, "An address was sent in place of a photo. None is ever fetched."),
     "image_is_text": (422, "The form's field for the photo is text, not a file."),
     "invalid_body": (422, "The JSON has another shape than expected."),
@@ -44,6 +50,8 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown_space": (422, "Embeddings live in the `student` or the `teacher` space."),
     "internal_error": (500, "The server failed. Its log says why."),
     "busy": (503, "Too many photos are waiting already. Try again after Retry-After seconds."),
+    "stopping": (503, "The server has been told to stop."),
+    "timed_out": (503, "The answer took too long. Try again after Retry-After seconds."),
 }
 """Every code: its status, and what it means. The page at /docs explains them, and no code changes its meaning."""
 

@@ -40,10 +40,13 @@ class ZooService(Service[object]):
         settings = read_serve_settings()
         logs.configure(settings.log)
         metrics_folder.use_folder()
-        site = build_site(start_engine(settings), Nothing(), settings)
+        metrics = Metrics()
+        engine = start_engine(settings)
+        metrics.watch(engine)
+        site = build_site(engine, Nothing(), settings)
         site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
-        return Front(super().to_asgi(is_main), site, settings, Metrics())
+        return Front(super().to_asgi(is_main), site, settings, metrics)
 
 
 @bentoml.service(

@@ -69,13 +69,15 @@ class EndingStreams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        streaming = False
+        streaming = False  # an event stream has begun, and has not ended
 
         async def watched_send(message: Message) -> None:
             nonlocal streaming
             if message["type"] == "http.response.start":
                 kind = dict(message["headers"]).get(b"content-type", b"")
                 streaming = kind.startswith(b"text/event-stream")
+            elif not message.get("more_body", False):
+                streaming = False
             await send(message)
 
         answer = asyncio.ensure_future(self.app(scope, receive, watched_send))
@@ -87,7 +89,8 @@ class EndingStreams:
             if not answer.done() and streaming:
                 answer.cancel()
                 await asyncio.wait({answer})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                if streaming:  # not where the application has ended it when it was cancelled
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await answer
         finally:

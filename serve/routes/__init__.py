@@ -1,1 +1,1 @@
-"""The HTTP routes: each module has `router(...)`, which gives the routes of one subject."""
+"""The HTTP routes, a module for each family. Each has `router(...)`, which `serve.app` puts together."""

@@ -11,7 +11,8 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mO4o6EBAAMQAS0
 """A PNG of one reddish pixel, in base64."""
 
 _SENT = ("missing_photo", "undecodable_image", "image_too_large", "not_an_image")
-_ANY = ("body_too_large", "body_too_slow", "busy", "internal_error")
+_KEY = ("missing_key", "wrong_key", "foreign_origin")
+_ANY = (*_KEY, "body_too_slow", "body_too_large", "internal_error", "busy", "stopping", "timed_out")
 _FORM = ("broken_form", "image_is_text", "unexpected_field", "unsupported_content_type")
 
 PHOTO_PROBLEMS = (*_SENT, *_FORM, *_ANY)
@@ -50,9 +51,31 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     return dict(sorted(by_status.items()))
 
 
-_JPEG = "The bytes of one photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+READ_PROBLEMS = (*_KEY, "internal_error", "busy", "stopping", "timed_out")
+"""What can go wrong where nothing is sent."""
+
+_PHOTO = "The bytes of one photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
-_RAW: dict[str, Any] = {"image/*": {"schema": {"description": _JPEG}}, "application/octet-stream": {"schema": {}}}
+_RAW: dict[str, Any] = {"image/*": {"schema": {"description": _PHOTO}}, "application/octet-stream": {"schema": {}}}
+
+
+def one_photo() -> dict[str, Any]:
+    """What `read_photo` reads."""
+    return _body(f"{HOW_ONE}.", _form(_FILE) | _RAW)
+
+
+def many_photos(most: int) -> dict[str, Any]:
+    """What `read_photos` reads, at most that many."""
+    texts = {"type": "array", "minItems": 1, "maxItems": most, "items": {"type": "string", "contentEncoding": "base64"}}
+    schema = {
+        "type": "object",
+        "required": ["images"],
+        "additionalProperties": False,
+        "properties": {"images": texts},
+    }
+    as_json = {"application/json": {"schema": schema, "example": {"images": [PIXEL]}}}
+    files = {"type": "array", "minItems": 1, "maxItems": most, "items": _FILE}
+    return _body(f"{HOW_MANY}. At most {most} photos.", _RAW | _form(files) | as_json)
 
 
 def _form(file: dict[str, Any]) -> dict[str, Any]:
@@ -60,34 +83,5 @@ def _form(file: dict[str, Any]) -> dict[str, Any]:
     return {"multipart/form-data": {"schema": schema}}
 
 
-ONE_PHOTO: dict[str, Any] = {
-    "requestBody": {"required": True, "description": HOW_ONE + ".", "content": _form(_FILE) | _RAW}
-}
-"""What `read_photo` reads, for OpenAPI."""
-
-MANY_PHOTOS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": HOW_MANY + ".",
-        "content": _RAW
-        | _form({"type": "array", "minItems": 1, "items": _FILE})
-        | {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "contentEncoding": "base64"},
-                        }
-                    },
-                },
-                "example": {"images": [PIXEL]},
-            }
-        },
-    }
-}
-"""What `read_photos` reads, for OpenAPI."""
+def _body(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "description": description, "content": content}}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, Request
 from msgspec import Meta
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from leap_zoo.card import Precision
@@ -50,6 +50,16 @@ class Usage(BaseModel):
 class EmbeddingList(BaseModel):
     """The answer of /v1/embeddings."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "object": "list",
+                "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+                "model": "leap-nano",
+                "usage": {"prompt_tokens": 0, "total_tokens": 0},
+            }
+        }
+    )
     object: Literal["list"]
     data: list[Row]
     model: str = Field(examples=["leap-nano"])

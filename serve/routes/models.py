@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from leap_zoo import ModelCard
@@ -13,7 +13,30 @@ from leap_zoo.card import Artifact
 from serve.engine import Engine, Space
 from serve.models import Models
 from serve.routes.answers import json_response
-from serve.routes.described import problems
+from serve.routes.described import READ_PROBLEMS, problems
+
+_EXAMPLE: dict[str, Any] = {
+    "id": "leap-nano",
+    "object": "model",
+    "owned_by": "leap-zoo",
+    "revision": "14dc382a93da",
+    "description": "A small vision transformer",
+    "parameters": 2_600_000,
+    "default": True,
+    "heads": [{"name": "imagenette", "classes": 10}],
+    "default_head": "imagenette",
+    "embedding_dims": {"student": 128, "teacher": 384},
+    "artifacts": [
+        {
+            "file": "model_int8.onnx",
+            "format": "onnx",
+            "precision": "int8",
+            "bytes": 1_500_000,
+            "sha256": "0" * 64,
+            "loaded": True,
+        }
+    ],
+}
 
 
 class HeadInfo(BaseModel):
@@ -35,15 +58,15 @@ class FileInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A model, from its card."""
+    """A model, from its card. `default`: whether it answers requests that name none."""
 
-    id: str = Field(examples=["leap-nano"])
+    id: str
     object: Literal["model"]
     owned_by: Literal["leap-zoo"]
     revision: str
     description: str
     parameters: int
-    default: bool = Field(description="Whether it answers requests that name no model")
+    default: bool
     heads: list[HeadInfo]
     default_head: str
     embedding_dims: dict[Space, int]
@@ -53,6 +76,7 @@ class ModelInfo(BaseModel):
 class ModelList(BaseModel):
     """The answer of GET /v1/models, the default model first."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"object": "list", "data": [_EXAMPLE]}})
     object: Literal["list"]
     data: list[ModelInfo]
 
@@ -61,7 +85,7 @@ def router(engine: Engine) -> APIRouter:
     """The list of the models of `engine`."""
     router = APIRouter(prefix="/v1", tags=["models"])
 
-    @router.get("/models", response_model=ModelList, responses=problems("busy", "internal_error"))
+    @router.get("/models", response_model=ModelList, responses=problems(*READ_PROBLEMS))
     async def models() -> Response:
         """Which models may be asked for, and in which precisions."""
         cards = await engine.run(engine.models.cards)

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from leap_zoo import CustomHead
+from leap_zoo import CustomHead, UnknownHead
+from leap_zoo.errors import nearest, short
 from serve.engine import Engine, Space
 from serve.photos import read_photos
 from serve.routes.answers import Classification, Embeddings, Encoding, about, encoded, json_response
-from serve.routes.described import MANY_PHOTOS, MANY_PROBLEMS, MODEL_PROBLEMS, problems
+from serve.routes.described import MANY_PROBLEMS, MODEL_PROBLEMS, many_photos, problems
 
 MAX_TOP = 1000
 
@@ -59,7 +60,9 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     embed_problems = problems(*MANY_PROBLEMS, *MODEL_PROBLEMS)
     classify_problems = problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, "unknown_head", "head_of_another_model")
 
-    @router.post("/classify", response_model=Classification, responses=classify_problems, openapi_extra=MANY_PHOTOS)
+    @router.post(
+        "/classify", response_model=Classification, responses=classify_problems, openapi_extra=many_photos(max_photos)
+    )
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
         """Name what is on one photo or several."""
         photos = await read_photos(request, max_photos)
@@ -73,7 +76,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
         fields = {"predictions": answer.predictions, "head": answer.head or options.head}
         return json_response(fields | about(answer))
 
-    @router.post("/embed", response_model=Embeddings, responses=embed_problems, openapi_extra=MANY_PHOTOS)
+    @router.post("/embed", response_model=Embeddings, responses=embed_problems, openapi_extra=many_photos(max_photos))
     async def embed(request: Request, options: Annotated[EmbedOptions, Query()]) -> Response:
         """Turn one photo or several into vectors."""
         photos = await read_photos(request, max_photos)
@@ -83,8 +86,15 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     async def _head(options: ClassifyOptions) -> str | CustomHead | None:
         """A model's own head by its name, one of a client by itself."""
         name = options.head
-        if name is None or name in (await engine.model(options.model, options.precision)).heads:
+        if name is None:
+            return None
+        model = await engine.model(options.model, options.precision)
+        if name in model.heads:
             return name
-        return await engine.run(lambda: heads.get(name))
+        try:
+            return await engine.run(lambda: heads.get(name))
+        except UnknownHead as error:
+            own = f"{model.card.id} has no head {short(name)}{nearest(name, model.heads)}"
+            raise UnknownHead(f"{own}, and {error}") from error
 
     return router

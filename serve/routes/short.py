@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,9 +11,11 @@ from starlette.responses import Response
 from serve.engine import Engine, Space
 from serve.photos import read_photo
 from serve.routes.answers import Prediction, json_response
-from serve.routes.described import ONE_PHOTO, PHOTO_PROBLEMS, problems
+from serve.routes.described import PHOTO_PROBLEMS, READ_PROBLEMS, one_photo, problems
 from serve.routes.models import HeadInfo
 from serve.routes.predict import MAX_TOP
+
+_BY: dict[str, Any] = {"model": "leap-nano", "precision": "int8", "milliseconds": 2.5}
 
 
 class ShortClassifyOptions(BaseModel):
@@ -34,6 +36,11 @@ class ShortEmbedOptions(BaseModel):
 class ShortClassification(BaseModel):
     """The answer of /classify; `milliseconds` cover decoding and inference."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"predictions": [{"label": "golf ball", "score": 0.93, "index": 5}], "head": "imagenette"} | _BY
+        }
+    )
     predictions: list[Prediction] = Field(description="Best first")
     model: str
     head: str
@@ -44,6 +51,9 @@ class ShortClassification(BaseModel):
 class ShortEmbedding(BaseModel):
     """The answer of /embed; `milliseconds` cover decoding and inference."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"embedding": [0.6, 0.8], "dim": 2, "space": "student"} | _BY}
+    )
     embedding: list[float] = Field(description="float32, of unit length")
     dim: int
     space: Space
@@ -70,6 +80,26 @@ class ShortModelInfo(BaseModel):
 class ShortModels(BaseModel):
     """The answer of GET /models."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "models": [
+                    {
+                        "id": "leap-nano",
+                        "revision": "14dc382a93da",
+                        "description": "A small vision transformer",
+                        "parameters": 2_600_000,
+                        "precision": "int8",
+                        "bytes": 1_500_000,
+                        "sha256": "0" * 64,
+                        "heads": [{"name": "imagenette", "classes": 10}],
+                        "default_head": "imagenette",
+                        "embedding_dims": {"student": 128, "teacher": 384},
+                    }
+                ]
+            }
+        }
+    )
     models: list[ShortModelInfo]
 
 
@@ -79,14 +109,16 @@ def router(engine: Engine) -> APIRouter:
     embed_problems = problems(*PHOTO_PROBLEMS, "several_photos", "invalid_option")
     classify_problems = problems(*PHOTO_PROBLEMS, "several_photos", "invalid_option", "unknown_head")
 
-    @router.post("/classify", response_model=ShortClassification, responses=classify_problems, openapi_extra=ONE_PHOTO)
+    @router.post(
+        "/classify", response_model=ShortClassification, responses=classify_problems, openapi_extra=one_photo()
+    )
     async def classify(request: Request, options: Annotated[ShortClassifyOptions, Query()]) -> Response:
         """Name what is on a photo."""
         answer = await engine.classify([await read_photo(request)], top=options.top, head=options.head)
         fields = {name: getattr(answer, name) for name in ("model", "head", "precision", "milliseconds")}
         return json_response({"predictions": answer.predictions[0]} | fields)
 
-    @router.post("/embed", response_model=ShortEmbedding, responses=embed_problems, openapi_extra=ONE_PHOTO)
+    @router.post("/embed", response_model=ShortEmbedding, responses=embed_problems, openapi_extra=one_photo())
     async def embed(request: Request, options: Annotated[ShortEmbedOptions, Query()]) -> Response:
         """Turn a photo into a vector."""
         answer = await engine.embed([await read_photo(request)], space=options.space)
@@ -94,7 +126,7 @@ def router(engine: Engine) -> APIRouter:
         fields = {name: getattr(answer, name) for name in ("space", "model", "precision", "milliseconds")}
         return json_response({"embedding": vector, "dim": vector.size} | fields)
 
-    @router.get("/models")
+    @router.get("/models", responses=problems(*READ_PROBLEMS))
     async def models() -> ShortModels:
         """The model that answers here."""
         card, artifact = engine.models.default.card, engine.models.default.artifact

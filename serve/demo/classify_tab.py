@@ -38,17 +38,12 @@ class ClassifyTab:
 def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
     """Lay the tab out inside the present container."""
     heads = _choices(backend, None)
-    with gr.Row(equal_height=False, elem_classes="leap-stage"):
+    with gr.Row(equal_height=False, elem_classes=["leap-stage", "leap-classify"]):
         with gr.Column(min_width=300):
             photo = photo_input("Your photo", "leap-photo", 340)
-        with gr.Column(min_width=300):
-            result = gr.HTML(bars.NO_PHOTO, elem_id="leap-result", elem_classes="leap-panel")
-    with gr.Row(equal_height=False, elem_classes="leap-stage"):
-        with gr.Column(min_width=300):
+            gr.HTML("<p class='leap-hint'>No photo at hand? Take one of these:</p>", elem_id="leap-hint")
             chosen = [(name, samples()[name].name, samples()[name].thumbnail) for name in SHOWN]
-            gr.HTML("<p class='leap-hint'>No photo at hand? Take one of these:</p>")
             strip = gr.HTML(thumbnails("Sample photos", chosen), js_on_load=TRIGGER_CLICK, elem_id="leap-samples")
-        with gr.Column(min_width=300):
             head = gr.Radio(
                 heads,
                 value=backend.card.default_head,
@@ -56,8 +51,10 @@ def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
                 visible=len(heads) > 1,
                 elem_id="leap-head",
             )
+        with gr.Column(min_width=300):
+            result = gr.HTML(bars.NO_PHOTO, elem_id="leap-result", elem_classes="leap-panel")
             if backend.other is None:
-                gr.HTML(note(ONE_FILE.format(backend.model.artifact.precision)), elem_classes="leap-aside")
+                gr.HTML(note(ONE_FILE.format(backend.model.artifact.precision)), elem_id="leap-aside")
 
     async def show(path: str | None, name: str, visitor: Visitor) -> str:
         return await _show(backend, path, name, visitor)

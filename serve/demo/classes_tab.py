@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 import leap_zoo
-from leap_zoo import LeapZooError
+from leap_zoo import InvalidArgument, LeapZooError
 from leap_zoo.fitting import Fit
 from serve.demo import bars, fit_report
 from serve.demo.backend import Backend, explain
@@ -174,7 +174,7 @@ async def _fit(backend: Backend, visitor: Visitor, names: tuple[str, ...]) -> tu
             photos.setdefault(label, []).extend(member.path for member in members)
             called |= {member.path: member.name for member in members}
     if len(photos) < 2:
-        raise Refused(422, "too_few_classes", "Two classes with a photo each are the least: add some.")
+        raise InvalidArgument("two classes with a photo each are the least: add some")
 
     def work() -> tuple[Fit, float]:
         start = time.perf_counter()

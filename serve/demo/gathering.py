@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leap_zoo import ImageError
+from leap_zoo import LeapZooError
 from serve.demo.backend import Backend, explain
 from serve.demo.uploads import name_of, read_upload
 from serve.problems import Refused
@@ -32,7 +32,7 @@ async def gather(backend: Backend, paths: Sequence[str], room: int) -> tuple[lis
     for path in paths[:room]:
         try:
             good.append(Looked(name_of(path), path, await backend.look(read_upload(path))))
-        except (ImageError, Refused) as error:
+        except (LeapZooError, Refused) as error:
             if isinstance(error, Refused) and error.status == 503:
                 raise
             bad.append(f"{name_of(path)}: {explain(error)}")

@@ -26,7 +26,7 @@ class UploadQuota:
         is_upload = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith(_UPLOAD)
         if is_upload and await asyncio.to_thread(stored_bytes) >= self._most:
             detail = "This server keeps as many photos as it may. Older ones are deleted every hour: come back then."
-            await Refused(503, "uploads_full", detail, {"retry-after": "600"}).response()(scope, receive, send)
+            await Refused(503, "busy", detail, {"retry-after": "600"}).response()(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -10,9 +10,9 @@ import gradio as gr
 from gradio.data_classes import ImageData, ListFiles
 from gradio.utils import get_upload_folder
 
+from leap_zoo import InvalidArgument
 from leap_zoo.preprocess import MAX_BYTES
 from serve.demo.samples import FOLDER as SAMPLES
-from serve.problems import Refused
 
 KEEP_SECONDS = 3600  # an uploaded photo's life on disk; the page needs it for showing it and for another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
@@ -82,12 +82,12 @@ def uploaded(path: str | Path | None) -> str | None:
 
 
 def read_upload(path: str) -> bytes:
-    """The bytes of an upload, for our decoder to judge. Raises Refused when it has been deleted meanwhile."""
+    """The bytes of an upload, for our decoder to judge. Raises InvalidArgument when it has been deleted meanwhile."""
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)  # what is longer is refused by the decoder
     except OSError as error:
-        raise Refused(404, "photo_deleted", "The photo has been deleted meanwhile. Drop it again.") from error
+        raise InvalidArgument("the photo has been deleted meanwhile: drop it again") from error
 
 
 def name_of(path: str) -> str:

@@ -10,13 +10,13 @@ import pytest
 from gradio.utils import get_upload_folder
 from starlette.testclient import TestClient
 
+from leap_zoo import InvalidArgument
 from serve.demo.backend import Backend, explain
 from serve.demo.gathering import gather
 from serve.demo.quota import MAX_STORED_BYTES
 from serve.demo.samples import samples
 from serve.demo.uploads import read_upload, uploaded
 from serve.engine import Engine
-from serve.problems import Refused
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_uploaded__takes_uploads_and_samples_only(folder: Path) -> None:
 
 
 def test_read_upload__says_so_when_a_photo_is_gone(folder: Path) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         read_upload(str(folder / "gone.jpg"))
-    assert explain(caught.value) == "The photo has been deleted meanwhile. Drop it again."
+    assert explain(caught.value) == "The photo has been deleted meanwhile: drop it again."
 
 
 def test_gather__keeps_what_is_good_and_names_what_is_not(
@@ -67,5 +67,5 @@ def test_quota__refuses_uploads_while_the_disk_has_enough(client: TestClient, fo
     with (folder / "old").open("wb") as file:
         file.truncate(MAX_STORED_BYTES)  # sparse: it takes no room
     answer = client.post("/ui/gradio_api/upload", files=photo)
-    assert (answer.status_code, answer.json()["code"]) == (503, "uploads_full")
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
     assert client.get("/ui/config").status_code == 200

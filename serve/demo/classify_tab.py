@@ -87,12 +87,19 @@ async def _show(backend: Backend, path: str | None, name: str, visitor: Visitor)
     served = backend.model.artifact.precision
     try:
         photo = read_upload(path)
-        if backend.other is None:
-            return bars.bars(await backend.classify(photo, head), served)
-        answer, other = await backend.compare(photo, head, backend.other)
-        return bars.compared(answer, served, other, backend.other)
+        alone = await backend.classify(photo, head)
     except (LeapZooError, Refused) as error:
         return bars.refusal(explain(error))
+    if backend.other is None:
+        return bars.bars(alone, served)
+    try:
+        answer, other = await backend.compare(photo, head, backend.other)
+    except (
+        LeapZooError,
+        Refused,
+    ):  # the server is busy, or holds one model only: the photo has its answer all the same
+        return bars.bars(alone, served)
+    return bars.compared(answer, served, other, backend.other)
 
 
 def _choices(backend: Backend, own: CustomHead | None) -> list[tuple[str, str]]:

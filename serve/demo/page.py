@@ -19,7 +19,7 @@ from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
 from serve.front import UI_PATH
 
-MAX_QUEUE = 32  # visitors that may wait; the next one is told to come back
+MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
 
 _CSS = Path(__file__).with_name("demo.css")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]

@@ -100,9 +100,8 @@ def test_search__goes_on_after_a_way_that_fails_and_says_so(monkeypatch: pytest.
 
 def test_search__without_time_tries_the_first_of_each_format(monkeypatch: pytest.MonkeyPatch) -> None:
     ways = [way("a"), way("b"), way("c", "openvino"), way("d", "openvino")]
-    winners, outcomes = run_search(
-        monkeypatch, ways, dict.fromkeys("abcd", GOOD), dict.fromkeys("abcd", 4.0), minutes=0
-    )
+    models, speeds = dict.fromkeys("abcd", GOOD), dict.fromkeys("abcd", 4.0)
+    winners, outcomes = run_search(monkeypatch, ways, models, speeds, minutes=0)
     assert winners == {"onnx": b"a", "openvino": b"c"}
     assert set(outcomes) == {"a", "c"}
 
@@ -132,7 +131,7 @@ def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
         quantize.Recipe(smooth_quant_alpha=0.0),
         quantize.Recipe(weight_bits=7),
         quantize.Recipe(signed=True),
-        quantize.Recipe(float_layers=("blocks.3.fc1", "blocks.11.kv")),
+        quantize.Recipe(float_layers=("blocks.3.fc1", "blocks.5.proj")),
     ],
 )
 def test_quantize__every_recipe_gives_a_file_that_agrees(model: DeployedStudent, recipe: quantize.Recipe) -> None:
@@ -194,7 +193,7 @@ def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: De
         photos = np.resize(draw(32), (batch, 32, 32, 3))
         ours, theirs = (open_built(run, model, each).run(photos, model.names) for each in (built, reference))
         for name in model.names:
-            np.testing.assert_allclose(ours[name], theirs[name], atol=0.05, err_msg=name)
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=0.02, atol=0.1, err_msg=name)
 
 
 @pytest.mark.parametrize(

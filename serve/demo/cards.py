@@ -61,8 +61,8 @@ def _metrics(artifacts: Iterable[Artifact]) -> str:
     for key in keys:
         first = next(metrics[key] for metrics in by_file if key in metrics)
         cells = [_cell(metrics.get(key)) for metrics in by_file]
-        rows.append((_metric_name(first), [f"{escape(first.dataset)}, {escape(first.split)}", f"{first.n:,}", *cells]))
-    heads = ["Measured on each file", "Data", "Photos", *(_column(artifact) for artifact in columns)]
+        rows.append((_metric_name(first), [*cells, f"{first.n:,}", f"{escape(first.dataset)}, {escape(first.split)}"]))
+    heads = ["Measured on each file", *(_column(artifact) for artifact in columns), "Photos", "Data"]
     return "<h3>Accuracy, with 95 % intervals</h3>" + table("Accuracy", heads, rows)
 
 

@@ -48,6 +48,7 @@ def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
                 heads,
                 value=backend.card.default_head,
                 label="Classes to choose from",
+                info="A head names one of its own classes, whatever is on the photo. Fit others under Your classes.",
                 visible=len(heads) > 1,
                 elem_id="leap-head",
             )

@@ -80,11 +80,21 @@ class Engine:
     A photo is decoded and run by one thread: with one thread per core all cores are busy under load, and none is
     shared between photos, which costs more than it gives for a model of a few milliseconds. The photos of one request
     are shared out among the threads, and each thread runs its part as one batch.
+
+    answered: told of every answer, for metrics.
     """
 
-    def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        models: Models,
+        *,
+        threads: int,
+        max_waiting: int = MAX_WAITING,
+        answered: Callable[[Answer], None] = lambda _: None,
+    ) -> None:
         self.models = models
         self.threads = threads
+        self._answered = answered
         self._capacity = threads + max_waiting
         self._inside = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
@@ -115,7 +125,9 @@ class Engine:
 
             parts, about = await self._compute(chosen, photos, known.output, best)
         name = "" if isinstance(known, CustomHead) else known.name
-        return Classified(predictions=[one for part in parts for one in part], head=name, **about)
+        answer = Classified(predictions=[one for part in parts for one in part], head=name, **about)
+        self._answered(answer)
+        return answer
 
     async def embed(
         self,
@@ -130,7 +142,10 @@ class Engine:
         with self._admitted(len(photos)):
             chosen = await self._ready(model, precision)
             parts, about = await self._compute(chosen, photos, output, lambda rows: rows)
-        return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
+        embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        answer = Embedded(embeddings=embeddings, space=space, **about)
+        self._answered(answer)
+        return answer
 
     async def model(self, name: str | None = None, precision: str | None = None) -> Model:
         """A model, loaded if need be. Raises as `Models.get` does, and Refused (503)."""
@@ -237,10 +252,10 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def start_engine(settings: ServeSettings) -> Engine:
+def start_engine(settings: ServeSettings, answered: Callable[[Answer], None] = lambda _: None) -> Engine:
     """Load the default model and run it once; what this returns is ready to answer. Raises LeapZooError."""
     default = leap_zoo.load(settings.model, threads=1)
     threads = read_settings().threads or available_threads()
-    engine = Engine(Models(default, most=settings.models_held), threads=threads)
+    engine = Engine(Models(default, most=settings.models_held), threads=threads, answered=answered)
     engine.warm_up()
     return engine

@@ -15,6 +15,10 @@ from serve.routes.described import PHOTO_PROBLEMS, READ_PROBLEMS, one_photo, pro
 from serve.routes.models import HeadInfo
 from serve.routes.predict import MAX_TOP
 
+_CLASSIFIED: dict[str, Any] = {
+    "predictions": [{"label": "golf ball", "score": 0.93, "index": 5}],
+    "head": "imagenette",
+}
 _BY: dict[str, Any] = {"model": "leap-nano", "precision": "int8", "milliseconds": 2.5}
 
 
@@ -36,11 +40,7 @@ class ShortEmbedOptions(BaseModel):
 class ShortClassification(BaseModel):
     """The answer of /classify; `milliseconds` cover decoding and inference."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"predictions": [{"label": "golf ball", "score": 0.93, "index": 5}], "head": "imagenette"} | _BY
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _CLASSIFIED | _BY})
     predictions: list[Prediction] = Field(description="Best first")
     model: str
     head: str

@@ -13,7 +13,7 @@ import pytest
 
 from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.runtimes import Session
-from serve.engine import Engine
+from serve.engine import Answer, Engine
 from serve.models import Models
 from serve.problems import BadPhoto, Refused
 
@@ -143,3 +143,12 @@ def test_run__is_counted_with_the_photos(engine: Engine) -> None:
     first, second = asyncio.run(two())
     assert first is True
     assert isinstance(second, Refused)
+
+
+def test_engine__tells_of_every_answer(engine: Engine, photos: dict[str, bytes]) -> None:
+    told: list[Answer] = []
+    telling = Engine(engine.models, threads=1, answered=told.append)
+    answers = [asyncio.run(telling.embed([photos["red"]])), asyncio.run(telling.classify([photos["red"]]))]
+    with pytest.raises(BadPhoto):
+        asyncio.run(telling.embed([b"no photo"]))
+    assert told == answers

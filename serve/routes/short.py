@@ -19,6 +19,7 @@ _CLASSIFIED: dict[str, Any] = {
     "predictions": [{"label": "golf ball", "score": 0.93, "index": 5}],
     "head": "imagenette",
 }
+_EMBEDDED: dict[str, Any] = {"embedding": [0.6, 0.8], "dim": 2, "space": "student"}
 _BY: dict[str, Any] = {"model": "leap-nano", "precision": "int8", "milliseconds": 2.5}
 
 
@@ -52,7 +53,7 @@ class ShortEmbedding(BaseModel):
     """The answer of /embed; `milliseconds` cover decoding and inference."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"embedding": [0.6, 0.8], "dim": 2, "space": "student"} | _BY}
+        json_schema_extra={"example": _EMBEDDED | _BY}
     )
     embedding: list[float] = Field(description="float32, of unit length")
     dim: int

@@ -81,20 +81,13 @@ class Engine:
     shared between photos, which costs more than it gives for a model of a few milliseconds. The photos of one request
     are shared out among the threads, and each thread runs its part as one batch.
 
-    answered: told of every answer, for metrics.
+    observe: called with the milliseconds in the queue, of decoding and of inference, after each answered request.
     """
 
-    def __init__(
-        self,
-        models: Models,
-        *,
-        threads: int,
-        max_waiting: int = MAX_WAITING,
-        answered: Callable[[Answer], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
         self.models = models
         self.threads = threads
-        self._answered = answered
+        self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
         self._capacity = threads + max_waiting
         self._inside = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
@@ -125,9 +118,7 @@ class Engine:
 
             parts, about = await self._compute(chosen, photos, known.output, best)
         name = "" if isinstance(known, CustomHead) else known.name
-        answer = Classified(predictions=[one for part in parts for one in part], head=name, **about)
-        self._answered(answer)
-        return answer
+        return Classified(predictions=[one for part in parts for one in part], head=name, **about)
 
     async def embed(
         self,
@@ -142,10 +133,7 @@ class Engine:
         with self._admitted(len(photos)):
             chosen = await self._ready(model, precision)
             parts, about = await self._compute(chosen, photos, output, lambda rows: rows)
-        embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        answer = Embedded(embeddings=embeddings, space=space, **about)
-        self._answered(answer)
-        return answer
+        return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
 
     async def model(self, name: str | None = None, precision: str | None = None) -> Model:
         """A model, loaded if need be. Raises as `Models.get` does, and Refused (503)."""
@@ -209,6 +197,7 @@ class Engine:
             "inference_ms": _milliseconds(sum(part.inference for part in parts)),
             "queue_ms": _milliseconds(min(part.start for part in parts) - submitted),
         }
+        self.observe(about["queue_ms"], about["decode_ms"], about["inference_ms"])
         return [part.result for part in parts], about
 
 
@@ -252,10 +241,10 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def start_engine(settings: ServeSettings, answered: Callable[[Answer], None] = lambda _: None) -> Engine:
+def start_engine(settings: ServeSettings) -> Engine:
     """Load the default model and run it once; what this returns is ready to answer. Raises LeapZooError."""
     default = leap_zoo.load(settings.model, threads=1)
     threads = read_settings().threads or available_threads()
-    engine = Engine(Models(default, most=settings.models_held), threads=threads, answered=answered)
+    engine = Engine(Models(default, most=settings.models_held), threads=threads)
     engine.warm_up()
     return engine

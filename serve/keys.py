@@ -12,14 +12,21 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
 from leap_zoo.zoo import read_regular
+from serve.limits import refuse
+from serve.problems import Refused
 
 logger = logging.getLogger("leap_zoo.serve")
 
 MAX_FILE_BYTES = 1 << 20
 CHECK_SECONDS = 1.0
 """How often, at most, the file is looked at for a change."""
+
+KEY_NAME = "leap_zoo.key"
+"""Where in an ASGI scope the name of the client's key is."""
 
 _HASHED = re.compile(r"\A([A-Za-z0-9._-]{1,64}):([0-9a-fA-F]{64})\Z")
 _PLAIN = re.compile(r"\A(?:([A-Za-z0-9._-]{1,64}):)?([A-Za-z0-9._~+/=-]{16,256})\Z")
@@ -132,3 +139,34 @@ def presented_key(headers: Mapping[bytes, bytes], *, password: bool = False) -> 
         except (binascii.Error, UnicodeDecodeError):
             return None
     return None
+
+
+class KeyGate:
+    """Lets a request through to `app` when it shows one of `keys`; its name is then in scope["leap_zoo.key"].
+
+    page: `app` is for browsers, which ask the visitor for a name, that does not matter, and the key as a password.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys | None, *, page: bool = False) -> None:
+        self.app = app
+        self._keys = keys
+        self._page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if self._keys is not None:
+            presented = presented_key(dict(scope["headers"]), password=self._page)
+            name = self._keys.name_of(presented)
+            if name is None:
+                await refuse(self._refusal(presented), scope, receive, send)
+                return
+            scope[KEY_NAME] = name
+        await self.app(scope, receive, send)
+
+    def _refusal(self, presented: str | None) -> Refused:
+        challenge = 'Basic realm="leap-zoo", charset="UTF-8"' if self._page else 'Bearer realm="leap-zoo"'
+        headers = {"www-authenticate": challenge}
+        if presented is None:
+            detail = "An API key is needed: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
+            return Refused(401, "missing_key", detail, headers)
+        return Refused(401, "wrong_key", "This API key is not known here. Ask whoever runs the server.", headers)

@@ -6,13 +6,18 @@ BentoML keeps the process: workers, restarts, health, metrics, time-out. What is
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import bentoml
 from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
 from serve.front import Front
+from serve.keys import Keys
+from serve.settings import read_serve_settings
+from serve.shelf import Shelf, zoo_folders
 
 # BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
 # imported. Nobody who starts a server from here has agreed to that.
@@ -25,15 +30,23 @@ class ZooService(Service[object]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Load and warm the model, then build the application around it: the worker accepts nothing before."""
+        from serve import logs, metrics_folder
         from serve.app import Nothing
         from serve.engine import start_engine
-        from serve.settings import read_serve_settings
+        from serve.metrics import Metrics
+        from serve.routes import files
         from serve.site import build_site
 
         settings = read_serve_settings()
-        site = build_site(start_engine(settings), Nothing(), settings)
+        logs.configure(settings.log)
+        metrics_folder.use_folder()
+        metrics = Metrics()
+        engine = start_engine(settings)
+        metrics.watch(engine)
+        site = build_site(engine, Nothing(), settings)
+        site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
-        return Front(bento=super().to_asgi(is_main), site=site)
+        return Front(super().to_asgi(is_main), site, settings, metrics)
 
 
 @bentoml.service(
@@ -52,11 +65,18 @@ class LeapZoo:
     def refuse_to_start_without_model() -> None:
         """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
         from leap_zoo import LeapZooError
+        from serve import metrics_folder
         from serve.engine import start_engine
-        from serve.settings import read_serve_settings
 
-        settings = read_serve_settings()
+        try:
+            settings = read_serve_settings()
+            Shelf(zoo_folders(settings))
+            if settings.keys_file:
+                Keys(settings.keys_file)
+        except LeapZooError as error:
+            raise SystemExit(f"Cannot serve: {error}") from error
         try:
             start_engine(settings)
         except LeapZooError as error:
             raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error
+        metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))

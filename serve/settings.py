@@ -150,9 +150,11 @@ def _url(text: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        good = parts.scheme in ("qdrant", "http", "https") and bool(parts.hostname)
     except ValueError:
         good = False
     if not good:
-        raise InvalidArgument(f"{PREFIX}QDRANT is no http:// or https:// URL: give that of the Qdrant server")
+        raise InvalidArgument(
+            f"{PREFIX}QDRANT is no qdrant://, http:// or https:// URL: give that of the Qdrant server"
+        )
     return text

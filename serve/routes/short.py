@@ -52,9 +52,7 @@ class ShortClassification(BaseModel):
 class ShortEmbedding(BaseModel):
     """The answer of /embed; `milliseconds` cover decoding and inference."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": _EMBEDDED | _BY}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _EMBEDDED | _BY})
     embedding: list[float] = Field(description="float32, of unit length")
     dim: int
     space: Space

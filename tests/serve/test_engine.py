@@ -13,7 +13,7 @@ import pytest
 
 from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.runtimes import Session
-from serve.engine import Answer, Engine
+from serve.engine import Engine
 from serve.models import Models
 from serve.problems import BadPhoto, Refused
 
@@ -146,9 +146,11 @@ def test_run__is_counted_with_the_photos(engine: Engine) -> None:
 
 
 def test_engine__tells_of_every_answer(engine: Engine, photos: dict[str, bytes]) -> None:
-    told: list[Answer] = []
-    telling = Engine(engine.models, threads=1, answered=told.append)
-    answers = [asyncio.run(telling.embed([photos["red"]])), asyncio.run(telling.classify([photos["red"]]))]
+    told: list[tuple[float, float, float]] = []
+    telling = Engine(engine.models, threads=1)
+    telling.observe = lambda *times: told.append(times)
+    embedded = asyncio.run(telling.embed([photos["red"]]))
+    classified = asyncio.run(telling.classify([photos["red"]] * 2))
     with pytest.raises(BadPhoto):
         asyncio.run(telling.embed([b"no photo"]))
-    assert told == answers
+    assert told == [(one.queue_ms, one.decode_ms, one.inference_ms) for one in (embedded, classified)]

@@ -189,7 +189,7 @@ class Engine:
             if isinstance(part, BaseException):
                 raise part
             parts.append(part)
-        about = {
+        about: dict[str, Any] = {
             "model": model.card.id,
             "revision": model.card.revision,
             "precision": model.artifact.precision,

@@ -87,9 +87,9 @@ class Engine:
     def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
         self.models = models
         self.threads = threads
+        self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
         self._capacity = threads + max_waiting
         self._inside = 0
-        self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -189,7 +189,7 @@ class Engine:
             if isinstance(part, BaseException):
                 raise part
             parts.append(part)
-        about = {
+        about: dict[str, Any] = {
             "model": model.card.id,
             "revision": model.card.revision,
             "precision": model.artifact.precision,

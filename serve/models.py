@@ -39,7 +39,7 @@ class Models:
     def held(self, name: str | None = None, precision: str | None = None) -> Model | None:
         """The model if it is in memory. Takes no time."""
         name = name or self.default.card.id
-        key = (name, precision or self._preferred.get(name, ""))
+        key: _Key = (name, precision or self._preferred.get(name) or "")
         if key == (self.default.card.id, self.default.artifact.precision):
             return self.default
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from serve.routes.answers import json_response
@@ -20,7 +21,7 @@ _PHOTO = {
     "properties": {"image": {"type": "file", "format": "image", "title": "Image"}},
     "required": ["image"],
 }
-_ANSWERS = {"classify": ShortClassification, "embed": ShortEmbedding}
+_ANSWERS: dict[str, type[BaseModel]] = {"classify": ShortClassification, "embed": ShortEmbedding}
 
 SCHEMA: dict[str, Any] = {
     "name": "leap-zoo",

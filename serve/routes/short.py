@@ -15,6 +15,11 @@ from serve.routes.described import PHOTO_PROBLEMS, READ_PROBLEMS, one_photo, pro
 from serve.routes.models import HeadInfo
 from serve.routes.predict import MAX_TOP
 
+_CLASSIFIED: dict[str, Any] = {
+    "predictions": [{"label": "golf ball", "score": 0.93, "index": 5}],
+    "head": "imagenette",
+}
+_EMBEDDED: dict[str, Any] = {"embedding": [0.6, 0.8], "dim": 2, "space": "student"}
 _BY: dict[str, Any] = {"model": "leap-nano", "precision": "int8", "milliseconds": 2.5}
 
 
@@ -36,11 +41,7 @@ class ShortEmbedOptions(BaseModel):
 class ShortClassification(BaseModel):
     """The answer of /classify; `milliseconds` cover decoding and inference."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"predictions": [{"label": "golf ball", "score": 0.93, "index": 5}], "head": "imagenette"} | _BY
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _CLASSIFIED | _BY})
     predictions: list[Prediction] = Field(description="Best first")
     model: str
     head: str
@@ -51,9 +52,7 @@ class ShortClassification(BaseModel):
 class ShortEmbedding(BaseModel):
     """The answer of /embed; `milliseconds` cover decoding and inference."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"embedding": [0.6, 0.8], "dim": 2, "space": "student"} | _BY}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _EMBEDDED | _BY})
     embedding: list[float] = Field(description="float32, of unit length")
     dim: int
     space: Space

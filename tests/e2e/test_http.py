@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from leap_zoo.preprocess import MAX_BYTES
+from serve.settings import ServeSettings
 
+MAX_BODY = ServeSettings().max_body_bytes
 STARTED = "Service leap-zoo initialized"  # logged by every worker that starts
 
 
@@ -149,7 +151,7 @@ def test_body__one_byte_of_photo_too_many(http: httpx.Client) -> None:
 
 
 def test_body__too_large_is_answered_while_it_is_sent(http: httpx.Client) -> None:
-    answer = http.post("/classify", content=bytes(2 * MAX_BYTES), headers={"content-type": "image/jpeg"})
+    answer = http.post("/classify", content=bytes(MAX_BODY + 1), headers={"content-type": "image/jpeg"})
     assert problem(answer) == (413, "body_too_large")
 
 
@@ -172,7 +174,7 @@ def test_body__chunked_and_too_large_gets_its_answer(server) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(head + chunk * (MAX_BYTES // 0x10000 + 3))
+        connection.sendall(head + chunk * (MAX_BODY // 0x10000 + 3))
         answer = b""
         while received := connection.recv(65536):
             answer += received

@@ -143,3 +143,14 @@ def test_run__is_counted_with_the_photos(engine: Engine) -> None:
     first, second = asyncio.run(two())
     assert first is True
     assert isinstance(second, Refused)
+
+
+def test_engine__tells_of_every_answer(engine: Engine, photos: dict[str, bytes]) -> None:
+    told: list[tuple[float, float, float]] = []
+    telling = Engine(engine.models, threads=1)
+    telling.observe = lambda *times: told.append(times)
+    embedded = asyncio.run(telling.embed([photos["red"]]))
+    classified = asyncio.run(telling.classify([photos["red"]] * 2))
+    with pytest.raises(BadPhoto):
+        asyncio.run(telling.embed([b"no photo"]))
+    assert told == [(one.queue_ms, one.decode_ms, one.inference_ms) for one in (embedded, classified)]

@@ -54,7 +54,8 @@ class ZooService(Service[object]):
     service_class=ZooService,
     workers=1,  # Gradio's queue lives in one process; the engine's threads use all cores
     traffic={"timeout": 10},
-    # Reachable from this machine only, on purpose: there are no keys yet. `--host 0.0.0.0` opens it.
+    # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anybody may call.
+    # `--host 0.0.0.0` opens it.
     http={"host": "127.0.0.1", "port": 3000},
 )
 class LeapZoo:

@@ -18,8 +18,9 @@ from serve.reference import reference
 from serve.routes import bento, embeddings, models, predict, short
 from serve.settings import ServeSettings
 
-_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON; no address
-is ever fetched. Every error is `application/problem+json`, and its `code` is stable."""
+_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
+{photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
+stable."""
 
 
 class Stores(Protocol):
@@ -49,7 +50,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app = FastAPI(
         title="LEAP Zoo",
         version=engine.models.default.card.revision,
-        description=_ABOUT,
+        description=_ABOUT.format(photos=settings.max_photos),
         docs_url=None,  # the stock page loads scripts from elsewhere
         redoc_url=None,
     )

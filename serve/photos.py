@@ -74,11 +74,34 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
 
 async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
     """The photos in `texts`, each in base64 or a data URI with base64. Raises Refused as `read_photos` does."""
-    if len(texts) > most:
-        raise _too_many(most)
+    check_number(len(texts), most)
     if sum(map(len, texts)) > _LARGE:
         return await asyncio.to_thread(_decoded, texts)
     return _decoded(texts)
+
+
+def photo_of_text(text: str, index: int) -> bytes:
+    """The photo in base64, or in a `data:` URI with base64. Raises Refused, about the photo `index`."""
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            detail = "This data URI cannot be read. Write data:image/jpeg;base64, and then the photo in base64."
+            raise Refused(400, "broken_data_uri", detail, index=index)
+    elif "://" in text[:32]:
+        detail = "An address is never fetched. Send the photo itself, as data:image/jpeg;base64, and its base64."
+        raise Refused(422, "address_not_fetched", detail, index=index)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
+        detail = "This is no base64. Send the photo in base64 with padding, and without line breaks."
+        raise Refused(400, "broken_base64", detail, index=index) from error
+
+
+def check_number(photos: int, most: int) -> None:
+    """Raises Refused for more photos than one request may hold."""
+    if photos > most:
+        detail = f"More than {most} photos in one request are not read. Send them in several requests."
+        raise Refused(413, "too_many_photos", detail)
 
 
 def decode_json(body: bytes, kind: type[T]) -> T:
@@ -123,7 +146,7 @@ async def _of_form(request: Request, most: int, how: str) -> list[bytes]:
             return [await value.read() for _, value in fields if isinstance(value, UploadFile)]
     except HTTPException as error:  # Starlette's word for a form that it cannot parse
         if error.detail.startswith("Too many files"):
-            raise _too_many(most) from error
+            check_number(most + 1, most)
         raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
 
 
@@ -132,26 +155,5 @@ async def _of_json(body: bytes, most: int) -> list[bytes]:
 
 
 def _decoded(texts: list[str]) -> list[bytes]:
-    photos = [_photo_of_text(text, index) for index, text in enumerate(texts)]
+    photos = [photo_of_text(text, index) for index, text in enumerate(texts)]
     return _none_missing(photos, HOW_MANY)
-
-
-def _photo_of_text(text: str, index: int) -> bytes:
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            detail = "This data URI cannot be read. Write data:image/jpeg;base64, and then the photo in base64."
-            raise Refused(400, "broken_data_uri", detail, index=index)
-    elif "://" in text[:32]:
-        detail = "An address is never fetched. Send the photo itself, as data:image/jpeg;base64, and its base64."
-        raise Refused(422, "address_not_fetched", detail, index=index)
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
-        detail = "This is no base64. Send the photo in base64 with padding, and without line breaks."
-        raise Refused(400, "broken_base64", detail, index=index) from error
-
-
-def _too_many(most: int) -> Refused:
-    detail = f"More than {most} photos in one request are not read. Send them in several requests."
-    return Refused(413, "too_many_photos", detail)

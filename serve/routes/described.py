@@ -59,25 +59,6 @@ _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octe
 _RAW: dict[str, Any] = {"image/*": {"schema": {"description": _PHOTO}}, "application/octet-stream": {"schema": {}}}
 
 
-def one_photo() -> dict[str, Any]:
-    """What `read_photo` reads."""
-    return _body(f"{HOW_ONE}.", _form(_FILE) | _RAW)
-
-
-def many_photos(most: int) -> dict[str, Any]:
-    """What `read_photos` reads, at most that many."""
-    texts = {"type": "array", "minItems": 1, "maxItems": most, "items": {"type": "string", "contentEncoding": "base64"}}
-    schema = {
-        "type": "object",
-        "required": ["images"],
-        "additionalProperties": False,
-        "properties": {"images": texts},
-    }
-    as_json = {"application/json": {"schema": schema, "example": {"images": [PIXEL]}}}
-    files = {"type": "array", "minItems": 1, "maxItems": most, "items": _FILE}
-    return _body(f"{HOW_MANY}. At most {most} photos.", _RAW | _form(files) | as_json)
-
-
 def _form(file: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["image"], "properties": {"image": file}}
     return {"multipart/form-data": {"schema": schema}}
@@ -85,3 +66,18 @@ def _form(file: dict[str, Any]) -> dict[str, Any]:
 
 def _body(description: str, content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
+_IMAGES = {"type": "object", "required": ["images"], "additionalProperties": False, "properties": {"images": _TEXTS}}
+
+ONE_PHOTO = _body(f"{HOW_ONE}.", _form(_FILE) | _RAW)
+"""What `read_photo` reads."""
+
+MANY_PHOTOS = _body(
+    f"{HOW_MANY}.",
+    _RAW
+    | _form({"type": "array", "minItems": 1, "items": _FILE})
+    | {"application/json": {"schema": _IMAGES, "example": {"images": [PIXEL]}}},
+)
+"""What `read_photos` reads."""

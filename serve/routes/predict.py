@@ -13,7 +13,7 @@ from leap_zoo.errors import nearest, short
 from serve.engine import Engine, Space
 from serve.photos import read_photos
 from serve.routes.answers import Classification, Embeddings, Encoding, about, encoded, json_response
-from serve.routes.described import MANY_PROBLEMS, MODEL_PROBLEMS, many_photos, problems
+from serve.routes.described import MANY_PHOTOS, MANY_PROBLEMS, MODEL_PROBLEMS, problems
 
 MAX_TOP = 1000
 
@@ -60,9 +60,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     embed_problems = problems(*MANY_PROBLEMS, *MODEL_PROBLEMS)
     classify_problems = problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, "unknown_head", "head_of_another_model")
 
-    @router.post(
-        "/classify", response_model=Classification, responses=classify_problems, openapi_extra=many_photos(max_photos)
-    )
+    @router.post("/classify", response_model=Classification, responses=classify_problems, openapi_extra=MANY_PHOTOS)
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
         """Name what is on one photo or several."""
         photos = await read_photos(request, max_photos)
@@ -76,7 +74,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
         fields = {"predictions": answer.predictions, "head": answer.head or options.head}
         return json_response(fields | about(answer))
 
-    @router.post("/embed", response_model=Embeddings, responses=embed_problems, openapi_extra=many_photos(max_photos))
+    @router.post("/embed", response_model=Embeddings, responses=embed_problems, openapi_extra=MANY_PHOTOS)
     async def embed(request: Request, options: Annotated[EmbedOptions, Query()]) -> Response:
         """Turn one photo or several into vectors."""
         photos = await read_photos(request, max_photos)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from serve.engine import Engine, Space
 from serve.photos import read_photo
 from serve.routes.answers import Prediction, json_response
-from serve.routes.described import PHOTO_PROBLEMS, READ_PROBLEMS, one_photo, problems
+from serve.routes.described import ONE_PHOTO, PHOTO_PROBLEMS, READ_PROBLEMS, problems
 from serve.routes.models import HeadInfo
 from serve.routes.predict import MAX_TOP
 
@@ -108,16 +108,14 @@ def router(engine: Engine) -> APIRouter:
     embed_problems = problems(*PHOTO_PROBLEMS, "several_photos", "invalid_option")
     classify_problems = problems(*PHOTO_PROBLEMS, "several_photos", "invalid_option", "unknown_head")
 
-    @router.post(
-        "/classify", response_model=ShortClassification, responses=classify_problems, openapi_extra=one_photo()
-    )
+    @router.post("/classify", response_model=ShortClassification, responses=classify_problems, openapi_extra=ONE_PHOTO)
     async def classify(request: Request, options: Annotated[ShortClassifyOptions, Query()]) -> Response:
         """Name what is on a photo."""
         answer = await engine.classify([await read_photo(request)], top=options.top, head=options.head)
         fields = {name: getattr(answer, name) for name in ("model", "head", "precision", "milliseconds")}
         return json_response({"predictions": answer.predictions[0]} | fields)
 
-    @router.post("/embed", response_model=ShortEmbedding, responses=embed_problems, openapi_extra=one_photo())
+    @router.post("/embed", response_model=ShortEmbedding, responses=embed_problems, openapi_extra=ONE_PHOTO)
     async def embed(request: Request, options: Annotated[ShortEmbedOptions, Query()]) -> Response:
         """Turn a photo into a vector."""
         answer = await engine.embed([await read_photo(request)], space=options.space)

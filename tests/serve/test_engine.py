@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import leap_zoo
 from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.runtimes import Session
+from serve import models
 from serve.engine import Engine
 from serve.models import Models
 from serve.problems import BadPhoto, Refused
@@ -154,3 +156,26 @@ def test_engine__tells_of_every_answer(engine: Engine, photos: dict[str, bytes])
     with pytest.raises(BadPhoto):
         asyncio.run(telling.embed([b"no photo"]))
     assert told == [(one.queue_ms, one.decode_ms, one.inference_ms) for one in (embedded, classified)]
+
+
+def test_engine__answers_while_another_model_loads(
+    tiny_zoo: Path, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, load = threading.Event(), models.open_artifact
+
+    def slow(*arguments: object) -> Model:
+        assert go.wait(10)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(models, "open_artifact", slow)
+    engine = Engine(Models(leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1), zoo=tiny_zoo), threads=1)
+
+    async def meanwhile() -> list[str]:
+        waiting = [asyncio.ensure_future(engine.embed([photos["red"]], precision="fp32")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        before = await engine.embed([photos["red"]])
+        assert not any(one.done() for one in waiting)
+        go.set()
+        return [before.precision, *(one.precision for one in await asyncio.gather(*waiting))]
+
+    assert asyncio.run(meanwhile()) == ["int8", "fp32", "fp32", "fp32"]

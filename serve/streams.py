@@ -13,6 +13,8 @@ from types import FrameType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.listening import stop_listening
+
 DRAIN_SECONDS = 0.5
 """How long connections are asked to close, and /readyz says no, before uvicorn closes what is left of them."""
 
@@ -65,7 +67,9 @@ class EndingStreams:
 
     def _stop_soon(self, previous: Callable[[int, FrameType | None], object], number: int) -> None:
         self.stop()
-        asyncio.get_running_loop().call_later(DRAIN_SECONDS, previous, number, None)
+        loop = asyncio.get_running_loop()
+        loop.call_later(DRAIN_SECONDS, stop_listening)
+        loop.call_later(DRAIN_SECONDS, previous, number, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""

@@ -21,7 +21,8 @@ def build(proto: onnx.ModelProto) -> onnx.ModelProto:
     for weight in half.graph.initializer:
         if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) < SMALLEST:
             continue
-        values = numpy_helper.to_array(weight).astype(np.float16)
+        with np.errstate(over="ignore"):
+            values = numpy_helper.to_array(weight).astype(np.float16)
         if not np.isfinite(values).all():
             raise ValueError(f"{weight.name} has weights beyond the range of float16")
         name, stored = weight.name, f"{weight.name}_fp16"

@@ -1,4 +1,4 @@
-"""`python -m export.tables [--check]`: the README's tables, generated from the bundled cards and from results/."""
+"""`python -m export.tables [--check]`: the README's tables, generated from the cards of zoo/ and from results/."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import msgspec
 
 from leap_zoo.bench import latency
 from leap_zoo.card import Metric, ModelCard
-from leap_zoo.registry import BUNDLED, models
+from leap_zoo.registry import models
 from train.run import RunReport
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+ZOO = ROOT / "zoo"
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
 
 def render(text: str) -> str:
     """The README's text with its generated blocks made anew."""
-    text = _replace(text, "zoo", zoo_table(models(BUNDLED)))
+    text = _replace(text, "zoo", zoo_table(models(ZOO)))
     text = _replace(text, "latency", latency_tables(latency.newest(ROOT / latency.FOLDER)))
     reports = [
         msgspec.json.decode(path.read_bytes(), type=RunReport)
@@ -44,15 +45,32 @@ def render(text: str) -> str:
 
 
 def zoo_table(cards: list[ModelCard]) -> str:
-    """A row per metric of every published file."""
-    rows = ["| model | file | MB | metric | head | data, split | n | value | 95 % interval |", "|---" * 9 + "|"]
+    """A row per published file: what it weighs, how fast it was, what it keeps; measured with the default head."""
+    titles = ["model", "file", "MB", "ms", "top-1", "Recall@1", "top-1 drop from fp32", "cosine to fp32, mean / least"]
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    notes: dict[str, None] = {}
+    runtimes: dict[str, None] = {}
     for card in cards:
+        timed = {row.file: row for row in card.latency}
         for artifact in card.artifacts:
-            for m in artifact.metrics:
-                cells = [card.id, artifact.precision, f"{artifact.bytes / 1e6:.2f}", m.name, m.head or ""]
-                cells += [f"{m.dataset}, {m.split}", str(m.n), value(m), interval(m)]
-                rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+            found = {metric.name: metric for metric in artifact.metrics if metric.head == card.default_head}
+            ms = timed.get(artifact.file)
+            cells = [card.id, f"`{artifact.file}`", f"{artifact.total_bytes / 1e6:.2f}"]
+            cells += [f"{ms.median_ms:.2f}" if ms else ""]
+            cells += [_with_interval(found.get(name)) for name in ("top-1", "Recall@1", "top-1 drop from fp32")]
+            cosines = [found.get(f"embedding cosine to fp32, {which}") for which in ("mean", "minimum")]
+            cells.append(" / ".join(value(cosine) for cosine in cosines if cosine is not None))
+            rows.append(f"| {' | '.join(cells)} |")
+            for metric in found.values():
+                notes[f"{metric.dataset}, {metric.split}, head `{metric.head}`, n = {metric.n}"] = None
+            if ms:
+                runtimes[f"{ms.device} ({', '.join(ms.isa)}), {ms.threads} thread, {ms.runtime}"] = None
+    clock = f"ms: median of a photo ({'; '.join(runtimes)})" if runtimes else ""
+    return "\n".join([*rows, "", ". ".join(filter(None, [*notes, clock])) + ". In brackets: 95 % intervals."])
+
+
+def _with_interval(metric: Metric | None) -> str:
+    return "" if metric is None else f"{value(metric)} ({interval(metric)})"
 
 
 def latency_tables(measured: list[list[latency.Row]]) -> str:

@@ -16,7 +16,7 @@ from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import ImageSource, to_tensor
-from leap_zoo.registry import Zoo, ZooLocation, find
+from leap_zoo.registry import Zoo, ZooLocation, find_all
 from leap_zoo.runtimes import Session, open_session
 from leap_zoo.settings import parse_threads, read_settings
 
@@ -59,9 +59,24 @@ def load(
     exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
     """
-    place, card = find(name, zoo)
-    artifact = choose_artifact(card, precision, format, lambda artifact: place.holds(card, artifact))
+    place, card, artifact = _find_artifact(name, zoo, precision, format)
     return open_artifact(place, card, artifact, threads, exact=exact)
+
+
+def _find_artifact(
+    name: str, zoo: ZooLocation | None, precision: str | None, format: str | None
+) -> tuple[Zoo, ModelCard, Artifact]:
+    """In the first zoo that lists the model; or, when that file was not pulled, in another that has the very file."""
+    places = find_all(name, zoo)
+    place, card = next(places)
+    artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
+    if place.holds(card, artifact):
+        return place, card, artifact
+    for other, its_card in places:
+        same = (one for one in its_card.artifacts if one.sha256 == artifact.sha256 and other.holds(its_card, one))
+        for twin in same:
+            return other, its_card, twin
+    return place, card, artifact
 
 
 def choose_artifact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from leap_zoo.cache import Cache, CachedZoo
@@ -41,15 +42,23 @@ def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
 
 def find(name: str, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
     """The first zoo that lists `name`, and the model's card. Raises UnknownModel with the nearest names."""
+    return next(find_all(name, zoo))
+
+
+def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, ModelCard]]:
+    """The zoos that list `name`, one after the other as they are asked for. Raises UnknownModel when there is none."""
     known: list[str] = []
+    found = False
     for place in zoos(zoo):
         for entry in place.index().models:
             if entry.id == name:
-                return place, place.card(entry)
+                found = True
+                yield place, place.card(entry)
             known.append(entry.id)
-    url = read_settings().url if zoo is None else None
-    elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {url}"
-    raise UnknownModel(f"unknown model {short(name)}{nearest(str(name), known)}{elsewhere}")
+    if not found:
+        url = read_settings().url if zoo is None else None
+        elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {url}"
+        raise UnknownModel(f"unknown model {short(name)}{nearest(str(name), known)}{elsewhere}")
 
 
 def models(zoo: ZooLocation | None = None) -> list[ModelCard]:

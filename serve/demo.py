@@ -12,10 +12,9 @@ from gradio.utils import get_upload_folder
 from leap_zoo.errors import LeapZooError
 from leap_zoo.preprocess import MAX_BYTES
 from serve import views
-from serve.api import refusal_of
 from serve.engine import Engine
 from serve.front import UI_PATH
-from serve.problems import Refused
+from serve.problems import Refused, refusal_of
 
 TOP = 5
 MAX_QUEUE = 32  # visitors that may wait; the next one is told to come back
@@ -44,7 +43,7 @@ def mount_page(site: FastAPI, engine: Engine) -> None:
 
 
 def _blocks(engine: Engine) -> gr.Blocks:
-    model = engine.model
+    model = engine.models.default
     heads = [(f"{head.name} · {len(head.labels):,} classes", head.name) for head in model.card.heads]
     cleaning = (KEEP_SECONDS, KEEP_SECONDS)
     with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning, fill_width=False) as blocks:
@@ -87,14 +86,14 @@ async def _classify(engine: Engine, path: str | None, head: str) -> str:
     if path is None:
         return views.NO_PHOTO
     try:
-        answer = await engine.classify(Path(path).read_bytes(), top=TOP, head=head)
+        answer = await engine.classify([Path(path).read_bytes()], top=TOP, head=head)
     except FileNotFoundError:
         return views.refusal("The photo has been deleted meanwhile. Drop it again.")
     except Refused as refused:
         return views.refusal(refused.detail)
     except LeapZooError as error:
         return views.refusal(refusal_of(error).detail)
-    return views.bars(answer, engine.model.artifact.precision)
+    return views.bars(answer, answer.precision)
 
 
 def _photo_input() -> gr.Image:

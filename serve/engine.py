@@ -1,108 +1,250 @@
-"""The one object that answers for the model: the API and the page both call it, so they cannot disagree."""
+"""The one object that answers for the models: the API and the page both call it, so they cannot disagree."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 import leap_zoo
+from leap_zoo import CustomHead, Model, Prediction
 from leap_zoo.device import available_threads
+from leap_zoo.errors import ImageError, InvalidHead
+from leap_zoo.model import Space, output_of, predict
+from leap_zoo.preprocess import to_tensor
 from leap_zoo.settings import read_settings
-from serve.problems import Refused
+from serve.models import Models, warm_up
+from serve.problems import BadPhoto, Refused, sentence
+from serve.settings import ServeSettings
 
-MODEL = "leap-nano"
-"""The model that is served; LEAP_ZOO_SERVE_MODEL names another one of the zoo."""
+__all__ = ["Classified", "Embedded", "Engine", "Space", "start_engine"]
 
 MAX_WAITING = 64
 """Photos that may queue for a thread. At a few milliseconds each, a longer queue only hides an overload."""
 
-Space = Literal["student", "teacher"]
-Answer = TypeVar("Answer")
+PART = 8
+"""The most photos that a thread takes at once: those of a large request must not keep everybody else's waiting."""
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Classified:
-    """Predictions, best first, of the head called `head`; `milliseconds` cover decoding and inference, not waiting."""
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """By which model and file photos were answered, and how long it took.
 
-    predictions: list[leap_zoo.Prediction]
+    decode_ms, inference_ms: of all photos of the request together, whichever threads took them.
+    queue_ms: until a thread took the first of them.
+    """
+
+    model: str
+    revision: str
+    precision: str
+    decode_ms: float
+    inference_ms: float
+    queue_ms: float
+
+    @property
+    def milliseconds(self) -> float:
+        """Decoding and inference, without waiting."""
+        return round(self.decode_ms + self.inference_ms, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified(Answer):
+    """Per photo the predictions, best first, of the head called `head` ("" for a CustomHead, which has no name)."""
+
+    predictions: list[list[Prediction]]
     head: str
-    milliseconds: float
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """A float32 vector of unit length in `space`; `milliseconds` cover decoding and inference, not waiting."""
+@dataclass(frozen=True, kw_only=True)
+class Embedded(Answer):
+    """float32 (N, D), a row of unit length in `space` per photo."""
 
-    embedding: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float32]
     space: Space
-    milliseconds: float
 
 
 class Engine:
-    """A loaded model and the threads that run it, so that neither decoding nor inference blocks the event loop.
+    """All models that are held, and the threads that run them: neither decoding nor inference blocks the event loop.
 
-    Each photo is decoded and run by one thread: with one thread per core all cores are busy under load, and none is
-    shared between photos, which costs more than it gives for a model of a few milliseconds.
+    A photo is decoded and run by one thread: with one thread per core all cores are busy under load, and none is
+    shared between photos, which costs more than it gives for a model of a few milliseconds. The photos of one request
+    are shared out among the threads, and each thread runs its part as one batch.
+
+    observe: called with the milliseconds in the queue, of decoding and of inference, after each answered request.
     """
 
-    def __init__(self, model: leap_zoo.Model, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
-        self.model = model
+    def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
+        self.models = models
         self.threads = threads
+        self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
         self._capacity = threads + max_waiting
         self._inside = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
-    async def classify(self, photo: bytes, *, top: int = 5, head: str | None = None) -> Classified:
-        """Name what is on the photo (the bytes of a file). Raises as `Model.classify` does, and Refused (503)."""
-        named = self.model.named_head(head).name  # a client's text must not become the path of a file
-        predictions, milliseconds = await self._run(lambda: self.model.classify(photo, top=top, head=named))
-        return Classified(predictions, named, milliseconds)
+    async def classify(
+        self,
+        photos: Sequence[bytes],
+        *,
+        model: str | None = None,
+        precision: str | None = None,
+        head: str | CustomHead | None = None,
+        top: int = 5,
+    ) -> Classified:
+        """Name what is on each photo (the bytes of a file).
 
-    async def embed(self, photo: bytes, *, space: Space = "student") -> Embedded:
-        """Turn the photo (the bytes of a file) into a vector. Raises as `Model.embed` does, and Refused (503)."""
-        embedding, milliseconds = await self._run(lambda: self.model.embed(photo, space=space))
-        return Embedded(embedding, space, milliseconds)
+        head: the name of one of the model's own, or a CustomHead.
+        Raises BadPhoto for the first bad one, UnknownModel, UnknownHead, InvalidArgument, and Refused: 409 for a head
+        of another model, 503 when too many photos are waiting.
+        """
+        with self._admitted(len(photos)):
+            chosen = await self._ready(model, precision)
+            # A client's text must not become the path of a file, as it could in Model.classify.
+            known = _fitting(head, chosen) if isinstance(head, CustomHead) else chosen.named_head(head)
+
+            def best(rows: npt.NDArray[np.float32]) -> list[list[Prediction]]:
+                return predict(known, rows, top)
+
+            parts, about = await self._compute(chosen, photos, known.output, best)
+        name = "" if isinstance(known, CustomHead) else known.name
+        return Classified(predictions=[one for part in parts for one in part], head=name, **about)
+
+    async def embed(
+        self,
+        photos: Sequence[bytes],
+        *,
+        model: str | None = None,
+        precision: str | None = None,
+        space: Space = "student",
+    ) -> Embedded:
+        """Turn each photo (the bytes of a file) into a vector. Raises as `classify` does, and UnknownSpace."""
+        output = output_of(space)
+        with self._admitted(len(photos)):
+            chosen = await self._ready(model, precision)
+            parts, about = await self._compute(chosen, photos, output, lambda rows: rows)
+        return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
+
+    async def model(self, name: str | None = None, precision: str | None = None) -> Model:
+        """A model, loaded if need be. Raises as `Models.get` does, and Refused (503)."""
+        with self._admitted(1):
+            return await self._ready(name, precision)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Anything else that would block the event loop, on one of the threads. Raises Refused (503)."""
+        with self._admitted(1):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def warm_up(self) -> None:
-        """Run every output once: the first run of a graph takes many times as long as the second."""
-        grey = np.full((256, 256, 3), 127, np.uint8)
-        for head in self.model.heads:
-            self.model.classify(grey, head=head)
-        for space in ("student", "teacher"):
-            self.model.embed(grey, space=space)
+        """Run every output of the default model once."""
+        warm_up(self.models.default)
 
-    async def _run(self, work: Callable[[], Answer]) -> tuple[Answer, float]:
+    @contextmanager
+    def _admitted(self, photos: int) -> Iterator[None]:
         if self._inside >= self._capacity:
             raise Refused(503, "busy", "Too many photos are waiting already. Try again shortly.", {"retry-after": "1"})
-
-        def timed() -> tuple[Answer, float]:
-            start = time.perf_counter()
-            answer = work()
-            return answer, round((time.perf_counter() - start) * 1000, 3)
-
-        self._inside += 1
+        self._inside += photos
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+            yield
         finally:
-            self._inside -= 1
+            self._inside -= photos
+
+    async def _ready(self, name: str | None, precision: str | None) -> Model:
+        """Loading has a thread of its own, so that those who wait for a model keep none from answering others."""
+        model = self.models.held(name, precision)
+        if model is not None:
+            return model
+        load = partial(self.models.get, name, precision)
+        return await asyncio.get_running_loop().run_in_executor(self._loader, load)
+
+    async def _compute(
+        self,
+        model: Model,
+        photos: Sequence[bytes],
+        output: str,
+        finish: Callable[[npt.NDArray[np.float32]], T],
+    ) -> tuple[list[T], dict[str, Any]]:
+        """`finish` of the rows of each part, in order, and what an Answer says besides."""
+        size = min(PART, math.ceil(len(photos) / self.threads))
+        submit = partial(asyncio.get_running_loop().run_in_executor, self._pool)
+        submitted = time.perf_counter()
+        work = [
+            submit(_work, model, photos[start : start + size], start, output, finish)
+            for start in range(0, len(photos), size)
+        ]
+        # All are waited for: the problem that is answered is that of the first bad photo, whichever is found first.
+        done = [await work[0]] if len(work) == 1 else await asyncio.gather(*work, return_exceptions=True)
+        parts: list[_Part[T]] = []
+        for part in done:
+            if isinstance(part, BaseException):
+                raise part
+            parts.append(part)
+        about: dict[str, Any] = {
+            "model": model.card.id,
+            "revision": model.card.revision,
+            "precision": model.artifact.precision,
+            "decode_ms": _milliseconds(sum(part.decoding for part in parts)),
+            "inference_ms": _milliseconds(sum(part.inference for part in parts)),
+            "queue_ms": _milliseconds(min(part.start for part in parts) - submitted),
+        }
+        self.observe(about["queue_ms"], about["decode_ms"], about["inference_ms"])
+        return [part.result for part in parts], about
 
 
-def model_name() -> str:
-    """The id of the model to serve."""
-    return os.environ.get("LEAP_ZOO_SERVE_MODEL", MODEL)
+@dataclass(frozen=True, slots=True)
+class _Part(Generic[T]):
+    result: T
+    start: float  # seconds, as of time.perf_counter
+    decoding: float
+    inference: float
 
 
-def start_engine() -> Engine:
-    """Load the model and run it once; what this returns is ready to answer. Raises LeapZooError."""
-    model = leap_zoo.load(model_name(), threads=1)
-    engine = Engine(model, threads=read_settings().threads or available_threads())
+def _work(
+    model: Model,
+    photos: Sequence[bytes],
+    first: int,
+    output: str,
+    finish: Callable[[npt.NDArray[np.float32]], T],
+) -> _Part[T]:
+    """Decode and run the photos, of which the first is number `first` of its request. Raises BadPhoto."""
+    start = time.perf_counter()
+    tensors = []
+    for index, photo in enumerate(photos, first):
+        try:
+            tensors.append(to_tensor(photo, model.card.preprocessing))
+        except ImageError as error:
+            raise BadPhoto(index, error) from error
+    decoded = time.perf_counter()
+    result = finish(model.run(np.stack(tensors), [output])[output])
+    return _Part(result, start, decoded - start, time.perf_counter() - decoded)
+
+
+def _fitting(head: CustomHead, model: Model) -> CustomHead:
+    try:
+        head.check(model.card)
+    except InvalidHead as error:
+        raise Refused(409, "head_of_another_model", sentence(str(error))) from error
+    return head
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def start_engine(settings: ServeSettings) -> Engine:
+    """Load the default model and run it once; what this returns is ready to answer. Raises LeapZooError."""
+    default = leap_zoo.load(settings.model, threads=1)
+    threads = read_settings().threads or available_threads()
+    engine = Engine(Models(default, most=settings.models_held), threads=threads)
     engine.warm_up()
     return engine

@@ -6,13 +6,18 @@ BentoML keeps the process: workers, restarts, health, metrics, time-out. What is
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import bentoml
 from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
 from serve.front import Front
+from serve.keys import Keys
+from serve.settings import read_serve_settings
+from serve.shelf import Shelf, zoo_folders
 
 # BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
 # imported. Nobody who starts a server from here has agreed to that.
@@ -25,12 +30,23 @@ class ZooService(Service[object]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Load and warm the model, then build the application around it: the worker accepts nothing before."""
+        from serve import logs, metrics_folder
+        from serve.app import Nothing
         from serve.engine import start_engine
+        from serve.metrics import Metrics
+        from serve.routes import files
         from serve.site import build_site
 
-        site = build_site(start_engine())
+        settings = read_serve_settings()
+        logs.configure(settings.log)
+        metrics_folder.use_folder()
+        metrics = Metrics()
+        engine = start_engine(settings)
+        metrics.watch(engine)
+        site = build_site(engine, Nothing(), settings)
+        site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
-        return Front(bento=super().to_asgi(is_main), site=site)
+        return Front(super().to_asgi(is_main), site, settings, metrics)
 
 
 @bentoml.service(
@@ -38,7 +54,8 @@ class ZooService(Service[object]):
     service_class=ZooService,
     workers=1,  # Gradio's queue lives in one process; the engine's threads use all cores
     traffic={"timeout": 10},
-    # Reachable from this machine only, on purpose: there are no keys yet. `--host 0.0.0.0` opens it.
+    # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anybody may call.
+    # `--host 0.0.0.0` opens it.
     http={"host": "127.0.0.1", "port": 3000},
 )
 class LeapZoo:
@@ -49,9 +66,18 @@ class LeapZoo:
     def refuse_to_start_without_model() -> None:
         """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
         from leap_zoo import LeapZooError
-        from serve.engine import model_name, start_engine
+        from serve import metrics_folder
+        from serve.engine import start_engine
 
         try:
-            start_engine()
+            settings = read_serve_settings()
+            Shelf(zoo_folders(settings))
+            if settings.keys_file:
+                Keys(settings.keys_file)
         except LeapZooError as error:
-            raise SystemExit(f"Cannot serve the model {model_name()!r}: {error}") from error
+            raise SystemExit(f"Cannot serve: {error}") from error
+        try:
+            start_engine(settings)
+        except LeapZooError as error:
+            raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error
+        metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))

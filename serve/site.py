@@ -9,26 +9,23 @@ from string import Template
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from serve import api, demo
+from serve import demo
+from serve.app import Stores, make_app
 from serve.engine import Engine
 from serve.front import UI_PATH
+from serve.settings import ServeSettings
 
 _START_PAGE = Template(Path(__file__).with_name("index.html").read_text(encoding="utf-8"))
 _ICON = Path(__file__).with_name("icon.svg").read_bytes()
 
 
-def build_site(engine: Engine) -> FastAPI:
-    """The application over `engine`.
-
-    No /docs: its stock page loads scripts from elsewhere. The schema is at /openapi.json.
-    """
-    site = FastAPI(title="LEAP Zoo", version=engine.model.card.revision, docs_url=None, redoc_url=None)
-    site.include_router(api.routes(engine))
-    api.answer_errors(site)
+def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
+    """The application over `engine` and `stores`."""
+    site = make_app(engine, stores, settings)
     model = {
-        "model": escape(engine.model.card.id),
-        "description": escape(engine.model.card.description),
-        "precision": escape(engine.model.artifact.precision),
+        "model": escape(engine.models.default.card.id),
+        "description": escape(engine.models.default.card.description),
+        "precision": escape(engine.models.default.artifact.precision),
     }
     manifest = {
         "name": "LEAP Zoo",

@@ -1,13 +1,24 @@
-"""Event streams that end when the server is told to stop: an open Gradio tab would otherwise hold it up for ever."""
+"""How a server stops: it says so first, then ends the event streams, and then lets uvicorn stop.
+
+An open Gradio tab would otherwise hold it up for ever, and a client would use a kept connection that just closes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DRAIN_SECONDS = 0.5
+"""How long connections are asked to close, and /readyz says no, before uvicorn closes what is left of them."""
+
+
+LAST_WORDS_SECONDS = 3.0
+"""How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
 
 
 class EndingStreams:
@@ -19,13 +30,22 @@ class EndingStreams:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._stopping = asyncio.Event()
+        self._told = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server has been told to stop."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """End the open event streams, and those that are asked for later."""
         self._stopping.set()
 
     def listen_for_stop(self) -> None:
-        """Hear the stop signals besides uvicorn, whose handlers are already in place when the lifespan starts."""
+        """Hear the stop signals before uvicorn, whose handlers are already in place when the lifespan starts.
+
+        uvicorn hears of the first one after DRAIN_SECONDS, of the next ones, which mean hurry, at once.
+        """
         if threading.current_thread() is not threading.main_thread():
             return  # signals belong to the main thread; a server embedded elsewhere stops by other means
         loop = asyncio.get_running_loop()
@@ -33,31 +53,44 @@ class EndingStreams:
             previous = signal.getsignal(number)
 
             def heard(received: int, frame: FrameType | None, previous: object = previous) -> None:
-                loop.call_soon_threadsafe(self.stop)
-                if callable(previous):
+                if not callable(previous):
+                    loop.call_soon_threadsafe(self.stop)
+                elif self._told:
                     previous(received, frame)
+                else:
+                    self._told = True
+                    loop.call_soon_threadsafe(self._stop_soon, previous, received)
 
             signal.signal(number, heard)
 
+    def _stop_soon(self, previous: Callable[[int, FrameType | None], object], number: int) -> None:
+        self.stop()
+        asyncio.get_running_loop().call_later(DRAIN_SECONDS, previous, number, None)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        streaming = False
+        streaming = False  # an event stream has begun, and has not ended
 
         async def watched_send(message: Message) -> None:
             nonlocal streaming
             if message["type"] == "http.response.start":
                 kind = dict(message["headers"]).get(b"content-type", b"")
                 streaming = kind.startswith(b"text/event-stream")
+            elif not message.get("more_body", False):
+                streaming = False
             await send(message)
 
         answer = asyncio.ensure_future(self.app(scope, receive, watched_send))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({answer, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and streaming and "/heartbeat/" not in scope["path"]:
+                await asyncio.wait({answer}, timeout=LAST_WORDS_SECONDS)
             if not answer.done() and streaming:
                 answer.cancel()
                 await asyncio.wait({answer})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                if streaming:  # not where the application has ended it when it was cancelled
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await answer
         finally:

@@ -27,12 +27,12 @@ def refusal(detail: str) -> str:
 
 def bars(answer: Classified, precision: str) -> str:
     """The predictions as bars, best first, and how long they took."""
-    best = answer.predictions[0]
+    best = answer.predictions[0][0]
     rows = "".join(
         f'<li><span class="leap-label">{escape(p.label)}</span>'
         f'<span class="leap-score">{_percent(p.score)}</span>'
         f'<span class="leap-track" aria-hidden="true"><span style="width:{p.score * 100:.2f}%"></span></span></li>'
-        for p in answer.predictions
+        for p in answer.predictions[0]
     )
     chips = _chips([f"{answer.milliseconds:.1f} ms", precision, f"head {answer.head}"])
     return (

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import bentoml
 import httpx
 import pytest
 
 from leap_zoo.preprocess import MAX_BYTES
+from serve.settings import ServeSettings
 
+MAX_BODY = ServeSettings().max_body_bytes
 STARTED = "Service leap-zoo initialized"  # logged by every worker that starts
 
 
@@ -49,6 +52,17 @@ def test_torch__cannot_be_imported_where_the_server_runs(torchless: dict[str, st
     assert "ModuleNotFoundError: No module named 'torch'" in done.stderr
 
 
+def test_v1__answers_past_bentoml(http: httpx.Client, colour_photos: dict[str, Path]) -> None:
+    files = [("image", path.read_bytes()) for path in colour_photos.values()]
+    body = http.post("/v1/classify?top=1", files=files).json()
+    assert [row[0]["label"] for row in body["predictions"]] == list(colour_photos)
+    rows = http.post("/v1/embed?encoding=base64&precision=fp32", files=files).json()["embeddings"]
+    assert [len(row) for row in rows] == [44] * 3  # 8 float32
+    assert http.get("/v1/models").json()["data"][0]["id"] == "leap-tiny-test"
+    assert problem(http.post("/v1/embed", files=[*files, ("image", b"no photo")])) == (415, "not_an_image")
+    assert http.get("/docs").status_code == 200
+
+
 def test_health__answers(http: httpx.Client) -> None:
     for path in ("/livez", "/healthz", "/readyz"):
         assert http.get(path).status_code == 200
@@ -75,6 +89,15 @@ def test_classify__answers_curl_as_the_readme_has_it(server, colour_photos: dict
 def test_embed__answers(http: httpx.Client, colour_photos: dict[str, Path]) -> None:
     body = http.post("/embed?space=teacher", files={"image": colour_photos["red"].open("rb")}).json()
     assert (len(body["embedding"]), body["space"], body["model"]) == (12, "teacher", "leap-tiny-test")
+
+
+def test_bentoml_client__calls_the_short_routes(server, colour_photos: dict[str, Path]) -> None:
+    with bentoml.SyncHTTPClient(server.url) as client:
+        for colour, path in colour_photos.items():
+            assert client.classify(image=path)["predictions"][0]["label"] == colour
+        assert len(client.embed(image=colour_photos["red"])["embedding"]) == 8
+        with pytest.raises(bentoml.exceptions.BentoMLException, match="holds no photo"):
+            client.embed(image="http://127.0.0.1:1/photo.jpg")  # which BentoML would have fetched
 
 
 def test_models__answers(http: httpx.Client) -> None:
@@ -128,7 +151,7 @@ def test_body__one_byte_of_photo_too_many(http: httpx.Client) -> None:
 
 
 def test_body__too_large_is_answered_while_it_is_sent(http: httpx.Client) -> None:
-    answer = http.post("/classify", content=bytes(2 * MAX_BYTES), headers={"content-type": "image/jpeg"})
+    answer = http.post("/classify", content=bytes(MAX_BODY + 1), headers={"content-type": "image/jpeg"})
     assert problem(answer) == (413, "body_too_large")
 
 
@@ -151,7 +174,7 @@ def test_body__chunked_and_too_large_gets_its_answer(server) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(head + chunk * (MAX_BYTES // 0x10000 + 3))
+        connection.sendall(head + chunk * (MAX_BODY // 0x10000 + 3))
         answer = b""
         while received := connection.recv(65536):
             answer += received

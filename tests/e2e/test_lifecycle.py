@@ -22,7 +22,7 @@ def test_stop__an_open_page_does_not_hold_it_up(start, tiny_zoo: Path) -> None:
     ):
         lines = stream.iter_lines()
         assert next(lines) == "data: ALIVE"
-        server.terminate(seconds=60)  # one or two on an idle machine; without an end to the stream, never
+        server.terminate(seconds=10)  # about one on an idle machine; without an end to the stream, never
         assert not [line for line in lines if line]  # the stream has been ended, not broken off
         with pytest.raises(httpx.TransportError):
             httpx.get(server.url + "/livez")

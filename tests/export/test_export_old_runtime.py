@@ -72,7 +72,7 @@ def old_python(request: pytest.FixtureRequest) -> Path:
     return python
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_old_runtime__gives_the_golden_answers(
     old_python: Path, published: Path, card: ModelCard, precision: str
 ) -> None:

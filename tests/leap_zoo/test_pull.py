@@ -12,6 +12,7 @@ import pytest
 from zoo_server import FILE, TINY, Handler, ZooServer, make_big, serve, serving
 
 import leap_zoo
+from leap_zoo import registry
 from leap_zoo.cache import Cache
 from leap_zoo.cli import main
 from leap_zoo.errors import CacheUnusable, DownloadFailed, InvalidArgument, NotPulled, UnknownModel
@@ -278,3 +279,12 @@ def test_cache__broken_index_says_how_to_mend_it(server: ZooServer, no_pulled_mo
     (no_pulled_models / "index.json").write_text("{")
     with pytest.raises(leap_zoo.InvalidCard, match=r"remove .* and pull again"):
         leap_zoo.load(TINY)
+
+
+def test_load__a_file_that_was_not_pulled_may_be_in_the_bundled_zoo(
+    server: ZooServer, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull(TINY, server.url, precision="fp32")
+    monkeypatch.setattr(registry, "BUNDLED", zoo_copy)
+    assert leap_zoo.load(TINY).artifact.precision == "fp32"  # what was pulled comes first
+    assert leap_zoo.load(TINY, precision="int8").artifact.file == "model_int8.onnx"

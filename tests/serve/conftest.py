@@ -13,18 +13,24 @@ pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[ser
 
 from starlette.testclient import TestClient
 
+from serve.app import Nothing
 from serve.engine import Engine
+from serve.models import Models
+from serve.settings import ServeSettings
 from serve.site import build_site
 
 
 @pytest.fixture(scope="session")
 def engine(tiny_zoo: Path) -> Engine:
     """An engine over the tiny model, which says which colour is strongest in a photo."""
-    return Engine(leap_zoo.load(leap_zoo.models(tiny_zoo)[0].id, zoo=tiny_zoo, threads=1), threads=2)
+    default = leap_zoo.load(leap_zoo.models(tiny_zoo)[0].id, zoo=tiny_zoo, threads=1)
+    return Engine(Models(default, zoo=tiny_zoo), threads=2)
 
 
 @pytest.fixture(scope="session")
 def client(engine: Engine) -> Iterator[TestClient]:
     """A client of the site, in this process."""
-    with TestClient(build_site(engine), raise_server_exceptions=False) as client:
+    with TestClient(
+        build_site(engine, Nothing(), ServeSettings(max_photos=4)), raise_server_exceptions=False
+    ) as client:
         yield client

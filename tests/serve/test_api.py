@@ -12,8 +12,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from leap_zoo import ArtifactRefused
-from serve.api import refusal_of
+from serve.app import Nothing
 from serve.engine import Engine
+from serve.problems import refusal_of
+from serve.settings import ServeSettings
+from serve.site import build_site
 
 
 def assert_refused(response: object, status: int, code: str) -> str:
@@ -66,13 +69,13 @@ def test_embed__answers_in_both_spaces(client: TestClient, engine: Engine, red: 
         assert (body["space"], body["dim"], len(body["embedding"])) == (space, dim, dim)
         assert sum(x * x for x in body["embedding"]) == pytest.approx(1, abs=1e-5)
         assert (body["model"], body["precision"]) == ("leap-tiny-test", "int8")
-        assert body["embedding"] == pytest.approx(engine.model.embed(red, space=space).tolist())
+        assert body["embedding"] == pytest.approx(engine.models.default.embed(red, space=space).tolist())
 
 
 def test_models__lists_the_served_model(client: TestClient, engine: Engine) -> None:
     (model,) = client.get("/models").json()["models"]
     assert model["id"] == "leap-tiny-test"
-    assert model["sha256"] == engine.model.artifact.sha256
+    assert model["sha256"] == engine.models.default.artifact.sha256
     assert model["heads"] == [{"name": "colours", "classes": 3}, {"name": "brightness", "classes": 2}]
 
 
@@ -175,9 +178,7 @@ def test_photo__of_another_mode_and_size_is_read(client: TestClient) -> None:
 
 
 def test_server_error__answers_without_its_reason(engine: Engine, red: bytes) -> None:
-    from serve.site import build_site
-
-    site = build_site(engine)
+    site = build_site(engine, Nothing(), ServeSettings())
 
     @site.get("/fails")
     async def fails() -> None:
@@ -196,7 +197,7 @@ def test_refusal_of__keeps_the_servers_own_troubles_to_itself() -> None:
 
 def test_openapi__describes_every_route_and_error(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/classify", "/embed", "/models"}
+    assert {"/classify", "/embed", "/models", "/v1/classify", "/v1/embed", "/v1/embeddings", "/v1/models"} <= set(paths)
     classify = paths["/classify"]["post"]
     assert "multipart/form-data" in classify["requestBody"]["content"]
     assert {"200", "400", "413", "415", "422", "503"} <= set(classify["responses"])

@@ -4,102 +4,178 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from leap_zoo import NotAnImage, Prediction, UnknownHead
+import leap_zoo
+from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
+from leap_zoo.runtimes import Session
+from serve import models
 from serve.engine import Engine
-from serve.problems import Refused
+from serve.models import Models
+from serve.problems import BadPhoto, Refused
 
 
-class HeldModel:
-    """A model that answers only when the test lets it."""
+class HeldSession:
+    """The session of the tiny model, which runs only when the test lets it."""
 
-    card = SimpleNamespace(default_head="any")
-
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.runtime, self.threads = session.runtime, session.threads
+        self.inputs, self.outputs = session.inputs, session.outputs
         self.release = threading.Event()
+        self.batches: list[int] = []
 
-    def named_head(self, name: str | None) -> SimpleNamespace:
-        return SimpleNamespace(name=name or "any")
-
-    def classify(self, photo: bytes, *, top: int, head: str | None) -> list[Prediction]:
+    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         assert self.release.wait(10)
-        return [Prediction(photo.decode(), 1.0, 0)]
+        self.batches.append(len(image))
+        return self._session.run(image, outputs)
 
 
-def test_classify__names_the_strongest_colour(engine: Engine, colour_photos: dict[str, Path]) -> None:
-    for colour, path in colour_photos.items():
-        answer = asyncio.run(engine.classify(path.read_bytes()))
-        assert answer.predictions[0].label == colour
-        assert answer.head == engine.model.card.default_head
-        assert answer.milliseconds > 0
+@pytest.fixture
+def held(engine: Engine) -> tuple[Model, HeldSession]:
+    """The tiny model, and its session, which the test must release."""
+    default = engine.models.default
+    session = HeldSession(default.session)
+    return Model(default.card, default.artifact, session), session
 
 
-def test_classify__uses_the_head_and_the_number_asked_for(engine: Engine, colour_photos: dict[str, Path]) -> None:
-    answer = asyncio.run(engine.classify(colour_photos["red"].read_bytes(), top=1, head="brightness"))
+@pytest.fixture(scope="module")
+def photos(colour_photos: dict[str, Path]) -> dict[str, bytes]:
+    return {colour: path.read_bytes() for colour, path in colour_photos.items()}
+
+
+def test_classify__names_the_strongest_colour_of_each(engine: Engine, photos: dict[str, bytes]) -> None:
+    answer = asyncio.run(engine.classify(list(photos.values())))
+    assert [best.label for best, *_ in answer.predictions] == list(photos)
+    assert answer.head == engine.models.default.card.default_head
+    assert answer.milliseconds == pytest.approx(answer.decode_ms + answer.inference_ms, abs=0.001)
+    assert min(answer.decode_ms, answer.inference_ms, answer.queue_ms) > 0
+
+
+def test_classify__uses_the_head_and_the_number_asked_for(engine: Engine, photos: dict[str, bytes]) -> None:
+    answer = asyncio.run(engine.classify([photos["red"]], top=1, head="brightness"))
     assert answer.head == "brightness"
-    assert [p.label for p in answer.predictions] in (["dark"], ["bright"])
+    assert [p.label for p in answer.predictions[0]] in (["dark"], ["bright"])
 
 
-def test_embed__has_unit_length_in_both_spaces(engine: Engine, colour_photos: dict[str, Path]) -> None:
-    dims = engine.model.card.embedding_dims
+def test_embed__has_unit_length_in_both_spaces(engine: Engine, photos: dict[str, bytes]) -> None:
+    dims = engine.models.default.card.embedding_dims
     for space, dim in (("student", dims.student), ("teacher", dims.teacher)):
-        answer = asyncio.run(engine.embed(colour_photos["blue"].read_bytes(), space=space))
-        assert answer.embedding.shape == (dim,)
-        assert answer.embedding.dtype == np.float32
-        assert np.linalg.norm(answer.embedding) == pytest.approx(1, abs=1e-5)
+        answer = asyncio.run(engine.embed([photos["blue"]], space=space))
+        assert answer.embeddings.shape == (1, dim)
+        assert answer.embeddings.dtype == np.float32
+        assert np.linalg.norm(answer.embeddings) == pytest.approx(1, abs=1e-5)
 
 
-def test_classify__passes_the_models_errors_on(engine: Engine, colour_photos: dict[str, Path]) -> None:
-    with pytest.raises(NotAnImage):
-        asyncio.run(engine.classify(b"no photo"))
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 40])
+def test_embed__many_are_as_each_alone(engine: Engine, photos: dict[str, bytes], number: int) -> None:
+    many = (list(photos.values()) * 14)[:number]
+    answer = asyncio.run(engine.embed(many))
+    assert np.allclose(answer.embeddings, engine.models.default.embed(many), atol=1e-6)
+
+
+def test_embed__shares_photos_out_in_small_batches(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:
+    model, session = held
+    session.release.set()
+    for number, batches in ((1, [1]), (4, [2, 2]), (20, [4, 8, 8])):
+        session.batches.clear()
+        asyncio.run(Engine(Models(model), threads=2).embed([photos["red"]] * number))
+        assert sorted(session.batches) == batches
+
+
+def test_classify__names_the_first_bad_photo(engine: Engine, photos: dict[str, bytes]) -> None:
+    many = [photos["red"]] * 5 + [photos["red"][:300], b"no photo", b"none"]
+    with pytest.raises(BadPhoto) as caught:
+        asyncio.run(engine.classify(many))
+    assert caught.value.index == 5
+    assert isinstance(caught.value.error, UndecodableImage)
+
+
+def test_classify__passes_the_models_errors_on(engine: Engine, photos: dict[str, bytes]) -> None:
     with pytest.raises(UnknownHead):
-        asyncio.run(engine.classify(colour_photos["red"].read_bytes(), head="nope"))
+        asyncio.run(engine.classify([photos["red"]], head="nope"))
+    with pytest.raises(UnknownModel):
+        asyncio.run(engine.classify([photos["red"]], model="nope"))
 
 
-def test_classify__refuses_what_it_cannot_hold_and_recovers() -> None:
-    model = HeldModel()
-    engine = Engine(model, threads=1, max_waiting=1)  # type: ignore[arg-type]
+def test_classify__refuses_what_it_cannot_hold_and_recovers(
+    held: tuple[Model, HeldSession], photos: dict[str, bytes]
+) -> None:
+    model, session = held
+    engine = Engine(Models(model), threads=1, max_waiting=1)
 
     async def five_at_once() -> list[object]:
-        calls = [asyncio.ensure_future(engine.classify(str(i).encode())) for i in range(5)]
+        calls = [asyncio.ensure_future(engine.classify([photos["red"]])) for _ in range(5)]
         await asyncio.sleep(0.05)
-        model.release.set()
+        session.release.set()
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    answers = asyncio.run(five_at_once())
-    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    refused = [answer for answer in asyncio.run(five_at_once()) if isinstance(answer, Refused)]
     assert len(refused) == 3
     assert {(r.status, r.code, r.headers["retry-after"]) for r in refused} == {(503, "busy", "1")}
-    assert asyncio.run(engine.classify(b"again")).predictions[0].label == "again"
+    assert asyncio.run(engine.classify([photos["blue"]])).predictions[0][0].label == "blue"
 
 
-def test_classify__leaves_the_event_loop_free() -> None:
-    model = HeldModel()
-    engine = Engine(model, threads=1)  # type: ignore[arg-type]
+def test_engine__leaves_the_event_loop_free(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:
+    model, session = held
+    engine = Engine(Models(model), threads=1)
 
     async def release_from_the_loop() -> str:
-        asyncio.get_running_loop().call_later(0.05, model.release.set)  # never runs when the loop is blocked
-        return (await engine.classify(b"done")).predictions[0].label
+        asyncio.get_running_loop().call_later(0.05, session.release.set)  # never runs when the loop is blocked
+        return (await engine.classify([photos["red"]])).predictions[0][0].label
 
-    assert asyncio.run(release_from_the_loop()) == "done"
+    assert asyncio.run(release_from_the_loop()) == "red"
 
 
-def test_warm_up__runs_every_output(engine: Engine) -> None:
-    asked: list[str] = []
+def test_run__is_counted_with_the_photos(engine: Engine) -> None:
+    engine = Engine(engine.models, threads=1, max_waiting=0)
+    hold = threading.Event()
 
-    class Recorder:
-        heads = engine.model.heads
+    async def two() -> list[object]:
+        calls = [asyncio.ensure_future(engine.run(lambda: hold.wait(10))) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        hold.set()
+        return await asyncio.gather(*calls, return_exceptions=True)
 
-        def classify(self, image: object, *, head: str) -> None:
-            asked.append(head)
+    first, second = asyncio.run(two())
+    assert first is True
+    assert isinstance(second, Refused)
 
-        def embed(self, image: object, *, space: str) -> None:
-            asked.append(space)
 
-    Engine(Recorder(), threads=1).warm_up()  # type: ignore[arg-type]
-    assert asked == ["colours", "brightness", "student", "teacher"]
+def test_engine__tells_of_every_answer(engine: Engine, photos: dict[str, bytes]) -> None:
+    told: list[tuple[float, float, float]] = []
+    telling = Engine(engine.models, threads=1)
+    telling.observe = lambda *times: told.append(times)
+    embedded = asyncio.run(telling.embed([photos["red"]]))
+    classified = asyncio.run(telling.classify([photos["red"]] * 2))
+    with pytest.raises(BadPhoto):
+        asyncio.run(telling.embed([b"no photo"]))
+    assert told == [(one.queue_ms, one.decode_ms, one.inference_ms) for one in (embedded, classified)]
+
+
+def test_engine__answers_while_another_model_loads(
+    tiny_zoo: Path, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, load = threading.Event(), models.open_artifact
+
+    def slow(*arguments: object) -> Model:
+        assert go.wait(10)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(models, "open_artifact", slow)
+    engine = Engine(Models(leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1), zoo=tiny_zoo), threads=1)
+
+    async def meanwhile() -> list[str]:
+        waiting = [asyncio.ensure_future(engine.embed([photos["red"]], precision="fp32")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        before = await engine.embed([photos["red"]])
+        assert not any(one.done() for one in waiting)
+        go.set()
+        return [before.precision, *(one.precision for one in await asyncio.gather(*waiting))]
+
+    assert asyncio.run(meanwhile()) == ["int8", "fp32", "fp32", "fp32"]

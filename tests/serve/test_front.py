@@ -1,19 +1,28 @@
-"""The outermost layers: which application a path reaches, how large a body may be, and streams that end."""
+"""The outermost layer: which application a path reaches, keys, load, headers, log lines and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from prometheus_client import generate_latest
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve import limits
 from serve.front import Front
-from serve.limits import BodyLimit
-from serve.streams import EndingStreams
+from serve.logs import JsonLines, TextLines
+from serve.metrics import Metrics
+from serve.settings import ServeSettings
+
+KEY = "s3cret-s3cret-s3cret"
 
 
 def named(name: str) -> ASGIApp:
@@ -21,132 +30,300 @@ def named(name: str) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = (await receive())["body"]
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": f"{name} {len(body)}".encode()})
+        await PlainTextResponse(f"{name} {len(body)}")(scope, receive, send)
 
     return app
 
 
-def request(app: ASGIApp, path: str = "/", chunks: Iterable[bytes] = (b"",), headers: Any = (), **more: Any) -> Any:
-    """Send one request. Returns (status, headers, body, number of chunks that the application took)."""
-    incoming = list(chunks)
-    taken = 0
-    sent: list[Message] = []
+def front(site: ASGIApp | None = None, counted: Metrics | None = None, **settings: Any) -> Front:
+    return Front(named("bento"), site or named("site"), ServeSettings(**settings), counted or Metrics())
 
-    async def receive() -> Message:
-        nonlocal taken
-        taken += 1
-        if taken > len(incoming):
-            return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": incoming[taken - 1], "more_body": taken < len(incoming)}
 
-    async def send(message: Message) -> None:
-        sent.append(message)
+def ask(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:
+    async def run() -> httpx.Response:
+        async with client(app) as http:
+            return await http.request(method, path, **options)
 
-    scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), **more}
-    asyncio.run(app(scope, receive, send))
-    body = b"".join(message.get("body", b"") for message in sent[1:])
-    return (sent[0]["status"], dict(sent[0]["headers"]), body, taken) if sent else (None, {}, b"", taken)
+    return asyncio.run(run())
+
+
+def client(app: ASGIApp) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://zoo.test")
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"alice:{KEY}\n")
+    return path
 
 
 @pytest.mark.parametrize(
     ("path", "answer"),
     [
-        ("/classify", b"bento 0"),
-        ("/metrics", b"bento 0"),
-        ("/readyz", b"bento 0"),
-        ("/", b"site 0"),
-        ("/ui", b"site 0"),
-        ("/ui/assets/a.js", b"site 0"),
+        ("/classify", "bento 0"),
+        ("/metrics", "bento 0"),
+        ("/readyz", "bento 0"),
+        ("/", "site 0"),
+        ("/docs", "site 0"),
+        ("/ui", "site 0"),
+        ("/ui/assets/a.js", "site 0"),
+        ("/v1/embed", "site 0"),
+        ("/zoo/index.json", "site 0"),
     ],
 )
-def test_front__sends_each_path_to_its_application(path: str, answer: bytes) -> None:
-    assert request(Front(bento=named("bento"), site=named("site")), path)[2] == answer
+def test_front__sends_each_path_to_its_application(path: str, answer: str) -> None:
+    assert ask(front(), "GET", path).text == answer
 
 
-@pytest.mark.parametrize("path", ["/wp-login.php", "/uix", "/classify/", "/docs.json", "/static_content/x"])
+@pytest.mark.parametrize("path", ["/wp-login.php", "/uix", "/classify/", "/docs.json", "/static_content/x", "/v1"])
 def test_front__answers_unknown_paths_itself(path: str) -> None:
-    status, _, body, _ = request(Front(bento=named("bento"), site=named("site")), path)
-    assert status == 404
-    assert json.loads(body)["code"] == "unknown_path"
+    answer = ask(front(), "POST", path, content=b"x")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
 
 
-def test_body_limit__hands_on_a_body_of_the_limit() -> None:
-    assert request(BodyLimit(named("app"), max_bytes=10), chunks=[b"12345", b"67890"])[2] == b"app 10"
+@pytest.mark.parametrize("path", ["/v1/classify", "/classify", "/ui/gradio_api/upload", "/zoo/index.json", "/livez"])
+def test_front__limits_every_body(path: str) -> None:
+    answer = ask(front(max_body_mb=1), "POST", path, content=bytes(2**20 + 1))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-def test_body_limit__counts_a_body_without_a_length() -> None:
-    status, headers, body, taken = request(BodyLimit(named("app"), max_bytes=10), chunks=[b"123456"] * 4)
-    assert status == 413
-    assert headers[b"connection"] == b"close"
-    assert json.loads(body)["code"] == "body_too_large"
-    assert taken == 4  # what was still coming has been taken, so that the client could read the answer
+@pytest.mark.parametrize("path", ["/v1/models", "/classify", "/zoo/index.json", "/ui/"])
+def test_keys__are_needed_where_work_is_done(keys_file: Path, path: str) -> None:
+    app = front(keys_file=keys_file)
+    answer = ask(app, "GET", path)
+    assert (answer.status_code, answer.json()["code"]) == (401, "missing_key")
+    assert answer.headers["www-authenticate"].startswith("Basic" if path == "/ui/" else "Bearer")
+    assert ask(app, "GET", path, headers={"x-api-key": KEY + "x"}).json()["code"] == "wrong_key"
+    for headers in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}):
+        assert ask(app, "GET", path, headers=headers).status_code == 200
+    password = base64.b64encode(f"anybody:{KEY}".encode()).decode()
+    expected = 200 if path == "/ui/" else 401  # a browser sends this one by itself, also for another site
+    assert ask(app, "GET", path, headers={"authorization": f"Basic {password}"}).status_code == expected
 
 
-def test_body_limit__believes_a_length_that_is_too_large() -> None:
-    app = BodyLimit(named("app"), max_bytes=10)
-    assert request(app, chunks=[b"1"], headers=[(b"content-length", b"11")])[0] == 413
+@pytest.mark.parametrize(("metrics", "status"), [("open", 200), ("key", 401), ("off", 404)])
+def test_keys__health_is_open_and_metrics_as_set(keys_file: Path, metrics: Any, status: int) -> None:
+    app = front(keys_file=keys_file, metrics=metrics)
+    assert ask(app, "GET", "/metrics").status_code == status
+    for path in ("/livez", "/healthz", "/readyz", "/", "/docs", "/openapi.json"):
+        assert ask(app, "GET", path).status_code == 200
 
 
-def test_body_limit__does_not_believe_a_length_that_is_too_small() -> None:
-    app = BodyLimit(named("app"), max_bytes=10)
-    assert request(app, chunks=[b"123456", b"123456"], headers=[(b"content-length", b"2")])[0] == 413
+class Held:
+    """An application whose answers wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.inside += 1
+        await self.go.wait()
+        self.inside -= 1
+        await PlainTextResponse("done")(scope, receive, send)
 
 
-def test_body_limit__bothers_nobody_when_the_client_left() -> None:
-    status, _, _, taken = request(BodyLimit(named("app")), chunks=[])
-    assert status is None
-    assert taken == 1
+def test_load__what_is_too_much_is_refused_at_once() -> None:
+    async def run() -> None:
+        site = Held()
+        app = front(site, concurrency=3)
+        async with client(app) as http:
+            inside = [asyncio.create_task(http.post("/v1/classify", content=b"x")) for _ in range(3)]
+            while site.inside < 3:
+                await asyncio.sleep(0)
+            for path in ("/v1/classify", "/v1/models", "/classify"):
+                refused = await asyncio.wait_for(http.post(path, content=b"x"), 1)
+                assert (refused.status_code, refused.json()["code"]) == (503, "busy")
+                assert int(refused.headers["retry-after"]) > 0
+            assert (await http.get("/livez")).status_code == 200
+            pages = asyncio.create_task(http.get("/ui/"))
+            while site.inside < 4:
+                await asyncio.sleep(0)
+            site.go.set()
+            answers = await asyncio.gather(*inside, pages)
+            assert [answer.status_code for answer in answers] == [200] * 4
+            assert (await http.post("/v1/classify", content=b"x")).status_code == 200
+
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
-def test_body_limit__ends_a_body_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LINGER_SECONDS", 0.05)
-    sent: list[Message] = []
+def test_load__a_slow_sender_holds_no_place() -> None:
+    async def run() -> None:
+        app = front(concurrency=1)
+        gate = asyncio.Event()
 
-    async def dripping() -> Message:
-        await asyncio.sleep(0.01)
-        return {"type": "http.request", "body": b".", "more_body": True}
+        async def body() -> Any:
+            yield b"a"
+            await gate.wait()
+            yield b"b"
 
-    async def send(message: Message) -> None:
-        sent.append(message)
+        async with client(app) as http:
+            slow = asyncio.create_task(http.post("/v1/classify", content=body()))
+            await asyncio.sleep(0.05)
+            assert (await http.post("/v1/classify", content=b"x")).text == "site 1"
+            gate.set()
+            assert (await slow).text == "site 2"
 
-    app = BodyLimit(named("app"), seconds=0.05)
-    asyncio.run(asyncio.wait_for(app({"type": "http", "headers": []}, dripping, send), 5))
-    assert sent[0]["status"] == 408
-    assert json.loads(sent[1]["body"])["code"] == "body_too_slow"
-    assert sent[-1]["more_body"] is False
-
-
-def endless(kind: bytes) -> ASGIApp:
-    """An application whose answer of content type `kind` goes on for half a second."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
-        for _ in range(50):
-            await send({"type": "http.response.body", "body": b".", "more_body": True})
-            await asyncio.sleep(0.01)
-        await send({"type": "http.response.body", "body": b"end", "more_body": False})
-
-    return app
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
-@pytest.mark.parametrize(("kind", "last"), [(b"text/event-stream; charset=utf-8", b""), (b"text/html", b"end")])
-def test_ending_streams__ends_event_streams_only(kind: bytes, last: bytes) -> None:
-    async def stop_soon() -> list[Message]:
-        sent: list[Message] = []
+def test_time__an_answer_that_does_not_begin_is_given_up() -> None:
+    async def run() -> None:
+        site = Held()
+        async with client(front(site, timeout=0.1, concurrency=1)) as http:
+            for _ in range(2):  # and its place is free again
+                answer = await http.post("/v1/classify", content=b"x")
+                assert (answer.status_code, answer.json()["code"]) == (503, "timed_out")
 
-        async def send(message: Message) -> None:
-            sent.append(message)
+    asyncio.run(asyncio.wait_for(run(), 10))
 
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b""}
 
-        streams = EndingStreams(endless(kind))
-        asyncio.get_running_loop().call_later(0.05, streams.stop)
-        await streams({"type": "http", "path": "/"}, receive, send)
-        return sent
+def test_time__an_answer_that_has_begun_is_not_cut_off() -> None:
+    async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.body", "body": b"whole"})
 
-    sent = asyncio.run(stop_soon())
-    assert sent[-1]["body"] == last
-    assert sent[-1]["more_body"] is False
-    assert (len(sent) < 40) == (last == b"")
+    assert ask(front(slowly, timeout=0.1), "GET", "/v1/gallery/x/export").content == b"whole"
+
+
+@pytest.mark.parametrize(("path", "policy"), [("/v1/models", "default-src 'none'"), ("/ui/", "default-src 'self'")])
+def test_headers__for_browsers(path: str, policy: str) -> None:
+    headers = ask(front(), "GET", path).headers
+    assert headers["content-security-policy"].startswith(policy)
+    assert "frame-ancestors" in headers["content-security-policy"]
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+def test_request_id__is_taken_when_sane_and_made_otherwise() -> None:
+    app = front()
+    assert ask(app, "GET", "/v1/models", headers={"x-request-id": "a-B_c.1"}).headers["x-request-id"] == "a-B_c.1"
+    for wrong in ("", "a b", "x" * 65, "a\tb", '"'):
+        made = ask(app, "GET", "/v1/models", headers={"x-request-id": wrong}).headers["x-request-id"]
+        assert len(made) == 16
+    assert ask(app, "GET", "/nowhere").headers["x-request-id"] != ask(app, "GET", "/nowhere").headers["x-request-id"]
+
+
+def test_origins__another_sites_page_changes_nothing() -> None:
+    app = front()
+    foreign, own = {"origin": "https://evil.example"}, {"origin": "http://zoo.test"}
+    for method in ("POST", "DELETE"):
+        assert ask(app, method, "/v1/gallery/x", headers=foreign).json()["code"] == "foreign_origin"
+        assert ask(app, method, "/v1/gallery/x", headers={"origin": "null"}).status_code == 403
+        assert ask(app, method, "/v1/gallery/x", headers=own).status_code == 200
+    read = ask(app, "GET", "/v1/models", headers=foreign)
+    assert read.status_code == 200
+    assert "access-control-allow-origin" not in read.headers
+
+
+def test_origins__those_that_are_allowed_may(keys_file: Path) -> None:
+    friend = "https://friend.example"
+    app = front(cors=(friend,), keys_file=keys_file)
+    asked = {"origin": friend, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+    assert ask(app, "OPTIONS", "/v1/classify", headers=asked).headers["access-control-allow-origin"] == friend
+    answer = ask(app, "POST", "/v1/classify", headers={"origin": friend, "x-api-key": KEY})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, friend)
+    other = ask(app, "POST", "/v1/classify", headers={"origin": "https://evil.example", "x-api-key": KEY})
+    assert other.status_code == 403
+
+
+def routed() -> FastAPI:
+    site = FastAPI()
+
+    @site.post("/v1/gallery/{name}")
+    async def add(name: str) -> str:
+        return name
+
+    @site.get("/v1/broken")
+    async def broken() -> str:
+        raise RuntimeError("secret detail")
+
+    return site
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """What the access log holds, as JSON lines."""
+    records: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(self.format(record))
+
+    handler = Kept()
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("leap_zoo.serve.access")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lambda: records
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def test_log__has_one_line_for_a_request_and_no_secrets(lines: Callable[[], list[str]], keys_file: Path) -> None:
+    app = front(routed(), keys_file=keys_file)
+    headers = {"x-api-key": KEY, "x-request-id": "one"}
+    ask(app, "POST", "/v1/gallery/my-photos?token=hidden", headers=headers, content=b"12345")
+    ask(app, "GET", "/livez")
+    (line,) = lines()
+    entry = json.loads(line)
+    assert (entry["request_id"], entry["route"], entry["method"]) == ("one", "/v1/gallery/{name}", "POST")
+    assert (entry["status"], entry["key"]) == (200, "alice")
+    assert (entry["bytes_in"], entry["bytes_out"]) == (5, len('"my-photos"'))
+    assert entry["ms"] > 0
+    for secret in (KEY, "hidden", "my-photos"):
+        assert secret not in line
+
+
+def test_log__tells_refusals_and_failures(lines: Callable[[], list[str]], keys_file: Path) -> None:
+    ask(front(routed(), keys_file=keys_file), "GET", "/v1/broken")
+    assert ask(front(routed()), "GET", "/v1/broken").status_code == 500
+    ask(front(routed()), "GET", "/secret-path")
+    entries = [json.loads(line) for line in lines()]
+    assert [(entry["route"], entry["status"], entry["level"]) for entry in entries] == [
+        ("unmatched", 401, "info"),
+        ("/v1/broken", 500, "warning"),
+        ("unmatched", 404, "info"),
+    ]
+
+
+@pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])
+def test_log__a_message_is_one_line(formatter: logging.Formatter) -> None:
+    record = logging.LogRecord("leap_zoo", logging.INFO, "", 0, "a\nb\r%s", ("\nforged",), None)
+    assert "\n" not in formatter.format(record)
+
+
+def test_metrics__count_by_template_and_are_bounded() -> None:
+    metrics = Metrics()
+    app = front(routed(), metrics)
+    for number in range(20):
+        ask(app, "POST", f"/v1/gallery/{number}")
+        ask(app, "GET", f"/v1/{number}")
+        ask(app, "GET", f"/guess/{number}")
+        ask(app, f"M{number}", "/v1/x")
+        ask(app, "GET", f"/ui/{number}")
+    metrics.stages(queue_ms=1, decode_ms=2, inference_ms=3)
+    metrics.models_loaded(2)
+    text = generate_latest(metrics.registry).decode()
+    series = [line for line in text.splitlines() if line.startswith("leap_zoo_requests_total")]
+    assert sorted(line.partition("{")[2].rpartition(" ")[0] for line in series) == [
+        'method="GET",route="/ui",status_class="4xx"}',
+        'method="GET",route="unmatched",status_class="4xx"}',
+        'method="POST",route="/v1/gallery/{name}",status_class="2xx"}',
+        'method="other",route="unmatched",status_class="4xx"}',
+    ]
+    assert 'leap_zoo_requests_total{method="POST",route="/v1/gallery/{name}",status_class="2xx"} 20.0' in text
+    assert "leap_zoo_in_flight 0.0" in text
+    assert "leap_zoo_models_loaded 2.0" in text
+    assert 'leap_zoo_stage_seconds_count{stage="decode"} 1.0' in text
+
+
+def test_stop__is_announced_before_it_happens() -> None:
+    app = front()
+    assert "connection" not in ask(app, "GET", "/v1/models").headers
+    app.streams.stop()
+    assert ask(app, "GET", "/v1/models").headers["connection"] == "close"
+    assert (ask(app, "GET", "/readyz").status_code, ask(app, "GET", "/livez").status_code) == (503, 200)

@@ -27,7 +27,7 @@ def test_artifact__is_measured_by_every_protocol(photos: list[str], capsys: pyte
     assert by["recall@1, embedding"]["n"] == 18
     assert {"10-NN, teacher", "retrieval mAP, embedding", "5-shot, mean of 20 draws, teacher"} <= set(by)
     assert all(metric["interval"][0] <= metric["value"] <= metric["interval"][1] for metric in report["metrics"])
-    assert (report["subject"], by["recall@1, embedding"]["split"]) == ("leap-nano int8", "val")
+    assert (report["subject"], by["recall@1, embedding"]["split"]) == ("leap-nano onnx int8", "val")
 
 
 def test_sets__of_lists_and_folders_agree_on_classes(own_folders: Path, tmp_path: Path) -> None:

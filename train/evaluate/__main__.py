@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> EvaluationReport:
         subject, data = of_run(run), run.recipe.data
         own = [[data.name, data.train, data.val]] if data.train and data.val else []
     else:
-        model = leap_zoo.load(options.subject, zoo=options.zoo, precision=options.precision)
+        model = leap_zoo.load(options.subject, zoo=options.zoo, precision=options.precision, format=options.format)
         subject, own = of_artifact(model), []
     wanted = options.data or own
     if not wanted and not options.revisited:
@@ -121,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("subject", metavar="RUN_OR_MODEL", help="run folder, or the id of a model (`leap-zoo list`)")
     parser.add_argument("--zoo", help="folder of the zoo that the model is in (default: the bundled one)")
-    parser.add_argument("--precision", choices=["fp32", "int8"], help="of the model's file (default: int8)")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], help="of the model's file (default: int8)")
+    parser.add_argument("--format", choices=["onnx", "openvino"], help="of the model's file (default: onnx)")
     parser.add_argument(
         "--data",
         nargs="+",

@@ -77,7 +77,9 @@ def of_artifact(model: Model) -> Subject:
         found = model.run(pixels.numpy(), list(outputs.values()))
         return {name: torch.from_numpy(found[output]) for name, output in outputs.items()}
 
-    return Subject(f"{model.card.id} {model.artifact.precision}", features, model.card.preprocessing)
+    return Subject(
+        f"{model.card.id} {model.artifact.format} {model.artifact.precision}", features, model.card.preprocessing
+    )
 
 
 def of_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Subject:

@@ -1,0 +1,129 @@
+"""The FastAPI application of the API: all routes, one shape for every error, and the schema at /openapi.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, Response
+
+from leap_zoo import CustomHead, errors
+from serve.engine import Engine
+from serve.problems import Problem, Refused, internal_error, refusal_of
+from serve.reference import reference
+from serve.routes import bento, embeddings, models, predict, short
+from serve.settings import ServeSettings
+
+_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
+{photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
+stable."""
+
+
+class Stores(Protocol):
+    """What clients leave here for later."""
+
+    @property
+    def heads(self) -> predict.Heads:
+        """The heads that clients have made."""
+        ...
+
+
+class Nothing:
+    """Stores that hold nothing."""
+
+    @property
+    def heads(self) -> predict.Heads:
+        """No heads."""
+        return self
+
+    def get(self, name: str) -> CustomHead:
+        """Raises UnknownHead."""
+        raise errors.UnknownHead(f"there is no head {errors.short(name)}")
+
+
+def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
+    """The API over `engine`."""
+    app = FastAPI(
+        title="LEAP Zoo",
+        version=engine.models.default.card.revision,
+        description=_ABOUT.format(photos=settings.max_photos),
+        docs_url=None,  # the stock page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.include_router(predict.router(engine, stores.heads, settings.max_photos))
+    app.include_router(embeddings.router(engine, settings.max_photos))
+    app.include_router(models.router(engine))
+    app.include_router(short.router(engine))
+    app.include_router(bento.router())
+    answer_errors(app)
+    _describe(app)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(reference(app.openapi()))
+
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Add to the schema what no route has as its own answer."""
+    derived = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schemas = derived().setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = Problem.model_json_schema()
+        return derived()
+
+    setattr(app, "openapi", openapi)  # noqa: B010
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Give every error of `app` the shape of a Problem. None of the answers holds a path or a stack trace."""
+
+    @app.exception_handler(Refused)
+    async def _(_: Request, refused: Refused) -> Response:
+        return refused.response()
+
+    @app.exception_handler(errors.LeapZooError)
+    async def _(_: Request, error: errors.LeapZooError) -> Response:
+        return refusal_of(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, error: RequestValidationError) -> Response:
+        known = _options(app, request)
+        detail = " ".join(_explain(one, known) for one in error.errors())
+        return Refused(422, "invalid_option", detail).response()
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> Response:
+        code = {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "http_error")
+        detail = {405: "This path does not take that method. GET / says how it is called."}
+        return Refused(error.status_code, code, detail.get(error.status_code, error.detail), error.headers).response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def _(_: Request, error: ClientDisconnect) -> Response:
+        return Refused(400, "client_left", "The connection was closed before the body had arrived.").response()
+
+    @app.exception_handler(Exception)
+    async def _(_: Request, error: Exception) -> Response:
+        # Starlette raises the error again after this answer, so uvicorn logs it once, with its traceback.
+        return internal_error().response()
+
+
+def _options(app: FastAPI, request: Request) -> list[str]:
+    """The names that the route of `request` has for its query."""
+    route = request.scope.get("route")
+    operation = app.openapi()["paths"].get(getattr(route, "path", ""), {}).get(request.method.lower(), {})
+    return [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"]
+
+
+def _explain(error: dict[str, Any], known: Iterable[str]) -> str:
+    name = str(error["loc"][-1])
+    if error["type"] == "extra_forbidden":
+        return f"Unknown option {errors.short(name)}{errors.nearest(name, known)}."
+    return f"{name}: {error['msg']}."

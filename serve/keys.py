@@ -1,0 +1,172 @@
+"""API keys: who may call. Kept in a file, compared in constant time, read again when the file changes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from leap_zoo.errors import InvalidArgument, LeapZooError, short
+from leap_zoo.zoo import read_regular
+from serve.limits import refuse
+from serve.problems import Refused
+
+logger = logging.getLogger("leap_zoo.serve")
+
+MAX_FILE_BYTES = 1 << 20
+CHECK_SECONDS = 1.0
+"""How often, at most, the file is looked at for a change."""
+
+KEY_NAME = "leap_zoo.key"
+"""Where in an ASGI scope the name of the client's key is."""
+
+_HASHED = re.compile(r"\A([A-Za-z0-9._-]{1,64}):([0-9a-fA-F]{64})\Z")
+_PLAIN = re.compile(r"\A(?:([A-Za-z0-9._-]{1,64}):)?([A-Za-z0-9._~+/=-]{16,256})\Z")
+_MAX_PRESENTED = 512
+
+
+def parse_keys(text: str, where: str) -> dict[bytes, str]:
+    """sha256 digest of each key -> the name of who has it.
+
+    A line is `name:SHA256` (the hex digest of a key), `name:KEY`, or a KEY alone, of at least 16 characters; a key
+    without a name is called after its line. Empty lines and those that begin with # are left out.
+    Raises InvalidArgument, which never holds a key.
+    """
+    keys: dict[bytes, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if hashed := _HASHED.match(line):
+            name, digest = hashed[1], bytes.fromhex(hashed[2])
+        elif plain := _PLAIN.match(line):
+            name, digest = plain[1] or f"line-{number}", hashlib.sha256(plain[2].encode()).digest()
+        else:
+            raise InvalidArgument(
+                f"{where} line {number} is no key: write name:SHA256 (of the key), name:KEY, or a KEY of at least 16 "
+                "characters without spaces"
+            )
+        if digest in keys:
+            raise InvalidArgument(f"{where} line {number} has the same key as {keys[digest]}: remove one of them")
+        keys[digest] = name
+    if not keys:
+        raise InvalidArgument(f"{where} holds no key: add one, or unset LEAP_ZOO_SERVE_KEYS_FILE")
+    return keys
+
+
+class Keys:
+    """The keys in the file at `path`. A change that cannot be read is logged, and the keys before it stay valid."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InvalidArgument when the file is missing or broken."""
+        self._path = path
+        self._seen = self._state()
+        self._keys = self._read()
+        self._checked = time.monotonic()
+
+    def name_of(self, presented: str | None) -> str | None:
+        """Whose key `presented` is; None for nobody's. Takes as long for a wrong key as for a right one."""
+        self._follow()
+        if presented is None or len(presented) > _MAX_PRESENTED:
+            return None
+        digest = hashlib.sha256(presented.encode()).digest()
+        found = None
+        for known, name in self._keys.items():
+            if hmac.compare_digest(known, digest):
+                found = name
+        return found
+
+    def _follow(self) -> None:
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        state = self._state()
+        if state == self._seen:
+            return
+        self._seen = state
+        try:
+            self._keys = self._read()
+        except LeapZooError as error:
+            logger.error("the API keys stay as they were: %s", error)
+        else:
+            logger.info("the API keys were read again: %d", len(self._keys))
+
+    def _read(self) -> dict[bytes, str]:
+        what = f"the keys file {short(self._path)}"
+        try:
+            data = read_regular(self._path, MAX_FILE_BYTES)
+        except OSError as error:
+            mend = "check LEAP_ZOO_SERVE_KEYS_FILE"
+            raise InvalidArgument(f"{what} cannot be read ({error.strerror}): {mend}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise InvalidArgument(f"{what} is larger than {MAX_FILE_BYTES} bytes: it holds one key a line")
+        try:
+            return parse_keys(data.decode(), what)
+        except UnicodeDecodeError as error:
+            raise InvalidArgument(f"{what} is no UTF-8 text: write one key a line") from error
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def presented_key(headers: Mapping[bytes, bytes], *, password: bool = False) -> str | None:
+    """The key that a request shows: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
+
+    password: take it also from `Authorization: Basic`, where it is the password. For pages only: a browser sends that
+    one by itself, also when another site makes it call.
+    """
+    if (key := headers.get(b"x-api-key")) is not None:
+        return key.decode("latin-1").strip()
+    scheme, _, rest = headers.get(b"authorization", b"").strip().partition(b" ")
+    if scheme.lower() == b"bearer":
+        return rest.decode("latin-1").strip()
+    if password and scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(rest, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None
+
+
+class KeyGate:
+    """Lets a request through to `app` when it shows one of `keys`; its name is then in scope["leap_zoo.key"].
+
+    page: `app` is for browsers, which ask the visitor for a name, that does not matter, and the key as a password.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys | None, *, page: bool = False) -> None:
+        self.app = app
+        self._keys = keys
+        self._page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if self._keys is not None:
+            presented = presented_key(dict(scope["headers"]), password=self._page)
+            name = self._keys.name_of(presented)
+            if name is None:
+                await refuse(self._refusal(presented), scope, receive, send)
+                return
+            scope[KEY_NAME] = name
+        await self.app(scope, receive, send)
+
+    def _refusal(self, presented: str | None) -> Refused:
+        challenge = 'Basic realm="leap-zoo", charset="UTF-8"' if self._page else 'Bearer realm="leap-zoo"'
+        headers = {"www-authenticate": challenge}
+        if presented is None:
+            detail = "An API key is needed: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
+            return Refused(401, "missing_key", detail, headers)
+        return Refused(401, "wrong_key", "This API key is not known here. Ask whoever runs the server.", headers)

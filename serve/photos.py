@@ -1,0 +1,159 @@
+"""The photos in a request: raw body, multipart form or JSON -> bytes, or a refusal that says how to send them.
+
+Whether the bytes are a photo is for `leap_zoo.preprocess` to say. No name a client gives a file is ever used, and no
+address it gives is ever fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import TypeVar
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from serve.problems import Refused
+
+HOW_ONE = (
+    "Send one photo: a multipart form with a file field `image`, or the bytes themselves with Content-Type image/jpeg"
+)
+HOW_MANY = (
+    "Send the bytes of a photo with Content-Type image/jpeg, a multipart form with a file field `image` for each "
+    'photo, or JSON {"images": ["base64", ...]}'
+)
+_MAX_FIELDS = 8  # one is refused already
+_LARGE = 256 * 1024  # characters of base64 that would hold up the event loop for more than a millisecond
+
+
+T = TypeVar("T")
+
+
+class _Images(msgspec.Struct, forbid_unknown_fields=True):
+    images: list[str]
+
+
+async def read_photo(request: Request) -> bytes:
+    """The bytes of the one photo in `request`: raw, or of a form's only file.
+
+    Raises Refused: 400 when there is none, more than one, or the form is broken; 415 for any other kind of body; 422
+    for a form field that is no photo.
+    """
+    kind = _kind(request)
+    if kind == "multipart/form-data":
+        photos = await _of_form(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
+        if len(photos) > 1:
+            raise Refused(400, "several_photos", f"The form holds several files. {HOW_ONE}.")
+    elif _is_raw(kind):
+        photos = [await request.body()]
+    else:
+        raise _other_kind(HOW_ONE)
+    return _none_missing(photos, HOW_ONE)[0]
+
+
+async def read_photos(request: Request, most: int) -> list[bytes]:
+    """The bytes of the photos in `request`, 1 to `most`, in the order they were sent. Raises Refused.
+
+    400 for no photo, and for a form, JSON or base64 that is broken; 413 for more than `most`; 415 for any other kind of
+    body; 422 for what is no photo. `index` says which one it is about.
+    """
+    kind = _kind(request)
+    if _is_raw(kind):
+        photos = [await request.body()]
+    elif kind == "multipart/form-data":
+        photos = await _of_form(request, most, HOW_MANY)
+    elif kind == "application/json":
+        photos = await _of_json(await request.body(), most)
+    else:
+        raise _other_kind(HOW_MANY)
+    return _none_missing(photos, HOW_MANY)
+
+
+async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
+    """The photos in `texts`, each in base64 or a data URI with base64. Raises Refused as `read_photos` does."""
+    check_number(len(texts), most)
+    if sum(map(len, texts)) > _LARGE:
+        return await asyncio.to_thread(_decoded, texts)
+    return _decoded(texts)
+
+
+def photo_of_text(text: str, index: int) -> bytes:
+    """The photo in base64, or in a `data:` URI with base64. Raises Refused, about the photo `index`."""
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            detail = "This data URI cannot be read. Write data:image/jpeg;base64, and then the photo in base64."
+            raise Refused(400, "broken_data_uri", detail, index=index)
+    elif "://" in text[:32]:
+        detail = "An address is never fetched. Send the photo itself, as data:image/jpeg;base64, and its base64."
+        raise Refused(422, "address_not_fetched", detail, index=index)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
+        detail = "This is no base64. Send the photo in base64 with padding, and without line breaks."
+        raise Refused(400, "broken_base64", detail, index=index) from error
+
+
+def check_number(photos: int, most: int) -> None:
+    """Raises Refused for more photos than one request may hold."""
+    if photos > most:
+        detail = f"More than {most} photos in one request are not read. Send them in several requests."
+        raise Refused(413, "too_many_photos", detail)
+
+
+def decode_json(body: bytes, kind: type[T]) -> T:
+    """A JSON body as a `kind`. Raises Refused: 400 for what is no JSON, 422 for another shape."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise Refused(422, "invalid_body", f"The JSON is of another shape than expected: {error}.") from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Refused(400, "broken_json", "The body is no JSON. Check how it was written.") from error
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_raw(kind: str) -> bool:
+    return kind.startswith("image/") or kind in ("", "application/octet-stream")
+
+
+def _other_kind(how: str) -> Refused:
+    return Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")
+
+
+def _none_missing(photos: list[bytes], how: str) -> list[bytes]:
+    if not photos or not all(photos):
+        index = photos.index(b"") if len(photos) > 1 else None
+        raise Refused(400, "missing_photo", f"The request holds no photo, or an empty one. {how}.", index=index)
+    return photos
+
+
+async def _of_form(request: Request, most: int, how: str) -> list[bytes]:
+    try:
+        async with request.form(max_files=most, max_fields=_MAX_FIELDS) as form:
+            fields = form.multi_items()
+            texts = [name for name, value in fields if not isinstance(value, UploadFile)]
+            if "image" in texts:
+                raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {how}.")
+            if texts:
+                detail = "A form field besides the photo is not read. Put options into the query, as in ?top=3."
+                raise Refused(422, "unexpected_field", detail)
+            return [await value.read() for _, value in fields if isinstance(value, UploadFile)]
+    except HTTPException as error:  # Starlette's word for a form that it cannot parse
+        if error.detail.startswith("Too many files"):
+            check_number(most + 1, most)
+        raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
+
+
+async def _of_json(body: bytes, most: int) -> list[bytes]:
+    return await photos_of_texts(decode_json(body, _Images).images, most)
+
+
+def _decoded(texts: list[str]) -> list[bytes]:
+    photos = [photo_of_text(text, index) for index, text in enumerate(texts)]
+    return _none_missing(photos, HOW_MANY)

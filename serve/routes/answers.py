@@ -1,0 +1,110 @@
+"""The answers of the routes: their schemas, and how numbers are written. Rows of floats never pass through pydantic."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from serve.engine import Answer, Space
+
+Encoding = Literal["float", "base64", "int8"]
+
+_EXAMPLE: dict[str, Any] = {
+    "model": "leap-nano",
+    "revision": "14dc382a93da",
+    "precision": "int8",
+    "milliseconds": 2.5,
+    "decode_ms": 0.6,
+    "inference_ms": 1.9,
+    "queue_ms": 0.1,
+}
+
+
+class Prediction(BaseModel):
+    """One class: its label, its softmax score in 0..1, its index among the labels of the head."""
+
+    label: str
+    score: float
+    index: int
+
+
+class Answered(BaseModel):
+    """Who answered, and how long it took."""
+
+    model: str
+    revision: str
+    precision: str
+    milliseconds: float = Field(description="Decoding and inference of all photos, without waiting")
+    decode_ms: float
+    inference_ms: float
+    queue_ms: float = Field(description="Until a thread took the first photo")
+
+
+class Classification(Answered):
+    """The answer of /v1/classify."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "predictions": [[{"label": "golf ball", "score": 0.93, "index": 574}]],
+                "head": "imagenet",
+                **_EXAMPLE,
+            }
+        }
+    )
+    predictions: list[list[Prediction]] = Field(description="For each photo its classes, best first")
+    head: str
+
+
+class Embeddings(Answered):
+    """The answer of /v1/embed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"embeddings": [[0.6, 0.8]], "encoding": "float", "dim": 2, "space": "student", **_EXAMPLE}
+        }
+    )
+    embeddings: list[list[float]] | list[str] = Field(description="For each photo a vector of unit length")
+    scales: list[float] = Field([], description="For each photo; only with encoding=int8")
+    encoding: Encoding
+    dim: int
+    space: Space
+
+
+def json_response(body: dict[str, Any]) -> Response:
+    """`body`, in which arrays may be float32, as JSON."""
+    return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def about(answer: Answer) -> dict[str, Any]:
+    """The fields of `Answered`."""
+    return {name: getattr(answer, name) for name in _EXAMPLE}
+
+
+def encoded(rows: npt.NDArray[np.float32], encoding: Encoding) -> dict[str, Any]:
+    """Embeddings (N, D) as the fields `embeddings`, `encoding`, `dim`, and `scales` for int8.
+
+    float: rows of numbers. base64: of little-endian float32. int8: base64 of D signed bytes; times the scale of its
+    photo, each is within half a scale of the float.
+    """
+    fields: dict[str, Any] = {"embeddings": np.ascontiguousarray(rows), "encoding": encoding, "dim": rows.shape[1]}
+    if encoding == "base64":
+        fields["embeddings"] = [base64_of(row) for row in rows]
+    elif encoding == "int8":
+        scales = np.maximum(np.abs(rows).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
+        fields["embeddings"] = [
+            base64.b64encode(row.tobytes()).decode() for row in np.rint(rows / scales[:, None]).astype(np.int8)
+        ]
+        fields["scales"] = scales
+    return fields
+
+
+def base64_of(row: npt.NDArray[np.float32]) -> str:
+    """A vector as base64 of little-endian float32."""
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()

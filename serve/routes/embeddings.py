@@ -1,0 +1,107 @@
+"""POST /v1/embeddings: the request that clients of OpenAI's API send, with photos as data URIs in place of texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from msgspec import Meta
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from leap_zoo.card import Precision
+from serve.engine import Engine, Space
+from serve.photos import decode_json, photos_of_texts
+from serve.problems import Refused
+from serve.routes.answers import base64_of, json_response
+from serve.routes.described import JSON_PROBLEMS, MODEL_PROBLEMS, PIXEL, problems
+
+
+class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body. `space` and `precision` are ours: `extra_body` of the openai client."""
+
+    model: Annotated[str, Meta(max_length=64, description="A model's id; GET /v1/models lists them")]
+    input: Annotated[
+        str | list[str], Meta(description="One photo or several, each as data:image/jpeg;base64, and its base64")
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(description="Must be the model's own number: it cannot be cut")] | None = None
+    user: Annotated[str, Meta(description="Not read")] | None = None
+    space: Space = "student"
+    precision: Precision | None = None
+
+
+class Row(BaseModel):
+    """The vector of one photo, of unit length: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Photos have no tokens."""
+
+    prompt_tokens: Literal[0]
+    total_tokens: Literal[0]
+
+
+class EmbeddingList(BaseModel):
+    """The answer of /v1/embeddings."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "object": "list",
+                "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+                "model": "leap-nano",
+                "usage": {"prompt_tokens": 0, "total_tokens": 0},
+            }
+        }
+    )
+    object: Literal["list"]
+    data: list[Row]
+    model: str = Field(examples=["leap-nano"])
+    usage: Usage
+
+
+_DATA_URI = f"data:image/png;base64,{PIXEL}"
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": msgspec.json.schema_components(
+                    [EmbeddingsRequest], ref_template="#/components/schemas/{name}"
+                )[1]["EmbeddingsRequest"],
+                "example": {"model": "leap-nano", "input": [_DATA_URI], "encoding_format": "float"},
+            }
+        },
+    }
+}
+
+
+def router(engine: Engine, max_photos: int) -> APIRouter:
+    """The route over `engine`."""
+    router = APIRouter(prefix="/v1", tags=["photos"])
+    refusals = problems(*JSON_PROBLEMS, *MODEL_PROBLEMS)
+
+    @router.post("/embeddings", response_model=EmbeddingList, responses=refusals, openapi_extra=_BODY)
+    async def embeddings(request: Request) -> Response:
+        """Turn photos into vectors, for clients of OpenAI's API."""
+        asked = decode_json(await request.body(), EmbeddingsRequest)
+        photos = await photos_of_texts([asked.input] if isinstance(asked.input, str) else asked.input, max_photos)
+        model = await engine.model(asked.model, asked.precision)
+        dim = getattr(model.card.embedding_dims, asked.space)
+        if asked.dimensions not in (None, dim):
+            detail = f"Vectors of {asked.model} have {dim} dimensions in the {asked.space} space, and cannot be cut."
+            raise Refused(422, "invalid_option", f"{detail} Leave `dimensions` out.")
+        answer = await engine.embed(photos, model=asked.model, precision=asked.precision, space=asked.space)
+        rows = answer.embeddings
+        vectors = [base64_of(row) for row in rows] if asked.encoding_format == "base64" else rows
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        usage = {"prompt_tokens": 0, "total_tokens": 0}
+        return json_response({"object": "list", "data": data, "model": answer.model, "usage": usage})
+
+    return router

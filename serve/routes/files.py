@@ -1,0 +1,109 @@
+"""/zoo: the models themselves, for `leap-zoo pull --from http://this-server/zoo`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from serve.problems import Problem, Refused
+from serve.shelf import Found, Shelf
+
+SEND_SECONDS = 30.0
+"""How long a client may take over one chunk of 64 KiB before it is let go."""
+
+_KINDS = {"card.json": "application/json", "README.md": "text/markdown; charset=utf-8"}
+_RANGE = re.compile(r"\Abytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\Z")
+_HEADERS = {"cache-control": "no-cache", "accept-ranges": "bytes"}  # asked again each time; the ETag saves the bytes
+
+_NOT_THERE: dict[int | str, dict[str, Any]] = {
+    404: {"description": "No model's card lists this file", "model": Problem},
+    416: {"description": "The range begins after the end of the file", "model": Problem},
+}
+
+
+def router(shelf: Shelf) -> APIRouter:
+    """The routes over what is on `shelf`."""
+    routes = APIRouter(tags=["zoo"])
+
+    @routes.head("/zoo/index.json", include_in_schema=False)
+    @routes.get("/zoo/index.json", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+    async def index(request: Request) -> Response:
+        """The models that can be pulled from here."""
+        data = await asyncio.to_thread(shelf.index)
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        headers = _HEADERS | {"etag": etag}
+        if _has(request, etag):
+            return Response(status_code=304, headers=headers)
+        body = b"" if request.method == "HEAD" else data
+        return Response(body, media_type="application/json", headers=headers | {"content-length": str(len(data))})
+
+    @routes.head("/zoo/{model}/{file}", include_in_schema=False)
+    @routes.get(
+        "/zoo/{model}/{file}",
+        response_class=Response,
+        responses=_NOT_THERE
+        | {
+            200: {"content": {"application/octet-stream": {}}, "description": "The file; its ETag is its sha256"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The range that was asked for"},
+            304: {"description": "The client has this version"},
+        },
+    )
+    async def file(model: str, file: str, request: Request) -> Response:
+        """A file that a card lists, whole or a single range of it (Range, If-Range, If-None-Match, HEAD)."""
+        found = await asyncio.to_thread(shelf.find, model, file)
+        if found is None:
+            raise Refused(404, "unknown_file", "No model here has this file. GET /zoo/index.json lists the models.")
+        etag = f'"{found.sha256}"'
+        headers = _HEADERS | {"etag": etag}
+        if _has(request, etag):
+            return Response(status_code=304, headers=headers)
+        _settle_range(request, found, etag)
+        kind = _KINDS.get(file, "application/octet-stream")
+        return PacedFile(found.path, headers=headers, media_type=kind, filename=file, stat_result=found.status)
+
+    return routes
+
+
+class PacedFile(FileResponse):
+    """A file, read and sent in small pieces. A client that takes too long over one is let go."""
+
+    max_ranges = 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+
+        async def paced_send(message: Message) -> None:
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+
+        await super().__call__(scope, receive, paced_send)
+
+
+def _has(request: Request, etag: str) -> bool:
+    offered = request.headers.get("if-none-match", "")
+    return offered.strip() == "*" or etag in [part.strip().removeprefix("W/") for part in offered.split(",")]
+
+
+def _settle_range(request: Request, found: Found, etag: str) -> None:
+    """Leave a Range header that can be answered; drop one that is to be ignored. Raises Refused (416)."""
+    wanted = request.headers.get("range")
+    if wanted is None:
+        return
+    same = request.headers.get("if-range", etag).strip() == etag
+    parsed = _RANGE.match(wanted.strip())
+    size = found.status.st_size
+    if parsed and same and request.method == "GET":
+        first, last, suffix = parsed.groups()
+        if (int(suffix) if suffix else size - int(first)) <= 0:
+            detail = f"The file has {size} bytes: ask for a range that begins before its end."
+            raise Refused(416, "range_not_satisfiable", detail, {"content-range": f"bytes */{size}", "etag": etag})
+        if not last or int(last) >= int(first):
+            return
+    kept = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    request.scope["headers"] = kept

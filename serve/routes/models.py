@@ -1,0 +1,116 @@
+"""GET /v1/models: what may be asked for. The list has the shape of OpenAI's, with fields of ours beside it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from leap_zoo import ModelCard
+from leap_zoo.card import Artifact
+from serve.engine import Engine, Space
+from serve.models import Models
+from serve.routes.answers import json_response
+from serve.routes.described import READ_PROBLEMS, problems
+
+_EXAMPLE: dict[str, Any] = {
+    "id": "leap-nano",
+    "object": "model",
+    "owned_by": "leap-zoo",
+    "revision": "14dc382a93da",
+    "description": "A small vision transformer",
+    "parameters": 2_600_000,
+    "default": True,
+    "heads": [{"name": "imagenette", "classes": 10}],
+    "default_head": "imagenette",
+    "embedding_dims": {"student": 128, "teacher": 384},
+    "artifacts": [
+        {
+            "file": "model_int8.onnx",
+            "format": "onnx",
+            "precision": "int8",
+            "bytes": 1_500_000,
+            "sha256": "0" * 64,
+            "loaded": True,
+        }
+    ],
+}
+
+
+class HeadInfo(BaseModel):
+    """A classification head and how many classes it knows."""
+
+    name: str
+    classes: int
+
+
+class FileInfo(BaseModel):
+    """A published form of a model, as its card lists it; `loaded`: whether it is in memory now."""
+
+    file: str
+    format: str
+    precision: str
+    bytes: int
+    sha256: str
+    loaded: bool
+
+
+class ModelInfo(BaseModel):
+    """A model, from its card. `default`: whether it answers requests that name none."""
+
+    id: str
+    object: Literal["model"]
+    owned_by: Literal["leap-zoo"]
+    revision: str
+    description: str
+    parameters: int
+    default: bool
+    heads: list[HeadInfo]
+    default_head: str
+    embedding_dims: dict[Space, int]
+    artifacts: list[FileInfo]
+
+
+class ModelList(BaseModel):
+    """The answer of GET /v1/models, the default model first."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"object": "list", "data": [_EXAMPLE]}})
+    object: Literal["list"]
+    data: list[ModelInfo]
+
+
+def router(engine: Engine) -> APIRouter:
+    """The list of the models of `engine`."""
+    router = APIRouter(prefix="/v1", tags=["models"])
+
+    @router.get("/models", response_model=ModelList, responses=problems(*READ_PROBLEMS))
+    async def models() -> Response:
+        """Which models may be asked for, and in which precisions."""
+        cards = await engine.run(engine.models.cards)
+        return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards]})
+
+    return router
+
+
+def _info(models: Models, card: ModelCard) -> dict[str, Any]:
+    loaded = {(model.card.id, model.artifact.file) for model in models.all()}
+    return {
+        "id": card.id,
+        "object": "model",
+        "owned_by": "leap-zoo",
+        "revision": card.revision,
+        "description": card.description,
+        "parameters": card.parameters,
+        "default": card.id == models.default.card.id,
+        "heads": [{"name": head.name, "classes": len(head.labels)} for head in card.heads],
+        "default_head": card.default_head,
+        "embedding_dims": {"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
+        "artifacts": [_file(artifact, (card.id, artifact.file) in loaded) for artifact in card.artifacts],
+    }
+
+
+def _file(artifact: Artifact, loaded: bool) -> dict[str, Any]:
+    names = ("file", "format", "precision", "bytes", "sha256")
+    return {name: getattr(artifact, name) for name in names} | {"loaded": loaded}

@@ -1,0 +1,71 @@
+"""/v1/embeddings: the requests that the openai client sends, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from serve.engine import Engine
+
+TINY = "leap-tiny-test"
+
+
+@pytest.fixture(scope="module")
+def uris(colour_photos: dict[str, Path]) -> list[str]:
+    """The drawn photos as data URIs."""
+    return ["data:image/any;base64," + base64.b64encode(path.read_bytes()).decode() for path in colour_photos.values()]
+
+
+def ask(client: TestClient, **body: Any) -> Any:
+    return client.post("/v1/embeddings", json={"model": TINY} | body, headers={"authorization": "Bearer any"})
+
+
+def test_embeddings__as_the_openai_client_asks(
+    client: TestClient, engine: Engine, colour_photos: dict[str, Path], uris: list[str]
+) -> None:
+    """openai-python asks for base64 unless told otherwise, and reads it with numpy.frombuffer(..., dtype="float32")."""
+    body = ask(client, input=uris, encoding_format="base64").json()
+    assert (body["object"], body["model"], body["usage"]) == ("list", TINY, {"prompt_tokens": 0, "total_tokens": 0})
+    assert [(row["object"], row["index"]) for row in body["data"]] == [("embedding", i) for i in range(3)]
+    rows = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="float32") for row in body["data"]]
+    expected = engine.models.default.embed([path.read_bytes() for path in colour_photos.values()])
+    assert np.allclose(rows, expected, atol=1e-6)
+
+
+def test_embeddings__as_floats_of_one_photo(client: TestClient, uris: list[str]) -> None:
+    (row,) = ask(client, input=uris[0], user="someone", dimensions=8).json()["data"]
+    assert sum(x * x for x in row["embedding"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_embeddings__in_the_teachers_space(client: TestClient, uris: list[str]) -> None:
+    (row,) = ask(client, input=uris[:1], space="teacher", precision="fp32").json()["data"]
+    assert len(row["embedding"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"model": "text-embedding-3-small"}, "unknown_model"),
+        ({"input": "a photo of a cat"}, "broken_base64"),
+        ({"input": "https://example.org/cat.jpg"}, "address_not_fetched"),
+        ({"input": []}, "missing_photo"),
+        ({"input": [[1, 2, 3]]}, "invalid_body"),
+        ({"input": ["data:image/png;base64,aGVsbG8="]}, "not_an_image"),
+        ({"encoding_format": "int8"}, "invalid_body"),
+        ({"dimensions": 4}, "invalid_option"),
+        ({"truncate": True}, "invalid_body"),
+    ],
+)
+def test_embeddings__refuses(client: TestClient, uris: list[str], change: dict[str, Any], code: str) -> None:
+    response = ask(client, **{"input": uris[:1]} | change)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == code
+
+
+def test_embeddings__needs_a_model(client: TestClient, uris: list[str]) -> None:
+    assert client.post("/v1/embeddings", json={"input": uris}).json()["code"] == "invalid_body"

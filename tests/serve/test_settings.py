@@ -1,0 +1,75 @@
+"""LEAP_ZOO_SERVE_*: typed values, and no name that is silently ignored."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from leap_zoo.errors import InvalidArgument
+from serve.settings import ServeSettings, read_serve_settings
+
+
+def read(**variables: str) -> ServeSettings:
+    return read_serve_settings({f"LEAP_ZOO_SERVE_{name}": value for name, value in variables.items()})
+
+
+def test_settings__of_nothing_are_the_defaults() -> None:
+    assert read_serve_settings({"LEAP_ZOO_THREADS": "2", "HOME": "x"}) == ServeSettings()
+    assert read(MODEL="", KEYS_FILE="  ") == ServeSettings()
+
+
+def test_settings__are_typed() -> None:
+    settings = read(
+        MODEL="m", MAX_BODY_MB="2", CONCURRENCY="7", TIMEOUT="1.5", KEYS_FILE="keys", METRICS="key",
+        CORS="https://a.example, http://localhost:8080", ZOO=os.pathsep.join(["one", "two"]), LOG="text",
+        QDRANT="http://qdrant:6333", DATA="data",
+    )  # fmt: skip
+    assert (settings.model, settings.max_body_bytes, settings.concurrency, settings.timeout) == ("m", 2 << 20, 7, 1.5)
+    assert (settings.keys_file, settings.metrics, settings.log) == (Path("keys"), "key", "text")
+    assert settings.cors == ("https://a.example", "http://localhost:8080")
+    assert settings.zoo == (Path("one"), Path("two"))
+    assert (settings.qdrant, settings.data) == ("http://qdrant:6333", Path("data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MODELS_HELD", "0"),
+        ("MODELS_HELD", "1.5"),
+        ("MAX_PHOTOS", "-1"),
+        ("MAX_BODY_MB", "5000"),
+        ("CONCURRENCY", "²"),
+        ("TIMEOUT", "nan"),
+        ("TIMEOUT", "inf"),
+        ("TIMEOUT", "soon"),
+        ("METRICS", "closed"),
+        ("CORS", "https://a.example/path"),
+        ("CORS", "a.example"),
+        ("QDRANT", "qdrant:6333"),
+        ("LOG", "xml"),
+    ],
+)
+def test_settings__refuse_values_and_name_the_variable(name: str, value: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"LEAP_ZOO_SERVE_{name}"):
+        read(**{name: value})
+
+
+def test_settings__name_the_nearest_for_an_unknown_one() -> None:
+    with pytest.raises(InvalidArgument, match="did you mean LEAP_ZOO_SERVE_KEYS_FILE"):
+        read(KEY_FILE="keys")
+    with pytest.raises(InvalidArgument, match="there are LEAP_ZOO_SERVE_MODEL"):
+        read(QQQQQ="1")
+
+
+def test_settings__a_password_in_a_url_is_not_shown() -> None:
+    assert "secret" not in repr(read(QDRANT="https://user:secret@qdrant:6333"))
+
+
+def test_settings__every_variable_is_in_the_table() -> None:
+    import serve.settings
+
+    table = serve.settings.__doc__ or ""
+    for name in ServeSettings.__dataclass_fields__:
+        assert f"| LEAP_ZOO_SERVE_{name.upper()} |" in table

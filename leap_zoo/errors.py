@@ -97,6 +97,19 @@ class InvalidGallery(LeapZooError):
     """A gallery is missing, damaged, or holds embeddings of another model, revision or space."""
 
 
+class ServiceRefused(LeapZooError):
+    """A service refuses what a client asks for; `status` and `code` are those of its answer, the text is its own."""
+
+    def __init__(self, message: str, status: int = 400, code: str = "http_error") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ServiceFailed(LeapZooError):
+    """A service cannot be reached, stays busy, fails, or answers what cannot be understood."""
+
+
 class MissingExtra(LeapZooError):
     """A feature needs a package that is not installed."""
 

@@ -26,6 +26,8 @@ _DELETED = ".deleted-"
 class FolderShelf:
     """A folder of folders. A few galleries stay loaded: their files are verified once, not at every search."""
 
+    attempts = 5
+
     def __init__(self, folder: Path) -> None:
         """folder: is there already. What a killed process had begun to delete is taken away."""
         self._folder = folder

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from serve.stores.turns import Turns
 _MAKING = ".galleries"  # the turn of whoever makes one: no stem has a dot
 
 
+Answer = TypeVar("Answer")
 Found = list[list[Hit]]
 
 
@@ -93,35 +94,34 @@ class GalleryStore:
             gallery.add(names, vectors, fields)
             return gallery.count()
 
-    def search(
-        self, name: str, kind: Kind, vectors: Vectors, k: int, where: Where | None = None
-    ) -> Sequence[list[Hit]]:
+    def search(self, name: str, kind: Kind, vectors: Vectors, k: int, where: Where | None = None) -> Found:
         """The k nearest items to each query, as `Gallery.search`; kind: of the queries. Raises InvalidArgument."""
-        with self._opened(name) as gallery:
+
+        def find(gallery: Gallery) -> Found:
             require(gallery.kind, kind)
             return gallery.search(vectors, k, where)
 
+        return self._read(name, find)
+
     def items(self, name: str, offset: int = 0, limit: int | None = None) -> Sequence[Item]:
         """A page of a gallery's items, in its own order."""
-        with self._opened(name) as gallery:
-            return gallery.items(offset, limit)
+        return self._read(name, lambda gallery: gallery.items(offset, limit))
+
+    def export(self, name: str) -> Export:
+        """All of a gallery as the blocks of an npz file."""
+        return self._read(name, self._exports.begin)
 
     def delete_items(self, name: str, ids: Sequence[str]) -> int:
         """Take items out; how many of them were there. Raises InvalidArgument."""
         names = checked_ids(ids)
-        with self._turn(name), self._opened(name) as gallery:
-            return gallery.delete(names)
+        with self._turn(name):
+            return self._read(name, lambda gallery: gallery.delete(names))
 
     def delete(self, name: str) -> None:
         """Take a gallery away with all that is in it."""
-        with self._turn(name), self._refusing(name):
+        with self._turn(name):
             if not self._shelf.drop(name):
                 _unknown(name)
-
-    def export(self, name: str) -> Export:
-        """All of a gallery as the blocks of an npz file."""
-        with self._opened(name) as gallery:
-            return self._exports.begin(gallery)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -146,23 +146,21 @@ class GalleryStore:
             detail = "All galleries together have as many bytes as they may have here: delete some items first."
             raise Refused(409, "store_full", detail)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _turn(self, name: str) -> Iterator[None]:
         stem = stem_of(name)
         with self._refusing(name), self._turns.of(stem):
             yield
 
-    @contextmanager
-    def _opened(self, name: str) -> Iterator[Gallery]:
+    def _read(self, name: str, work: Callable[[Gallery], Answer]) -> Answer:
+        """Reading waits for nobody: the gallery may be deleted and made anew meanwhile, and then is read again."""
         with self._refusing(checked_name(name)):
-            try:
-                yield self._shelf.open(name) or _unknown(name)
-            except InvalidGallery:
-                if self._shelf.about(name) is None:  # deleted while it was read
-                    _unknown(name)
-                raise
+            for _ in range(self._shelf.attempts - 1):
+                with contextlib.suppress(InvalidGallery):
+                    return work(self._shelf.open(name) or _unknown(name))
+            return work(self._shelf.open(name) or _unknown(name))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _refusing(self, name: str) -> Iterator[None]:
         try:
             yield

@@ -16,6 +16,8 @@ MAX_COLLECTION = 128  # characters
 class QdrantShelf:
     """Collections of a server, perhaps shared with other services: every call asks it anew."""
 
+    attempts = 1  # what fails there may take a minute, and the server keeps readers and writers apart
+
     def __init__(self, url: str) -> None:
         """url: `qdrant://HOST:PORT`. Raises InvalidArgument, MissingExtra."""
         self._server = QdrantServer(url)

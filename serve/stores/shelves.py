@@ -26,6 +26,8 @@ class About:
 class Shelf(Protocol):
     """Galleries by name. Whoever makes or drops one holds its turn. Methods raise InvalidGallery, Refused, OSError."""
 
+    attempts: int  # at reading one that others may replace at that moment
+
     def names(self) -> list[str]:
         """Sorted."""
 

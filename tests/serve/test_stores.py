@@ -278,12 +278,12 @@ def test_damaged__gallery_is_told_without_a_path_and_can_be_deleted(
 ) -> None:
     stores.galleries.add("g", KIND, ["a"], vectors(1))
     stores.galleries.add("whole", KIND, ["a"], vectors(1))
-    (tmp_path / "data/galleries/g/manifest.json").write_bytes(b"{}")
+    (tmp_path / "data/galleries/g/manifest.json").write_bytes(b'{"schema":1}')
     with pytest.raises(Refused) as caught:
         stores.galleries.search("g", KIND, vectors(1), 1)
     assert (caught.value.status, caught.value.code) == (500, "gallery_damaged")
     assert str(tmp_path) not in caught.value.detail
-    assert "manifest.json" in caplog.text
+    assert "is no manifest of a gallery" in caplog.text
     assert [one.name for one in stores.galleries.list()] == ["whole"]
     stores.galleries.delete("g")
     assert stores.galleries.add("g", KIND, ["a"], vectors(1)) == 1

@@ -42,6 +42,7 @@ TIMEOUT = 60  # seconds
 KEY = "leap_zoo"  # of the collection's metadata
 NAMESPACE = uuid.UUID("6f6b3c1e-6a5e-5b0f-9a57-1d0c5a2f7e11")
 
+_URL = "a gallery's URL is qdrant://HOST:PORT/COLLECTION or https://..."
 _COLLECTION = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
 
@@ -51,7 +52,7 @@ class QdrantGallery(Gallery):
     def __init__(self, client: Any, collection: str, kind: Kind | None = None) -> None:
         """client: a qdrant_client.QdrantClient. kind: of the collection that is made when there is none."""
         self.client, self.collection = client, collection
-        with _asking(collection):
+        with asking(collection):
             if kind is not None and not client.collection_exists(collection):
                 self._create(kind)
             self.kind = self._kind()
@@ -62,26 +63,10 @@ class QdrantGallery(Gallery):
 
         Raises InvalidArgument for another URL, InvalidGallery when the server cannot be asked, MissingExtra.
         """
-        parts = urlsplit(url)
-        collection = parts.path.removeprefix("/")
-        try:
-            port = parts.port or PORT
-        except ValueError:
-            port = 0
-        right = parts.scheme in ("qdrant", "http", "https") and parts.hostname and port
-        if not right or not _COLLECTION.match(collection) or parts.query or parts.fragment:
-            raise InvalidArgument(f"a gallery's URL is qdrant://HOST:PORT/COLLECTION or https://..., not {short(url)}")
-        if parts.username or parts.password:
-            raise InvalidArgument("a gallery's URL has no user or password: set LEAP_ZOO_QDRANT_KEY to the API key")
-        client = _import_qdrant().QdrantClient(
-            host=parts.hostname,
-            port=port,
-            https=parts.scheme == "https",
-            api_key=read_settings().qdrant_key,
-            timeout=TIMEOUT,
-            check_compatibility=False,  # it asks the server at once and warns on stderr
-        )
-        return cls(client, collection, kind)
+        collection = urlsplit(url).path.removeprefix("/")
+        if not _COLLECTION.match(collection):
+            raise InvalidArgument(f"{_URL}, not {short(url)}")
+        return cls(connect(url), collection, kind)
 
     def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
         """See `Gallery.add`. Sent in requests of 256 items, each of which is kept once it is answered."""
@@ -96,7 +81,7 @@ class QdrantGallery(Gallery):
             models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
             for name, row, one in zip(names, rows, fields, strict=True)
         ]
-        with _asking(self.collection):
+        with asking(self.collection):
             for start in range(0, len(points), BATCH):
                 self.client.upsert(self.collection, points[start : start + BATCH], wait=True)
 
@@ -105,7 +90,7 @@ class QdrantGallery(Gallery):
         self._refuse_if_read_only()
         points, found = [_point(name) for name in checked_ids(ids)], 0
         models = _import_qdrant().models
-        with _asking(self.collection):
+        with asking(self.collection):
             for start in range(0, len(points), BATCH):
                 part = points[start : start + BATCH]
                 found += len(self.client.retrieve(self.collection, part, with_payload=False))
@@ -127,13 +112,13 @@ class QdrantGallery(Gallery):
             )
             for query in queries
         ]
-        with _asking(self.collection):
+        with asking(self.collection):
             answers = self.client.query_batch_points(self.collection, requests) if requests else []
         return [[_hit(point) for point in answer.points] for answer in answers]
 
     def count(self) -> int:
         """See `Gallery.count`."""
-        with _asking(self.collection):
+        with asking(self.collection):
             return int(self.client.count(self.collection, exact=True).count)
 
     def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
@@ -156,7 +141,7 @@ class QdrantGallery(Gallery):
     def _pages(self, *, vectors: bool) -> Iterator[list[Any]]:
         following = None
         while True:
-            with _asking(self.collection):
+            with asking(self.collection):
                 page, following = self.client.scroll(
                     self.collection, limit=EXPORT_ROWS, offset=following, with_payload=True, with_vectors=vectors
                 )
@@ -196,6 +181,28 @@ class QdrantGallery(Gallery):
         return kind
 
 
+def connect(url: str) -> Any:
+    """A client of the server in `qdrant://HOST[:PORT]...`, not connected yet. Raises InvalidArgument, MissingExtra."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or PORT
+    except ValueError:
+        port = 0
+    right = parts.scheme in ("qdrant", "http", "https") and parts.hostname and port
+    if not right or parts.query or parts.fragment:
+        raise InvalidArgument(f"{_URL}, not {short(url)}")
+    if parts.username or parts.password:
+        raise InvalidArgument("a gallery's URL has no user or password: set LEAP_ZOO_QDRANT_KEY to the API key")
+    return _import_qdrant().QdrantClient(
+        host=parts.hostname,
+        port=port,
+        https=parts.scheme == "https",
+        api_key=read_settings().qdrant_key,
+        timeout=TIMEOUT,
+        check_compatibility=False,  # it asks the server at once and warns on stderr
+    )
+
+
 def _point(name: str) -> str:
     return str(uuid.uuid5(NAMESPACE, name))
 
@@ -221,7 +228,7 @@ def _import_qdrant() -> Any:
 
 
 @contextmanager
-def _asking(collection: str) -> Iterator[None]:
+def asking(collection: str) -> Iterator[None]:
     """Whatever the server or the way to it gets wrong, as one line."""
     from qdrant_client.http.exceptions import ApiException
 

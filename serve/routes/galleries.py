@@ -1,0 +1,176 @@
+"""/v1/gallery: embeddings of photos that stay, by name. The photos themselves are not kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response, StreamingResponse
+
+from serve.engine import Engine, Space
+from serve.routes.answers import Answered, about, json_response
+from serve.routes.bodies import ITEM_PHOTOS
+from serve.routes.compared import CompareOptions, embed_for, of_kind
+from serve.routes.described import MANY_PROBLEMS, MODEL_PROBLEMS, problems
+from serve.routes.names import GalleryName
+from serve.stores import Stores
+from serve.stores.queues import Queues
+from serve.stores.shelves import About
+from serve.uploads import read_items
+
+MAX_PAGE = 1000
+MAX_DELETED = 1000
+
+_ANY = ("invalid_name", "unknown_gallery", "gallery_damaged", "store_unavailable", "busy", "internal_error")
+_ADD = ("other_embeddings", "too_many_galleries", "gallery_full", "store_full", "invalid_id", "uneven_items")
+_KIND: dict[str, Any] = {"model": "leap-nano", "revision": "14dc382a93da", "space": "student", "dim": 192}
+_TIMES: dict[str, Any] = {
+    "precision": "int8",
+    "milliseconds": 5.1,
+    "decode_ms": 1.3,
+    "inference_ms": 3.8,
+    "queue_ms": 0.1,
+}
+
+
+class GalleryInfo(BaseModel):
+    """A gallery, and whose embeddings it holds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "holiday", **_KIND, "items": 2, "bytes": 1800}},
+    )
+    name: str
+    model: str
+    revision: str
+    space: Space
+    dim: int = Field(description="Numbers in an embedding")
+    items: int
+    bytes: int | None = Field(description="On the disk; null where galleries lie on another server")
+
+
+class GalleryList(BaseModel):
+    """The answer of GET /v1/gallery, by name."""
+
+    galleries: list[GalleryInfo]
+
+
+class Added(Answered):
+    """The answer to photos that were added; they are there for good."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"gallery": "holiday", "ids": ["beach"], "items": 2, **_KIND, **_TIMES}}
+    )
+    gallery: str
+    ids: list[str] = Field(description="Of the photos, in their order; without repetitions")
+    items: int = Field(description="In the gallery now")
+    space: Space
+    dim: int
+
+
+class ItemInfo(BaseModel):
+    """An item of a gallery."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"id": "beach", "metadata": {"label": "sea"}}})
+    id: str
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class Page(BaseModel):
+    """The answer of GET /v1/gallery/{name}/items."""
+
+    items: list[ItemInfo]
+    offset: int
+    total: int
+
+
+class Deleted(BaseModel):
+    """How many of the items were there, and are gone."""
+
+    deleted: int = Field(examples=[1])
+
+
+class PageOptions(BaseModel):
+    """The query of /v1/gallery/{name}/items."""
+
+    model_config = ConfigDict(extra="forbid")
+    offset: int = Field(0, ge=0, le=10**9)
+    limit: int = Field(100, ge=1, le=MAX_PAGE)
+
+
+class DeleteOptions(BaseModel):
+    """The query of DELETE /v1/gallery/{name}/items."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: list[str] = Field(min_length=1, max_length=MAX_DELETED, description="Repeat it for several items")
+
+
+def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
+    """The routes over the galleries of `stores`, whose photos `engine` embeds."""
+    router = APIRouter(prefix="/v1/gallery", tags=["galleries"])
+    galleries, queues = stores.galleries, Queues()
+
+    @router.get("", response_model=GalleryList, responses=problems("store_unavailable", "busy", "internal_error"))
+    async def list_galleries() -> Response:
+        """Which galleries there are."""
+        return json_response({"galleries": [_info(one) for one in await engine.run(galleries.list)]})
+
+    @router.get("/{name}", response_model=GalleryInfo, responses=problems(*_ANY))
+    async def show_gallery(name: GalleryName) -> Response:
+        """What a gallery is."""
+        return json_response(_info(await engine.run(lambda: galleries.about(name))))
+
+    @router.post(
+        "/{name}",
+        response_model=Added,
+        responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_ADD, *(one for one in _ANY if one != "unknown_gallery")),
+        openapi_extra=ITEM_PHOTOS,
+    )
+    async def add_photos(request: Request, name: GalleryName, options: Annotated[CompareOptions, Query()]) -> Response:
+        """Add photos, or replace those of the same ids. A gallery that is not there is made."""
+        sent = await read_items(request, max_photos)
+        compared = await embed_for(engine, await engine.run(lambda: galleries.find(name)), sent.photos, options)
+        vectors = compared.answer.embeddings
+        async with queues.of(name):
+            items = await engine.run(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
+        added = {"gallery": name, "ids": sent.ids, "items": items}
+        return json_response(added | of_kind(compared.kind) | about(compared.answer))
+
+    @router.delete("/{name}", status_code=204, responses=problems(*_ANY))
+    async def delete_gallery(name: GalleryName) -> Response:
+        """Take a gallery away with all that is in it."""
+        async with queues.of(name):
+            await engine.run(lambda: galleries.delete(name))
+        return Response(status_code=204)
+
+    @router.get("/{name}/items", response_model=Page, responses=problems(*_ANY, "invalid_option"))
+    async def list_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
+        """A page of a gallery's items, in its own order."""
+        total = (await engine.run(lambda: galleries.about(name))).items
+        items = await engine.run(lambda: galleries.items(name, options.offset, options.limit))
+        page = [{"id": item.id, "metadata": item.metadata} for item in items]
+        return json_response({"items": page, "offset": options.offset, "total": total})
+
+    @router.delete("/{name}/items", response_model=Deleted, responses=problems(*_ANY, "invalid_option"))
+    async def delete_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
+        """Take items out. Ids that are not there are no error."""
+        ids = list(dict.fromkeys(options.id))
+        async with queues.of(name):
+            deleted = await engine.run(lambda: galleries.delete_items(name, ids))
+        return json_response({"deleted": deleted})
+
+    npz = {200: {"description": "ids, embeddings, metadata (a line of JSON per item), model, revision, space"}}
+    npz[200]["content"] = {"application/x-npz": {"schema": {"type": "string", "contentMediaType": "application/x-npz"}}}
+
+    @router.get("/{name}/export", response_class=StreamingResponse, responses={**problems(*_ANY), **npz})
+    async def export_gallery(name: GalleryName) -> Response:
+        """All of a gallery as one file for numpy.load."""
+        export = await engine.run(lambda: galleries.export(name))
+        disposition = {"content-disposition": f'attachment; filename="{name}.npz"'}
+        return StreamingResponse(iter(export), media_type="application/x-npz", headers=disposition)
+
+    return router
+
+
+def _info(one: About) -> dict[str, Any]:
+    return {"name": one.name, **of_kind(one.kind), "items": one.items, "bytes": one.bytes}

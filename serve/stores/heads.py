@@ -1,0 +1,148 @@
+"""Heads by name: one small file each, as `leap_zoo.heads` writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leap_zoo.errors import InvalidHead, UnknownHead, nearest
+from leap_zoo.heads import SUFFIX, CustomHead, HeadCard, encode_head
+from serve.problems import Refused
+from serve.stores.disk import sync
+from serve.stores.limits import Limits
+from serve.stores.names import checked_name, name_of, stem_of
+from serve.stores.shelves import logger, unavailable
+from serve.stores.turns import Turns
+
+HELD = 16  # heads that stay in memory
+
+_Version = tuple[int, int, int]  # of a file: another one has another inode
+
+
+@dataclass(frozen=True)
+class Named:
+    """A head's name, its card, and the bytes of its file."""
+
+    name: str
+    card: HeadCard
+    bytes: int
+
+
+class HeadStore:
+    """The heads of the service. Methods block, `get` hardly; several threads and processes may call them.
+
+    They raise Refused: 422 for a name that is none, 409 for one that is taken and for what would pass a limit, 503 when
+    the disk fails, 500 for a damaged file; and UnknownHead.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        """folder: where the files lie; it is there already."""
+        self._folder = folder
+        self._turns = Turns(folder)
+        self._guard = threading.Lock()
+        self._held: OrderedDict[str, tuple[_Version, CustomHead]] = OrderedDict()
+        self.limits = limits
+
+    def get(self, name: str) -> CustomHead:
+        """The head. Read from the disk only when it changed, so that it may be asked for on the event loop."""
+        return self._read(name)[0]
+
+    def show(self, name: str) -> Named:
+        """What the head is."""
+        head, size = self._read(name)
+        return Named(name, head.card, size)
+
+    def list(self) -> Sequence[Named]:
+        """All of them, by name; damaged ones are left out."""
+        found = []
+        for name in self._names():
+            with contextlib.suppress(UnknownHead, Refused):
+                found.append(self.show(name))
+        return found
+
+    def create(self, name: str, head: CustomHead, *, replace: bool = False) -> Named:
+        """Keep a head, durably. replace: in place of one of the same name."""
+        data = encode_head(head)
+        if len(data) > self.limits.head_bytes:
+            raise Refused(409, "head_too_large", f"A head has at most {self.limits.head_bytes} bytes here.")
+        try:
+            with self._turns.of(".heads"):
+                self._sweep()
+                self.check_room(name, replace=replace)
+                head.save(self._place(name))
+                sync(self._folder)
+        except OSError as error:
+            raise unavailable(error) from error
+        return Named(name, head.card, len(data))
+
+    def check_room(self, name: str, *, replace: bool = False) -> None:
+        """Whether a head of this name could be created now: before an effort, not after."""
+        there = self._place(name).exists()
+        if there and not replace:
+            detail = f"There is a head {name} already: delete it, choose another name, or say replace=true."
+            raise Refused(409, "head_exists", detail)
+        if not there and len(self._names()) >= self.limits.heads:
+            detail = f"There are {self.limits.heads} heads, which is the limit here: delete one first."
+            raise Refused(409, "too_many_heads", detail)
+
+    def delete(self, name: str) -> None:
+        """Take a head away, whatever state its file is in."""
+        try:
+            with self._turns.of(".heads"):
+                self._place(name).unlink()
+                sync(self._folder)
+        except FileNotFoundError:
+            raise self._unknown(name) from None
+        except OSError as error:
+            raise unavailable(error) from error
+        with self._guard:
+            self._held.pop(name, None)
+
+    def _read(self, name: str) -> tuple[CustomHead, int]:
+        path = self._place(name)
+        try:
+            status = os.stat(path)
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            with self._guard:
+                held, head = self._held.get(name, (None, None))
+            if head is None or held != version:
+                head = CustomHead.load(path)
+                self._keep(name, version, head)
+        except FileNotFoundError:
+            raise self._unknown(name) from None
+        except InvalidHead as error:
+            if not path.exists():  # deleted while it was read
+                raise self._unknown(name) from None
+            logger.error("the head %r cannot be used: %s", name, error)
+            detail = "The head's file is damaged. The server's log says how."
+            raise Refused(500, "head_damaged", detail) from error
+        except OSError as error:
+            raise unavailable(error) from error
+        return head, status.st_size
+
+    def _keep(self, name: str, version: _Version, head: CustomHead) -> None:
+        with self._guard:
+            self._held[name] = (version, head)
+            self._held.move_to_end(name)
+            while len(self._held) > HELD:
+                self._held.popitem(last=False)
+
+    def _names(self) -> Sequence[str]:
+        stems = (path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}"))
+        return sorted(name for name in map(name_of, stems) if name is not None)
+
+    def _place(self, name: str) -> Path:
+        return self._folder / f"{stem_of(checked_name(name))}{SUFFIX}"
+
+    def _unknown(self, name: str) -> UnknownHead:
+        return UnknownHead(f"there is no head {name} here{nearest(name, self._names())}")
+
+    def _sweep(self) -> None:
+        """Take away what a killed writer left. Nobody else writes now."""
+        for left in self._folder.glob(f".*{SUFFIX}.*"):
+            left.unlink(missing_ok=True)

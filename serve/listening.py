@@ -13,7 +13,8 @@ def stop_listening() -> None:
     """Refuse new connections from now on, in the supervisor, too.
 
     uvicorn closes its own copy of the socket only: the kernel would go on taking connections for the supervisor's, keep
-    their requests waiting until that ends, and then reset them. A client that is refused knows at once. A worker that
+    their requests waiting until that ends, and then reset them. A client that is refused knows at once. Connections
+    that the kernel has, and this process has not taken yet, are reset: none of their requests has begun. A worker that
     is started again listens anew on the same socket.
     """
     if sys.platform != "linux":

@@ -19,6 +19,9 @@ DRAIN_SECONDS = 0.5
 """How long connections are asked to close, and /readyz says no, before uvicorn closes what is left of them."""
 
 
+LAST_ARRIVALS_SECONDS = 0.3
+"""How long after that connections that were just taken may send their request: uvicorn closes those that have not."""
+
 LAST_WORDS_SECONDS = 3.0
 """How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
 
@@ -69,7 +72,7 @@ class EndingStreams:
         self.stop()
         loop = asyncio.get_running_loop()
         loop.call_later(DRAIN_SECONDS, stop_listening)
-        loop.call_later(DRAIN_SECONDS, previous, number, None)
+        loop.call_later(DRAIN_SECONDS + LAST_ARRIVALS_SECONDS, previous, number, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""

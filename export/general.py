@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,28 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from export import openvino
+
 Method = Callable[[onnx.ModelProto, npt.NDArray[np.uint8]], onnx.ModelProto]
 
 
 def nncf_smooth(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8]) -> onnx.ModelProto:
-    """NNCF's post-training quantisation for transformers, with SmoothQuant; photos uint8 (N, H, W, 3)."""
-    import nncf  # takes seconds to import
-    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
-
-    nncf.set_log_level(logging.ERROR)
+    """NNCF as for OpenVINO, with SmoothQuant; photos uint8 (N, H, W, 3)."""
     source = onnx.ModelProto()
     source.CopyFrom(proto)  # NNCF may edit what it is given
-    quantised: onnx.ModelProto = nncf.quantize(
-        source,
-        nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(photos),
-        model_type=nncf.ModelType.TRANSFORMER,
-        target_device=nncf.TargetDevice.CPU,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=0.95)
-        ),
-    )
+    quantised: onnx.ModelProto = openvino.quantize(source, photos, openvino.Recipe(preset="mixed"))
     return quantised
 
 

@@ -48,7 +48,7 @@ def convert(proto: onnx.ModelProto) -> Any:
 
 
 def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
-    """An `openvino.Model` in int8, calibrated on photos uint8 (N, H, W, 3), one at a time."""
+    """An `openvino.Model`, or an ONNX graph, in int8, calibrated on photos uint8 (N, H, W, 3), one at a time."""
     import nncf  # takes seconds to import
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 

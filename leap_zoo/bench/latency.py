@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Latency
 from leap_zoo.errors import InvalidArgument, short
 
@@ -79,19 +80,16 @@ def write_rows(folder: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
     path = Path(folder) / file_name(rows)
     measured = {row.model for row in rows}
     kept = [row for row in read_rows(path) if row.model not in measured] if path.exists() else []
-    temporary = ""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in sorted([*kept, *rows], key=lambda row: row.model):
+        writer.writerow(["" if value is None else value for value in msgspec.structs.astuple(row)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", newline="", dir=path.parent, delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row in sorted([*kept, *rows], key=lambda row: row.model):
-                writer.writerow(["" if value is None else value for value in msgspec.structs.astuple(row)])
-        Path(temporary).chmod(0o644)  # temporary files are private
-        os.replace(temporary, path)
+        with atomic_file(path) as file:
+            file.write(text.getvalue().encode())
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True) if temporary else None
         raise InvalidArgument(f"{short(path)} cannot be written ({error.strerror}): choose another --out") from error
     return path
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,42 +11,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
-from leap_zoo import CustomHead, errors
+from leap_zoo import errors
 from serve.engine import Engine
 from serve.problems import Problem, Refused, internal_error, refusal_of
 from serve.reference import reference
-from serve.routes import bento, embeddings, models, predict, short
+from serve.routes import bento, embeddings, galleries, heads, models, predict, search, short
 from serve.settings import ServeSettings
+from serve.stores import Stores
 
 _ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
 {photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
 stable."""
 
 
-class Stores(Protocol):
-    """What clients leave here for later."""
-
-    @property
-    def heads(self) -> predict.Heads:
-        """The heads that clients have made."""
-        ...
-
-
-class Nothing:
-    """Stores that hold nothing."""
-
-    @property
-    def heads(self) -> predict.Heads:
-        """No heads."""
-        return self
-
-    def get(self, name: str) -> CustomHead:
-        """Raises UnknownHead."""
-        raise errors.UnknownHead(f"there is no head {errors.short(name)}")
-
-
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
-    """The API over `engine`."""
+    """The API over `engine`, and over what clients leave in `stores`."""
     app = FastAPI(
         title="LEAP Zoo",
         version=engine.models.default.card.revision,
@@ -54,9 +33,13 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         docs_url=None,  # the stock page loads scripts from elsewhere
         redoc_url=None,
     )
+    app.state.stores = stores  # a temporary data folder lives as long as they do
     app.include_router(predict.router(engine, stores.heads, settings.max_photos))
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
+    app.include_router(galleries.router(engine, stores, settings.max_photos))
+    app.include_router(search.router(engine, stores, settings.max_photos))
+    app.include_router(heads.router(engine, stores))
     app.include_router(short.router(engine))
     app.include_router(bento.router())
     answer_errors(app)

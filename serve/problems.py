@@ -30,6 +30,7 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown_path": (404, "Nothing is served at this path."),
     "unknown_file": (404, "No model here has this file."),
     "unknown_gallery": (404, "There is no gallery of this name here."),
+    "no_such_head": (404, "There is no head of this name here."),
     "wrong_method": (405, "The path does not take that method."),
     "body_too_slow": (408, "The body did not arrive in time."),
     "head_of_another_model": (409, "The head was fitted for another model, or another revision of it."),

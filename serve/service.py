@@ -31,11 +31,11 @@ class ZooService(Service[object]):
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Load and warm the model, then build the application around it: the worker accepts nothing before."""
         from serve import logs, metrics_folder
-        from serve.app import Nothing
         from serve.engine import start_engine
         from serve.metrics import Metrics
         from serve.routes import files
         from serve.site import build_site
+        from serve.stores import open_stores
 
         settings = read_serve_settings()
         logs.configure(settings.log)
@@ -43,7 +43,7 @@ class ZooService(Service[object]):
         metrics = Metrics()
         engine = start_engine(settings)
         metrics.watch(engine)
-        site = build_site(engine, Nothing(), settings)
+        site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
         site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
         return Front(super().to_asgi(is_main), site, settings, metrics)
@@ -68,12 +68,15 @@ class LeapZoo:
         from leap_zoo import LeapZooError
         from serve import metrics_folder
         from serve.engine import start_engine
+        from serve.stores import open_stores
 
         try:
             settings = read_serve_settings()
             Shelf(zoo_folders(settings))
             if settings.keys_file:
                 Keys(settings.keys_file)
+            if settings.data:
+                open_stores(settings.data, qdrant=settings.qdrant).close()
         except LeapZooError as error:
             raise SystemExit(f"Cannot serve: {error}") from error
         try:

@@ -10,10 +10,11 @@ from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from serve import demo
-from serve.app import Stores, make_app
+from serve.app import make_app
 from serve.engine import Engine
 from serve.front import UI_PATH
 from serve.settings import ServeSettings
+from serve.stores import Stores
 
 _START_PAGE = Template(Path(__file__).with_name("index.html").read_text(encoding="utf-8"))
 _ICON = Path(__file__).with_name("icon.svg").read_bytes()

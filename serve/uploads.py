@@ -96,7 +96,7 @@ def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | 
         raise Refused(400, "missing_photo", f"The request holds no photo, or an empty one. {HOW_ITEMS}.", index=index)
     for what, given in (("ids", ids), ("metadata", metadata)):
         if given is not None and len(given) != len(photos):
-            detail = f"There are {len(photos)} photos and {len(given)} {what}. Give as many, in the same order, or none."
+            detail = f"There are {len(photos)} photos and {len(given)} {what}. Give as many, or none."
             raise Refused(422, "uneven_items", detail)
     fields = metadata if metadata is not None else [{} for _ in photos]
     if ids is not None:
@@ -132,9 +132,7 @@ def _items_of_json(body: bytes, most: int) -> Items:
 def _classes_of_json(body: bytes, most: int) -> dict[Label, list[bytes]]:
     sent = decode_json(body, _ClassesBody).classes
     check_number(sum(map(len, sent.values())), most)
-    return {
-        label: [photo_of_text(text, index) for index, text in enumerate(texts)] for label, texts in sent.items()
-    }
+    return {label: [photo_of_text(text, index) for index, text in enumerate(texts)] for label, texts in sent.items()}
 
 
 async def _form(request: Request, most: int, how: str) -> _Form:

@@ -13,11 +13,11 @@ pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[ser
 
 from starlette.testclient import TestClient
 
-from serve.app import Nothing
 from serve.engine import Engine
 from serve.models import Models
 from serve.settings import ServeSettings
 from serve.site import build_site
+from serve.stores import open_stores
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +31,6 @@ def engine(tiny_zoo: Path) -> Engine:
 def client(engine: Engine) -> Iterator[TestClient]:
     """A client of the site, in this process."""
     with TestClient(
-        build_site(engine, Nothing(), ServeSettings(max_photos=4)), raise_server_exceptions=False
+        build_site(engine, open_stores(), ServeSettings(max_photos=4)), raise_server_exceptions=False
     ) as client:
         yield client

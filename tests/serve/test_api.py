@@ -12,11 +12,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from leap_zoo import ArtifactRefused
-from serve.app import Nothing
 from serve.engine import Engine
 from serve.problems import refusal_of
 from serve.settings import ServeSettings
 from serve.site import build_site
+from serve.stores import open_stores
 
 
 def assert_refused(response: object, status: int, code: str) -> str:
@@ -178,7 +178,7 @@ def test_photo__of_another_mode_and_size_is_read(client: TestClient) -> None:
 
 
 def test_server_error__answers_without_its_reason(engine: Engine, red: bytes) -> None:
-    site = build_site(engine, Nothing(), ServeSettings())
+    site = build_site(engine, open_stores(), ServeSettings())
 
     @site.get("/fails")
     async def fails() -> None:

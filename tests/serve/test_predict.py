@@ -12,10 +12,11 @@ from starlette.testclient import TestClient
 
 import leap_zoo
 from leap_zoo import CustomHead
-from serve.app import Nothing, make_app
+from serve.app import make_app
 from serve.engine import Engine
 from serve.problems import CODES
 from serve.settings import ServeSettings
+from serve.stores import Stores, open_stores
 
 JPEG = {"content-type": "image/jpeg"}
 TINY = "leap-tiny-test"
@@ -165,14 +166,11 @@ def test_content_type__unknown(client: TestClient) -> None:
     )
 
 
-class OneHead(Nothing):
+def with_head(head: CustomHead) -> Stores:
     """Stores with one head, called `warmth`."""
-
-    def __init__(self, head: CustomHead) -> None:
-        self.head = head
-
-    def get(self, name: str) -> CustomHead:
-        return self.head if name == "warmth" else super().get(name)
+    stores = open_stores()
+    stores.heads.create("warmth", head)
+    return stores
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +182,7 @@ def warmth(engine: Engine, photos: dict[str, bytes]) -> CustomHead:
 
 
 def test_classify__uses_a_head_of_a_client(engine: Engine, photos: dict[str, bytes], warmth: CustomHead) -> None:
-    client = TestClient(make_app(engine, OneHead(warmth), ServeSettings()))
+    client = TestClient(make_app(engine, with_head(warmth), ServeSettings()))
     files = [("image", photos["red"]), ("image", photos["blue"])]
     body = client.post("/v1/classify?head=warmth&top=1", files=files).json()
     assert [row[0]["label"] for row in body["predictions"]] == ["warm", "cold"]
@@ -197,6 +195,6 @@ def test_classify__refuses_a_head_of_another_model(
     import msgspec
 
     other = CustomHead(msgspec.structs.replace(warmth.card, revision="2"), warmth.weight, warmth.bias)
-    client = TestClient(make_app(engine, OneHead(other), ServeSettings()))
+    client = TestClient(make_app(engine, with_head(other), ServeSettings()))
     response = client.post("/v1/classify?head=warmth", content=photos["red"], headers=JPEG)
     assert refusal(response) == ("head_of_another_model", None)

@@ -11,7 +11,9 @@ Not imported by `import leap_zoo`. httpx is imported by the first Client.
 
 from __future__ import annotations
 
+import base64
 from typing import Any, overload
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from leap_zoo.client.connection import Connection
 from leap_zoo.client.photos import are_many, body_of, photo_bytes, requests_of, which
 from leap_zoo.errors import ImageError, InvalidArgument, ServiceFailed, short
+from leap_zoo.gallery import Hit, Where
 from leap_zoo.model import Batch, Many, OneFile, Prediction, Space, output_of
 from leap_zoo.preprocess import ImageSource
 
@@ -27,6 +30,7 @@ __all__ = ["Client"]
 
 TIMEOUT = 30.0
 ATTEMPTS = 5
+_MAX_DELETED = 100  # ids in one request's query
 
 
 class _Classified(msgspec.Struct):
@@ -36,6 +40,18 @@ class _Classified(msgspec.Struct):
 class _Embedded(msgspec.Struct):
     embeddings: list[bytes]  # msgspec reads base64
     dim: int
+
+
+class _Found(msgspec.Struct):
+    hits: list[list[Hit]]
+
+
+class _Galleries(msgspec.Struct):
+    galleries: list[dict[str, Any]]
+
+
+class _Heads(msgspec.Struct):
+    heads: list[dict[str, Any]]
 
 
 class _Models(msgspec.Struct):
@@ -73,11 +89,35 @@ class Client:
         self._connection.close()
 
     @overload
-    def classify(self, images: OneFile, **options: Any) -> list[Prediction]: ...
+    def classify(
+        self,
+        images: OneFile,
+        *,
+        top: int = 5,
+        head: str | None = None,
+        model: str | None = None,
+        precision: str | None = None,
+    ) -> list[Prediction]: ...
     @overload
-    def classify(self, images: list[Any] | tuple[Any, ...], **options: Any) -> Batch: ...
+    def classify(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        *,
+        top: int = 5,
+        head: str | None = None,
+        model: str | None = None,
+        precision: str | None = None,
+    ) -> Batch: ...
     @overload
-    def classify(self, images: Any, **options: Any) -> list[Prediction] | Batch: ...
+    def classify(
+        self,
+        images: Any,
+        *,
+        top: int = 5,
+        head: str | None = None,
+        model: str | None = None,
+        precision: str | None = None,
+    ) -> list[Prediction] | Batch: ...
     def classify(
         self,
         images: ImageSource | Many,
@@ -112,8 +152,72 @@ class Client:
         answers = self._photos(_Embedded, "/v1/embed", query, images)
         rows = [self._row(row, answer.dim) for answer in answers for row in answer.embeddings]
         if not are_many(images):
-            return self._only(rows)
+            only: npt.NDArray[np.float32] = self._only(rows)
+            return only
         return np.stack(rows) if rows else np.empty((0, self._width(space, model)), np.float32)
+
+    def search(
+        self, images: ImageSource | Many, gallery: str, *, k: int = 10, where: Where | None = None
+    ) -> list[Hit] | list[list[Hit]]:
+        """The k nearest items of a gallery, nearest first: a list for one image, a list of lists for many."""
+        query = _given(gallery=gallery, k=k, where=None if where is None else msgspec.json.encode(where).decode())
+        hits = [row for answer in self._photos(_Found, "/v1/search", query, images) for row in answer.hits]
+        return hits if are_many(images) else self._only(hits)
+
+    def galleries(self) -> list[dict[str, Any]]:
+        """The galleries, by name: name, model, revision, space, dim, items, bytes."""
+        return self._connection.ask(_Galleries, "GET", "/v1/gallery").galleries
+
+    def add(
+        self,
+        gallery: str,
+        ids: list[str],
+        images: list[Any] | tuple[Any, ...],
+        metadata: list[dict[str, Any]] | None = None,
+        *,
+        space: Space | None = None,
+    ) -> None:
+        """Add photos to a gallery, or replace those of the same ids; makes the gallery when there is none."""
+        if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
+            raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
+        for first, photos in requests_of(images):
+            body: dict[str, Any] = {
+                "images": [base64.b64encode(photo).decode() for photo in photos],
+                "ids": ids[first : first + len(photos)],
+            }
+            if metadata is not None:
+                body["metadata"] = metadata[first : first + len(photos)]
+            self._connection.send("POST", f"/v1/gallery/{quote(gallery, '')}", params=_given(space=space), json=body)
+
+    def delete(self, gallery: str, ids: list[str] | None = None) -> None:
+        """Take items out of a gallery; without ids, the gallery itself."""
+        path = f"/v1/gallery/{quote(gallery, '')}"
+        if ids is None:
+            self._connection.send("DELETE", path)
+        for start in range(0, len(ids or []), _MAX_DELETED):
+            some = (ids or [])[start : start + _MAX_DELETED]
+            self._connection.send("DELETE", f"{path}/items", params={"id": some})
+
+    def heads(self) -> list[dict[str, Any]]:
+        """The heads that clients have made, by name: name, labels, photos, kind, model, validation, ..."""
+        return self._connection.ask(_Heads, "GET", "/v1/heads").heads
+
+    def fit(
+        self, name: str, classes: dict[str, list[Any]], *, space: Space = "student", replace: bool = False
+    ) -> dict[str, Any]:
+        """Make a head from labelled images, for `classify(..., head=name)`. Returns what the service says of it."""
+        files = [
+            (label, ("photo", photo_bytes(image), "application/octet-stream"))
+            for label, images in classes.items()
+            for image in images
+        ]
+        query = {"space": space, "replace": "true" if replace else "false"}
+        path = f"/v1/heads/{quote(name, '')}"
+        return self._connection.ask(dict[str, Any], "POST", path, params=query, files=files)
+
+    def delete_head(self, name: str) -> None:
+        """Take a head away."""
+        self._connection.send("DELETE", f"/v1/heads/{quote(name, '')}")
 
     def models(self) -> list[dict[str, Any]]:
         """What may be asked for, the default model first: id, revision, heads, embedding_dims, artifacts, ..."""

@@ -136,4 +136,5 @@ def _wait(response: httpx.Response, attempt: int) -> float | None:
     asked = retry_after(response.headers.get("retry-after"))
     if asked is None:
         return None
-    return min(max(asked, 0.1 * 2**attempt) * random.uniform(1, 1.5), LONGEST_WAIT)
+    least: float = 0.1 * 2**attempt
+    return min(max(asked, least) * random.uniform(1, 1.5), LONGEST_WAIT)

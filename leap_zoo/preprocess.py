@@ -32,6 +32,7 @@ from leap_zoo.errors import (
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 25_000_000
 MAX_PIXELS_JPEG = 50_000_000  # a JPEG is decoded at a fraction of its size, see DRAFT_SIDE
+MAX_SCANS = 500  # of a JPEG: each of them, perhaps 75 bytes, costs a walk over all pixels; encoders write about ten
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as neither side falls below this many pixels: four times faster on
 # 12 MP, .27 grey levels of mean difference.
@@ -132,6 +133,8 @@ def _decode(data: bytes, draft_side: int) -> Image.Image:
     kind = _signature(data)
     if kind not in readable_formats():
         raise NotAnImage(f"these bytes are no photo that we read: send one of {', '.join(readable_formats())}")
+    if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
+        raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as photo:
             _check_pixels(photo)

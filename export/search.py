@@ -180,7 +180,7 @@ def _candidate(trial: Trial, winners: dict[cards.Format, Built], base: float) ->
     elif winners.get(trial.way.format) is trial.built:
         outcome = "chosen"
     else:
-        outcome = "passed, not chosen: no faster than the one that was"
+        outcome = "passed, not chosen: not clearly faster"
     return cards.Candidate(
         name=trial.way.name,
         format=trial.way.format,

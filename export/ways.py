@@ -14,7 +14,6 @@ from export.built import Built
 from export.search import Way
 from export.weights import Weights
 
-# What a general quantiser needs to be told is in artifact.md; what is here was measured on our own students.
 ONNX_RECIPES = {
     "smooth .5, split heads": quantize.Recipe(),
     "smooth .5": quantize.Recipe(split_heads=False),

@@ -392,3 +392,16 @@ def test_open_image__broken_header_names_no_python_object(start: bytes) -> None:
     with pytest.raises(UndecodableImage) as caught:
         open_image(start + b"a" * 40)
     assert "object at" not in str(caught.value)
+
+
+def test_progressive__a_few_scans_are_usual_and_hundreds_are_refused() -> None:
+    """Each scan is a few bytes that cost a walk over all pixels: a small file could hold a thread for minutes."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG", progressive=True)
+    photo = buffer.getvalue()
+    assert 1 < photo.count(b"\xff\xda") < 20
+    assert to_tensor(photo, SPEC).shape == (32, 32, 3)
+    scan = photo[photo.rindex(b"\xff\xda") : -2]
+    with pytest.raises(UndecodableImage, match="more than 500 scans"):
+        to_tensor(photo[:-2] + 500 * scan + photo[-2:], SPEC)

@@ -12,8 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
 from leap_zoo import errors
+from serve.direct import DirectRoutes
 from serve.engine import Engine
-from serve.problems import Problem, Refused, internal_error, refusal_of
+from serve.problems import Problem, Refused, client_left, internal_error, refusal_of
 from serve.reference import reference
 from serve.routes import bento, embeddings, galleries, heads, models, predict, search, short
 from serve.settings import ServeSettings
@@ -34,7 +35,9 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         redoc_url=None,
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
-    app.include_router(predict.router(engine, stores.heads, settings.max_photos))
+    photos = predict.router(engine, stores.heads, settings.max_photos)
+    app.include_router(photos)
+    app.add_middleware(DirectRoutes, router=photos, options=predict.OPTIONS)
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(galleries.router(engine, stores, settings.max_photos))
@@ -90,7 +93,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def _(_: Request, error: ClientDisconnect) -> Response:
-        return Refused(400, "client_left", "The connection was closed before the body had arrived.").response()
+        return client_left().response()
 
     @app.exception_handler(Exception)
     async def _(_: Request, error: Exception) -> Response:

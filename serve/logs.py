@@ -5,14 +5,15 @@ Nothing of a request is logged but what is listed in `Served`: no query, file na
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Literal
+
+import orjson
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that is being answered; tasks and threads that are started for it inherit it."""
@@ -33,6 +34,9 @@ class Served:
     bytes_in: int
     bytes_out: int
     key: str | None = None
+
+
+_FIELDS = [field.name for field in fields(Served)]
 
 
 def make_request_id(offered: bytes | None) -> str:
@@ -73,10 +77,10 @@ class JsonLines(logging.Formatter):
         if (identity := request_id.get()) is not None:
             line["request_id"] = identity
         if isinstance(served := getattr(record, "served", None), Served):
-            line |= {name: value for name, value in asdict(served).items() if value is not None}
+            line |= {name: value for name in _FIELDS if (value := getattr(served, name)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return orjson.dumps(line).decode()
 
 
 class TextLines(logging.Formatter):

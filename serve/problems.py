@@ -148,6 +148,11 @@ def refusal_of(error: errors.LeapZooError) -> Refused:
     return Refused(*known, sentence(str(cause)), index=error.index if isinstance(error, BadPhoto) else None)
 
 
+def client_left() -> Refused:
+    """The answer that nobody reads."""
+    return Refused(400, "client_left", "The connection was closed before the body had arrived.")
+
+
 def internal_error() -> Refused:
     """The answer to a request that failed for no fault of its own."""
     return Refused(500, "internal_error", "The server failed at this request. Its log says why.")

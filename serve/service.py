@@ -5,6 +5,7 @@ BentoML keeps the process: workers, restarts, health, metrics, time-out. What is
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -46,6 +47,9 @@ class ZooService(Service[object]):
         site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
         site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
+        # What is there now stays to the end. The collector need not go through it again under load.
+        gc.collect()
+        gc.freeze()
         return Front(super().to_asgi(is_main), site, settings, metrics)
 
 

@@ -54,6 +54,10 @@ class EmbedOptions(ModelOptions):
     )
 
 
+OPTIONS: dict[str, type[ModelOptions]] = {"/v1/classify": ClassifyOptions, "/v1/embed": EmbedOptions}
+"""The query of each route."""
+
+
 def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     """The two routes over `engine`; `heads` are those that clients have made."""
     router = APIRouter(prefix="/v1", tags=["photos"])

@@ -1,0 +1,157 @@
+"""Requests to a server in a closed or an open loop, over raw keep-alive sockets in one thread.
+
+The client shares the cores with the server here, so it does as little as it can: no HTTP library, no JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import selectors
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+STALLED = 60.0  # seconds without any answer
+
+
+@dataclass
+class Load:
+    """What came back. `latencies`: seconds per answered request, in the order of the answers, whatever its status."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def per_second(self) -> float:
+        """Answers per second."""
+        return len(self.latencies) / self.seconds
+
+
+def photo_request(path: str, photo: bytes, *, multipart: bool = False) -> bytes:
+    """The bytes of a POST of one JPEG: as the body itself, or as the field `image` of a form."""
+    kind = "image/jpeg"
+    if multipart:
+        kind = "multipart/form-data; boundary=-load-"
+        head = 'Content-Disposition: form-data; name="image"; filename="photo.jpg"\r\nContent-Type: image/jpeg'
+        photo = b"---load-\r\n" + head.encode() + b"\r\n\r\n" + photo + b"\r\n---load---\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Type: {kind}\r\nContent-Length: {len(photo)}\r\n\r\n"
+    return head.encode() + photo
+
+
+def closed_loop(
+    port: int, requests: Sequence[bytes], clients: int, seconds: float, *, most: float = float("inf")
+) -> Load:
+    """Each of `clients` sends its next request as soon as it has its answer, for `seconds` or `most` answers.
+
+    A latency is from sending to the last byte. Raises ConnectionError when the server closes, TimeoutError when it
+    stalls.
+    """
+    load = Load()
+    sent: dict[_Connection, float] = {}
+    numbers = _endless(requests)
+    with _connections(port, clients) as (selector, connections):
+        started = time.perf_counter()
+        for connection in connections:
+            sent[connection] = time.perf_counter()
+            connection.send(next(numbers))
+        while (now := time.perf_counter()) - started < seconds and len(load.latencies) < most:
+            for connection in _answered(selector, load, STALLED):
+                now = time.perf_counter()
+                load.latencies.append(now - sent[connection])
+                sent[connection] = now
+                connection.send(next(numbers))
+        load.seconds = now - started
+    return load
+
+
+def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
+    """Requests at random moments (a Poisson process of `rate` per second), whether earlier ones are answered or not.
+
+    A latency is from the moment at which a request was due, so a request that waits for a slow one before it counts
+    its wait. Raises as `closed_loop` does.
+    """
+    load = Load()
+    clock = random.Random(seed)
+    waiting: deque[float] = deque()
+    due_of: dict[_Connection, float] = {}
+    numbers = _endless(requests)
+    with _connections(port, 256) as (selector, connections):
+        idle = deque(connections)
+        started = time.perf_counter()
+        due = started + clock.expovariate(rate)
+        while (now := time.perf_counter()) - started < seconds or due_of:
+            while due <= now and due - started < seconds:
+                waiting.append(due)
+                due += clock.expovariate(rate)
+            while waiting and idle:
+                connection = idle.popleft()
+                due_of[connection] = waiting.popleft()
+                connection.send(next(numbers))
+            for connection in _answered(selector, load, max(0.0, min(due - time.perf_counter(), STALLED))):
+                load.latencies.append(time.perf_counter() - due_of.pop(connection))
+                idle.appendleft(connection)
+        load.seconds = seconds
+    return load
+
+
+class _Connection:
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=STALLED)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._received = b""
+
+    def send(self, request: bytes) -> None:
+        self.socket.sendall(request)
+
+    def receive(self) -> int | None:
+        """Take what has come. The status once the answer is whole."""
+        part = self.socket.recv(1 << 20)
+        if not part:
+            raise ConnectionError("the server closed a connection before its answer was whole")
+        self._received += part
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or len(body) < _length(head):
+            return None
+        self._received = b""
+        return int(head[9:12])
+
+
+def _length(head: bytes) -> int:
+    _, found, rest = head.lower().partition(b"\r\ncontent-length:")
+    if not found:
+        raise ConnectionError("an answer has no Content-Length")
+    return int(rest.split(b"\r\n", 1)[0])
+
+
+def _answered(selector: selectors.BaseSelector, load: Load, wait: float) -> Iterator[_Connection]:
+    ready = selector.select(wait)
+    if not ready and wait >= STALLED:
+        raise TimeoutError(f"no answer for {STALLED:.0f} seconds")
+    for key, _ in ready:
+        connection: _Connection = key.data
+        status = connection.receive()
+        if status is not None:
+            load.statuses[status] += 1
+            yield connection
+
+
+@contextlib.contextmanager
+def _connections(port: int, number: int) -> Iterator[tuple[selectors.BaseSelector, list[_Connection]]]:
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        connections = [_Connection(port) for _ in range(number)]
+        for connection in connections:
+            stack.callback(connection.socket.close)
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+        yield selector, connections
+
+
+def _endless(requests: Sequence[bytes]) -> Iterator[bytes]:
+    number = 0
+    while True:
+        yield requests[number % len(requests)]
+        number += 1

@@ -100,10 +100,8 @@ def test_example__does_what_it_shows(section: str, served, photos: Path, tmp_pat
     for block in SECTIONS[section]:
         address = _server_of(block, served, tmp_path)
         text = block.text.replace(ADDRESS, address)
-        if block.kind == "html":
-            printed = _in_a_browser(text, tmp_path)
-        else:
-            printed = _run(block.kind, text, tmp_path, torchless)
+        printed = _in_a_browser(text, tmp_path) if block.kind == "html" else _run(block, text, tmp_path, torchless)
+        assert ("/docs#" in printed) == ("/docs#" in (block.shown or "")), printed  # curl succeeds with a problem, too
         if block.shown is not None:
             _compare(block, printed)
 
@@ -181,15 +179,15 @@ def _server_of(block: Block, served: Callable[..., str], folder: Path) -> str:
     return served("")
 
 
-def _run(kind: str, text: str, folder: Path, env: dict[str, str]) -> str:
+def _run(block: Block, text: str, folder: Path, env: dict[str, str]) -> str:
     """What the example prints. Fails when it fails."""
     commands = folder / "commands"  # `leap-zoo` of this checkout
     commands.mkdir(exist_ok=True)
     (commands / "leap-zoo").write_text(f'#!/bin/sh\nexec {sys.executable} -m leap_zoo.cli "$@"\n')
     (commands / "leap-zoo").chmod(0o755)
-    script = folder / {"sh": "example.sh", "python": "example.py", "js": "example.mjs"}[kind]
+    script = folder / {"sh": "example.sh", "python": "example.py", "js": "example.mjs"}[block.kind]
     script.write_text(text)
-    command = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable], "js": ["node"]}[kind]
+    command = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable], "js": ["node"]}[block.kind]
     if not shutil.which(command[0]):
         pytest.skip(f"{command[0]} is not installed")
     done = subprocess.run(

@@ -24,8 +24,8 @@ from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Name
 from leap_zoo.client.answers import Answered, Classified, Embedded, Found, Galleries, Heads, Models
 from leap_zoo.client.connection import Connection
-from leap_zoo.client.photos import are_many, body_of, by_class, photo_bytes, requests_of, some_ids, which
-from leap_zoo.errors import ImageError, InvalidArgument, UnknownModel, nearest, short
+from leap_zoo.client.photos import are_many, body_of, by_class, in_requests, photo_bytes, some_ids
+from leap_zoo.errors import InvalidArgument, UnknownModel, nearest, short
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
 from leap_zoo.model import Batch, Many, OneFile, Prediction, Space, output_of
@@ -165,17 +165,17 @@ class Client:
         if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
             raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
         path, query = _path("gallery", gallery), _given(space=space)
-        for first, photos in requests_of(images):
+
+        def send(first: int, photos: list[bytes]) -> None:
             body: dict[str, Any] = {
                 "images": [base64.b64encode(photo).decode() for photo in photos],
                 "ids": ids[first : first + len(photos)],
             }
             if metadata is not None:
                 body["metadata"] = metadata[first : first + len(photos)]
-            try:
-                self._connection.send("POST", path, params=query, **_json(body))
-            except ImageError as error:
-                raise self._numbered(error, first, len(photos), len(images)) from error
+            self._connection.send("POST", path, params=query, **_json(body))
+
+        in_requests(images, send)
 
     def delete(self, gallery: str, ids: list[str] | None = None) -> None:
         """Take items out of a gallery; ids that are not there are no error. Without ids, delete the gallery itself."""
@@ -240,21 +240,21 @@ class Client:
         if not are_many(images):
             return self._rows(kind, path, query, [photo_bytes(images)])[1]  # type: ignore[arg-type]
         rows: list[Any] = []
-        who = None
-        for first, photos in requests_of(images):  # type: ignore[arg-type]
-            try:
-                answerer, some = self._rows(kind, path, query, photos)
-            except ImageError as error:
-                raise self._numbered(error, first, len(photos), len(images)) from error  # type: ignore[arg-type]
-            if who not in (None, answerer):
+        answerers = set()
+
+        def send(_: int, photos: list[bytes]) -> None:
+            answerer, some = self._rows(kind, path, query, photos)
+            answerers.add(answerer)
+            if len(answerers) > 1:
                 raise self._connection.strange("another model or revision than for the photos before", path)
-            who = answerer
-            rows += some
+            rows.extend(some)
+
+        in_requests(images, send)  # type: ignore[arg-type]
         return rows
 
     def _rows(
         self, kind: type[Answered], path: str, query: dict[str, str], photos: list[bytes]
-    ) -> tuple[object, list[Any]]:
+    ) -> tuple[tuple[str, str, int | None], list[Any]]:
         """Who answered one request, and what, for each of its photos."""
         answer = self._connection.ask(kind, "POST", path, params=query, **body_of(photos))
         try:
@@ -265,13 +265,6 @@ class Client:
             raise self._connection.strange(f"{len(rows)} answers for {len(photos)} photos", path)
         width = answer.dim if isinstance(answer, Embedded) else None
         return (answer.model, answer.revision, width), rows
-
-    def _numbered(self, error: ImageError, first: int, sent: int, count: int) -> ImageError:
-        """The error, with the number that its photo has among all of the call's, where the service says which it is."""
-        index = getattr(error, "index", None)
-        if index is None and sent == 1:
-            index = 0
-        return type(error)(str(error) if index is None else which(first + index, count, error))
 
     def _width(self, space: str, model: str | None) -> int:
         known = self.models()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from leap_zoo.errors import ImageError, ImageTooLarge, InvalidArgument, short
+from leap_zoo.errors import ImageError, ImageTooLarge, InvalidArgument, ServiceRefused, short
 from leap_zoo.model import Many
 from leap_zoo.preprocess import MAX_BYTES, ImageSource, open_image, read_photo
 
@@ -56,6 +56,31 @@ def requests_of(images: Many) -> Iterator[tuple[int, list[bytes]]]:
         held += len(photo)
     if photos:
         yield first, photos
+
+
+def in_requests(images: Many, send: Callable[[int, list[bytes]], None]) -> None:
+    """`send(number of the first photo, photos)` for each request; in halves where the service takes fewer or smaller.
+
+    Raises as `requests_of` and `send` do; an ImageError has the number of its photo among all of them.
+    """
+
+    def halves(first: int, photos: list[bytes]) -> None:
+        try:
+            send(first, photos)
+        except ServiceRefused as refused:
+            if refused.code not in ("too_many_photos", "body_too_large") or len(photos) == 1:
+                raise
+            middle = len(photos) // 2
+            halves(first, photos[:middle])
+            halves(first + middle, photos[middle:])
+        except ImageError as error:
+            index = 0 if len(photos) == 1 else getattr(error, "index", None)
+            if index is None or not 0 <= index < len(photos):
+                raise
+            raise type(error)(which(first + index, len(images), error)) from error
+
+    for first, photos in requests_of(images):
+        halves(first, photos)
 
 
 def by_class(classes: Mapping[str, list[Any] | tuple[Any, ...]]) -> dict[str, list[bytes]]:

@@ -151,6 +151,7 @@ def test_client__with_and_without_a_key(start, tiny_zoo: Path, tmp_path: Path, c
         "LEAP_ZOO_SERVE_MODEL": "leap-tiny-test",
         "LEAP_ZOO_SERVE_KEYS_FILE": str(keys),
         "LEAP_ZOO_SERVE_MAX_BODY_MB": "1",
+        "LEAP_ZOO_SERVE_MAX_PHOTOS": "5",
     }
     with start(**settings) as server:
         for key, code in ((None, "missing_key"), ("wrong-key-of-nobody", "wrong_key")):
@@ -159,6 +160,8 @@ def test_client__with_and_without_a_key(start, tiny_zoo: Path, tmp_path: Path, c
             assert (refused.value.status, refused.value.code) == (401, code)
         with Client(server.url, key="right-key-of-alice") as client:
             assert client.classify(colour_photos["red"])[0].label == "red"
+            many = client.classify([colour_photos[name] for name in ("red", "blue")] * 6)  # in requests of 5 at most
+            assert [row[0].label for row in many] == ["red", "blue"] * 6
             with pytest.raises(leap_zoo.ServiceRefused) as refused:
                 client.embed(b"\xff" * (3 * 2**20))
             assert (refused.value.status, refused.value.code) == (413, "body_too_large")

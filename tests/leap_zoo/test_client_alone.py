@@ -22,6 +22,7 @@ from service_stand_in import Answer, StandIn, refused, running, said
 import leap_zoo
 from leap_zoo import InvalidArgument, ServiceFailed, ServiceRefused
 from leap_zoo.client import Client, connection
+from leap_zoo.pull.patience import Patience
 
 PHOTO = b"any bytes: whether they are a photo is for the service to say"
 
@@ -152,6 +153,21 @@ def test_answer__longer_than_any_is_not_read(service: StandIn, client: Client, m
     assert sent < connection.MAX_ANSWER * 1.5
 
 
+def test_answer__that_trickles_is_given_up(service: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = threading.Event()
+    monkeypatch.setattr(connection, "Patience", lambda: Patience(window=0.3, least=1000))
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while not pause.wait(0.05):
+            handler.wfile.write(b" ")
+
+    service.says(Answer(act=trickle))
+    with pytest.raises(ServiceFailed, match="too slowly"):
+        client.models()
+
+
 def test_answer__that_is_compressed_is_not_unpacked(service: StandIn, client: Client) -> None:
     service.says(Answer(gzip.compress(b'{"data": []}'), headers={"content-encoding": "gzip"}))
     with pytest.raises(ServiceFailed, match="compressed: 'gzip'"):
@@ -192,6 +208,33 @@ def test_many__take_several_requests(service: StandIn, client: Client) -> None:
     service.says(classified(32), classified(32), classified(6))
     assert len(client.classify([PHOTO] * 70)) == 70
     assert [asked.body.count(PHOTO) for asked in service.asked] == [32, 32, 6]
+
+
+def test_many__are_sent_in_halves_where_the_service_takes_fewer(service: StandIn, client: Client) -> None:
+    refusal = refused(413, "too_many_photos")
+    service.says(
+        refusal, refusal, classified(2), classified(2), refused(413, "body_too_large"), classified(2), classified(2)
+    )
+    assert len(client.classify([b"%d" % number for number in range(8)])) == 8
+    sent = [[number for number in range(8) if b"\r\n%d\r\n" % number in asked.body] for asked in service.asked]
+    assert sent == [[*range(8)], [0, 1, 2, 3], [0, 1], [2, 3], [4, 5, 6, 7], [4, 5], [6, 7]]
+
+    service.says(refusal, said({}), refused(415, "not_an_image", "No photo.", index=1))
+    with pytest.raises(leap_zoo.NotAnImage, match="image 3 of 4"):
+        client.add("holiday", ["a", "b", "c", "d"], [PHOTO] * 4)
+    assert [json.loads(asked.body)["ids"] for asked in service.asked] == [list("abcd"), list("ab"), list("cd")]
+
+    service.says(refusal)
+    with pytest.raises(ServiceRefused):
+        client.classify([PHOTO, PHOTO])
+    assert len(service.asked) == 2
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**9, None])
+def test_many__an_index_of_no_photo_is_not_told(service: StandIn, client: Client, index: int | None) -> None:
+    service.says(refused(415, "not_an_image", "No photo.", index=index))
+    with pytest.raises(leap_zoo.NotAnImage, match=r"^No photo\.$"):
+        client.classify([PHOTO, PHOTO])
 
 
 def test_many__by_two_models_are_not_mixed(service: StandIn, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import threading
@@ -429,3 +430,57 @@ def test_head__that_is_none(service: StandIn, client: Client) -> None:
     service.says(Answer(b"\x00" * 100))
     with pytest.raises(leap_zoo.InvalidHead):
         client.head("pets")
+
+
+_NAMES = st.sampled_from(
+    [
+        "predictions",
+        "embeddings",
+        "hits",
+        "dim",
+        "model",
+        "revision",
+        "data",
+        "galleries",
+        "heads",
+        "id",
+        "embedding_dims",
+        "student",
+        "label",
+        "score",
+        "index",
+        "metadata",
+        "code",
+        "detail",
+    ]
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES | st.text(max_size=5), inner, max_size=6),
+    max_leaves=15,
+)
+_BODIES = st.binary(max_size=200) | _VALUES.map(lambda value: json.dumps(value).encode())
+_HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "location", "content-encoding", "content-type"]),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+)
+
+
+@given(_BODIES, st.sampled_from([200, 201, 204, 301, 400, 404, 415, 422, 429, 500, 503]), _HEADERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_answers__of_any_kind_raise_nothing_but_ours(
+    service: StandIn, client: Client, tmp_path: Path, body: bytes, status: int, headers: dict[str, str]
+) -> None:
+    service.says(Answer(b"" if status == 204 else body, status, headers))
+    for call in (
+        lambda: client.classify([PHOTO, PHOTO]),
+        lambda: client.embed(PHOTO),
+        lambda: client.embed([]),
+        lambda: client.search(PHOTO, "holiday"),
+        lambda: client.head("pets"),
+        lambda: client.export("holiday", tmp_path / "holiday.npz"),
+        lambda: client.fit("pets", {"cat": [PHOTO]}),
+    ):
+        with contextlib.suppress(leap_zoo.LeapZooError):
+            call()
+    assert len(service.asked) <= 7 * 5

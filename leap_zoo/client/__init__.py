@@ -12,17 +12,22 @@ Not imported by `import leap_zoo`. httpx is imported by the first Client.
 from __future__ import annotations
 
 import base64
-from typing import Any, overload
-from urllib.parse import quote
+import os
+from pathlib import Path
+from typing import Annotated, Any, overload
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from leap_zoo.atomic import atomic_file
+from leap_zoo.card import Name
+from leap_zoo.client.answers import Answered, Classified, Embedded, Found, Galleries, Heads, Models
 from leap_zoo.client.connection import Connection
-from leap_zoo.client.photos import are_many, body_of, photo_bytes, requests_of, which
-from leap_zoo.errors import ImageError, InvalidArgument, ServiceFailed, short
+from leap_zoo.client.photos import are_many, body_of, by_class, in_requests, photo_bytes, some_ids
+from leap_zoo.errors import InvalidArgument, UnknownModel, nearest, short
 from leap_zoo.gallery import Hit, Where
+from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
 from leap_zoo.model import Batch, Many, OneFile, Prediction, Space, output_of
 from leap_zoo.preprocess import ImageSource
 
@@ -30,32 +35,7 @@ __all__ = ["Client"]
 
 TIMEOUT = 30.0
 ATTEMPTS = 5
-_MAX_DELETED = 100  # ids in one request's query
-
-
-class _Classified(msgspec.Struct):
-    predictions: list[list[Prediction]]
-
-
-class _Embedded(msgspec.Struct):
-    embeddings: list[bytes]  # msgspec reads base64
-    dim: int
-
-
-class _Found(msgspec.Struct):
-    hits: list[list[Hit]]
-
-
-class _Galleries(msgspec.Struct):
-    galleries: list[dict[str, Any]]
-
-
-class _Heads(msgspec.Struct):
-    heads: list[dict[str, Any]]
-
-
-class _Models(msgspec.Struct):
-    data: list[dict[str, Any]]
+MAX_EXPORT = 8 * 2**30  # bytes: twice what a service keeps in galleries
 
 
 class Client:
@@ -134,9 +114,8 @@ class Client:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
         query = _given(top=top, head=head, model=model, precision=precision)
-        answers = self._photos(_Classified, "/v1/classify", query, images)
-        predictions = [row for answer in answers for row in answer.predictions]
-        return predictions if are_many(images) else self._only(predictions)
+        predictions = self._photos(Classified, "/v1/classify", query, images)
+        return predictions if are_many(images) else predictions[0]
 
     def embed(
         self,
@@ -149,10 +128,9 @@ class Client:
         """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many, in the space as of `Model.embed`."""
         output_of(space)
         query = _given(space=space, encoding="base64", model=model, precision=precision)
-        answers = self._photos(_Embedded, "/v1/embed", query, images)
-        rows = [self._row(row, answer.dim) for answer in answers for row in answer.embeddings]
+        rows = self._photos(Embedded, "/v1/embed", query, images)
         if not are_many(images):
-            only: npt.NDArray[np.float32] = self._only(rows)
+            only: npt.NDArray[np.float32] = rows[0]
             return only
         return np.stack(rows) if rows else np.empty((0, self._width(space, model)), np.float32)
 
@@ -160,13 +138,14 @@ class Client:
         self, images: ImageSource | Many, gallery: str, *, k: int = 10, where: Where | None = None
     ) -> list[Hit] | list[list[Hit]]:
         """The k nearest items of a gallery, nearest first: a list for one image, a list of lists for many."""
-        query = _given(gallery=gallery, k=k, where=None if where is None else msgspec.json.encode(where).decode())
-        hits = [row for answer in self._photos(_Found, "/v1/search", query, images) for row in answer.hits]
-        return hits if are_many(images) else self._only(hits)
+        conditions = None if where is None else _json(dict(where))["content"].decode()
+        query = _given(gallery=gallery, k=k, where=conditions)
+        hits = self._photos(Found, "/v1/search", query, images)
+        return hits if are_many(images) else hits[0]
 
     def galleries(self) -> list[dict[str, Any]]:
         """The galleries, by name: name, model, revision, space, dim, items, bytes."""
-        return self._connection.ask(_Galleries, "GET", "/v1/gallery").galleries
+        return self._connection.ask(Galleries, "GET", "/v1/gallery").galleries
 
     def add(
         self,
@@ -177,80 +156,148 @@ class Client:
         *,
         space: Space | None = None,
     ) -> None:
-        """Add photos to a gallery, or replace those of the same ids; makes the gallery when there is none."""
+        """Add photos to a gallery, or replace those of the same ids; makes the gallery when there is none.
+
+        Many photos take several requests. When one of them fails, the photos of those before it are there.
+        """
+        if not are_many(images) or isinstance(ids, str):
+            raise InvalidArgument("add takes lists: of ids, and of as many images")
         if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
             raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
-        for first, photos in requests_of(images):
+        path, query = _path("gallery", gallery), _given(space=space)
+
+        def send(first: int, photos: list[bytes]) -> None:
             body: dict[str, Any] = {
                 "images": [base64.b64encode(photo).decode() for photo in photos],
                 "ids": ids[first : first + len(photos)],
             }
             if metadata is not None:
                 body["metadata"] = metadata[first : first + len(photos)]
-            self._connection.send("POST", f"/v1/gallery/{quote(gallery, '')}", params=_given(space=space), json=body)
+            self._connection.send("POST", path, params=query, **_json(body))
+
+        in_requests(images, send)
 
     def delete(self, gallery: str, ids: list[str] | None = None) -> None:
-        """Take items out of a gallery; without ids, the gallery itself."""
-        path = f"/v1/gallery/{quote(gallery, '')}"
+        """Take items out of a gallery; ids that are not there are no error. Without ids, delete the gallery itself."""
+        if isinstance(ids, str) or not all(isinstance(one, str) for one in ids or []):
+            raise InvalidArgument("delete takes a list of ids, which are texts")
         if ids is None:
-            self._connection.send("DELETE", path)
-        for start in range(0, len(ids or []), _MAX_DELETED):
-            some = (ids or [])[start : start + _MAX_DELETED]
-            self._connection.send("DELETE", f"{path}/items", params={"id": some})
+            self._connection.send("DELETE", _path("gallery", gallery))
+        for some in some_ids(ids or []):
+            self._connection.send("DELETE", _path("gallery", gallery, "items"), params={"id": some})
+
+    def export(self, gallery: str, path: str | os.PathLike[str]) -> None:
+        """Write a gallery to `path` as npz: ids, embeddings, metadata (uint8: a line of JSON per item), model, ...
+
+        An existing file is replaced at the end; after an error it is as it was.
+        """
+        source = _path("gallery", gallery, "export")
+        try:
+            with atomic_file(Path(path)) as file:
+                self._connection.receive(file.write, "GET", source, limit=MAX_EXPORT)
+        except OSError as error:
+            raise InvalidArgument(
+                f"{short(path)} cannot be written ({error.strerror or error}): give another path"
+            ) from error
 
     def heads(self) -> list[dict[str, Any]]:
         """The heads that clients have made, by name: name, labels, photos, kind, model, validation, ..."""
-        return self._connection.ask(_Heads, "GET", "/v1/heads").heads
+        return self._connection.ask(Heads, "GET", "/v1/heads").heads
+
+    def head(self, name: str) -> CustomHead:
+        """A head that a client has made, for `Model.classify` on this machine, or to `save`."""
+        return decode_head(self._connection.send("GET", _path("heads", name, "file"), limit=MAX_HEAD_BYTES))
 
     def fit(
         self, name: str, classes: dict[str, list[Any]], *, space: Space = "student", replace: bool = False
     ) -> dict[str, Any]:
-        """Make a head from labelled images, for `classify(..., head=name)`. Returns what the service says of it."""
-        files = [
-            (label, ("photo", photo_bytes(image), "application/octet-stream"))
-            for label, images in classes.items()
-            for image in images
-        ]
+        """Make a head from labelled images, for `classify(..., head=name)`. Returns what the service says of it.
+
+        All images are sent in one request. Those that the service cannot read are left out, and named in `skipped`.
+        """
+        output_of(space)
+        body = {
+            "classes": {
+                label: [base64.b64encode(photo).decode() for photo in photos]
+                for label, photos in by_class(classes).items()
+            }
+        }
         query = {"space": space, "replace": "true" if replace else "false"}
-        path = f"/v1/heads/{quote(name, '')}"
-        return self._connection.ask(dict[str, Any], "POST", path, params=query, files=files)
+        return self._connection.ask(
+            dict[str, Any], "POST", _path("heads", name), params=query, repeatable=False, **_json(body)
+        )
 
     def delete_head(self, name: str) -> None:
         """Take a head away."""
-        self._connection.send("DELETE", f"/v1/heads/{quote(name, '')}")
+        self._connection.send("DELETE", _path("heads", name))
 
     def models(self) -> list[dict[str, Any]]:
         """What may be asked for, the default model first: id, revision, heads, embedding_dims, artifacts, ..."""
-        return self._connection.ask(_Models, "GET", "/v1/models").data
+        return self._connection.ask(Models, "GET", "/v1/models").data
 
-    def _photos(self, kind: type[Any], path: str, query: dict[str, str], images: ImageSource | Many) -> list[Any]:
-        """The answers to the requests that the photos take, one photo's or several."""
+    def _photos(self, kind: type[Answered], path: str, query: dict[str, str], images: ImageSource | Many) -> list[Any]:
+        """A row for each photo, of the one or several requests that they take."""
         if not are_many(images):
-            return [self._connection.ask(kind, "POST", path, params=query, **body_of([photo_bytes(images)]))]  # type: ignore[arg-type]
-        answers = []
-        for first, photos in requests_of(images):  # type: ignore[arg-type]
-            try:
-                answers.append(self._connection.ask(kind, "POST", path, params=query, **body_of(photos)))
-            except ImageError as error:
-                number = first + (getattr(error, "index", None) or 0)
-                raise type(error)(which(number, len(images), error)) from error  # type: ignore[arg-type]
-        return answers
+            return self._rows(kind, path, query, [photo_bytes(images)])[1]  # type: ignore[arg-type]
+        rows: list[Any] = []
+        answerers = set()
 
-    def _row(self, row: bytes, dim: int) -> npt.NDArray[np.float32]:
-        if len(row) != 4 * dim:
-            raise ServiceFailed(f"{self._connection.name} answers an embedding of {len(row)} bytes for {dim} numbers")
-        return np.frombuffer(row, "<f4").astype(np.float32)
+        def send(_: int, photos: list[bytes]) -> None:
+            answerer, some = self._rows(kind, path, query, photos)
+            answerers.add(answerer)
+            if len(answerers) > 1:
+                raise self._connection.strange("another model or revision than for the photos before", path)
+            rows.extend(some)
 
-    def _only(self, answers: list[Any]) -> Any:
-        if len(answers) != 1:
-            raise ServiceFailed(f"{self._connection.name} answers for {len(answers)} photos, one was sent")
-        return answers[0]
+        in_requests(images, send)  # type: ignore[arg-type]
+        return rows
+
+    def _rows(
+        self, kind: type[Answered], path: str, query: dict[str, str], photos: list[bytes]
+    ) -> tuple[tuple[str, str, int | None], list[Any]]:
+        """Who answered one request, and what, for each of its photos."""
+        answer = self._connection.ask(kind, "POST", path, params=query, **body_of(photos))
+        try:
+            rows = answer.rows()
+        except ValueError as error:
+            raise self._connection.strange(str(error), path) from error
+        if len(rows) != len(photos):
+            raise self._connection.strange(f"{len(rows)} answers for {len(photos)} photos", path)
+        width = answer.dim if isinstance(answer, Embedded) else None
+        return (answer.model, answer.revision, width), rows
 
     def _width(self, space: str, model: str | None) -> int:
         known = self.models()
-        info = next((one for one in known if one["id"] == model), known[0])
-        return int(info["embedding_dims"][space])
+        ids = [str(one.get("id")) for one in known]
+        if model is not None and model not in ids:
+            raise UnknownModel(f"unknown model {short(model)}{nearest(model, ids)}")
+        try:
+            return msgspec.convert(known[ids.index(model) if model else 0]["embedding_dims"][space], _Width)
+        except (LookupError, TypeError, msgspec.ValidationError) as error:
+            raise self._connection.strange(f"no dimensions: {error}", "/v1/models") from error
+
+
+_Width = Annotated[int, msgspec.Meta(gt=0, le=65536)]
 
 
 def _given(**options: object) -> dict[str, str]:
     return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def _path(kind: str, name: str, *rest: str) -> str:
+    """The path of a gallery or head. Another text than a name could lead to another route."""
+    try:
+        return "/".join(("/v1", kind, msgspec.convert(name, Name), *rest))
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(
+            f"{short(name)} is no name: give 1 to 64 letters, digits, `_`, `.` and `-`, which begin with no `.` or `-`"
+        ) from error
+
+
+def _json(body: dict[str, Any]) -> dict[str, Any]:
+    """httpx's arguments for a JSON body. Raises InvalidArgument for what JSON cannot hold."""
+    try:
+        content = msgspec.json.encode(body)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidArgument(f"ids, labels and metadata must be texts and numbers ({error})") from error
+    return {"content": content, "headers": {"content-type": "application/json"}}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from leap_zoo.errors import ImageError, ImageTooLarge, InvalidArgument
+from leap_zoo.errors import ImageError, ImageTooLarge, InvalidArgument, ServiceRefused, short
 from leap_zoo.model import Many
 from leap_zoo.preprocess import MAX_BYTES, ImageSource, open_image, read_photo
 
 MAX_PHOTOS = 32  # in one request: what a service takes by default
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
+MAX_IDS = 100  # in one request's query, and characters of it: proxies take about 8 KiB
+MAX_QUERY = 4096
 
 
 def are_many(images: ImageSource | Many) -> bool:
@@ -55,11 +58,66 @@ def requests_of(images: Many) -> Iterator[tuple[int, list[bytes]]]:
         yield first, photos
 
 
-def body_of(photos: list[bytes], name: str = "image") -> dict[str, Any]:
+def in_requests(images: Many, send: Callable[[int, list[bytes]], None]) -> None:
+    """`send(number of the first photo, photos)` for each request; in halves where the service takes fewer or smaller.
+
+    Raises as `requests_of` and `send` do; an ImageError has the number of its photo among all of them.
+    """
+
+    def halves(first: int, photos: list[bytes]) -> None:
+        try:
+            send(first, photos)
+        except ServiceRefused as refused:
+            if refused.code not in ("too_many_photos", "body_too_large") or len(photos) == 1:
+                raise
+            middle = len(photos) // 2
+            halves(first, photos[:middle])
+            halves(first + middle, photos[middle:])
+        except ImageError as error:
+            index = 0 if len(photos) == 1 else getattr(error, "index", None)
+            if index is None or not 0 <= index < len(photos):
+                raise
+            raise type(error)(which(first + index, len(images), error)) from error
+
+    for first, photos in requests_of(images):
+        halves(first, photos)
+
+
+def by_class(classes: Mapping[str, list[Any] | tuple[Any, ...]]) -> dict[str, list[bytes]]:
+    """The photos of each class. Raises as `photo_bytes` does, and says which photo it is."""
+    if not isinstance(classes, Mapping) or not all(are_many(images) for images in classes.values()):
+        raise InvalidArgument('classes must be lists of images by label: {"cat": ["a.jpg"], "dog": ["b.jpg"]}')
+    read: dict[str, list[bytes]] = {}
+    for label, images in classes.items():
+        read[label] = []
+        for number, image in enumerate(images):
+            try:
+                read[label].append(photo_bytes(image))
+            except (ImageError, InvalidArgument) as error:
+                raise type(error)(f"class {short(label)}, {which(number, len(images), error)}") from error
+    return read
+
+
+def some_ids(ids: Sequence[str]) -> Iterator[list[str]]:
+    """The ids, as many at a time as fit the address of a request."""
+    some: list[str] = []
+    length = 0
+    for one in ids:
+        size = len(quote(one, "")) + len("&id=")
+        if some and (len(some) == MAX_IDS or length + size > MAX_QUERY):
+            yield some
+            some, length = [], 0
+        some.append(one)
+        length += size
+    if some:
+        yield some
+
+
+def body_of(photos: list[bytes]) -> dict[str, Any]:
     """httpx's arguments for photos: one as the body itself, several as a form."""
     if len(photos) == 1:
         return {"content": photos[0], "headers": {"content-type": "application/octet-stream"}}
-    return {"files": [(name, ("photo", photo, "application/octet-stream")) for photo in photos]}
+    return {"files": [("image", ("photo", photo, "application/octet-stream")) for photo in photos]}
 
 
 def which(number: int, count: int, error: object) -> str:

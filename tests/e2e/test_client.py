@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,121 @@ def test_client__raises_as_the_model_does(client: Client, colour_photos) -> None
         client.classify(red, top=0)
 
 
-def test_client__nobody_there() -> None:
-    with Client("http://127.0.0.1:9") as client, pytest.raises(leap_zoo.ServiceFailed, match="cannot be reached"):
+def test_client__fp32_file_and_the_other_head(client: Client, tiny_zoo: Path, colour_photos) -> None:
+    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1, precision="fp32")
+    for path in colour_photos.values():
+        assert np.array_equal(client.embed(path, precision="fp32"), model.embed(path))
+        assert client.classify(path, precision="fp32", head="brightness") == model.classify(path, head="brightness")
+
+
+def test_client__takes_an_array_of_many(client: Client, model: leap_zoo.Model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), np.uint8)
+    assert np.allclose(client.embed(images), model.embed(images), atol=1e-6)
+    assert len(client.classify(images)) == 5
+
+
+def test_client__threads_get_their_own_answers(client: Client, colour_photos) -> None:
+    together = threading.Barrier(8)
+
+    def ask(number: int) -> bool:
+        colour = list(colour_photos)[number % 3]
+        together.wait(30)
+        return all(client.classify(colour_photos[colour])[0].label == colour for _ in range(10))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+def test_client__keeps_and_searches_a_gallery(client: Client, colour_photos, tmp_path: Path) -> None:
+    photos = [colour_photos[name] for name in ("red", "green", "blue")] * 12  # more than one request
+    ids = [f"{path.stem} {number} ü/?&" for number, path in enumerate(photos)]
+    client.add("of-the-client", ids, photos, [{"colour": path.stem, "number": n} for n, path in enumerate(photos)])
+    try:
+        about = next(one for one in client.galleries() if one["name"] == "of-the-client")
+        assert (about["items"], about["model"], about["space"]) == (36, "leap-tiny-test", "student")
+        hits = client.search(photos[1], "of-the-client", k=12)
+        assert {hit.metadata["colour"] for hit in hits} == {"green"}
+        assert hits[0].score == pytest.approx(1, abs=1e-5)
+        found = client.search(photos[:2], "of-the-client", k=1, where={"number": 7})
+        assert [[hit.id for hit in row] for row in found] == [[ids[7]], [ids[7]]]
+
+        client.export("of-the-client", tmp_path / "all.npz")
+        with np.load(tmp_path / "all.npz", allow_pickle=False) as archive:
+            assert sorted(archive["ids"]) == sorted(ids)
+            assert archive["embeddings"].shape == (36, 8)
+
+        client.delete("of-the-client", [*ids[1:], "never there"])
+        assert [hit.id for hit in client.search(photos[0], "of-the-client")] == ids[:1]
+        with pytest.raises(leap_zoo.ServiceRefused, match="holds embeddings of"):
+            client.add("of-the-client", ["a"], photos[:1], space="teacher")
+        with pytest.raises(leap_zoo.NotAnImage, match="image 33 of 34"):
+            client.add("of-the-client", ids[:34], [*photos[:33], b"no photo"])
+    finally:
+        client.delete("of-the-client")
+    with pytest.raises(leap_zoo.ServiceRefused) as refused:
+        client.search(photos[0], "of-the-client")
+    assert (refused.value.status, refused.value.code) == (404, "unknown_gallery")
+
+
+def test_client__fits_a_head_that_both_can_use(
+    client: Client, model: leap_zoo.Model, colour_photos, tmp_path: Path
+) -> None:
+    def variants(name: str) -> list[bytes]:
+        photo = Image.open(colour_photos[name])
+        return [_png(photo.crop((n, n, 60 + n, 50 + n))) for n in range(4)]
+
+    classes = {'warm "red" %22\\': variants("red"), "kühl": variants("blue")}
+    made = client.fit("of-the-client", classes)
+    try:
+        assert (made["labels"], sum(made["photos"])) == (sorted(classes), 8)
+        assert [one["name"] for one in client.heads()] == ["of-the-client"]
+        served = client.classify(colour_photos["blue"], head="of-the-client")
+        assert served[0].label == "kühl"
+        client.head("of-the-client").save(tmp_path / "colours.head")
+        ours = model.classify(colour_photos["blue"], head=leap_zoo.CustomHead.load(tmp_path / "colours.head"))
+        assert [(one.label, one.index) for one in ours] == [(one.label, one.index) for one in served]
+        assert np.allclose([one.score for one in ours], [one.score for one in served], atol=1e-6)
+        with pytest.raises(leap_zoo.ServiceRefused) as refused:
+            client.fit("of-the-client", classes)
+        assert refused.value.code == "head_exists"
+        assert client.fit("of-the-client", classes, space="teacher", replace=True)["space"] == "teacher"
+    finally:
+        client.delete_head("of-the-client")
+    assert client.heads() == []
+    with pytest.raises(leap_zoo.UnknownHead):
+        client.classify(colour_photos["blue"], head="of-the-client")
+
+
+def test_client__with_and_without_a_key(start, tiny_zoo: Path, tmp_path: Path, colour_photos) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("alice:right-key-of-alice\n")
+    settings = {
+        "LEAP_ZOO_URL": str(tiny_zoo),
+        "LEAP_ZOO_SERVE_MODEL": "leap-tiny-test",
+        "LEAP_ZOO_SERVE_KEYS_FILE": str(keys),
+        "LEAP_ZOO_SERVE_MAX_BODY_MB": "1",
+        "LEAP_ZOO_SERVE_MAX_PHOTOS": "5",
+    }
+    with start(**settings) as server:
+        for key, code in ((None, "missing_key"), ("wrong-key-of-nobody", "wrong_key")):
+            with Client(server.url, key) as client, pytest.raises(leap_zoo.ServiceRefused) as refused:
+                client.classify(colour_photos["red"])
+            assert (refused.value.status, refused.value.code) == (401, code)
+        with Client(server.url, key="right-key-of-alice") as client:
+            assert client.classify(colour_photos["red"])[0].label == "red"
+            many = client.classify([colour_photos[name] for name in ("red", "blue")] * 6)  # in requests of 5 at most
+            assert [row[0].label for row in many] == ["red", "blue"] * 6
+            with pytest.raises(leap_zoo.ServiceRefused) as refused:
+                client.embed(b"\xff" * (3 * 2**20))
+            assert (refused.value.status, refused.value.code) == (413, "body_too_large")
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_client__address_of_something_else(server) -> None:
+    with Client(server.url + "/docs") as client, pytest.raises(leap_zoo.ServiceRefused, match="Nothing is served"):
         client.models()

@@ -5,7 +5,6 @@ BentoML keeps the process: workers, restarts, health, metrics, time-out. What is
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 
@@ -31,13 +30,14 @@ class ZooService(Service[object]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Load and warm the model, then build the application around it: the worker accepts nothing before."""
-        from serve import logs, metrics_folder
+        from serve import logs, memory, metrics_folder
         from serve.engine import start_engine
         from serve.metrics import Metrics
         from serve.routes import files
         from serve.site import build_site
         from serve.stores import open_stores
 
+        memory.return_memory()
         settings = read_serve_settings()
         logs.configure(settings.log)
         metrics_folder.use_folder()
@@ -47,9 +47,7 @@ class ZooService(Service[object]):
         site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
         site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
-        # What is there now stays to the end. The collector need not go through it again under load.
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         return Front(super().to_asgi(is_main), site, settings, metrics)
 
 

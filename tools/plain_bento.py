@@ -1,4 +1,4 @@
-"""The peer of `tools.bench_serve`: the same model, served as BentoML's own documentation serves a PyTorch or ONNX model.
+"""The peer of `tools.bench_serve`: the same model in a service as the documentation of BentoML writes one.
 
 A process per core, Pillow images in, an array out. No limits, no metrics of ours, no layer ahead of BentoML's.
 """

@@ -1,0 +1,106 @@
+"""The short way to /v1/classify and /v1/embed answers as FastAPI's would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from serve.app import make_app
+from serve.direct import DirectRoutes
+from serve.engine import Engine
+from serve.settings import ServeSettings
+from serve.stores import open_stores
+
+JPEG = {"content-type": "image/jpeg"}
+TIMES = {"milliseconds", "decode_ms", "inference_ms", "queue_ms"}
+
+
+@pytest.fixture(scope="module")
+def both(engine: Engine) -> tuple[TestClient, TestClient]:
+    """The API as it is, and without its short way."""
+    short, long = (make_app(engine, open_stores(), ServeSettings(max_photos=4)) for _ in range(2))
+    assert [one.cls for one in long.user_middleware] == [DirectRoutes]
+    long.user_middleware.clear()
+    return tuple(TestClient(app, raise_server_exceptions=False) for app in (short, long))  # type: ignore[return-value]
+
+
+def answer(client: TestClient, method: str, url: str, request: dict[str, Any]) -> tuple[Any, ...]:
+    response = client.request(method, url, **request)
+    body = {name: value for name, value in json.loads(response.content or "{}").items() if name not in TIMES}
+    return response.status_code, response.headers["content-type"], body
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?top=2",
+        "?top=2&top=1",
+        "?top=0",
+        "?top=",
+        "?top=2.0",
+        "?head=colours",
+        "?head=colour",
+        "?head=",
+        "?hed=colours",
+        "?model=leap-tiny-test",
+        "?model=leap-tiny%2Dtest",
+        "?model=l%C3%A9ap",
+        "?model=\u00ff",
+        "?precision=int8",
+        "?precision=int4",
+        "?space=teacher",
+        "?space=teachers",
+        "?encoding=base64",
+        "?encoding=int8&space=student",
+        "?" + "top=1&" * 60,
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/embed"])
+def test_query__is_read_as_fastapi_reads_it(
+    both: tuple[TestClient, TestClient], colour_photos: dict[str, Path], path: str, query: str
+) -> None:
+    request = {"content": colour_photos["red"].read_bytes(), "headers": JPEG}
+    short, long = (answer(client, "POST", path + query, request) for client in both)
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"content": b"", "headers": JPEG},
+        {"content": b"no photo", "headers": JPEG},
+        {"content": b"{", "headers": {"content-type": "application/json"}},
+        {"json": {"images": []}},
+        {"content": b"text", "headers": {"content-type": "text/plain"}},
+        {"files": [("image", b"no photo")] * 5},
+    ],
+)
+def test_body__is_refused_as_by_fastapi(both: tuple[TestClient, TestClient], request_: dict[str, Any]) -> None:
+    short, long = (answer(client, "POST", "/v1/embed", request_) for client in both)
+    assert short == long
+    assert short[0] in (400, 413, 415, 422)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+def test_method__other_than_post_is_left_to_fastapi(both: tuple[TestClient, TestClient], method: str) -> None:
+    short, long = (answer(client, method, "/v1/embed", {}) for client in both)
+    assert short == long
+    assert short[0] == 405
+
+
+def test_failure__of_ours_is_answered_with_500(
+    both: tuple[TestClient, TestClient], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(engine, "embed", fail)
+    short, long = (answer(client, "POST", "/v1/embed", {"content": b"x", "headers": JPEG}) for client in both)
+    assert short == long
+    assert short[0] == 500
+    assert "secret" not in str(short)

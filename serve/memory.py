@@ -24,7 +24,7 @@ def return_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another libc, macOS, Windows
         return False
     settings = ((_MMAP_THRESHOLD, LARGE), (_TRIM_THRESHOLD, LARGE), (_ARENA_MAX, ARENAS))
-    return all([mallopt(which, value) == 1 for which, value in settings])
+    return min(mallopt(which, value) for which, value in settings) == 1  # all of them are called
 
 
 def settle() -> None:

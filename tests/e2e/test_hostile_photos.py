@@ -33,14 +33,19 @@ class Target:
     def __init__(self, server) -> None:
         self.server = server
         self.http = httpx.Client(base_url=server.url, timeout=60)
-        self.ordinary(50)
+        self.ordinary(100)
         self.worker = max(psutil.Process(server.process.pid).children(recursive=True), key=_resident)
         self.resident = _resident(self.worker)
 
     def ordinary(self, times: int) -> None:
-        """Ordinary photos, several at once, all answered."""
+        """Ordinary photos, several at once, alone and many to a request, all answered.
+
+        ONNX Runtime keeps the memory of the largest batch that it has run.
+        """
+        form = [("image", photo())] * 32
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: self.post("/v1/classify", photo()).status_code, range(times)))
+        answers += [self.http.post("/v1/embed", files=form).status_code for _ in range(times // 10)]
         assert set(answers) == {200}
 
     def post(self, path: str, body: bytes, kind: str = "image/jpeg") -> httpx.Response:

@@ -76,9 +76,13 @@ _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octe
 _RAW: dict[str, Any] = {"image/*": {"schema": {"description": _PHOTO}}, "application/octet-stream": {"schema": {}}}
 
 
+IMAGE_PART: dict[str, Any] = {"image": {"contentType": "image/*"}}
+"""What the file fields of a form are."""
+
+
 def _form(file: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["image"], "properties": {"image": file}}
-    return {"multipart/form-data": {"schema": schema}}
+    return {"multipart/form-data": {"schema": schema, "encoding": IMAGE_PART}}
 
 
 def _body(description: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 from schemathesis import GenerationMode, checks
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks as openapi_checks
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -141,6 +143,17 @@ def test_answers__any_request_is_answered_as_the_schema_says(api: Any, name: str
         answer_as_said(cases)
     except Unsatisfiable:
         pytest.skip("an operation that takes nothing cannot be asked wrongly")
+
+
+def test_answers__a_server_that_forgets_to_ask_for_keys_is_caught(app: ASGIApp, api: Any) -> None:
+    async def forgetful(scope: Scope, receive: Receive, send: Send) -> None:
+        key = (b"authorization", AUTH["Authorization"].encode())
+        kept = [header for header in scope.get("headers", []) if header[0] not in (b"authorization", b"x-api-key")]
+        await app(scope | {"headers": [*kept, key]}, receive, send)
+
+    operation = replace(api.find_operation_by_id("list_models"), app=forgetful)
+    with pytest.raises(FailureGroup, match="authentication"):
+        answer_as_said(operation.as_strategy())
 
 
 def answer_as_said(cases: st.SearchStrategy[schemathesis.Case]) -> None:

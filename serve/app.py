@@ -14,15 +14,13 @@ from starlette.responses import HTMLResponse, Response
 from leap_zoo import errors
 from serve.direct import DirectRoutes
 from serve.engine import Engine
-from serve.problems import Problem, Refused, client_left, internal_error, refusal_of
+from serve.openapi import ABOUT, TAGS, describe, operation_id
+from serve.problems import Refused, client_left, internal_error, refusal_of
 from serve.reference import reference
-from serve.routes import bento, embeddings, galleries, heads, models, predict, search, short
+from serve.routes import bento, embeddings, files, galleries, heads, models, predict, search, short
 from serve.settings import ServeSettings
+from serve.shelf import Shelf, zoo_folders
 from serve.stores import Stores
-
-_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
-{photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
-stable."""
 
 
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
@@ -30,7 +28,12 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app = FastAPI(
         title="LEAP Zoo",
         version=engine.models.default.card.revision,
-        description=_ABOUT.format(photos=settings.max_photos),
+        summary="Small vision transformers over HTTP",
+        description=ABOUT.format(photos=settings.max_photos),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/", "description": "The server that this document is from"}],
+        openapi_tags=TAGS,
+        generate_unique_id_function=operation_id,
         docs_url=None,  # the stock page loads scripts from elsewhere
         redoc_url=None,
     )
@@ -43,29 +46,17 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.include_router(galleries.router(engine, stores, settings.max_photos))
     app.include_router(search.router(engine, stores, settings.max_photos))
     app.include_router(heads.router(engine, stores))
+    app.include_router(files.router(Shelf(zoo_folders(settings))))
     app.include_router(short.router(engine))
     app.include_router(bento.router())
     answer_errors(app)
-    _describe(app)
+    describe(app, settings)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(reference(app.openapi()))
 
     return app
-
-
-def _describe(app: FastAPI) -> None:
-    """Add to the schema what no route has as its own answer."""
-    derived = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schemas = derived().setdefault("components", {}).setdefault("schemas", {})
-            schemas["Problem"] = Problem.model_json_schema()
-        return derived()
-
-    setattr(app, "openapi", openapi)  # noqa: B010
 
 
 def answer_errors(app: FastAPI) -> None:

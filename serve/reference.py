@@ -18,24 +18,35 @@ Schema = Mapping[str, Any]
 
 def reference(schema: Schema) -> str:
     """The page for an OpenAPI 3.1 document. Its anchors are `METHOD-path` for routes, and the code for problems."""
-    operations = [
-        (method.upper(), path, operation)
-        for path, methods in schema["paths"].items()
-        for method, operation in methods.items()
-    ]
+    groups = {tag["name"]: (tag["description"], list[tuple[str, str, Schema]]()) for tag in schema["tags"]}
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            groups[operation["tags"][0]][1].append((method.upper(), path, operation))
     schemas = schema["components"]["schemas"]
     return _PAGE.substitute(
         title=escape(schema["info"]["title"]),
         version=escape(schema["info"]["version"]),
         about=_prose(schema["info"]["description"]),
-        contents="".join(_link(method, path) for method, path, _ in operations),
-        operations="".join(_operation(*one, schemas) for one in operations),
+        keys=_keys(schema["components"]["securitySchemes"], {} in schema["security"]),
+        contents="".join(_contents(about, operations) for about, operations in groups.values()),
+        operations="".join(_operation(*one, schemas) for _, operations in groups.values() for one in operations),
+        shapes="".join(_named(name, one) for name, one in sorted(schemas.items())),
         problems="".join(_problem(code, status, meaning) for code, (status, meaning) in sorted(CODES.items())),
     )
 
 
 def _anchor(method: str, path: str) -> str:
     return escape(f"{method}-{path.strip('/')}")
+
+
+def _keys(ways: Schema, optional: bool) -> str:
+    how = " or ".join(_prose(way["description"]) for way in ways.values())
+    return f"This server {'takes requests without a key' if optional else 'wants a key'}; send one as {how}."
+
+
+def _contents(about: str, operations: list[tuple[str, str, Schema]]) -> str:
+    links = "".join(_link(method, path) for method, path, _ in operations)
+    return f"<li><p>{_prose(about)}</p><ul>{links}</ul></li>"
 
 
 def _link(method: str, path: str) -> str:
@@ -81,9 +92,9 @@ def _body(body: Schema | None, schemas: Schema) -> str:
     if body is None:
         return ""
     examples = "".join(
-        f"<h3>Body <code>{escape(kind)}</code></h3>{_shape(content, schemas)}"
+        f"<h3>Body <code>{escape(kind)}</code></h3>{shape}"
         for kind, content in body["content"].items()
-        if "example" in content
+        if (shape := _shape(content, schemas))
     )
     kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in body["content"])
     return f"<h3>Body</h3><p>{_prose(body.get('description', ''))}</p><p>{kinds}</p>{examples}"
@@ -93,36 +104,69 @@ def _answers(responses: Schema, schemas: Schema) -> str:
     parts = []
     refusals = ""
     for status, response in responses.items():
-        for kind, content in response.get("content", {}).items():
+        if int(status) < 400:
+            kinds = " ".join(f"<code>{escape(kind)}</code>" for kind in response.get("content", {}))
+            said = response["description"]
+            about = "" if said == "Successful Response" and kinds else f"<p>{_prose(said)}</p>"
+            parts.append(f"<h3>Answer {escape(status)} {kinds}</h3>{about}{_sent_headers(response)}")
+        for content in response.get("content", {}).values():
             if "examples" in content:
                 links = ", ".join(f'<a href="#{escape(code)}">{escape(code)}</a>' for code in content["examples"])
                 refusals += f"<tr><td>{escape(status)}</td><td>{links}</td></tr>"
             else:
-                parts.append(f"<h3>Answer {escape(status)} <code>{escape(kind)}</code></h3>{_shape(content, schemas)}")
+                parts.append(_shape(content, schemas))
     table = f"<h3>Problems</h3>{_table(refusals)}" if refusals else ""
     return "".join(parts) + table
+
+
+def _sent_headers(response: Schema) -> str:
+    return _table(
+        "".join(
+            f"<tr><td><code>{escape(name)}</code></td><td>{_prose(one['description'])}</td></tr>"
+            for name, one in response.get("headers", {}).items()
+        )
+    )
 
 
 def _shape(content: Schema, schemas: Schema) -> str:
     """The fields of an answer, and an example where there is one."""
     name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
     schema = schemas.get(name, content.get("schema", {}))
-    rows = "".join(
-        f"<tr><td><code>{escape(field)}</code></td><td>{_type(one)}</td>"
-        f"<td>{_prose(one.get('description', ''))}</td></tr>"
-        for field, one in schema.get("properties", {}).items()
-    )
     example = content.get("example", schema.get("example"))
-    return (_table(rows) if rows else "") + ("" if example is None else _json(example))
+    return _fields(schema) + ("" if example is None else _json(example))
+
+
+def _named(name: str, schema: Schema) -> str:
+    about = _prose(schema.get("description", ""))
+    return f'<h3 id="shape-{escape(name)}">{escape(name)}</h3><p>{about}</p>{_fields(schema)}'
+
+
+def _fields(schema: Schema) -> str:
+    others = schema.get("additionalProperties")
+    any_name = {"any name": others} if isinstance(others, dict) else {}
+    return _table(
+        "".join(
+            f"<tr><td><code>{escape(field)}</code></td><td>{_type(one)}</td>"
+            f"<td>{_prose(one.get('description', ''))}</td></tr>"
+            for field, one in (schema.get("properties", {}) | any_name).items()
+        )
+    )
 
 
 def _type(schema: Schema) -> str:
     if "$ref" in schema:
-        return escape(schema["$ref"].rpartition("/")[2])
+        name = escape(schema["$ref"].rpartition("/")[2])
+        return f'<a href="#shape-{name}">{name}</a>'
     if "anyOf" in schema:
         return " or ".join(_type(one) for one in schema["anyOf"] if one.get("type") != "null")
     if schema.get("type") == "array" and "items" in schema:
         return f"list of {_type(schema['items'])}"
+    if isinstance(values := schema.get("additionalProperties"), dict):
+        return f"object of {_type(values)}"
+    if "contentMediaType" in schema:
+        return "file"
+    if "contentEncoding" in schema:
+        return "base64"
     return escape(
         " | ".join(schema["enum"]) if "enum" in schema else str(schema.get("const", schema.get("type", "any")))
     )
@@ -139,7 +183,7 @@ def _prose(text: str) -> str:
 
 
 def _table(rows: str) -> str:
-    return f'<div class="scroll" tabindex="0"><table>{rows}</table></div>'
+    return f'<div class="scroll" tabindex="0"><table>{rows}</table></div>' if rows else ""
 
 
 def _json(example: Any) -> str:

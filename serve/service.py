@@ -33,7 +33,6 @@ class ZooService(Service[object]):
         from serve import logs, memory, metrics_folder
         from serve.engine import start_engine
         from serve.metrics import Metrics
-        from serve.routes import files
         from serve.site import build_site
         from serve.stores import open_stores
 
@@ -45,7 +44,6 @@ class ZooService(Service[object]):
         engine = start_engine(settings)
         metrics.watch(engine)
         site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
-        site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
         memory.settle()
         return Front(super().to_asgi(is_main), site, settings, metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.routes.described import MANY_PHOTOS, PIXEL
+from serve.routes.described import IMAGE_PART, MANY_PHOTOS, PIXEL
 from serve.uploads import HOW_CLASSES, HOW_ITEMS
 
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
@@ -35,7 +35,8 @@ ITEM_PHOTOS = _body(
     | {
         "multipart/form-data": _object(
             {"image": _FILES, "id": _TEXTS, "metadata": {"type": "array", "items": {"type": "string"}}}, "image"
-        ),
+        )
+        | {"encoding": IMAGE_PART},
         "application/json": _object(
             {"images": _BASE64, "ids": _TEXTS, "metadata": {"type": "array", "items": _FIELDS}}, "images"
         )

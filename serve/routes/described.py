@@ -11,8 +11,14 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mO4o6EBAAMQAS0
 """A PNG of one reddish pixel, in base64."""
 
 _SENT = ("missing_photo", "undecodable_image", "image_too_large", "not_an_image")
-_KEY = ("missing_key", "wrong_key", "foreign_origin")
-_ANY = (*_KEY, "body_too_slow", "body_too_large", "internal_error", "busy", "stopping", "timed_out")
+
+READ_PROBLEMS = ("missing_key", "wrong_key", "internal_error", "busy", "timed_out")
+"""What can go wrong where nothing is sent."""
+
+CHANGE_PROBLEMS = (*READ_PROBLEMS, "foreign_origin")
+"""What can go wrong where something is changed, but nothing is sent."""
+
+_ANY = (*CHANGE_PROBLEMS, "body_too_slow", "body_too_large")
 _FORM = ("broken_form", "image_is_text", "unexpected_field", "unsupported_content_type")
 
 PHOTO_PROBLEMS = (*_SENT, *_FORM, *_ANY)
@@ -37,6 +43,12 @@ MODEL_PROBLEMS = ("invalid_option", "unknown_model", "model_not_here")
 """What can go wrong where a model may be chosen."""
 
 
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "How a key is sent", "schema": {"type": "string"}, "required": True}},
+    503: {"Retry-After": {"description": "Seconds until it is worth another try", "schema": {"type": "integer"}}},
+}
+
+
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may refuse with these codes, an example of each."""
     by_status: dict[int | str, dict[str, Any]] = {}
@@ -48,20 +60,29 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
         example = problem(status, code, detail).model_dump(exclude_none=True)
         content.setdefault("examples", {})[code] = {"summary": detail, "value": example}
         response["description"] = ", ".join(content["examples"])
+        if status in _HEADERS:
+            response["headers"] = _HEADERS[status]
     return dict(sorted(by_status.items()))
 
 
-READ_PROBLEMS = (*_KEY, "internal_error", "busy", "stopping", "timed_out")
-"""What can go wrong where nothing is sent."""
+def file_answer(kind: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route whose answer is a file of the media type `kind`, to be saved."""
+    disposition = {"description": "A name for the file", "schema": {"type": "string"}, "required": True}
+    return {200: {"description": description, "content": {kind: {}}, "headers": {"Content-Disposition": disposition}}}
+
 
 _PHOTO = "The bytes of one photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
 _RAW: dict[str, Any] = {"image/*": {"schema": {"description": _PHOTO}}, "application/octet-stream": {"schema": {}}}
 
 
+IMAGE_PART: dict[str, Any] = {"image": {"contentType": "image/*"}}
+"""What the file fields of a form are."""
+
+
 def _form(file: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["image"], "properties": {"image": file}}
-    return {"multipart/form-data": {"schema": schema}}
+    return {"multipart/form-data": {"schema": schema, "encoding": IMAGE_PART}}
 
 
 def _body(description: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
     refusals = problems(*JSON_PROBLEMS, *MODEL_PROBLEMS)
 
     @router.post("/embeddings", response_model=EmbeddingList, responses=refusals, openapi_extra=_BODY)
-    async def embeddings(request: Request) -> Response:
+    async def create_embeddings(request: Request) -> Response:
         """Turn photos into vectors, for clients of OpenAI's API."""
         asked = decode_json(await request.body(), EmbeddingsRequest)
         photos = await photos_of_texts([asked.input] if isinstance(asked.input, str) else asked.input, max_photos)

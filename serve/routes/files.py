@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, Response
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from serve.problems import Problem, Refused
+from serve.problems import Refused
+from serve.routes.described import problems
 from serve.shelf import Found, Shelf
 
 SEND_SECONDS = 30.0
@@ -21,10 +23,67 @@ _KINDS = {"card.json": "application/json", "README.md": "text/markdown; charset=
 _RANGE = re.compile(r"\Abytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\Z")
 _HEADERS = {"cache-control": "no-cache", "accept-ranges": "bytes"}  # asked again each time; the ETag saves the bytes
 
-_NOT_THERE: dict[int | str, dict[str, Any]] = {
-    404: {"description": "No model's card lists this file", "model": Problem},
-    416: {"description": "The range begins after the end of the file", "model": Problem},
+_PROBLEMS = ("missing_key", "wrong_key", "internal_error", "busy")
+_TEXT: dict[str, Any] = {"schema": {"type": "string"}}
+_ETAG: dict[str, Any] = {"ETag": _TEXT | {"description": "The sha256 of the whole", "required": True}}
+_RANGE_HEADERS: dict[str, Any] = _ETAG | {
+    "Content-Range": _TEXT | {"description": "Which bytes of how many", "required": True}
 }
+_SAME: dict[str, Any] = {"description": "The client has this version", "headers": _ETAG}
+_ASKED: list[dict[str, Any]] = [
+    {"name": "If-None-Match", "in": "header", "description": "ETags that the client has"} | _TEXT
+]
+_ASKED_RANGE: list[dict[str, Any]] = [
+    *_ASKED,
+    {"name": "Range", "in": "header", "description": "`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LENGTH`"} | _TEXT,
+    {"name": "If-Range", "in": "header", "description": "The range is for this ETag only"} | _TEXT,
+]
+_FILE_CONTENT: dict[str, Any] = {"application/octet-stream": {}, "application/json": {}, "text/markdown": {}}
+
+
+class ZooEntry(BaseModel):
+    """A model; `sha256` and `bytes` are those of its card.json."""
+
+    id: str
+    revision: str
+    sha256: str
+    bytes: int
+    description: str
+
+
+class ZooIndex(BaseModel):
+    """The answer of GET /zoo/index.json, by id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "models": [
+                    {
+                        "id": "leap-nano",
+                        "revision": "14dc382a93da",
+                        "sha256": "0" * 64,
+                        "bytes": 9000,
+                        "description": "A small vision transformer",
+                    }
+                ],
+                "schema": 1,
+            }
+        }
+    )
+    models: list[ZooEntry]
+    version: Literal[1] = Field(alias="schema", description="Of this shape")
+
+
+_INDEX: dict[int | str, dict[str, Any]] = {200: {"model": ZooIndex, "headers": _ETAG}, 304: _SAME}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file; its ETag is its sha256", "content": _FILE_CONTENT, "headers": _ETAG},
+    206: {"description": "The range that was asked for", "content": _FILE_CONTENT, "headers": _RANGE_HEADERS},
+    304: _SAME,
+}
+
+
+ModelId = Annotated[str, Path(description="The model's id", examples=["leap-nano"])]
+FileName = Annotated[str, Path(description="A file that the model's card lists", examples=["card.json"])]
 
 
 def router(shelf: Shelf) -> APIRouter:
@@ -32,8 +91,13 @@ def router(shelf: Shelf) -> APIRouter:
     routes = APIRouter(tags=["zoo"])
 
     @routes.head("/zoo/index.json", include_in_schema=False)
-    @routes.get("/zoo/index.json", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-    async def index(request: Request) -> Response:
+    @routes.get(
+        "/zoo/index.json",
+        response_class=JSONResponse,
+        responses=_INDEX | problems(*_PROBLEMS),
+        openapi_extra={"parameters": _ASKED},
+    )
+    async def zoo_index(request: Request) -> Response:
         """The models that can be pulled from here."""
         data = await asyncio.to_thread(shelf.index)
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
@@ -47,14 +111,10 @@ def router(shelf: Shelf) -> APIRouter:
     @routes.get(
         "/zoo/{model}/{file}",
         response_class=Response,
-        responses=_NOT_THERE
-        | {
-            200: {"content": {"application/octet-stream": {}}, "description": "The file; its ETag is its sha256"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The range that was asked for"},
-            304: {"description": "The client has this version"},
-        },
+        responses=_FILE | problems(*_PROBLEMS, "unknown_file", "range_not_satisfiable"),
+        openapi_extra={"parameters": _ASKED_RANGE},
     )
-    async def file(model: str, file: str, request: Request) -> Response:
+    async def zoo_file(model: ModelId, file: FileName, request: Request) -> Response:
         """A file that a card lists, whole or a single range of it (Range, If-Range, If-None-Match, HEAD)."""
         found = await asyncio.to_thread(shelf.find, model, file)
         if found is None:

@@ -12,7 +12,14 @@ from serve.engine import Engine, Space
 from serve.routes.answers import Answered, about, json_response
 from serve.routes.bodies import ITEM_PHOTOS
 from serve.routes.compared import CompareOptions, embed_for, of_kind
-from serve.routes.described import MANY_PROBLEMS, MODEL_PROBLEMS, problems
+from serve.routes.described import (
+    CHANGE_PROBLEMS,
+    MANY_PROBLEMS,
+    MODEL_PROBLEMS,
+    READ_PROBLEMS,
+    file_answer,
+    problems,
+)
 from serve.routes.names import GalleryName
 from serve.stores import Stores
 from serve.stores.queues import Queues
@@ -22,9 +29,13 @@ from serve.uploads import read_items
 MAX_PAGE = 1000
 MAX_DELETED = 1000
 
-_ANY = ("invalid_name", "unknown_gallery", "gallery_damaged", "store_unavailable", "busy", "internal_error")
-_ADD = ("other_embeddings", "too_many_galleries", "gallery_full", "store_full", "invalid_id", "uneven_items")
+_STORED = ("invalid_name", "gallery_damaged", "store_unavailable")
+_READ = (*READ_PROBLEMS, *_STORED, "unknown_gallery")
+_CHANGE = (*CHANGE_PROBLEMS, *_STORED, "unknown_gallery")
+_ADD = (*_STORED, "other_embeddings", "too_many_galleries", "gallery_full", "store_full", "invalid_id", "uneven_items")
 _KIND: dict[str, Any] = {"model": "leap-nano", "revision": "14dc382a93da", "space": "student", "dim": 192}
+_GALLERY: dict[str, Any] = {"name": "holiday", **_KIND, "items": 2, "bytes": 1800}
+_ITEM: dict[str, Any] = {"id": "beach", "metadata": {"label": "sea"}}
 _TIMES: dict[str, Any] = {
     "precision": "int8",
     "milliseconds": 5.1,
@@ -37,9 +48,7 @@ _TIMES: dict[str, Any] = {
 class GalleryInfo(BaseModel):
     """A gallery, and whose embeddings it holds."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"name": "holiday", **_KIND, "items": 2, "bytes": 1800}},
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _GALLERY})
     name: str
     model: str
     revision: str
@@ -52,6 +61,7 @@ class GalleryInfo(BaseModel):
 class GalleryList(BaseModel):
     """The answer of GET /v1/gallery, by name."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"galleries": [_GALLERY]}})
     galleries: list[GalleryInfo]
 
 
@@ -71,7 +81,7 @@ class Added(Answered):
 class ItemInfo(BaseModel):
     """An item of a gallery."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"id": "beach", "metadata": {"label": "sea"}}})
+    model_config = ConfigDict(json_schema_extra={"example": _ITEM})
     id: str
     metadata: dict[str, str | int | float | bool | None]
 
@@ -79,30 +89,34 @@ class ItemInfo(BaseModel):
 class Page(BaseModel):
     """The answer of GET /v1/gallery/{name}/items."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"items": [_ITEM], "offset": 0, "total": 2}})
     items: list[ItemInfo]
-    offset: int
-    total: int
+    offset: int = Field(description="As asked for")
+    total: int = Field(description="In the gallery")
 
 
 class Deleted(BaseModel):
     """How many of the items were there, and are gone."""
 
-    deleted: int = Field(examples=[1])
+    model_config = ConfigDict(json_schema_extra={"example": {"deleted": 1}})
+    deleted: int
 
 
 class PageOptions(BaseModel):
     """The query of /v1/gallery/{name}/items."""
 
     model_config = ConfigDict(extra="forbid")
-    offset: int = Field(0, ge=0, le=10**9)
-    limit: int = Field(100, ge=1, le=MAX_PAGE)
+    offset: int = Field(0, ge=0, le=10**9, description="How many items to skip")
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="How many to answer at most")
 
 
 class DeleteOptions(BaseModel):
     """The query of DELETE /v1/gallery/{name}/items."""
 
     model_config = ConfigDict(extra="forbid")
-    id: list[str] = Field(min_length=1, max_length=MAX_DELETED, description="Repeat it for several items")
+    id: list[str] = Field(
+        min_length=1, max_length=MAX_DELETED, description="Repeat it for several items", examples=[["beach"]]
+    )
 
 
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
@@ -110,12 +124,12 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     router = APIRouter(prefix="/v1/gallery", tags=["galleries"])
     galleries, queues = stores.galleries, Queues()
 
-    @router.get("", response_model=GalleryList, responses=problems("store_unavailable", "busy", "internal_error"))
+    @router.get("", response_model=GalleryList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
     async def list_galleries() -> Response:
         """Which galleries there are."""
         return json_response({"galleries": [_info(one) for one in await engine.run(galleries.list)]})
 
-    @router.get("/{name}", response_model=GalleryInfo, responses=problems(*_ANY))
+    @router.get("/{name}", response_model=GalleryInfo, responses=problems(*_READ))
     async def show_gallery(name: GalleryName) -> Response:
         """What a gallery is."""
         return json_response(_info(await engine.run(lambda: galleries.about(name))))
@@ -123,10 +137,12 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     @router.post(
         "/{name}",
         response_model=Added,
-        responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_ADD, *(one for one in _ANY if one != "unknown_gallery")),
+        responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_ADD),
         openapi_extra=ITEM_PHOTOS,
     )
-    async def add_photos(request: Request, name: GalleryName, options: Annotated[CompareOptions, Query()]) -> Response:
+    async def add_to_gallery(
+        request: Request, name: GalleryName, options: Annotated[CompareOptions, Query()]
+    ) -> Response:
         """Add photos, or replace those of the same ids. A gallery that is not there is made."""
         sent = await read_items(request, max_photos)
         compared = await embed_for(engine, await engine.run(lambda: galleries.find(name)), sent.photos, options)
@@ -136,33 +152,34 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         added = {"gallery": name, "ids": sent.ids, "items": items}
         return json_response(added | of_kind(compared.kind) | about(compared.answer))
 
-    @router.delete("/{name}", status_code=204, responses=problems(*_ANY))
+    @router.delete("/{name}", status_code=204, responses=problems(*_CHANGE))
     async def delete_gallery(name: GalleryName) -> Response:
         """Take a gallery away with all that is in it."""
         async with queues.of(name):
             await engine.run(lambda: galleries.delete(name))
         return Response(status_code=204)
 
-    @router.get("/{name}/items", response_model=Page, responses=problems(*_ANY, "invalid_option"))
-    async def list_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
+    @router.get("/{name}/items", response_model=Page, responses=problems(*_READ, "invalid_option"))
+    async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
         """A page of a gallery's items, in its own order."""
         total = (await engine.run(lambda: galleries.about(name))).items
         items = await engine.run(lambda: galleries.items(name, options.offset, options.limit))
         page = [{"id": item.id, "metadata": item.metadata} for item in items]
         return json_response({"items": page, "offset": options.offset, "total": total})
 
-    @router.delete("/{name}/items", response_model=Deleted, responses=problems(*_ANY, "invalid_option"))
-    async def delete_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
+    @router.delete("/{name}/items", response_model=Deleted, responses=problems(*_CHANGE, "invalid_option"))
+    async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
         """Take items out. Ids that are not there are no error."""
         ids = list(dict.fromkeys(options.id))
         async with queues.of(name):
             deleted = await engine.run(lambda: galleries.delete_items(name, ids))
         return json_response({"deleted": deleted})
 
-    npz = {200: {"description": "ids, embeddings, metadata (a line of JSON per item), model, revision, space"}}
-    npz[200]["content"] = {"application/x-npz": {"schema": {"type": "string", "contentMediaType": "application/x-npz"}}}
+    npz = file_answer(
+        "application/x-npz", "ids, embeddings, metadata (a line of JSON per item), model, revision, space"
+    )
 
-    @router.get("/{name}/export", response_class=StreamingResponse, responses={**problems(*_ANY), **npz})
+    @router.get("/{name}/export", response_class=StreamingResponse, responses=npz | problems(*_READ))
     async def export_gallery(name: GalleryName) -> Response:
         """All of a gallery as one file for numpy.load."""
         export = await engine.run(lambda: galleries.export(name))

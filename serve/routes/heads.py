@@ -20,7 +20,14 @@ from serve.engine import Engine
 from serve.problems import Refused, sentence
 from serve.routes.answers import json_response
 from serve.routes.bodies import CLASS_PHOTOS
-from serve.routes.described import JSON_PROBLEMS, MODEL_PROBLEMS, problems
+from serve.routes.described import (
+    CHANGE_PROBLEMS,
+    JSON_PROBLEMS,
+    MODEL_PROBLEMS,
+    READ_PROBLEMS,
+    file_answer,
+    problems,
+)
 from serve.routes.names import HeadName
 from serve.routes.predict import ModelOptions
 from serve.stores import Stores
@@ -32,7 +39,8 @@ MAX_CONFUSIONS = 50
 
 T = TypeVar("T")
 
-_ANY = ("invalid_name", "no_such_head", "head_damaged", "store_unavailable", "busy", "internal_error")
+_STORED = ("invalid_name", "no_such_head", "head_damaged", "store_unavailable")
+_READ = (*READ_PROBLEMS, *_STORED)
 _CREATE = (
     *(problem for problem in JSON_PROBLEMS if problem not in ("not_an_image", "undecodable_image")),
     "broken_form",
@@ -87,6 +95,7 @@ class HeadInfo(BaseModel):
 class HeadList(BaseModel):
     """The answer of GET /v1/heads, by name."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"heads": [_EXAMPLE]}})
     heads: list[HeadInfo]
 
 
@@ -142,12 +151,12 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     router = APIRouter(prefix="/v1/heads", tags=["heads"])
     heads, fitting = stores.heads, threading.Lock()
 
-    @router.get("", response_model=HeadList, responses=problems("store_unavailable", "busy", "internal_error"))
+    @router.get("", response_model=HeadList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
     async def list_heads() -> Response:
         """Which heads clients have made."""
         return json_response({"heads": [_info(one) for one in await engine.run(heads.list)]})
 
-    @router.get("/{name}", response_model=HeadInfo, responses=problems(*_ANY))
+    @router.get("/{name}", response_model=HeadInfo, responses=problems(*_READ))
     async def show_head(name: HeadName) -> Response:
         """What a head is."""
         return json_response(_info(await engine.run(lambda: _known(lambda: heads.show(name)))))
@@ -189,17 +198,16 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         answer.status_code = 201
         return answer
 
-    head_file = {200: {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}}
-    head_file[200]["description"] = "For leap_zoo.heads.CustomHead.load, on any device"
+    head_file = file_answer("application/octet-stream", "For leap_zoo.heads.CustomHead.load, on any device")
 
-    @router.get("/{name}/file", response_class=Response, responses={**problems(*_ANY), **head_file})
-    async def head_as_file(name: HeadName) -> Response:
+    @router.get("/{name}/file", response_class=Response, responses=head_file | problems(*_READ))
+    async def download_head(name: HeadName) -> Response:
         """The head's file, to be used without this server."""
         data = await engine.run(lambda: encode_head(_known(lambda: heads.get(name))))
         disposition = {"content-disposition": f'attachment; filename="{name}{SUFFIX}"'}
         return Response(data, media_type="application/octet-stream", headers=disposition)
 
-    @router.delete("/{name}", status_code=204, responses=problems(*_ANY))
+    @router.delete("/{name}", status_code=204, responses=problems(*CHANGE_PROBLEMS, *_STORED))
     async def delete_head(name: HeadName) -> Response:
         """Take a head away."""
         await engine.run(lambda: _known(lambda: heads.delete(name)))

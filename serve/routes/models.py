@@ -39,7 +39,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class HeadInfo(BaseModel):
+class ModelHead(BaseModel):
     """A classification head and how many classes it knows."""
 
     name: str
@@ -67,7 +67,7 @@ class ModelInfo(BaseModel):
     description: str
     parameters: int
     default: bool
-    heads: list[HeadInfo]
+    heads: list[ModelHead]
     default_head: str
     embedding_dims: dict[Space, int]
     artifacts: list[FileInfo]
@@ -86,7 +86,7 @@ def router(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["models"])
 
     @router.get("/models", response_model=ModelList, responses=problems(*READ_PROBLEMS))
-    async def models() -> Response:
+    async def list_models() -> Response:
         """Which models may be asked for, and in which precisions."""
         cards = await engine.run(engine.models.cards)
         return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards]})

@@ -12,7 +12,7 @@ from serve.engine import Engine, Space
 from serve.photos import read_photo
 from serve.routes.answers import Prediction, json_response
 from serve.routes.described import ONE_PHOTO, PHOTO_PROBLEMS, READ_PROBLEMS, problems
-from serve.routes.models import HeadInfo
+from serve.routes.models import ModelHead
 from serve.routes.predict import MAX_TOP
 
 _CLASSIFIED: dict[str, Any] = {
@@ -71,7 +71,7 @@ class ShortModelInfo(BaseModel):
     precision: str
     bytes: int
     sha256: str
-    heads: list[HeadInfo]
+    heads: list[ModelHead]
     default_head: str
     embedding_dims: dict[Space, int]
 
@@ -109,14 +109,14 @@ def router(engine: Engine) -> APIRouter:
     classify_problems = problems(*PHOTO_PROBLEMS, "several_photos", "invalid_option", "unknown_head")
 
     @router.post("/classify", response_model=ShortClassification, responses=classify_problems, openapi_extra=ONE_PHOTO)
-    async def classify(request: Request, options: Annotated[ShortClassifyOptions, Query()]) -> Response:
+    async def classify_one(request: Request, options: Annotated[ShortClassifyOptions, Query()]) -> Response:
         """Name what is on a photo."""
         answer = await engine.classify([await read_photo(request)], top=options.top, head=options.head)
         fields = {name: getattr(answer, name) for name in ("model", "head", "precision", "milliseconds")}
         return json_response({"predictions": answer.predictions[0]} | fields)
 
     @router.post("/embed", response_model=ShortEmbedding, responses=embed_problems, openapi_extra=ONE_PHOTO)
-    async def embed(request: Request, options: Annotated[ShortEmbedOptions, Query()]) -> Response:
+    async def embed_one(request: Request, options: Annotated[ShortEmbedOptions, Query()]) -> Response:
         """Turn a photo into a vector."""
         answer = await engine.embed([await read_photo(request)], space=options.space)
         vector = answer.embeddings[0]
@@ -124,7 +124,7 @@ def router(engine: Engine) -> APIRouter:
         return json_response({"embedding": vector, "dim": vector.size} | fields)
 
     @router.get("/models", responses=problems(*READ_PROBLEMS))
-    async def models() -> ShortModels:
+    async def served_model() -> ShortModels:
         """The model that answers here."""
         card, artifact = engine.models.default.card, engine.models.default.artifact
         info = ShortModelInfo(
@@ -135,7 +135,7 @@ def router(engine: Engine) -> APIRouter:
             precision=artifact.precision,
             bytes=artifact.bytes,
             sha256=artifact.sha256,
-            heads=[HeadInfo(name=head.name, classes=len(head.labels)) for head in card.heads],
+            heads=[ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
             default_head=card.default_head,
             embedding_dims={"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,13 +27,14 @@ stable."""
 
 
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
-    """The API over `engine`, and over what clients leave in `stores`."""
+    """The API over `engine`, and over what clients leave in `stores`, which it closes when it ends."""
     app = FastAPI(
         title="LEAP Zoo",
         version=engine.models.default.card.revision,
         description=_ABOUT.format(photos=settings.max_photos),
         docs_url=None,  # the stock page loads scripts from elsewhere
         redoc_url=None,
+        lifespan=_closing(stores),
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
     app.include_router(predict.router(engine, stores.heads, settings.max_photos))
@@ -50,6 +53,17 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         return HTMLResponse(reference(app.openapi()))
 
     return app
+
+
+def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(stores.close)
+
+    return lifespan
 
 
 def _describe(app: FastAPI) -> None:

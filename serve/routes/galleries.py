@@ -23,7 +23,15 @@ MAX_PAGE = 1000
 MAX_DELETED = 1000
 
 _ANY = ("invalid_name", "unknown_gallery", "gallery_damaged", "store_unavailable", "busy", "internal_error")
-_ADD = ("other_embeddings", "too_many_galleries", "gallery_full", "store_full", "invalid_id", "uneven_items")
+_ADD = (
+    "other_embeddings",
+    "too_many_galleries",
+    "gallery_full",
+    "store_full",
+    "invalid_id",
+    "invalid_metadata",
+    "uneven_items",
+)
 _KIND: dict[str, Any] = {"model": "leap-nano", "revision": "14dc382a93da", "space": "student", "dim": 192}
 _TIMES: dict[str, Any] = {
     "precision": "int8",
@@ -129,6 +137,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     async def add_photos(request: Request, name: GalleryName, options: Annotated[CompareOptions, Query()]) -> Response:
         """Add photos, or replace those of the same ids. A gallery that is not there is made."""
         sent = await read_items(request, max_photos)
+        galleries.checked(sent.ids, sent.metadata)
         compared = await embed_for(engine, await engine.run(lambda: galleries.find(name)), sent.photos, options)
         vectors = compared.answer.embeddings
         async with queues.of(name):
@@ -151,7 +160,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         page = [{"id": item.id, "metadata": item.metadata} for item in items]
         return json_response({"items": page, "offset": options.offset, "total": total})
 
-    @router.delete("/{name}/items", response_model=Deleted, responses=problems(*_ANY, "invalid_option"))
+    @router.delete("/{name}/items", response_model=Deleted, responses=problems(*_ANY, "invalid_option", "invalid_id"))
     async def delete_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
         """Take items out. Ids that are not there are no error."""
         ids = list(dict.fromkeys(options.id))

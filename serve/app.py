@@ -99,7 +99,10 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> Response:
         code = {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "http_error")
-        detail = {405: "This path does not take that method. GET / says how it is called."}
+        detail = {
+            404: "Nothing is served at this path. GET / lists what is.",
+            405: "This path does not take that method. GET / says how it is called.",
+        }
         return Refused(error.status_code, code, detail.get(error.status_code, error.detail), error.headers).response()
 
     @app.exception_handler(ClientDisconnect)
@@ -123,4 +126,6 @@ def _explain(error: dict[str, Any], known: Iterable[str]) -> str:
     name = str(error["loc"][-1])
     if error["type"] == "extra_forbidden":
         return f"Unknown option {errors.short(name)}{errors.nearest(name, known)}."
+    if error["type"] == "missing":
+        return f"The option {name} is missing. Add it to the query, as ?{name}=..."
     return f"{name}: {error['msg']}."

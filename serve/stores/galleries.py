@@ -38,8 +38,9 @@ Found = list[list[Hit]]
 class GalleryStore:
     """The galleries of the service. All methods block; several threads and processes may call them.
 
-    They raise Refused: 422 for names, ids and metadata that are none, 404 for one that nobody has, 409 for embeddings of another kind and
-    for what would pass a limit, 503 when the disk or the server fails, 500 for damaged files.
+    They raise Refused: 422 for names, ids and metadata that are none, 404 for a gallery that nobody has, 409 for
+    embeddings of another kind and for what would pass a limit, 503 when the disk or the server fails, 500 for damaged
+    files.
     """
 
     def __init__(self, shelf: Shelf, work: Path, limits: Limits) -> None:

@@ -126,9 +126,7 @@ def test_kill__loses_nothing_that_was_acknowledged(start, variables: dict[str, s
             assert kept[name] <= there
             assert not deleted[name] & there
             assert there - kept[name] <= unsure  # kept before they could be answered
-            red = http.post(
-                f"/v1/search?gallery={name}&k=1", content=drawn(0, 0), headers=IMAGE
-            )
+            red = http.post(f"/v1/search?gallery={name}&k=1", content=drawn(0, 0), headers=IMAGE)
             assert red.json()["hits"][0][0]["score"] > 0.9
             with np.load(io.BytesIO(http.get(f"/v1/gallery/{name}/export").content), allow_pickle=False) as file:
                 assert set(file["ids"].tolist()) == there
@@ -159,7 +157,7 @@ def test_stop__takes_the_temporary_folder_away(start, variables: dict[str, str],
     folder = tmp_path / "tmp"
     folder.mkdir()
     with start(**variables, TMPDIR=str(folder)) as server:
-            added = httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60)
+        added = httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60)
         assert added.status_code == 200
         assert len(list(folder.glob("leap-zoo-data-*"))) == 1
         assert "heads and galleries are lost when the service ends" in server.log.read_text()

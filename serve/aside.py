@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,6 @@ class Aside:
 
 def _stand_back() -> None:
     """On Linux a thread has a niceness of its own; elsewhere the whole process would step back."""
-    if os.uname().sysname == "Linux":
+    if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

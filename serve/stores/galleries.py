@@ -47,6 +47,7 @@ class GalleryStore:
         """shelf: where they lie. work: a folder for locks and for files that are written while they are sent."""
         self._shelf = shelf
         self._turns = Turns(work)
+        self._turns.sweep()
         self._exports = Exports(work, limits.exports)
         self.limits = limits
 

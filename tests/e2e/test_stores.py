@@ -14,6 +14,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from leap_zoo.gallery.files import MANIFEST, parse_manifest, read_manifest
+
 ROUNDS = 3
 IMAGE = {"content-type": "image/png"}
 
@@ -148,8 +150,13 @@ def test_kill__loses_nothing_that_was_acknowledged(start, variables: dict[str, s
 
 def leftovers(data: Path) -> list[str]:
     """Files that nobody needs: those of a writer that was killed, and locks that nobody holds."""
+    parts = []
+    for folder in (data / "galleries").iterdir():
+        manifest = parse_manifest(read_manifest(folder), folder)
+        named = {file.file for segment in manifest.segments for file in segment.files} | {MANIFEST}
+        parts += [path for path in folder.iterdir() if path.name not in named]
     hidden = [path for path in data.rglob("*") if path.name.startswith(".")]
-    return [str(path.relative_to(data)) for path in [*hidden, *data.rglob("*.lock"), *data.rglob("*.tmp")]]
+    return [str(path.relative_to(data)) for path in [*hidden, *parts, *data.rglob("*.lock"), *data.rglob("*.tmp")]]
 
 
 def test_stop__takes_the_temporary_folder_away(start, variables: dict[str, str], tmp_path: Path) -> None:

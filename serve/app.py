@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,7 +26,7 @@ from serve.stores import Stores
 
 
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
-    """The API over `engine`, and over what clients leave in `stores`."""
+    """The API over `engine`, and over what clients leave in `stores`, which it closes when it ends."""
     app = FastAPI(
         title="LEAP Zoo",
         version=engine.models.default.card.revision,
@@ -36,6 +38,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         generate_unique_id_function=operation_id,
         docs_url=None,  # the stock page loads scripts from elsewhere
         redoc_url=None,
+        lifespan=_closing(stores),
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
     photos = predict.router(engine, stores.heads, settings.max_photos)
@@ -59,6 +62,17 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     return app
 
 
+def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(stores.close)
+
+    return lifespan
+
+
 def answer_errors(app: FastAPI) -> None:
     """Give every error of `app` the shape of a Problem. None of the answers holds a path or a stack trace."""
 
@@ -79,7 +93,10 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> Response:
         code = {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "http_error")
-        detail = {405: "This path does not take that method. GET / says how it is called."}
+        detail = {
+            404: "Nothing is served at this path. GET / lists what is.",
+            405: "This path does not take that method. GET / says how it is called.",
+        }
         return Refused(error.status_code, code, detail.get(error.status_code, error.detail), error.headers).response()
 
     @app.exception_handler(ClientDisconnect)
@@ -103,4 +120,6 @@ def _explain(error: dict[str, Any], known: Iterable[str]) -> str:
     name = str(error["loc"][-1])
     if error["type"] == "extra_forbidden":
         return f"Unknown option {errors.short(name)}{errors.nearest(name, known)}."
+    if error["type"] == "missing":
+        return f"The option {name} is missing. Add it to the query, as ?{name}=..."
     return f"{name}: {error['msg']}."

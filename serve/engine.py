@@ -22,6 +22,7 @@ from leap_zoo.errors import ImageError, InvalidHead
 from leap_zoo.model import Space, output_of, predict
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.settings import read_settings
+from serve.aside import Aside
 from serve.models import Models, warm_up
 from serve.problems import BadPhoto, Refused, sentence
 from serve.settings import ServeSettings
@@ -81,12 +82,14 @@ class Engine:
     shared between photos, which costs more than it gives for a model of a few milliseconds. The photos of one request
     are shared out among the threads, and each thread runs its part as one batch.
 
+    aside: for what takes seconds.
     observe: called with the milliseconds in the queue, of decoding and of inference, after each answered request.
     """
 
     def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
         self.models = models
         self.threads = threads
+        self.aside = Aside()
         self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
         self._capacity = threads + max_waiting
         self._inside = 0

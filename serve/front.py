@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import headers, limits
@@ -18,6 +20,9 @@ UI_PATH = "/ui"
 NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"})
+
+_SLOW = re.compile(r"/v1/(heads|gallery/[^/]*/export\Z)")
+"""Where answers may take longer: fitting tries several classifiers, and an export is copied before it is sent."""
 
 READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
 MAX_PULLS = 64  # downloads of models at once, which must not take the places of photos
@@ -45,6 +50,7 @@ class Front:
             return across_origins(asked, settings.cors)
 
         self._api = self._observed(limited(TimeLimit(site, settings.timeout)))
+        self._slow = self._observed(limited(TimeLimit(site, settings.slow_timeout)))
         self._native = {path: self._observed(limited(bento), route=path) for path in NATIVE_PATHS}
         pulls = InFlight(BodyLimit(site, READ_ONLY_BODY), Slots(MAX_PULLS))
         self._zoo = self._observed(across_origins(KeyGate(pulls, keys), settings.cors))
@@ -73,7 +79,7 @@ class Front:
 
     def _for(self, path: str) -> ASGIApp:
         if path.startswith("/v1/"):
-            return self._api
+            return self._slow if _SLOW.match(path) else self._api
         if path.startswith("/zoo/"):
             return self._zoo
         if path == UI_PATH or path.startswith(UI_PATH + "/"):

@@ -8,6 +8,7 @@
 | LEAP_ZOO_SERVE_MAX_BODY_MB | 1..4096 | MiB in one request's body; default 64 |
 | LEAP_ZOO_SERVE_CONCURRENCY | 1..10000 | API requests inside at once, 503 for more; default 64 |
 | LEAP_ZOO_SERVE_TIMEOUT | 0.1..3600 | seconds until an API request is given up; default 10 |
+| LEAP_ZOO_SERVE_SLOW_TIMEOUT | 0.1..3600 | the same where heads are fitted and galleries exported; default 60 |
 | LEAP_ZOO_SERVE_KEYS_FILE | a file | API keys, one a line; read again when it changes; default: no key is needed |
 | LEAP_ZOO_SERVE_METRICS | open, key or off | who may read /metrics; default open |
 | LEAP_ZOO_SERVE_CORS | origins, or * | web origins that may call the API, with commas between; default none |
@@ -46,6 +47,7 @@ class ServeSettings:
     max_body_mb: int = 64
     concurrency: int = 64
     timeout: float = 10.0
+    slow_timeout: float = 60.0
     keys_file: Path | None = None
     metrics: Literal["open", "key", "off"] = "open"
     cors: tuple[str, ...] = ()
@@ -77,7 +79,8 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         max_photos=_whole(given, "MAX_PHOTOS", default.max_photos, 1024),
         max_body_mb=_whole(given, "MAX_BODY_MB", default.max_body_mb, 4096),
         concurrency=_whole(given, "CONCURRENCY", default.concurrency, 10_000),
-        timeout=_seconds(given, default.timeout),
+        timeout=_seconds(given, "TIMEOUT", default.timeout),
+        slow_timeout=_seconds(given, "SLOW_TIMEOUT", default.slow_timeout),
         keys_file=Path(keys) if keys else None,
         metrics=_metrics(given.get("METRICS", default.metrics)),
         cors=_origins(given.get("CORS", "")),
@@ -109,8 +112,8 @@ def _whole(given: Mapping[str, str], name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def _seconds(given: Mapping[str, str], default: float) -> float:
-    text = given.get("TIMEOUT")
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    text = given.get(name)
     if text is None:
         return default
     try:
@@ -118,7 +121,7 @@ def _seconds(given: Mapping[str, str], default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0.1 <= seconds <= 3600:
-        raise InvalidArgument(f"{PREFIX}TIMEOUT must be seconds from 0.1 to 3600, not {short(text)}")
+        raise InvalidArgument(f"{PREFIX}{name} must be seconds from 0.1 to 3600, not {short(text)}")
     return seconds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from dataclasses import dataclass
 
 import msgspec
@@ -67,7 +68,9 @@ async def read_items(request: Request, most: int) -> Items:
 
 
 async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
-    """The photos in `request`, 2 to `most`, by class. Raises Refused as `read_photos` does."""
+    """The photos in `request`, 2 to `most`, by class. Raises Refused as `read_photos` does, though not for bytes that
+    are no photo.
+    """
     kind = content_type(request)
     if kind == "multipart/form-data":
         classes: dict[Label, list[bytes]] = {}
@@ -80,8 +83,10 @@ async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
         classes = await asyncio.to_thread(_classes_of_json, body, most)
     else:
         raise _other_kind(HOW_CLASSES)
-    if not classes:
+    if not any(classes.values()):
         raise Refused(400, "missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
+    if len(classes) < 2:
+        raise Refused(422, "invalid_classes", f"A head tells at least two classes apart. {HOW_CLASSES}.")
     return classes
 
 
@@ -132,7 +137,8 @@ def _items_of_json(body: bytes, most: int) -> Items:
 def _classes_of_json(body: bytes, most: int) -> dict[Label, list[bytes]]:
     sent = decode_json(body, _ClassesBody).classes
     check_number(sum(map(len, sent.values())), most)
-    return {label: [photo_of_text(text, index) for index, text in enumerate(texts)] for label, texts in sent.items()}
+    index = itertools.count()
+    return {label: [photo_of_text(text, next(index)) for text in texts] for label, texts in sent.items()}
 
 
 async def _form(request: Request, most: int, how: str) -> _Form:

@@ -64,6 +64,10 @@ class Backend:
         """Anything else on the engine's threads. Raises Refused (503)."""
         return await self._engine.run(work)
 
+    async def fit(self, work: Callable[[], Answer]) -> Answer:
+        """What takes seconds, beside the engine's threads. Raises Refused (503) while another visitor's does."""
+        return await self._engine.aside.run(work)
+
 
 def explain(error: LeapZooError | Refused) -> str:
     """What the visitor is told about an error, without a path of this machine."""

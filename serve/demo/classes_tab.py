@@ -181,7 +181,7 @@ async def _fit(backend: Backend, visitor: Visitor, names: tuple[str, ...]) -> tu
         found = leap_zoo.fit(backend.model, photos)
         return found, time.perf_counter() - start
 
-    found, seconds = await backend.run(work)
+    found, seconds = await backend.fit(work)
     bad = {called[path]: _GONE if path in text else text for path, text in found.bad.items()}
     notes = [_named(text, called) for text in found.notes]
     return Fit(found.head, found.classes, found.confusions, found.learned, bad, notes), seconds

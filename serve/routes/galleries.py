@@ -32,7 +32,16 @@ MAX_DELETED = 1000
 _STORED = ("invalid_name", "gallery_damaged", "store_unavailable")
 _READ = (*READ_PROBLEMS, *_STORED, "unknown_gallery")
 _CHANGE = (*CHANGE_PROBLEMS, *_STORED, "unknown_gallery")
-_ADD = (*_STORED, "other_embeddings", "too_many_galleries", "gallery_full", "store_full", "invalid_id", "uneven_items")
+_ADD = (
+    *_STORED,
+    "other_embeddings",
+    "too_many_galleries",
+    "gallery_full",
+    "store_full",
+    "invalid_id",
+    "invalid_metadata",
+    "uneven_items",
+)
 _KIND: dict[str, Any] = {"model": "leap-nano", "revision": "14dc382a93da", "space": "student", "dim": 192}
 _GALLERY: dict[str, Any] = {"name": "holiday", **_KIND, "items": 2, "bytes": 1800}
 _ITEM: dict[str, Any] = {"id": "beach", "metadata": {"label": "sea"}}
@@ -145,6 +154,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     ) -> Response:
         """Add photos, or replace those of the same ids. A gallery that is not there is made."""
         sent = await read_items(request, max_photos)
+        galleries.checked(sent.ids, sent.metadata)
         compared = await embed_for(engine, await engine.run(lambda: galleries.find(name)), sent.photos, options)
         vectors = compared.answer.embeddings
         async with queues.of(name):
@@ -167,7 +177,9 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         page = [{"id": item.id, "metadata": item.metadata} for item in items]
         return json_response({"items": page, "offset": options.offset, "total": total})
 
-    @router.delete("/{name}/items", response_model=Deleted, responses=problems(*_CHANGE, "invalid_option"))
+    @router.delete(
+        "/{name}/items", response_model=Deleted, responses=problems(*_CHANGE, "invalid_option", "invalid_id")
+    )
     async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
         """Take items out. Ids that are not there are no error."""
         ids = list(dict.fromkeys(options.id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -12,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from leap_zoo.errors import UnknownHead
+from leap_zoo.errors import InvalidArgument, UnknownHead
 from leap_zoo.fitting import Fit, fit
 from leap_zoo.heads import SUFFIX, encode_head
 from leap_zoo.model import Space
@@ -46,6 +45,7 @@ _CREATE = (
     "broken_form",
     "unexpected_field",
     "unsupported_content_type",
+    "invalid_classes",
     "invalid_name",
     "head_exists",
     "head_of_the_model",
@@ -149,7 +149,7 @@ class FitOptions(ModelOptions):
 def router(engine: Engine, stores: Stores) -> APIRouter:
     """The routes over the heads of `stores`, which models of `engine` are fitted for."""
     router = APIRouter(prefix="/v1/heads", tags=["heads"])
-    heads, fitting = stores.heads, threading.Lock()
+    heads = stores.heads
 
     @router.get("", response_model=HeadList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
     async def list_heads() -> Response:
@@ -169,9 +169,11 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         openapi_extra=CLASS_PHOTOS,
     )
     async def create_head(request: Request, name: HeadName, options: Annotated[FitOptions, Query()]) -> Response:
-        """Fit a head to labelled photos, a few of each class or more. Bad photos are skipped and named.
+        """Fit a head to labelled photos, a few of each class or more.
 
-        One head is fitted at a time, so that the other threads can answer; meanwhile this is refused with 503.
+        Bytes that are no photo are skipped and named in `skipped`, unless a class has nothing else. One head is fitted
+        at a time; meanwhile this is refused with 503. A head is kept whole or not at all: after `timed_out` it may be
+        there, and then GET shows it.
         """
         checked_name(name)
         await engine.run(lambda: heads.check_room(name, replace=options.replace))
@@ -182,17 +184,14 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         classes = await read_classes(request, heads.limits.fit_photos)
 
         def work() -> tuple[Fit, float]:
-            if not fitting.acquire(blocking=False):
-                detail = "Another head is being fitted. Try again shortly."
-                raise Refused(503, "busy", detail, {"retry-after": "5"})
+            start = time.perf_counter()
             try:
-                start = time.perf_counter()
                 found = fit(model, classes, space=options.space, seed=options.seed)
-                return found, round((time.perf_counter() - start) * 1000, 3)
-            finally:
-                fitting.release()
+            except InvalidArgument as error:  # the options have been checked
+                raise Refused(422, "invalid_classes", sentence(str(error))) from error
+            return found, round((time.perf_counter() - start) * 1000, 3)
 
-        found, milliseconds = await engine.run(work)
+        found, milliseconds = await engine.aside.run(work)
         named = await engine.run(lambda: heads.create(name, found.head, replace=options.replace))
         answer = json_response(_info(named) | _report(found) | {"milliseconds": milliseconds})
         answer.status_code = 201

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from leap_zoo.errors import InvalidGallery
+from leap_zoo.errors import InvalidArgument, InvalidGallery
 from leap_zoo.gallery import (
     Gallery,
     Hit,
@@ -21,7 +21,7 @@ from leap_zoo.gallery import (
     checked_ids,
     checked_metadata,
 )
-from serve.problems import Refused
+from serve.problems import Refused, sentence
 from serve.stores.exports import Export, Exports
 from serve.stores.limits import Limits
 from serve.stores.names import checked_name, stem_of
@@ -38,14 +38,16 @@ Found = list[list[Hit]]
 class GalleryStore:
     """The galleries of the service. All methods block; several threads and processes may call them.
 
-    They raise Refused: 422 for a name that is none, 404 for one that nobody has, 409 for embeddings of another kind and
-    for what would pass a limit, 503 when the disk or the server fails, 500 for damaged files.
+    They raise Refused: 422 for names, ids and metadata that are none, 404 for a gallery that nobody has, 409 for
+    embeddings of another kind and for what would pass a limit, 503 when the disk or the server fails, 500 for damaged
+    files.
     """
 
     def __init__(self, shelf: Shelf, work: Path, limits: Limits) -> None:
         """shelf: where they lie. work: a folder for locks and for files that are written while they are sent."""
         self._shelf = shelf
         self._turns = Turns(work)
+        self._turns.sweep()
         self._exports = Exports(work, limits.exports)
         self.limits = limits
 
@@ -70,19 +72,29 @@ class GalleryStore:
         with self._refusing(checked_name(name)):
             return self._shelf.about(name)
 
+    def checked(
+        self, ids: Sequence[str], metadata: Sequence[Metadata] | None
+    ) -> tuple[Sequence[str], Sequence[Metadata]]:
+        """Ids and metadata that can be kept: before the effort of embedding. Raises Refused (422)."""
+        for number, one in enumerate(ids):
+            if len(one) > self.limits.id_characters:
+                detail = f"This id has more than {self.limits.id_characters} characters: shorten it."
+                raise Refused(422, "invalid_id", detail, index=number)
+        try:
+            fields = checked_metadata(metadata, len(ids))
+        except InvalidArgument as error:
+            raise Refused(422, "invalid_metadata", sentence(str(error))) from error
+        return _checked(ids), fields
+
     def add(
         self, name: str, kind: Kind, ids: Sequence[str], vectors: Vectors, metadata: Sequence[Metadata] | None = None
     ) -> int:
         """Add or replace items, durably, and make the gallery when there is none; returns how many items it has then.
 
-        kind: of the vectors (N, D). Raises InvalidArgument for ids and metadata that cannot be kept.
+        kind: of the vectors (N, D). Raises as `checked` does.
         """
-        stem, names = stem_of(name), checked_ids(ids)
-        fields = checked_metadata(metadata, len(names))
-        for number, one in enumerate(names):
-            if len(one) > self.limits.id_characters:
-                detail = f"Id {number} (from 0) has more than {self.limits.id_characters} characters: shorten it."
-                raise Refused(422, "invalid_id", detail)
+        stem = stem_of(name)
+        names, fields = self.checked(ids, metadata)
         size = 4 * vectors.size + sum(map(_bytes_of, names, fields))
         with self._refusing(name), self._turns.of(stem):
             gallery = self._shelf.open(name)
@@ -112,8 +124,8 @@ class GalleryStore:
         return self._read(name, self._exports.begin)
 
     def delete_items(self, name: str, ids: Sequence[str]) -> int:
-        """Take items out; how many of them were there. Raises InvalidArgument."""
-        names = checked_ids(ids)
+        """Take items out; how many of them were there."""
+        names = _checked(ids)
         with self._turn(name):
             return self._read(name, lambda gallery: gallery.delete(names))
 
@@ -175,6 +187,13 @@ def require(found: Kind, wanted: Kind) -> None:
     if found != wanted:
         detail = f"The gallery holds embeddings of {found}, not of {wanted}, and these cannot be compared."
         raise Refused(409, "other_embeddings", f"{detail} Name that model and space, or another gallery.")
+
+
+def _checked(ids: Sequence[str]) -> Sequence[str]:
+    try:
+        return checked_ids(ids)
+    except InvalidArgument as error:
+        raise Refused(422, "invalid_id", sentence(str(error))) from error
 
 
 def _unknown(name: str) -> NoReturn:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.errors import InvalidHead, UnknownHead, nearest
 from leap_zoo.heads import SUFFIX, CustomHead, HeadCard, encode_head
 from serve.problems import Refused
@@ -20,6 +21,7 @@ from serve.stores.shelves import logger, unavailable
 from serve.stores.turns import Turns
 
 HELD = 16  # heads that stay in memory
+_WRITING = ".heads"  # the turn of whoever writes: no stem has a dot
 
 _Version = tuple[int, int, int]  # of a file: another one has another inode
 
@@ -41,12 +43,14 @@ class HeadStore:
     """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """folder: where the files lie; it is there already."""
+        """folder: where the files lie; it is there already. What a killed writer left is taken away. Raises OSError."""
         self._folder = folder
         self._turns = Turns(folder)
         self._guard = threading.Lock()
         self._held: OrderedDict[str, tuple[_Version, CustomHead]] = OrderedDict()
         self.limits = limits
+        with self._turns.of(_WRITING):
+            self._sweep()
 
     def get(self, name: str) -> CustomHead:
         """The head. Read from the disk only when it changed, so that it may be asked for on the event loop."""
@@ -71,10 +75,11 @@ class HeadStore:
         if len(data) > self.limits.head_bytes:
             raise Refused(409, "head_too_large", f"A head has at most {self.limits.head_bytes} bytes here.")
         try:
-            with self._turns.of(".heads"):
+            with self._turns.of(_WRITING):
                 self._sweep()
                 self.check_room(name, replace=replace)
-                head.save(self._place(name))
+                with atomic_file(self._place(name)) as file:
+                    file.write(data)
                 sync(self._folder)
         except OSError as error:
             raise unavailable(error) from error
@@ -93,7 +98,7 @@ class HeadStore:
     def delete(self, name: str) -> None:
         """Take a head away, whatever state its file is in."""
         try:
-            with self._turns.of(".heads"):
+            with self._turns.of(_WRITING):
                 self._place(name).unlink()
                 sync(self._folder)
         except FileNotFoundError:
@@ -118,6 +123,8 @@ class HeadStore:
         except InvalidHead as error:
             if not path.exists():  # deleted while it was read
                 raise self._unknown(name) from None
+            if isinstance(error.__cause__, OSError):
+                raise unavailable(error) from error
             logger.error("the head %r cannot be used: %s", name, error)
             detail = "The head's file is damaged. The server's log says how."
             raise Refused(500, "head_damaged", detail) from error

@@ -21,6 +21,12 @@ class Turns:
         self._locks: dict[str, threading.Lock] = {}
         self._users: Counter[str] = Counter()
 
+    def sweep(self) -> None:
+        """Take away the files of locks whose holders were killed."""
+        for path in self._folder.glob("*.lock"):
+            with locked(path, wait=False):
+                pass
+
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
         """Hold the lock called `name` (a stem: it is the name of a file). Raises OSError."""

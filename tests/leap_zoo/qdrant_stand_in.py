@@ -38,6 +38,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_DELETE(self) -> None:
+        self._answer()
+
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
@@ -46,7 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("api-key") != KEY:
             self._send(401, {"status": {"error": "Must provide an API key"}})
             return
-        _, _, collection, *rest = self.path.partition("?")[0].split("/")
+        _, _, *named = self.path.partition("?")[0].split("/")
+        collection, *rest = named or [""]
         try:
             with self.server.lock:  # type: ignore[attr-defined]
                 result = _carry_out(
@@ -68,6 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _carry_out(client: QdrantClient, name: str, call: str, body: dict[str, Any]) -> Any:
     match call:
+        case "GET " if not name:
+            return _plain(client.get_collections())
+        case "DELETE ":
+            return client.delete_collection(name)
         case "GET exists":
             return {"exists": client.collection_exists(name)}
         case "PUT ":

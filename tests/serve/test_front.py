@@ -180,6 +180,22 @@ def test_time__an_answer_that_does_not_begin_is_given_up() -> None:
     asyncio.run(asyncio.wait_for(run(), 10))
 
 
+@pytest.mark.parametrize(
+    ("path", "seconds"),
+    [
+        ("/v1/heads/pets", "0.2"),
+        ("/v1/gallery/x/export", "0.2"),
+        ("/v1/gallery/x", "0.1"),
+        ("/v1/gallery/export", "0.1"),
+        ("/v1/classify", "0.1"),
+    ],
+)
+def test_time__is_longer_where_answers_take_longer(path: str, seconds: str) -> None:
+    answer = ask(front(Held(), timeout=0.1, slow_timeout=0.2), "POST", path, content=b"x")
+    assert answer.json()["code"] == "timed_out"
+    assert f"within {seconds} seconds" in answer.json()["detail"]
+
+
 def test_time__an_answer_that_has_begun_is_not_cut_off() -> None:
     async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

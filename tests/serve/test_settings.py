@@ -22,11 +22,12 @@ def test_settings__of_nothing_are_the_defaults() -> None:
 
 def test_settings__are_typed() -> None:
     settings = read(
-        MODEL="m", MAX_BODY_MB="2", CONCURRENCY="7", TIMEOUT="1.5", KEYS_FILE="keys", METRICS="key",
+        MODEL="m", MAX_BODY_MB="2", CONCURRENCY="7", TIMEOUT="1.5", SLOW_TIMEOUT="90", KEYS_FILE="keys", METRICS="key",
         CORS="https://a.example, http://localhost:8080", ZOO=os.pathsep.join(["one", "two"]), LOG="text",
         QDRANT="http://qdrant:6333", DATA="data",
     )  # fmt: skip
     assert (settings.model, settings.max_body_bytes, settings.concurrency, settings.timeout) == ("m", 2 << 20, 7, 1.5)
+    assert settings.slow_timeout == 90
     assert (settings.keys_file, settings.metrics, settings.log) == (Path("keys"), "key", "text")
     assert settings.cors == ("https://a.example", "http://localhost:8080")
     assert settings.zoo == (Path("one"), Path("two"))
@@ -44,6 +45,7 @@ def test_settings__are_typed() -> None:
         ("TIMEOUT", "nan"),
         ("TIMEOUT", "inf"),
         ("TIMEOUT", "soon"),
+        ("SLOW_TIMEOUT", "0"),
         ("METRICS", "closed"),
         ("CORS", "https://a.example/path"),
         ("CORS", "a.example"),

@@ -24,6 +24,7 @@ from leap_zoo.errors import InvalidArgument, UnknownHead
 from leap_zoo.fitting import fit
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
+from leap_zoo.locks import locked
 from serve.problems import Refused
 from serve.stores import Stores, open_stores
 from serve.stores.limits import Limits
@@ -149,8 +150,8 @@ def test_gallery__made_anew_with_another_model_is_the_new_one(tmp_path: Path) ->
 
 
 def test_gallery__with_metadata_that_cannot_be_kept_is_not_made(stores: Stores) -> None:
-    with pytest.raises(InvalidArgument):
-        stores.galleries.add("g", KIND, ["a"], vectors(1), [{"not a name": 1}])
+    bad = [{"not a name": 1}]
+    assert refusal(lambda: stores.galleries.add("g", KIND, ["a"], vectors(1), bad)) == (422, "invalid_metadata")
     assert not stores.galleries.list()
 
 
@@ -271,6 +272,15 @@ def test_killed__while_deleting_is_finished_at_the_next_start(tmp_path: Path) ->
     stores = open_stores(tmp_path)
     assert not stores.galleries.list()
     assert not list((tmp_path / "galleries").iterdir())
+
+
+def test_killed__writer_leaves_no_lock_after_the_next_start(tmp_path: Path) -> None:
+    open_stores(tmp_path)
+    for file in ("work/g.lock", "work/.galleries.lock", "heads/.heads.lock", "heads/.mine.head.abc123"):
+        (tmp_path / file).write_bytes(b"")
+    with locked(tmp_path / "work" / "h.lock"):
+        open_stores(tmp_path)
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["h.lock"]
 
 
 def test_damaged__gallery_is_told_without_a_path_and_can_be_deleted(

@@ -1,0 +1,231 @@
+"""What clients leave in a real server: there after kill -9, on Qdrant too, and gone where nothing is to stay."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from leap_zoo.gallery.files import MANIFEST, parse_manifest, read_manifest
+
+ROUNDS = 3
+IMAGE = {"content-type": "image/png"}
+
+
+@pytest.fixture
+def variables(tiny_zoo: Path) -> dict[str, str]:
+    return {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": "leap-tiny-test", "OMP_NUM_THREADS": "1"}
+
+
+def drawn(channel: int, seed: int) -> bytes:
+    """A small photo in which one colour is strongest."""
+    pixels = np.random.default_rng(seed).integers(0, 60, (36, 36, 3), dtype=np.uint8)
+    pixels[..., channel] += 180
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def labelled() -> list[tuple[str, bytes]]:
+    """A form with two photos of each of two classes."""
+    return [(label, drawn(channel, seed)) for label, channel in (("cold", 2), ("warm", 0)) for seed in range(2)]
+
+
+class Writer:
+    """A client that adds, deletes and makes heads until the server is gone; it notes what was acknowledged."""
+
+    def __init__(self, url: str, name: str, seed: int) -> None:
+        self.url, self.gallery, self.seed = url, name, seed
+        self.kept: set[str] = set()
+        self.deleted: set[str] = set()
+        self.heads: set[str] = set()
+        self.unsure: set[str] = set()  # asked, and not answered
+        self.wrong: list[str] = []
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            for number in range(10_000):
+                try:
+                    self._step(http, f"{self.seed}-{number}", number)
+                except httpx.TransportError:
+                    return
+
+    def _step(self, http: httpx.Client, name: str, number: int) -> None:
+        if number % 10 == 5:
+            self.unsure.add(f"h{name}")
+            answer = http.post(f"/v1/heads/h{name}", files=labelled())
+            if answer.status_code == 201:
+                self.heads.add(f"h{name}")
+            elif answer.json()["code"] != "busy":
+                self.wrong.append(answer.text)
+            return
+        if number % 10 == 8 and self.kept:
+            gone = min(self.kept)
+            self.kept.discard(gone)
+            self.unsure.add(gone)
+            if http.delete(f"/v1/gallery/{self.gallery}/items", params={"id": gone}).json() == {"deleted": 1}:
+                self.deleted.add(gone)
+            else:
+                self.wrong.append(f"{gone} had not been kept")
+            return
+        self.unsure.add(name)
+        files = [("image", ("photo", drawn(number % 3, number))), ("id", (None, name))]
+        answer = http.post(f"/v1/gallery/{self.gallery}", files=files)
+        if answer.status_code == 200:
+            self.kept.add(name)
+        else:
+            self.wrong.append(answer.text)
+
+
+def kill(process: psutil.Process) -> None:
+    """kill -9 of the server and of all its processes, at once."""
+    family = [process, *process.children(recursive=True)]
+    for member in family:
+        member.suspend()  # so that none sees another's death
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def test_kill__loses_nothing_that_was_acknowledged(start, variables: dict[str, str], tmp_path: Path) -> None:
+    """The whole server is killed while clients write, several times."""
+    data = tmp_path / "data"
+    kept: dict[str, set[str]] = {"shared": set(), "own": set()}
+    deleted: dict[str, set[str]] = {"shared": set(), "own": set()}
+    unsure, heads = set[str](), set[str]()
+    for attempt in range(ROUNDS):
+        with start(**variables, LEAP_ZOO_SERVE_DATA=str(data)) as server:
+            writers = [
+                Writer(server.url, name, 10 * attempt + at) for at, name in enumerate(("shared", "shared", "own"))
+            ]
+            deadline = time.monotonic() + 30
+            while min(len(writer.kept) for writer in writers) < 8 + attempt or not any(w.heads for w in writers):
+                assert time.monotonic() < deadline, [writer.wrong for writer in writers]
+                time.sleep(0.01)
+            kill(psutil.Process(server.process.pid))
+            for writer in writers:
+                writer.thread.join(30)
+                assert writer.wrong == []
+                kept[writer.gallery] |= writer.kept
+                deleted[writer.gallery] |= writer.deleted
+                unsure |= writer.unsure
+                heads |= writer.heads
+    with start(**variables, LEAP_ZOO_SERVE_DATA=str(data)) as server, httpx.Client(base_url=server.url) as http:
+        for name in kept:
+            page = http.get(f"/v1/gallery/{name}/items?limit=1000").json()
+            there = {item["id"] for item in page["items"]}
+            assert page["total"] == len(there)
+            assert kept[name] <= there
+            assert not deleted[name] & there
+            assert there - kept[name] <= unsure  # kept before they could be answered
+            red = http.post(f"/v1/search?gallery={name}&k=1", content=drawn(0, 0), headers=IMAGE)
+            assert red.json()["hits"][0][0]["score"] > 0.9
+            with np.load(io.BytesIO(http.get(f"/v1/gallery/{name}/export").content), allow_pickle=False) as file:
+                assert set(file["ids"].tolist()) == there
+                assert np.linalg.norm(file["embeddings"], axis=1) == pytest.approx(1, abs=1e-5)
+        listed = {one["name"] for one in http.get("/v1/heads").json()["heads"]}
+        assert heads <= listed <= heads | unsure
+        assert len(listed) == len(list((data / "heads").glob("*.head")))  # a damaged one would not be listed
+        for one in listed:
+            path = f"/v1/classify?head={one}&top=1"
+            answer = http.post(path, content=drawn(0, 7), headers=IMAGE).json()
+            assert answer["predictions"][0][0]["label"] == "warm"
+        files = [("image", ("photo", drawn(0, 1))), ("id", (None, "last"))]
+        for name in kept:
+            assert http.post(f"/v1/gallery/{name}", files=files).status_code == 200
+        assert http.post("/v1/heads/last", files=labelled()).status_code == 201
+        assert leftovers(data) == []
+        assert "Traceback" not in server.log.read_text()
+
+
+def leftovers(data: Path) -> list[str]:
+    """Files that nobody needs: those of a writer that was killed, and locks that nobody holds."""
+    parts = []
+    for folder in (data / "galleries").iterdir():
+        manifest = parse_manifest(read_manifest(folder), folder)
+        named = {file.file for segment in manifest.segments for file in segment.files} | {MANIFEST}
+        parts += [path for path in folder.iterdir() if path.name not in named]
+    hidden = [path for path in data.rglob("*") if path.name.startswith(".")]
+    return [str(path.relative_to(data)) for path in [*hidden, *parts, *data.rglob("*.lock"), *data.rglob("*.tmp")]]
+
+
+def test_stop__takes_the_temporary_folder_away(start, variables: dict[str, str], tmp_path: Path) -> None:
+    """Without LEAP_ZOO_SERVE_DATA nothing stays."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    with start(**variables, TMPDIR=str(folder)) as server:
+        added = httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60)
+        assert added.status_code == 200
+        assert len(list(folder.glob("leap-zoo-data-*"))) == 1
+        assert "heads and galleries are lost when the service ends" in server.log.read_text()
+        server.terminate(seconds=20)
+        assert list(folder.glob("leap-zoo-data-*")) == []
+
+
+@pytest.fixture
+def qdrant() -> Iterator[tuple[str, dict[str, str]]]:
+    pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
+    from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
+
+    with stand_in() as host:
+        yield host, {"LEAP_ZOO_SERVE_QDRANT": f"qdrant://{host}", "LEAP_ZOO_QDRANT_KEY": KEY}
+
+
+def test_qdrant__keeps_galleries_for_a_server(
+    start, variables: dict[str, str], tmp_path: Path, qdrant: tuple[str, dict[str, str]]
+) -> None:
+    here = variables | qdrant[1] | {"LEAP_ZOO_SERVE_DATA": str(tmp_path)}
+    files = [part for at in range(3) for part in (("image", ("photo", drawn(at, 0))), ("id", (None, f"photo {at}")))]
+    with start(**here) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        added = http.post("/v1/gallery/Photos", files=files)
+        assert (added.status_code, added.json()["items"]) == (200, 3), added.text
+        assert http.delete("/v1/gallery/Photos/items?id=photo 2").json() == {"deleted": 1}
+        server.terminate(seconds=20)
+    assert list((tmp_path / "galleries").iterdir()) == []
+    with start(**here) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        (listed,) = http.get("/v1/gallery").json()["galleries"]
+        assert (listed["name"], listed["items"], listed["bytes"]) == ("Photos", 2, None)
+        found = http.post("/v1/search?gallery=Photos&k=5", content=drawn(1, 0), headers=IMAGE).json()["hits"][0]
+        assert [hit["id"] for hit in found] == ["photo 1", "photo 0"]
+        assert http.delete("/v1/gallery/Photos").status_code == 204
+        assert http.get("/v1/gallery").json() == {"galleries": []}
+
+
+def test_qdrant__that_is_gone_holds_nothing_else_up(start, variables: dict[str, str]) -> None:
+    pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
+    from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
+
+    with stand_in() as host:
+        up = start(**variables, LEAP_ZOO_SERVE_QDRANT=f"qdrant://{host}", LEAP_ZOO_QDRANT_KEY=KEY)
+        server = up.__enter__()
+        assert httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60).json()["items"]
+    try:
+        for method, path in (
+            ("GET", "/v1/gallery"),
+            ("GET", "/v1/gallery/g"),
+            ("GET", "/v1/gallery/g/export"),
+            ("POST", "/v1/gallery/g"),
+            ("POST", "/v1/search?gallery=g"),
+            ("DELETE", "/v1/gallery/g"),
+        ):
+            content = drawn(0, 0) if method == "POST" else None
+            answer = httpx.request(method, server.url + path, content=content, headers=IMAGE, timeout=60)
+            assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable"), answer.text
+            assert int(answer.headers["retry-after"]) > 0
+            assert host not in answer.text
+            answer = httpx.post(server.url + "/v1/classify", content=drawn(0, 0), headers=IMAGE, timeout=60)
+            assert answer.status_code == 200
+        assert httpx.post(server.url + "/v1/heads/h", files=labelled(), timeout=60).status_code == 201
+        assert httpx.get(server.url + "/readyz", timeout=60).status_code == 200
+    finally:
+        up.__exit__(None, None, None)

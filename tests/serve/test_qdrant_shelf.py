@@ -1,0 +1,168 @@
+"""Galleries on a Qdrant server, behind the stores: with qdrant-client's own local mode, and over HTTP."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
+pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
+
+from leap_zoo.errors import InvalidArgument
+from leap_zoo.gallery import Kind
+from leap_zoo.gallery import server as servers
+from serve.problems import Refused
+from serve.stores import Stores, open_stores
+from serve.stores.limits import Limits
+from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
+
+DIM = 4
+KIND = Kind(model="m", revision="1", space="student", dim=DIM)
+EYE = np.eye(DIM, dtype=np.float32)
+
+
+@pytest.fixture(params=["local mode", "over HTTP"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Qdrant server."""
+    if request.param == "over HTTP":
+        monkeypatch.setenv("LEAP_ZOO_QDRANT_KEY", KEY)
+        with stand_in() as host:
+            yield f"qdrant://{host}"
+        return
+    from qdrant_client import QdrantClient
+
+    local = QdrantClient(":memory:")
+    monkeypatch.setattr(servers, "connect", lambda url: local)
+    yield "qdrant://local"
+    local.close()
+
+
+@pytest.fixture
+def open_again(url: str, tmp_path: Path) -> Callable[..., Stores]:
+    """Opens stores over one and the same Qdrant, with these limits."""
+    return lambda **limits: open_stores(tmp_path / "data", qdrant=url, limits=Limits(**limits))
+
+
+@pytest.fixture
+def stores(open_again: Callable[..., Stores]) -> Stores:
+    return open_again()
+
+
+def refusal(call: Callable[[], object]) -> tuple[int, str]:
+    with pytest.raises(Refused) as caught:
+        call()
+    return caught.value.status, caught.value.code
+
+
+def test_gallery__is_kept_on_the_server(open_again: Callable[..., Stores], tmp_path: Path) -> None:
+    assert open_again().galleries.add("Cats", KIND, ["a", "b"], EYE[:2], [{"n": 1}, {"n": 2}]) == 2
+    galleries = open_again().galleries
+    (listed,) = galleries.list()
+    assert (listed.name, listed.kind, listed.items, listed.bytes) == ("Cats", KIND, 2, None)
+    assert galleries.about("Cats") == listed
+    assert [hit.id for hit in galleries.search("Cats", KIND, EYE[:1], 5)[0]] == ["a", "b"]
+    assert [hit.id for hit in galleries.search("Cats", KIND, EYE[:1], 5, {"n": 2})[0]] == ["b"]
+    assert sorted((item.id, item.metadata["n"]) for item in galleries.items("Cats")) == [("a", 1), ("b", 2)]
+    assert list((tmp_path / "data" / "galleries").iterdir()) == []
+
+
+def test_gallery__items_are_replaced_and_deleted(stores: Stores) -> None:
+    stores.galleries.add("g", KIND, ["a", "b"], EYE[:2])
+    assert stores.galleries.add("g", KIND, ["a"], EYE[2:3]) == 2
+    assert stores.galleries.search("g", KIND, EYE[2:3], 1)[0][0].id == "a"
+    assert stores.galleries.delete_items("g", ["a", "nobody"]) == 1
+    assert [item.id for item in stores.galleries.items("g")] == ["b"]
+
+
+def test_gallery__deleted_makes_room_for_another_kind(stores: Stores) -> None:
+    stores.galleries.add("g", KIND, ["a"], EYE[:1])
+    other = Kind(model="m", revision="2", space="student", dim=DIM)
+    assert refusal(lambda: stores.galleries.add("g", other, ["a"], EYE[:1])) == (409, "other_embeddings")
+    assert refusal(lambda: stores.galleries.search("g", other, EYE[:1], 1)) == (409, "other_embeddings")
+    stores.galleries.delete("g")
+    assert stores.galleries.add("g", other, ["a"], EYE[:1]) == 1
+
+
+def test_gallery__nobody_has(stores: Stores) -> None:
+    for call in (
+        lambda: stores.galleries.about("g"),
+        lambda: stores.galleries.search("g", KIND, EYE[:1], 1),
+        lambda: stores.galleries.items("g"),
+        lambda: stores.galleries.export("g"),
+        lambda: stores.galleries.delete_items("g", ["a"]),
+        lambda: stores.galleries.delete("g"),
+    ):
+        assert refusal(call) == (404, "unknown_gallery")
+
+
+def test_names__that_differ_in_case_are_apart(stores: Stores) -> None:
+    for count, name in enumerate(("Cats", "cats", "c_a.t-s"), 1):
+        stores.galleries.add(name, KIND, [str(n) for n in range(count)], EYE[:count])
+    assert {one.name: one.items for one in stores.galleries.list()} == {"Cats": 1, "cats": 2, "c_a.t-s": 3}
+
+
+def test_names__too_long_for_a_collection(stores: Stores) -> None:
+    assert refusal(lambda: stores.galleries.add("A" * 64, KIND, ["a"], EYE[:1])) == (422, "invalid_name")
+    assert stores.galleries.add("a" * 64, KIND, ["a"], EYE[:1]) == 1
+
+
+def test_server__shared_with_others_shows_ours_alone(stores: Stores, url: str) -> None:
+    from qdrant_client import models
+
+    client = servers.connect(url)
+    shape = models.VectorParams(size=4, distance=models.Distance.COSINE)
+    for name in ("theirs", "leap-zoo-A B"):
+        client.create_collection(name, vectors_config=shape)
+    stores.galleries.add("ours", KIND, ["a"], EYE[:1])
+    assert [one.name for one in stores.galleries.list()] == ["ours"]
+    assert refusal(lambda: stores.galleries.delete("theirs")) == (404, "unknown_gallery")
+    assert client.collection_exists("theirs")
+
+
+def test_limits__hold_there_too(open_again: Callable[..., Stores]) -> None:
+    galleries = open_again(galleries=1, items=2).galleries
+    assert refusal(lambda: galleries.add("g", KIND, ["a", "b", "c"], EYE[:3])) == (409, "gallery_full")
+    galleries.add("g", KIND, ["a", "b"], EYE[:2])
+    assert galleries.add("g", KIND, ["a", "b"], EYE[2:]) == 2
+    assert refusal(lambda: galleries.add("g", KIND, ["c"], EYE[:1])) == (409, "gallery_full")
+    assert refusal(lambda: galleries.add("h", KIND, ["a"], EYE[:1])) == (409, "too_many_galleries")
+
+
+def test_export__is_an_npz(stores: Stores) -> None:
+    stores.galleries.add("g", KIND, ["a", "b"], EYE[:2], [{"n": 1}, {}])
+    with np.load(io.BytesIO(b"".join(stores.galleries.export("g"))), allow_pickle=False) as file:
+        at = file["ids"].tolist()
+        assert sorted(at) == ["a", "b"]
+        np.testing.assert_allclose(file["embeddings"][at.index("a")], EYE[0])
+        assert file["metadata"].tobytes().splitlines()[at.index("a")] == b'{"n":1}'
+
+
+def test_server__that_is_gone_is_told_without_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LEAP_ZOO_QDRANT_KEY", KEY)
+    with stand_in() as host:
+        stores = open_stores(tmp_path, qdrant=f"qdrant://{host}")
+        stores.galleries.add("g", KIND, ["a"], EYE[:1])
+    for call in (
+        stores.galleries.list,
+        lambda: stores.galleries.search("g", KIND, EYE[:1], 1),
+        lambda: stores.galleries.delete("g"),
+    ):
+        with pytest.raises(Refused) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (503, "store_unavailable")
+        assert host not in caught.value.detail
+    assert "is the server up" in caplog.text
+    stores.close()
+
+
+def test_open__a_url_that_is_none_is_one_line(tmp_path: Path) -> None:
+    for url in ("qdrant://host/collection", "qdrant://user:secret@host", "ftp://host"):
+        with pytest.raises(InvalidArgument) as caught:
+            open_stores(tmp_path, qdrant=url)
+        assert "secret" not in str(caught.value)

@@ -12,6 +12,7 @@ import io
 import os
 import stat
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,7 @@ def read_photo(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> byte
     return data if len(data) <= max_bytes else _refuse_bytes(max_bytes)
 
 
+@lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
     """The photo formats that this installation decodes, as Pillow names them."""
     # An older Pillow has never heard of AVIF, and would warn.

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 import leap_zoo
 from leap_zoo import CustomHead, Model, Prediction
@@ -149,7 +150,8 @@ class Engine:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def warm_up(self) -> None:
-        """Run every output of the default model once."""
+        """Run every output of the default model once, and load the decoders, for which the first TIFF would wait."""
+        Image.init()
         warm_up(self.models.default)
 
     @contextmanager

@@ -45,6 +45,7 @@ class ZooService(Service[object]):
         metrics.watch(engine)
         site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
         self.mount_asgi_app(site)
+        site.openapi()  # which is kept; the first wrong option would wait for it
         memory.settle()
         return Front(super().to_asgi(is_main), site, settings, metrics)
 

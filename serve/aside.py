@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from serve.problems import Refused
 
-NICENESS = 10
+NICENESS = 5
 """How far behind the engine's threads this one stands for a core; they share the cores with it."""
 
 T = TypeVar("T")

@@ -131,17 +131,17 @@ class DeleteOptions(BaseModel):
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     """The routes over the galleries of `stores`, whose photos `engine` embeds."""
     router = APIRouter(prefix="/v1/gallery", tags=["galleries"])
-    galleries, queues = stores.galleries, Queues()
+    galleries, threads, queues = stores.galleries, stores.threads, Queues()
 
     @router.get("", response_model=GalleryList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
     async def list_galleries() -> Response:
         """Which galleries there are."""
-        return json_response({"galleries": [_info(one) for one in await engine.run(galleries.list)]})
+        return json_response({"galleries": [_info(one) for one in await threads.run(galleries.list)]})
 
     @router.get("/{name}", response_model=GalleryInfo, responses=problems(*_READ))
     async def show_gallery(name: GalleryName) -> Response:
         """What a gallery is."""
-        return json_response(_info(await engine.run(lambda: galleries.about(name))))
+        return json_response(_info(await threads.run(lambda: galleries.about(name))))
 
     @router.post(
         "/{name}",
@@ -155,10 +155,10 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         """Add photos, or replace those of the same ids. A gallery that is not there is made."""
         sent = await read_items(request, max_photos)
         galleries.checked(sent.ids, sent.metadata)
-        compared = await embed_for(engine, await engine.run(lambda: galleries.find(name)), sent.photos, options)
+        compared = await embed_for(engine, await threads.run(lambda: galleries.find(name)), sent.photos, options)
         vectors = compared.answer.embeddings
         async with queues.of(name):
-            items = await engine.run(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
+            items = await threads.run(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
         added = {"gallery": name, "ids": sent.ids, "items": items}
         return json_response(added | of_kind(compared.kind) | about(compared.answer))
 
@@ -166,14 +166,14 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     async def delete_gallery(name: GalleryName) -> Response:
         """Take a gallery away with all that is in it."""
         async with queues.of(name):
-            await engine.run(lambda: galleries.delete(name))
+            await threads.run(lambda: galleries.delete(name))
         return Response(status_code=204)
 
     @router.get("/{name}/items", response_model=Page, responses=problems(*_READ, "invalid_option"))
     async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
         """A page of a gallery's items, in its own order."""
-        total = (await engine.run(lambda: galleries.about(name))).items
-        items = await engine.run(lambda: galleries.items(name, options.offset, options.limit))
+        total = (await threads.run(lambda: galleries.about(name))).items
+        items = await threads.run(lambda: galleries.items(name, options.offset, options.limit))
         page = [{"id": item.id, "metadata": item.metadata} for item in items]
         return json_response({"items": page, "offset": options.offset, "total": total})
 
@@ -184,7 +184,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         """Take items out. Ids that are not there are no error."""
         ids = list(dict.fromkeys(options.id))
         async with queues.of(name):
-            deleted = await engine.run(lambda: galleries.delete_items(name, ids))
+            deleted = await threads.run(lambda: galleries.delete_items(name, ids))
         return json_response({"deleted": deleted})
 
     npz = file_answer(
@@ -194,7 +194,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     @router.get("/{name}/export", response_class=StreamingResponse, responses=npz | problems(*_READ))
     async def export_gallery(name: GalleryName) -> Response:
         """All of a gallery as one file for numpy.load."""
-        export = await engine.run(lambda: galleries.export(name))
+        export = await threads.run(lambda: galleries.export(name))
         disposition = {"content-disposition": f'attachment; filename="{name}.npz"'}
         return StreamingResponse(iter(export), media_type="application/x-npz", headers=disposition)
 

@@ -149,17 +149,17 @@ class FitOptions(ModelOptions):
 def router(engine: Engine, stores: Stores) -> APIRouter:
     """The routes over the heads of `stores`, which models of `engine` are fitted for."""
     router = APIRouter(prefix="/v1/heads", tags=["heads"])
-    heads = stores.heads
+    heads, threads = stores.heads, stores.threads
 
     @router.get("", response_model=HeadList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
     async def list_heads() -> Response:
         """Which heads clients have made."""
-        return json_response({"heads": [_info(one) for one in await engine.run(heads.list)]})
+        return json_response({"heads": [_info(one) for one in await threads.run(heads.list)]})
 
     @router.get("/{name}", response_model=HeadInfo, responses=problems(*_READ))
     async def show_head(name: HeadName) -> Response:
         """What a head is."""
-        return json_response(_info(await engine.run(lambda: _known(lambda: heads.show(name)))))
+        return json_response(_info(await threads.run(lambda: _known(lambda: heads.show(name)))))
 
     @router.post(
         "/{name}",
@@ -176,7 +176,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         there, and then GET shows it.
         """
         checked_name(name)
-        await engine.run(lambda: heads.check_room(name, replace=options.replace))
+        await threads.run(lambda: heads.check_room(name, replace=options.replace))
         model = await engine.model(options.model, options.precision)
         if name in model.heads:
             detail = f"The model {model.card.id} has a head {name} of its own: choose another name."
@@ -192,7 +192,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
             return found, round((time.perf_counter() - start) * 1000, 3)
 
         found, milliseconds = await engine.aside.run(work)
-        named = await engine.run(lambda: heads.create(name, found.head, replace=options.replace))
+        named = await threads.run(lambda: heads.create(name, found.head, replace=options.replace))
         answer = json_response(_info(named) | _report(found) | {"milliseconds": milliseconds})
         answer.status_code = 201
         return answer
@@ -202,14 +202,14 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     @router.get("/{name}/file", response_class=Response, responses=head_file | problems(*_READ))
     async def download_head(name: HeadName) -> Response:
         """The head's file, to be used without this server."""
-        data = await engine.run(lambda: encode_head(_known(lambda: heads.get(name))))
+        data = await threads.run(lambda: encode_head(_known(lambda: heads.get(name))))
         disposition = {"content-disposition": f'attachment; filename="{name}{SUFFIX}"'}
         return Response(data, media_type="application/octet-stream", headers=disposition)
 
     @router.delete("/{name}", status_code=204, responses=problems(*CHANGE_PROBLEMS, *_STORED))
     async def delete_head(name: HeadName) -> Response:
         """Take a head away."""
-        await engine.run(lambda: _known(lambda: heads.delete(name)))
+        await threads.run(lambda: _known(lambda: heads.delete(name)))
         return Response(status_code=204)
 
     return router

@@ -73,7 +73,7 @@ class SearchAnswer(Answered):
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     """The route over the galleries of `stores`."""
     router = APIRouter(prefix="/v1", tags=["galleries"])
-    galleries = stores.galleries
+    galleries, threads = stores.galleries, stores.threads
 
     @router.post(
         "/search",
@@ -84,10 +84,10 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     async def search(request: Request, options: Annotated[SearchOptions, Query()]) -> Response:
         """Find what is like one photo or several in a gallery."""
         where = _conditions(options.where)
-        found = await engine.run(lambda: galleries.about(options.gallery))
+        found = await threads.run(lambda: galleries.about(options.gallery))
         compared = await embed_for(engine, found, await read_photos(request, max_photos), options)
         kind, vectors = compared.kind, compared.answer.embeddings
-        hits = await engine.run(lambda: galleries.search(options.gallery, kind, vectors, options.k, where))
+        hits = await threads.run(lambda: galleries.search(options.gallery, kind, vectors, options.k, where))
         fields: dict[str, Any] = {"hits": hits, "gallery": options.gallery}
         return json_response(fields | of_kind(kind) | about(compared.answer))
 

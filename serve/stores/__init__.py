@@ -1,7 +1,7 @@
 """What clients leave here for later: galleries of their photos' embeddings, and heads for their own classes.
 
 Photos are never kept. Everything lies in one data folder, whose format belongs to `leap_zoo`; galleries may lie on a
-Qdrant server instead. All methods block for as long as a disk takes: call them through `Engine.run`.
+Qdrant server instead. All methods block for as long as a disk or a server takes: call them through `Stores.threads`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from serve.stores.heads import HeadStore
 from serve.stores.limits import Limits
 from serve.stores.qdrant_shelf import QdrantShelf
 from serve.stores.shelves import Shelf
+from serve.stores.threads import Threads
 
 logger = logging.getLogger("leap_zoo.serve")
 
@@ -29,10 +30,12 @@ class Stores:
     galleries: GalleryStore
     heads: HeadStore
     limits: Limits
+    threads: Threads = field(default_factory=Threads, repr=False)
     temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def close(self) -> None:
         """Let go of connections, and of the folder where it was a temporary one."""
+        self.threads.close()
         self.galleries.close()
         if self.temporary is not None:
             self.temporary.cleanup()
@@ -46,7 +49,7 @@ def open_stores(data: Path | None = None, *, qdrant: str | None = None, limits: 
     """
     bounds, temporary = limits or Limits(), None
     if data is None:
-        temporary = tempfile.TemporaryDirectory(prefix="leap-zoo-data-")
+        temporary = tempfile.TemporaryDirectory(prefix="leap-zoo-data-", ignore_cleanup_errors=True)
         data = Path(temporary.name)
         logger.warning("LEAP_ZOO_SERVE_DATA is not set: heads and galleries are lost when the service ends")
     try:
@@ -58,4 +61,6 @@ def open_stores(data: Path | None = None, *, qdrant: str | None = None, limits: 
             f"LEAP_ZOO_SERVE_DATA {short(data)} cannot be written ({error.strerror}): make rights or room there"
         ) from error
     shelf: Shelf = FolderShelf(data / "galleries") if qdrant is None else QdrantShelf(qdrant)
-    return Stores(GalleryStore(shelf, data / "work", bounds), HeadStore(data / "heads", bounds), bounds, temporary)
+    return Stores(
+        GalleryStore(shelf, data / "work", bounds), HeadStore(data / "heads", bounds), bounds, temporary=temporary
+    )

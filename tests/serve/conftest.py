@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,18 @@ import leap_zoo
 
 pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[serve]")
 
+from refusals import text
 from starlette.testclient import TestClient
 
+from serve.app import make_app
 from serve.engine import Engine
 from serve.models import Models
 from serve.settings import ServeSettings
 from serve.site import build_site
 from serve.stores import open_stores
+from serve.stores.limits import Limits
+
+Opener = Callable[..., TestClient]
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +39,38 @@ def client(engine: Engine) -> Iterator[TestClient]:
         build_site(engine, open_stores(), ServeSettings(max_photos=4)), raise_server_exceptions=False
     ) as client:
         yield client
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Iterator[Opener]:
+    """`site(items=3)`: a client of the API over one data folder, with these limits; again: after a restart."""
+    opened: list[TestClient] = []
+
+    def open_site(**limits: int) -> TestClient:
+        stores = open_stores(tmp_path / "data", limits=Limits(**limits))
+        app = make_app(engine, stores, ServeSettings(max_photos=4))
+        opened.append(TestClient(app, raise_server_exceptions=False))
+        return opened[-1]
+
+    yield open_site
+    for client in opened:
+        client.app.state.stores.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def api(site: Opener) -> TestClient:
+    """A client of the API over an empty data folder."""
+    return site()
+
+
+@pytest.fixture
+def colours(api: TestClient, colour_photos: dict[str, Path]) -> TestClient:
+    """A client of an API that has a gallery `colours` with three photos."""
+    photos = {colour: path.read_bytes() for colour, path in colour_photos.items()}
+    body = {
+        "images": [text(photo) for photo in photos.values()],
+        "ids": list(photos),
+        "metadata": [{"warm": colour == "red", "number": at, "name": colour} for at, colour in enumerate(photos)],
+    }
+    assert api.post("/v1/gallery/colours", json=body).status_code == 200
+    return api

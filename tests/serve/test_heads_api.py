@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from serve.models import Models
 from serve.routes import heads as routes
 from serve.settings import ServeSettings
 from serve.stores import open_stores
-from serve.stores.limits import Limits
 
 JPEG = {"content-type": "image/jpeg"}
 TINY = "leap-tiny-test"
@@ -33,27 +32,6 @@ BAD_NAMES = ["%2e%2e", ".a", "-a", "a%20b", "a%00", "%C3%A4", "a" * 65, "a%0A"]
 
 Opener = Callable[..., TestClient]
 Classes = dict[str, list[bytes]]
-
-
-@pytest.fixture
-def site(engine: Engine, tmp_path: Path) -> Iterator[Opener]:
-    """`site(heads=3)`: a client of the API over one data folder, with these limits; again: after a restart."""
-    opened: list[TestClient] = []
-
-    def open_site(**limits: int) -> TestClient:
-        stores = open_stores(tmp_path / "data", limits=Limits(**limits))
-        app = make_app(engine, stores, ServeSettings(max_photos=4))
-        opened.append(TestClient(app, raise_server_exceptions=False))
-        return opened[-1]
-
-    yield open_site
-    for client in opened:
-        client.app.state.stores.close()  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def api(site: Opener) -> TestClient:
-    return site()
 
 
 def drawn(channel: int, seed: int, folder: Path) -> bytes:
@@ -340,11 +318,12 @@ def test_fit__that_takes_too_long_leaves_no_head(engine: Engine, classes: Classe
     app = make_app(engine, open_stores(tmp_path / "data"), ServeSettings())
 
     async def run() -> tuple[httpx.Response, httpx.Response]:
-        transport = httpx.ASGITransport(TimeLimit(app, 0.5))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            given_up = await client.post("/v1/heads/h", files=form(classes))
-            meanwhile = await client.post("/v1/heads/h", files=form(classes))
-            slow.go.set()
+        limited = httpx.ASGITransport(TimeLimit(app, 0.5))
+        async with httpx.AsyncClient(transport=limited, base_url="http://server") as hurried:
+            given_up = await hurried.post("/v1/heads/h", files=form(classes))
+            meanwhile = await hurried.post("/v1/heads/h", files=form(classes))
+        slow.go.set()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             deadline = time.monotonic() + 30
             while (again := await client.post("/v1/heads/i", files=form(classes))).status_code == 503:
                 assert time.monotonic() < deadline

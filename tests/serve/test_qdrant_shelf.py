@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
 pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
 
+import leap_zoo
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
 from leap_zoo.gallery import server as servers
+from serve.app import make_app
+from serve.engine import Engine
+from serve.models import Models
 from serve.problems import Refused
+from serve.settings import ServeSettings
 from serve.stores import Stores, open_stores
 from serve.stores.limits import Limits
+from serve.stores.threads import Threads
 from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
 
 DIM = 4
@@ -166,3 +176,44 @@ def test_open__a_url_that_is_none_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument) as caught:
             open_stores(tmp_path, qdrant=url)
         assert "secret" not in str(caught.value)
+
+
+def test_server__that_hangs_keeps_no_photo_waiting(
+    tmp_path: Path, tiny_zoo: Path, colour_photos: dict[str, Path]
+) -> None:
+    red = {"content": colour_photos["red"].read_bytes(), "headers": {"content-type": "image/jpeg"}}
+    engine = Engine(Models(leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1), zoo=tiny_zoo), threads=1)
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            stores = open_stores(tmp_path, qdrant=f"qdrant://127.0.0.1:{silent.getsockname()[1]}")
+            app = make_app(engine, stores, ServeSettings())
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+                waiting = [asyncio.create_task(client.get("/v1/gallery")) for _ in range(4)]
+                await asyncio.sleep(0.2)
+                assert (await client.post("/v1/classify", **red)).status_code == 200
+                assert not any(one.done() for one in waiting)
+                silent.close()
+                assert {(await one).json()["code"] for one in waiting} == {"store_unavailable"}
+            stores.close()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_threads__what_is_too_much_is_refused() -> None:
+    async def run() -> None:
+        threads, go = Threads(threads=1, most=2), threading.Event()
+        waiting = [asyncio.create_task(threads.run(lambda: go.wait(10))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="being read or written"):
+            await threads.run(go.is_set)
+        waiting[0].cancel()  # its thread goes on, and counts
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="being read or written"):
+            await threads.run(go.is_set)
+        go.set()
+        assert await waiting[1]
+        assert await threads.run(go.is_set)
+        threads.close()
+
+    asyncio.run(run())

@@ -11,6 +11,7 @@ from pathlib import Path
 import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
@@ -46,7 +47,8 @@ class ZooService(Service[object]):
         site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
         site.include_router(files.router(Shelf(zoo_folders(settings))))
         self.mount_asgi_app(site)
-        return Front(super().to_asgi(is_main), site, settings, metrics)
+        supervised = server_context.worker_index is not None
+        return Front(super().to_asgi(is_main), site, settings, metrics, supervised=supervised)
 
 
 @bentoml.service(
@@ -66,7 +68,7 @@ class LeapZoo:
     def refuse_to_start_without_model() -> None:
         """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
         from leap_zoo import LeapZooError
-        from serve import metrics_folder
+        from serve import metrics_folder, supervisor
         from serve.engine import start_engine
         from serve.stores import open_stores
 
@@ -84,3 +86,4 @@ class LeapZoo:
         except LeapZooError as error:
             raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error
         metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))
+        supervisor.check_often()

@@ -13,6 +13,7 @@ from types import FrameType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.idle import close_idle
 from serve.listening import listen_again, stop_listening, take_no_more
 
 DRAIN_SECONDS = 0.5
@@ -74,6 +75,7 @@ class EndingStreams:
 
         def leave() -> None:
             stop_listening()
+            close_idle(getattr(previous, "__self__", None))  # the handler is a method of uvicorn's server
             previous(number, None)
 
         loop.call_later(DRAIN_SECONDS, take_no_more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -19,6 +20,11 @@ import yaml
 
 import leap_zoo
 from leap_zoo.pull import pull
+from leap_zoo.registry import BUNDLED
+from tools import load_trials
+from tools.load_clients import photo_request
+from tools.load_serve import small_photo
+from tools.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 TINY = "leap-tiny-test"
@@ -173,6 +179,36 @@ def test_stop__under_load_loses_no_accepted_request(start, variables: dict[str, 
         assert "Traceback" not in said
 
 
+def test_stop__loses_nothing_of_new_idle_and_busy_connections(start, variables: dict[str, str], red: bytes) -> None:
+    """Clients that pause have connections that the server must close, and a request may come just then."""
+    with start(**variables) as server:
+        trial = load_trials.stop_under_load(
+            ServerProcess(server.port, server.process), photo_request("/v1/embed", red), seconds=1
+        )
+        found = asyncio.run(trial)
+    assert found["lost"] == []
+    assert found["other_statuses"] == {}
+    assert found["answered_after_signal"] > 0
+    assert found["end_after_last_answer_seconds"] < 5
+
+
+@pytest.mark.skipif(not (BUNDLED / "index.json").is_file(), reason="no student is bundled in this checkout")
+def test_overload__the_excess_is_refused_at_once_and_all_is_well_after(start) -> None:
+    with start() as server:
+        trial = load_trials.overload(
+            ServerProcess(server.port, server.process), photo_request("/v1/embed", small_photo()), 8, lambda: None
+        )
+        found = asyncio.run(trial)
+    assert found["lost"] == found["refused"] == 0
+    assert found["other_statuses"] == {}
+    assert found["busy"]["n"] > 0.1 * found["requests"]
+    assert found["busy"]["with_retry_after"] == found["busy"]["n"]
+    assert found["busy"]["p50_ms"] < found["accepted"]["p50_ms"] / 2
+    assert found["accepted"]["max_ms"] < 10_000
+    assert found["alone_after"]["p50_ms"] < 1.3 * found["alone_before"]["p50_ms"]
+    assert found["memory_mb"]["after"] < 1.1 * found["memory_mb"]["before"]
+
+
 def test_kill__a_worker_comes_back(start, variables: dict[str, str], red: bytes) -> None:
     with start(**variables) as server, Load(server.url, red, clients=2) as load:
         while load.answered < 10:
@@ -190,6 +226,7 @@ def test_kill__a_worker_comes_back(start, variables: dict[str, str], red: bytes)
         else:
             pytest.fail(server.log.read_text()[-3000:])
         load.stop.set()
+        assert time.monotonic() < deadline - 40  # about three on an idle machine; BentoML itself looks every ten
         assert psutil.Process(server.process.pid).children()[0].pid != worker.pid
         text = httpx.get(server.url + "/metrics").text
         assert float(text.partition("\nleap_zoo_in_flight ")[2].split("\n")[0]) <= 3  # those of the dead are forgotten

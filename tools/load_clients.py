@@ -35,10 +35,15 @@ class Asked:
 
 @dataclass
 class Record:
-    """What became of all requests of a run. `refused`: attempts to connect in vain."""
+    """What became of all requests of a run.
+
+    refused: attempts to connect in vain. late: milliseconds by which the client itself began a request too late, as
+    far as requests have a time of their own; its answers are read as late as that.
+    """
 
     asked: list[Asked] = field(default_factory=list)
     refused: int = 0
+    late: list[float] = field(default_factory=list)
 
     @property
     def lost(self) -> list[Asked]:
@@ -171,6 +176,7 @@ async def arrivals(
     started = due = time.monotonic()
     while due - started < seconds:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
+        record.late.append((time.monotonic() - due) * 1000)
         task = asyncio.create_task(one())
         tasks.add(task)
         task.add_done_callback(tasks.discard)

@@ -81,6 +81,7 @@ async def overload(server: ServerProcess, request: bytes, seconds: float, step: 
         "capacity_per_second": round(capacity, 1),
         "offered_per_second": round(2 * capacity, 1),
         "requests": len(crowd.asked),
+        "client_late": _spread(crowd.late),
         "accepted": _times(crowd.with_status(200)),
         "busy": _times(busy) | {"with_retry_after": sum(one.retry_after for one in busy)},
         "other_statuses": {status: n for status, n in _statuses(crowd.asked).items() if status != "503"},
@@ -165,8 +166,12 @@ async def _alone(port: int, request: bytes) -> dict[str, float]:
 
 
 def _times(asked: Sequence[Asked]) -> dict[str, float]:
-    """How many, and their milliseconds."""
-    times = sorted(one.milliseconds for one in asked)
+    return _spread([one.milliseconds for one in asked])
+
+
+def _spread(milliseconds: Sequence[float]) -> dict[str, float]:
+    """How many, and their percentiles."""
+    times = sorted(milliseconds)
     if not times:
         return {"n": 0}
     percent = {"p50": 0.5, "p99": 0.99, "max": 1.0}

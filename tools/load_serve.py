@@ -65,7 +65,7 @@ def stops(options: argparse.Namespace, request: bytes) -> dict[str, Any]:
                 found.append(asyncio.run(load_trials.stop_under_load(server, request)))
             progress.step()
     lost = sum(len(one["lost"]) for one in found)
-    return {"n": len(found), "lost": lost, "clients": 2 * load_trials.CLIENTS, "stops": found}
+    return {"n": len(found), "lost": lost, "clients": 2 * load_trials.CLIENTS_AT_STOP, "stops": found}
 
 
 def kills(options: argparse.Namespace, request: bytes) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def small_photo(path: Path = PHOTO) -> bytes:
 
 def provenance() -> dict[str, Any]:
     """When, on what, and with which versions."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    changed = _git("status", "--porcelain", "--", ".", ":!results")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip() or None,
+        "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else ""),
         "device": cpu_name(),
         "processors": available_threads(),
         "load_average": round(os.getloadavg()[0], 2),  # before the run: other work on this machine makes it slower
@@ -112,6 +112,11 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _git(*words: str) -> str:
+    """What git prints, without its end of line; nothing outside a repository."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def write(out: Path, name: str, part: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from tools.load_clients import Asked, Connection, Record, arrivals, busy_clients
 from tools.server_process import ServerProcess
 
 CLIENTS = 8
+CLIENTS_AT_STOP = 24  # and as many more that think; together fewer than the server takes at once
 THINKING = 0.5  # mean seconds
 RECOVERY_SECONDS = 60.0
 CAPACITY_SECONDS = 5.0
@@ -27,7 +28,7 @@ Step = Callable[[], object]
 
 
 async def stop_under_load(server: ServerProcess, request: bytes, seconds: float = 2.0) -> dict[str, Any]:
-    """SIGTERM while CLIENTS ask without a pause, as many more think between requests, and a tab of the page is open."""
+    """SIGTERM while CLIENTS_AT_STOP ask without a pause, as many more think between requests, and a tab of the page is open."""
     async with _open_tab(server.port), _crowd(server.port, request) as records:
         await asyncio.sleep(seconds)
         told = time.monotonic()
@@ -127,8 +128,8 @@ async def many_requests(
 @contextlib.asynccontextmanager
 async def _crowd(port: int, request: bytes) -> AsyncIterator[tuple[Record, Record]]:
     async with (
-        busy_clients(port, request, CLIENTS) as busy,
-        busy_clients(port, request, CLIENTS, thinking=THINKING) as thoughtful,
+        busy_clients(port, request, CLIENTS_AT_STOP) as busy,
+        busy_clients(port, request, CLIENTS_AT_STOP, thinking=THINKING) as thoughtful,
     ):
         yield busy, thoughtful
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.idle import close_idle
@@ -107,6 +108,12 @@ class EndingStreams:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await answer
+        except RuntimeError as error:
+            # Gradio tells a page whose session it does not know so, within the stream, and then raises: any stranger
+            # could fill the log with tracebacks.
+            if not (streaming and isinstance(error.__cause__, HTTPException)):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             stop.cancel()
             answer.cancel()

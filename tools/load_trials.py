@@ -28,7 +28,7 @@ Step = Callable[[], object]
 
 
 async def stop_under_load(server: ServerProcess, request: bytes, seconds: float = 2.0) -> dict[str, Any]:
-    """SIGTERM while CLIENTS_AT_STOP ask without a pause, as many more think between requests, and a tab of the page is open."""
+    """SIGTERM while CLIENTS_AT_STOP ask without a pause, as many more with pauses, and a tab of the page is open."""
     async with _open_tab(server.port), _crowd(server.port, request) as records:
         await asyncio.sleep(seconds)
         told = time.monotonic()

@@ -29,6 +29,13 @@ def test_stop__an_open_page_does_not_hold_it_up(start, tiny_zoo: Path) -> None:
             httpx.get(server.url + "/livez")
 
 
+def test_page__an_unknown_visitor_leaves_no_traceback(server) -> None:
+    url = server.url + "/ui/gradio_api/queue/data?session_hash=nobody"
+    assert "session_not_found" in httpx.get(url, timeout=60).text
+    assert "session_hash" not in server.log.read_text()
+    assert "response already started" not in server.log.read_text()
+
+
 def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(start, tiny_zoo: Path) -> None:
     variables = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": TINY}
     with start(**variables) as first:

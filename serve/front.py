@@ -15,6 +15,7 @@ from serve.observed import Observed
 from serve.problems import Refused
 from serve.settings import ServeSettings
 from serve.streams import EndingStreams
+from serve.supervisor import follow
 
 UI_PATH = "/ui"
 NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
@@ -37,8 +38,12 @@ class Front:
     - Pages skip BentoML, whose time-out and labels do not suit Gradio's long streams and per-file paths.
     """
 
-    def __init__(self, bento: ASGIApp, site: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, bento: ASGIApp, site: ASGIApp, settings: ServeSettings, metrics: Metrics, *, supervised: bool = False
+    ) -> None:
+        """supervised: the parent process restarts this one, which must not outlive it."""
         self._bento = bento
+        self._supervised = supervised
         self.streams = EndingStreams(site)
         self._metrics = metrics
         keys = Keys(settings.keys_file) if settings.keys_file else None
@@ -75,6 +80,8 @@ class Front:
             await send({"type": "websocket.close", "code": 1000})
         else:
             self.streams.listen_for_stop()
+            if self._supervised:
+                follow()
             await self._bento(scope, receive, send)
 
     def _for(self, path: str) -> ASGIApp:

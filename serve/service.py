@@ -11,6 +11,7 @@ from pathlib import Path
 import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
@@ -47,7 +48,8 @@ class ZooService(Service[object]):
         self.mount_asgi_app(site)
         site.openapi()  # which is kept; the first wrong option would wait for it
         memory.settle()
-        return Front(super().to_asgi(is_main), site, settings, metrics)
+        supervised = server_context.worker_index is not None
+        return Front(super().to_asgi(is_main), site, settings, metrics, supervised=supervised)
 
 
 @bentoml.service(
@@ -67,7 +69,7 @@ class LeapZoo:
     def refuse_to_start_without_model() -> None:
         """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
         from leap_zoo import LeapZooError
-        from serve import metrics_folder
+        from serve import metrics_folder, supervisor
         from serve.engine import start_engine
         from serve.stores import open_stores
 
@@ -85,3 +87,4 @@ class LeapZoo:
         except LeapZooError as error:
             raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error
         metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))
+        supervisor.check_often()

@@ -11,16 +11,17 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.listening import stop_listening
+from serve.idle import close_idle
+from serve.listening import listen_again, stop_listening, take_no_more
 
 DRAIN_SECONDS = 0.5
-"""How long connections are asked to close, and /readyz says no, before uvicorn closes what is left of them."""
-
+"""How long connections are asked to close, and /readyz says no, before nobody new is let in."""
 
 LAST_ARRIVALS_SECONDS = 0.3
-"""How long after that connections that were just taken may send their request: uvicorn closes those that have not."""
+"""How long after that those who had just connected may send their request: uvicorn closes the others."""
 
 LAST_WORDS_SECONDS = 3.0
 """How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
@@ -49,8 +50,9 @@ class EndingStreams:
     def listen_for_stop(self) -> None:
         """Hear the stop signals before uvicorn, whose handlers are already in place when the lifespan starts.
 
-        uvicorn hears of the first one after DRAIN_SECONDS, of the next ones, which mean hurry, at once.
+        uvicorn hears of the first one when nobody new is let in any more, of the next ones, which mean hurry, at once.
         """
+        listen_again()
         if threading.current_thread() is not threading.main_thread():
             return  # signals belong to the main thread; a server embedded elsewhere stops by other means
         loop = asyncio.get_running_loop()
@@ -71,8 +73,14 @@ class EndingStreams:
     def _stop_soon(self, previous: Callable[[int, FrameType | None], object], number: int) -> None:
         self.stop()
         loop = asyncio.get_running_loop()
-        loop.call_later(DRAIN_SECONDS, stop_listening)
-        loop.call_later(DRAIN_SECONDS + LAST_ARRIVALS_SECONDS, previous, number, None)
+
+        def leave() -> None:
+            stop_listening()
+            close_idle(getattr(previous, "__self__", None))  # the handler is a method of uvicorn's server
+            previous(number, None)
+
+        loop.call_later(DRAIN_SECONDS, take_no_more)
+        loop.call_later(DRAIN_SECONDS + LAST_ARRIVALS_SECONDS, leave)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -100,6 +108,12 @@ class EndingStreams:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await answer
+        except RuntimeError as error:
+            # Gradio tells a page whose session it does not know so, within the stream, and then raises: any stranger
+            # could fill the log with tracebacks.
+            if not (streaming and isinstance(error.__cause__, HTTPException)):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             stop.cancel()
             answer.cancel()

@@ -74,11 +74,11 @@ def start(
     """`start(LEAP_ZOO_URL=...)` starts a server with these variables; leaving the context ends it."""
 
     @contextlib.contextmanager
-    def run(*, wait: bool = True, **variables: str) -> Iterator[Server]:
+    def run(*, wait: bool = True, port: int | None = None, **variables: str) -> Iterator[Server]:
         folder = tmp_path_factory.mktemp("server")
         # Two servers that share a BENTOML_HOME wipe each other's metrics.
         env = torchless | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
-        port = free_port()
+        port = port or free_port()
         command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
         log = folder / "log"
         with log.open("wb") as file:

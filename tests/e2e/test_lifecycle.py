@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from leap_zoo.registry import BUNDLED
@@ -26,6 +27,30 @@ def test_stop__an_open_page_does_not_hold_it_up(start, tiny_zoo: Path) -> None:
         assert not [line for line in lines if line]  # the stream has been ended, not broken off
         with pytest.raises(httpx.TransportError):
             httpx.get(server.url + "/livez")
+
+
+def test_page__an_unknown_visitor_leaves_no_traceback(server) -> None:
+    url = server.url + "/ui/gradio_api/queue/data?session_hash=nobody"
+    assert "session_not_found" in httpx.get(url, timeout=60).text
+    assert "session_hash" not in server.log.read_text()
+    assert "response already started" not in server.log.read_text()
+
+
+def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(start, tiny_zoo: Path) -> None:
+    variables = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": TINY}
+    with start(**variables) as first:
+        (worker,) = psutil.Process(first.process.pid).children()
+        first.process.kill()
+        first.process.wait()
+        try:
+            worker.wait(10)  # about two on an idle machine
+        except psutil.TimeoutExpired:
+            worker.kill()
+            pytest.fail(first.log.read_text()[-2000:])
+        with start(port=first.port, **variables) as second:
+            assert httpx.get(second.url + "/v1/models").status_code == 200
+            said = second.log.read_text()
+            assert "in use" not in said
 
 
 def ends_by_itself(start, **variables: str) -> str:

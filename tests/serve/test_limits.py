@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import limits, streams
@@ -153,6 +155,25 @@ def test_ending_streams__does_not_wait_long_for_results(monkeypatch: pytest.Monk
         return sent
 
     assert asyncio.run(run())[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@pytest.mark.parametrize(("cause", "ended"), [(HTTPException(404), True), (ValueError(), False)])
+def test_ending_streams__an_unknown_session_is_no_failure(cause: Exception, ended: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        raise RuntimeError("response already started") from cause
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    with contextlib.nullcontext() if ended else pytest.raises(RuntimeError):
+        asyncio.run(EndingStreams(app)({"type": "http", "path": "/ui/queue/data"}, receive, send))
+    assert (sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}) == ended
 
 
 def test_body_limit__bodies_of_all_requests_have_a_limit_together() -> None:

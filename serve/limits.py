@@ -9,6 +9,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leap_zoo.preprocess import MAX_BYTES
+from serve import memory
 from serve.problems import Refused
 
 MAX_BODY_BYTES = MAX_BYTES + 64 * 1024
@@ -54,12 +55,16 @@ class BodyLimit:
             if await self._read(chunks, scope, receive):
                 await self.app(scope, _replayed(b"".join(chunks), receive), send)
         except _Refusal as refusal:
-            self._held -= sum(map(len, chunks))
+            size = sum(map(len, chunks))
+            self._held -= size
             chunks.clear()
+            memory.freed(size)
             answer = answer_while_sending if refusal.is_still_sent else _answer
             await answer(refusal.refused, scope, receive, send)
         finally:
-            self._held -= sum(map(len, chunks))
+            size = sum(map(len, chunks))
+            self._held -= size
+            memory.freed(size)
 
     async def _read(self, chunks: list[bytes], scope: Scope, receive: Receive) -> bool:
         """Take the body into `chunks`. False when the client left before its end."""

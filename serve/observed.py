@@ -12,6 +12,9 @@ from serve.keys import KEY_NAME
 from serve.logs import Served, log_served, make_request_id, request_id
 from serve.metrics import UNMATCHED, Metrics
 
+_CLOSED = "the handler is closed"
+"""What uvloop says of an answer to a client that asked several times at once and left: no failure of ours."""
+
 LEFT = 499  # as nginx has it: the client went away before an answer began
 
 
@@ -59,7 +62,12 @@ class Observed:
                 message = message | {"headers": self._dress(message.get("headers", ()), identity)}
             else:
                 bytes_out += len(message.get("body", b""))
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                if _CLOSED not in str(error):
+                    raise
+                status = LEFT
 
         try:
             with self._metrics.in_flight():

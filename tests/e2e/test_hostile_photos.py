@@ -15,15 +15,14 @@ import pytest
 from hostile_photos import PHOTOS
 from hostile_requests import REQUESTS, WIRE, photo
 
-TINY = "leap-tiny-test"
 SLOWEST = 15  # seconds an answer may take on a machine that does other work, too
 MORE_MEMORY = 1.10
 
 
 @pytest.fixture(scope="module")
-def target(start, tiny_zoo) -> Iterator[Target]:
-    """A server of this module's own, so that nothing else decides its memory."""
-    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
+def target(start) -> Iterator[Target]:
+    """A server of this module's own, with the bundled model, so that nothing else decides its memory."""
+    with start() as server:
         yield Target(server)
 
 

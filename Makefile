@@ -4,7 +4,7 @@ PYTHON ?= python3
 export BENTOML_DO_NOT_TRACK = True
 export GRADIO_ANALYTICS_ENABLED = False
 
-.PHONY: help serve test lint format train-demo tables clean
+.PHONY: help serve test lint format train-demo bench-serve tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -30,8 +30,14 @@ train-demo: .venv/installed ## distil a student of handwritten digits, export it
 	.venv/bin/python -m export runs/leap-digits --zoo zoo-out
 	.venv/bin/python -m train.demo leap-digits --zoo zoo-out
 
-tables: .venv/installed ## rewrite the generated tables of the README from cards and results
+bench-serve: .venv/installed ## what serving costs and stands, about fifteen minutes; see docs/serving.md
+	.venv/bin/python -m tools.bench_serve
+	.venv/bin/python -m tools.load_serve
+	.venv/bin/python -m tools.serving_tables
+
+tables: .venv/installed ## rewrite the generated tables of README and docs from cards and results
 	.venv/bin/python -m export.tables
+	.venv/bin/python -m tools.serving_tables
 
 clean: ## remove environments and outputs
 	rm -rf .venv .venv-serve runs zoo-out

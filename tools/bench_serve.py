@@ -63,7 +63,7 @@ def main() -> int:
     options = parser.parse_args()
     photos = jpegs(options.photos)
     found = measure(photos, options.seconds, options.rounds)
-    found["photos"] = f"{len(photos)} of {options.photos.name}, {SIDE}x{SIDE} JPEG, quality 90"
+    found["photos"] = f"{len(photos)} photos of the folder {options.photos.name}, {SIDE}x{SIDE} JPEG, quality 90"
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

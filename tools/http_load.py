@@ -68,19 +68,21 @@ def closed_loop(
     return load
 
 
-def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
+def open_loop(
+    port: int, requests: Sequence[bytes], rate: float, seconds: float, *, seed: int = 0, connections: int = 256
+) -> Load:
     """Requests at random moments (a Poisson process of `rate` per second), whether earlier ones are answered or not.
 
-    A latency is from the moment at which a request was due, so a request that waits for a slow one before it counts
-    its wait. Raises as `closed_loop` does.
+    A latency is from the moment at which a request was due, so one that waits for a slow one before it, or for one of
+    the `connections`, counts its wait. Raises as `closed_loop` does.
     """
     load = Load()
     clock = random.Random(seed)
     waiting: deque[float] = deque()
     due_of: dict[_Connection, float] = {}
     numbers = _endless(requests)
-    with _connections(port, 256) as (selector, connections):
-        idle = deque(connections)
+    with _connections(port, connections) as (selector, made):
+        idle = deque(made)
         started = time.perf_counter()
         due = started + clock.expovariate(rate)
         while (now := time.perf_counter()) - started < seconds or due_of:

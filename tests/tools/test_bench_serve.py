@@ -1,0 +1,87 @@
+"""The clients that measure the service, against a small server; and that the page has the measured figures."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("psutil", reason="needs the extra: pip install leap-zoo[serve]")
+
+from tools import serving_tables
+from tools.http_load import closed_loop, open_loop, photo_request
+
+PHOTO = b"\xff\xd8 not really"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers 200 with the length of the body, every tenth request 503."""
+
+    protocol_version = "HTTP/1.1"
+    asked = 0
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        Handler.asked += 1
+        answer = b"%d %s" % (len(body), self.headers["content-type"].encode())
+        self.send_response(503 if Handler.asked % 10 == 0 else 200)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    Handler.asked = 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def test_closed_loop__counts_every_answer(port: int) -> None:
+    load = closed_loop(port, [photo_request("/v1/embed", PHOTO)], 4, float("inf"), most=100)
+    assert 100 <= len(load.latencies) <= 103
+    assert set(load.statuses) == {200, 503}
+    assert load.statuses[503] in (10, 11)
+    assert load.per_second == pytest.approx(len(load.latencies) / load.seconds)
+    assert Handler.asked >= len(load.latencies)
+
+
+def test_open_loop__asks_at_the_rate(port: int) -> None:
+    load = open_loop(port, [photo_request("/embed", PHOTO, multipart=True)], 100, 2.0, connections=4)
+    assert sum(load.statuses.values()) == len(load.latencies) == Handler.asked
+    assert 150 < Handler.asked < 250  # five standard deviations of the Poisson process are 71
+    assert min(load.latencies) > 0
+
+
+def test_load__fails_when_the_server_closes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def close() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.close()
+
+        threading.Thread(target=close, daemon=True).start()
+        with pytest.raises(ConnectionError, match="closed"):
+            closed_loop(listener.getsockname()[1], [photo_request("/", PHOTO)], 1, 5)
+
+
+def test_photo_request__is_a_form_that_holds_the_photo() -> None:
+    head, _, body = photo_request("/embed", PHOTO, multipart=True).partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert PHOTO in body
+
+
+def test_page__has_the_figures_of_the_results() -> None:
+    text = serving_tables.PAGE.read_text()
+    assert serving_tables.render(text) == text, "run `make tables`"

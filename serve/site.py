@@ -49,5 +49,5 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     async def web_manifest() -> Response:
         return JSONResponse(manifest, media_type="application/manifest+json")
 
-    demo.mount_page(site, engine)
+    demo.mount_page(site, engine, site.state.shelf)
     return site

@@ -25,7 +25,7 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     site = make_app(engine, stores, settings)
     model = {
         "model": escape(engine.models.default.card.id),
-        "description": escape(engine.models.default.card.description),
+        "description": escape(engine.models.default.card.description.rstrip(".")),
         "precision": escape(engine.models.default.artifact.precision),
     }
     manifest = {

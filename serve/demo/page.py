@@ -22,6 +22,11 @@ from serve.shelf import Shelf
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
 
+FOOT = (
+    "<p class='leap-foot'>Photos stay on this server, and are deleted within two hours. The same for programs: "
+    "<a href='../docs'>the API</a>, <a href='../'>start page</a>.</p>"
+)
+
 _CSS = Path(__file__).with_name("demo.css")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
@@ -64,7 +69,7 @@ def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
                 zoo_tab.build(backend.cards(), shelf)
             with gr.Tab("How it learned", id="learned"):
                 learned_tab.build(backend.card)
-        gr.HTML("<p class='leap-foot'>Photos stay on this server, and are deleted within two hours.</p>")
+        gr.HTML(FOOT)
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)

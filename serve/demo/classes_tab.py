@@ -42,8 +42,8 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
     """Lay the tab out inside the present container."""
     gr.HTML(
         "<p class='leap-lead'>Show the model a few photos of each of your own classes. It learns to tell them apart in "
-        "a second or two, on this server's CPU. Five to ten photos per class are a good start. Click a photo to take it "
-        "out again.</p>"
+        "a second or two, on this server's CPU. Five to ten photos per class are a good start. Click a photo to take "
+        "it out again.</p>"
     )
     shown = gr.State(SHOWN_AT_FIRST)
     with gr.Row(elem_classes="leap-classes"):
@@ -128,7 +128,13 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
         show_progress_on=report,
     ).then(attempt, [photo, visitor], answer, **private)
     photo.change(
-        attempt, [photo, visitor], answer, concurrency_limit=backend.threads, trigger_mode="always_last", **private
+        attempt,
+        [photo, visitor],
+        answer,
+        concurrency_limit=backend.threads,
+        trigger_mode="always_last",
+        api_visibility="private",
+        show_progress="minimal",
     )
 
 

@@ -122,7 +122,12 @@ def build(backend: Backend, visitor: gr.State) -> None:
         return [visitor, asked, "", OWN_IS_EMPTY, found, gr.update(interactive=False)]
 
     private = {"api_visibility": "private", "show_progress": "hidden"}
-    working = private | {"concurrency_limit": backend.threads}
+    working = {
+        "api_visibility": "private",
+        "concurrency_limit": backend.threads,
+        "show_progress": "minimal",
+        "show_progress_on": found,
+    }
     wall.click(pick, [which, space, visitor], [query, wall, found], **working)
     photo.change(ask, [photo, which, space, visitor], [query, wall, found], trigger_mode="always_last", **working)
     space.change(search, [which, space, visitor, query], found, trigger_mode="always_last", **working)

@@ -151,6 +151,11 @@ class CachedZoo(Zoo):
         """Whether every file of `artifact` was pulled."""
         return all(self.cache.has(file) for file in artifact.files)
 
+    def paths(self, entry: IndexEntry, card: ModelCard) -> dict[str, Path]:
+        """Where the files of a model are that were pulled, by the names that they were published under."""
+        held = {file.file: self.cache.blob(file.sha256) for file in card.files if self.cache.has(file)}
+        return {"card.json": self._card_path(entry), "model.sig": self._signature_path(entry)} | held
+
     def read(self, card: ModelCard, published: File) -> bytes:
         """The bytes of a file that `card` lists, size and sha256 checked. Raises ArtifactCorrupt, NotPulled."""
         if not self.cache.blob(published.sha256).exists():

@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from leap_zoo.card import MAX_DOCUMENT_BYTES, Artifact, File, Index, IndexEntry, ModelCard
+from leap_zoo.card import MAX_DOCUMENT_BYTES, OTHER_FILES, Artifact, File, Index, IndexEntry, ModelCard
 from leap_zoo.documents import parse_card, parse_index
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, short
 
@@ -56,6 +56,11 @@ class Zoo:
     def holds(self, card: ModelCard, artifact: Artifact) -> bool:
         """Whether the files of `artifact` are meant to be here: all that a card lists are, in a folder."""
         return True
+
+    def paths(self, entry: IndexEntry, card: ModelCard) -> dict[str, Path]:
+        """Where the files of a model are, by the names that they were published under; any may have gone."""
+        others = {name: self.folder / entry.id / name for name in OTHER_FILES}
+        return others | {file.file: self._path(card.id, file) for file in card.files}
 
     def read(self, card: ModelCard, published: File) -> bytes:
         """The bytes of a file that `card` lists, size and sha256 checked. Raises ArtifactCorrupt, NotPulled."""

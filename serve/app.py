@@ -21,7 +21,7 @@ from serve.problems import Refused, client_left, internal_error, refusal_of
 from serve.reference import reference
 from serve.routes import bento, embeddings, files, galleries, heads, models, predict, search, short
 from serve.settings import ServeSettings
-from serve.shelf import Shelf, zoo_folders
+from serve.shelf import Shelf, zoos_to_hand_on
 from serve.stores import Stores
 
 
@@ -41,6 +41,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         lifespan=_closing(stores),
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
+    app.state.shelf = Shelf(zoos_to_hand_on(settings))
     photos = predict.router(engine, stores.heads, settings.max_photos)
     app.include_router(photos)
     app.add_middleware(DirectRoutes, router=photos, options=predict.OPTIONS)
@@ -49,7 +50,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.include_router(galleries.router(engine, stores, settings.max_photos))
     app.include_router(search.router(engine, stores, settings.max_photos))
     app.include_router(heads.router(engine, stores))
-    app.include_router(files.router(Shelf(zoo_folders(settings))))
+    app.include_router(files.router(app.state.shelf))
     app.include_router(short.router(engine))
     app.include_router(bento.router())
     answer_errors(app)

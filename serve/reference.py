@@ -41,7 +41,8 @@ def _anchor(method: str, path: str) -> str:
 
 def _keys(ways: Schema, optional: bool) -> str:
     how = " or ".join(_prose(way["description"]) for way in ways.values())
-    return f"This server {'takes requests without a key' if optional else 'wants a key'}; send one as {how}."
+    wanted = "needs no API key. Where one is needed, it is sent" if optional else "needs an API key, sent"
+    return f"This server {wanted} as {how}."
 
 
 def _contents(about: str, operations: list[tuple[str, str, Schema]]) -> str:
@@ -183,8 +184,8 @@ def _prose(text: str) -> str:
 
 
 def _table(rows: str) -> str:
-    return f'<div class="scroll" tabindex="0"><table>{rows}</table></div>' if rows else ""
+    return f'<div class="scroll"><table>{rows}</table></div>' if rows else ""
 
 
 def _json(example: Any) -> str:
-    return f'<pre tabindex="0">{escape(json.dumps(example, indent=2))}</pre>'
+    return f"<pre>{escape(json.dumps(example, indent=2))}</pre>"

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from serve.front import Front
 from serve.keys import Keys
 from serve.settings import read_serve_settings
-from serve.shelf import Shelf, zoo_folders
+from serve.shelf import Shelf, zoos_to_hand_on
 
 # BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
 # imported. Nobody who starts a server from here has agreed to that.
@@ -75,7 +75,7 @@ class LeapZoo:
 
         try:
             settings = read_serve_settings()
-            Shelf(zoo_folders(settings))
+            Shelf(zoos_to_hand_on(settings))
             if settings.keys_file:
                 Keys(settings.keys_file)
             if settings.data:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from leap_zoo.card import OTHER_FILES, Index, IndexEntry
+from leap_zoo import registry
+from leap_zoo.card import Index, IndexEntry
 from leap_zoo.errors import LeapZooError
-from leap_zoo.settings import read_settings
 from leap_zoo.zoo import BUNDLED, Zoo
 from serve.settings import ServeSettings
 
@@ -42,14 +42,14 @@ class Found:
 
 
 class Shelf:
-    """The models of `folders` as one zoo; of two with the same id the first counts. For several threads.
+    """The models of several zoos as one; of two with the same id the first counts. For several threads.
 
     A zoo that changes is read again; one that is broken then stays as it was, and the log says why.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        """Raises a LeapZooError when a folder is no zoo."""
-        self._zoos = [Zoo(folder) for folder in folders]
+    def __init__(self, zoos: Sequence[Zoo]) -> None:
+        """Raises a LeapZooError when one cannot be read."""
+        self._zoos = list(zoos)
         self._lock = threading.Lock()
         self._digests: dict[Path, tuple[_State, str]] = {}
         self._states = self._look()
@@ -59,6 +59,12 @@ class Shelf:
         """The index.json of all of them."""
         self._follow()
         return self._index
+
+    def offers(self, model: str, file: str, sha256: str) -> bool:
+        """Whether this file of a model, with this digest, is meant to be here. Does not look at the file."""
+        self._follow()
+        listed = self._listed.get((model, file))
+        return listed is not None and listed.sha256 == sha256
 
     def find(self, model: str, file: str) -> Found | None:
         """A file of a model, None where no card lists it or it is not as published. Reads it whole the first time."""
@@ -108,22 +114,25 @@ class Shelf:
         listed: dict[tuple[str, str], Listed] = {}
         for zoo in self._zoos:
             for entry in zoo.index().models:
-                if entry.id in entries:
+                if entry.sha256 != entries.setdefault(entry.id, entry).sha256:
                     continue
-                entries[entry.id] = entry
-                home = zoo.folder / entry.id
-                digests = {file.file: file.sha256 for file in zoo.card(entry).files}
-                for name, sha256 in (dict.fromkeys(OTHER_FILES) | digests | {"card.json": entry.sha256}).items():
-                    listed[entry.id, name] = Listed(home / name, sha256)
+                card = zoo.card(entry)
+                digests = {file.file: file.sha256 for file in card.files} | {"card.json": entry.sha256}
+                for name, path in zoo.paths(entry, card).items():
+                    listed.setdefault((entry.id, name), Listed(path, digests.get(name)))
         models = sorted(entries.values(), key=lambda entry: entry.id)
         return msgspec.json.format(msgspec.json.encode(Index(models=models))), listed
 
 
-def zoo_folders(settings: ServeSettings) -> list[Path]:
-    """The zoos to hand on: those of LEAP_ZOO_SERVE_ZOO, else the folder that models are served from; the bundled."""
-    served = read_settings().zoo
-    folders = list(settings.zoo) or ([served] if served is not None else [])
-    return [*folders, BUNDLED] if (BUNDLED / "index.json").is_file() else folders
+def zoos_to_hand_on(settings: ServeSettings) -> list[Zoo]:
+    """The zoos of LEAP_ZOO_SERVE_ZOO and the bundled one; where it is unset, those that models are served from.
+
+    Raises a LeapZooError when there is none.
+    """
+    if not settings.zoo:
+        return registry.zoos()
+    named = [Zoo(folder) for folder in settings.zoo]
+    return [*named, Zoo(BUNDLED)] if (BUNDLED / "index.json").is_file() else named
 
 
 def _look(path: Path) -> _State | None:

@@ -25,7 +25,7 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     site = make_app(engine, stores, settings)
     model = {
         "model": escape(engine.models.default.card.id),
-        "description": escape(engine.models.default.card.description),
+        "description": escape(engine.models.default.card.description.rstrip(".")),
         "precision": escape(engine.models.default.artifact.precision),
     }
     manifest = {
@@ -49,5 +49,5 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     async def web_manifest() -> Response:
         return JSONResponse(manifest, media_type="application/manifest+json")
 
-    demo.mount_page(site, engine)
+    demo.mount_page(site, engine, site.state.shelf)
     return site

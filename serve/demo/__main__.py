@@ -20,16 +20,13 @@ def main() -> int:
     from leap_zoo import LeapZooError
     from serve.engine import start_engine
     from serve.front import UI_PATH
-    from serve.routes import files
     from serve.settings import read_serve_settings
-    from serve.shelf import Shelf, zoo_folders
     from serve.site import build_site
     from serve.stores import open_stores
 
     try:
         settings = read_serve_settings()
         site = build_site(start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant), settings)
-        site.include_router(files.router(Shelf(zoo_folders(settings))))
     except LeapZooError as error:
         print(f"serve.demo: {error}", file=sys.stderr)
         return 2

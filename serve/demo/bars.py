@@ -28,7 +28,7 @@ def bars(answer: Classified, precision: str) -> str:
         f'<span class="leap-line">{_track(one.score)}</span></li>'
         for one in predictions
     )
-    facts = [f"{answer.milliseconds:.1f} ms", precision, _head(answer)]
+    facts = [_took(precision, answer), _decoding(answer), _head(answer)]
     return _result(predictions[0].label, rows, chips(facts))
 
 
@@ -45,9 +45,9 @@ def compared(answer: Classified, precision: str, other: Classified, other_precis
         for one in predictions
     )
     facts = [
-        f"{precision} {answer.inference_ms:.1f} ms",
-        f"{other_precision} {other.inference_ms:.1f} ms",
-        f"decoding {answer.decode_ms:.1f} ms",
+        _took(precision, answer),
+        _took(other_precision, other),
+        _decoding(answer),
         _head(answer),
     ]
     agree = predictions[0].label == others[0].label
@@ -60,6 +60,14 @@ def _result(best: str, rows: str, below: str) -> str:
         f'<section class="leap-result" role="status"><p class="leap-best">{escape(best)}</p>'
         f'<ol class="leap-bars" aria-label="Classes, best first">{rows}</ol>{below}</section>'
     )
+
+
+def _took(precision: str, answer: Classified) -> str:
+    return f"{precision} {answer.inference_ms:.1f} ms"
+
+
+def _decoding(answer: Classified) -> str:
+    return f"decoding {answer.decode_ms:.1f} ms"
 
 
 def _head(answer: Classified) -> str:

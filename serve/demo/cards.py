@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 
 from leap_zoo.card import Artifact, File, Latency, Metric, ModelCard, Training
 from serve.demo.markup import count, facts, megabytes, percent, table
 
+NOT_HERE = "<small>Not on this server</small>"
 
-def card_view(card: ModelCard, files: str) -> str:
-    """The card as a section; `files` is the address below which the zoo's files are served."""
+
+def card_view(card: ModelCard, files: str, offered: Callable[[File], bool]) -> str:
+    """The card as a section.
+
+    files: the address below which the zoo's files are served; offered: whether one is there.
+    """
     crop = card.preprocessing
     figures = [
         ("Parameters", count(card.parameters)),
         ("Smallest file", megabytes(min(artifact.total_bytes for artifact in card.artifacts))),
         ("Input", f"{crop.size} × {crop.size} px"),
-        ("Embedding", f"{card.embedding_dims.student} / {card.embedding_dims.teacher} dims"),
+        ("Embedding, student / teacher", f"{card.embedding_dims.student} / {card.embedding_dims.teacher}"),
     ]
     tiles = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in figures)
     parts = [
         f'<h2 id="leap-card-title">{escape(card.id)}</h2><p>{escape(card.description)}</p>',
         f'<dl class="leap-tiles">{tiles}</dl>',
-        _files(card, files),
+        _files(card, files, offered),
         _metrics(card.artifacts),
         _latency(card),
         _training(card.training) if card.training else "",
@@ -31,18 +36,24 @@ def card_view(card: ModelCard, files: str) -> str:
     return f'<section class="leap-card" aria-labelledby="leap-card-title">{"".join(parts)}</section>'
 
 
-def _files(card: ModelCard, address: str) -> str:
-    """A download for every file of every artifact, with what it must hash to."""
+def _files(card: ModelCard, address: str, offered: Callable[[File], bool]) -> str:
+    """Every file of every artifact with what it must hash to, and a download of those that are here."""
     items = "".join(
         f"<li><span><strong>{escape(file.file)}</strong> "
         f"<small>{_kind(artifact, file)}, {megabytes(file.bytes)}</small>"
         f'<code class="leap-sha">sha256 {file.sha256}</code></span>'
-        f'<a class="leap-button" href="{address}/{escape(card.id)}/{escape(file.file)}" download>Download'
-        f'<span class="leap-hidden"> {escape(file.file)}</span></a></li>'
+        f"{_download(f'{address}/{card.id}/{file.file}', file.file) if offered(file) else NOT_HERE}</li>"
         for artifact in card.artifacts
         for file in artifact.files
     )
     return f'<h3>Files of revision {escape(card.revision)}</h3><ul class="leap-files">{items}</ul>'
+
+
+def _download(address: str, name: str) -> str:
+    return (
+        f'<a class="leap-button" href="{escape(address)}" download>Download'
+        f'<span class="leap-hidden"> {escape(name)}</span></a>'
+    )
 
 
 def _kind(artifact: Artifact, file: File) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.events import EventData
 
 import leap_zoo
 from leap_zoo import InvalidArgument, LeapZooError
@@ -15,7 +16,7 @@ from serve.demo import bars, fit_report
 from serve.demo.backend import Backend, explain
 from serve.demo.classify_tab import ClassifyTab
 from serve.demo.gathering import gather
-from serve.demo.markup import note, strip
+from serve.demo.markup import TRIGGER_CLICK, clicked, note, thumbnails
 from serve.demo.samples import of_group
 from serve.demo.uploads import photo_input, photos_input, read_upload
 from serve.demo.visitor import MAX_CLASSES, MAX_PHOTOS_PER_CLASS, Member, Visitor
@@ -41,7 +42,8 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
     """Lay the tab out inside the present container."""
     gr.HTML(
         "<p class='leap-lead'>Show the model a few photos of each of your own classes. It learns to tell them apart in "
-        "a second or two, on this server's CPU. Five to ten photos per class are a good start.</p>"
+        "a second or two, on this server's CPU. Five to ten photos per class are a good start. Click a photo to take "
+        "it out again.</p>"
     )
     shown = gr.State(SHOWN_AT_FIRST)
     with gr.Row(elem_classes="leap-classes"):
@@ -68,7 +70,8 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
         for slot in range(len(EXAMPLE), MAX_CLASSES):
             visitor.classes[slot] = []
         names = [*EXAMPLE, *[""] * (MAX_CLASSES - len(EXAMPLE))]
-        return [visitor, len(EXAMPLE), *_boxes(len(EXAMPLE)), *names, *map(_seen, visitor.classes)]
+        seen = map(_seen, visitor.classes)
+        return [visitor, len(EXAMPLE), *_boxes(len(EXAMPLE)), *names, *seen, _report_now(visitor)]
 
     def start_over(visitor: Visitor) -> list[object]:
         visitor.classes = [[] for _ in range(MAX_CLASSES)]
@@ -102,12 +105,14 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
         slot.drop.upload(
             _adding(backend, number),
             [slot.drop, visitor],
-            [visitor, slot.seen, slot.drop],
+            [visitor, slot.seen, slot.drop, report],
             concurrency_limit=backend.threads,
-            **private,
+            api_visibility="private",
+            show_progress_on=slot.drop,
         )
+        slot.seen.click(_taking_out(number), visitor, [visitor, slot.seen, report], **private)
     more.click(show_more, shown, [shown, more, *boxes], **private)
-    example.click(fill, visitor, [visitor, shown, *boxes, *names, *seen], **private)
+    example.click(fill, visitor, [visitor, shown, *boxes, *names, *seen, report], **private)
     reset.click(
         start_over,
         visitor,
@@ -123,7 +128,13 @@ def build(backend: Backend, visitor: gr.State, classify: ClassifyTab) -> None:
         show_progress_on=report,
     ).then(attempt, [photo, visitor], answer, **private)
     photo.change(
-        attempt, [photo, visitor], answer, concurrency_limit=backend.threads, trigger_mode="always_last", **private
+        attempt,
+        [photo, visitor],
+        answer,
+        concurrency_limit=backend.threads,
+        trigger_mode="always_last",
+        api_visibility="private",
+        show_progress="minimal",
     )
 
 
@@ -136,7 +147,7 @@ def _slot(number: int) -> _Slot:
             elem_id=f"leap-name-{number + 1}",
         )
         drop = photos_input("Its photos", f"leap-drop-{number + 1}")
-        seen = gr.HTML("", elem_id=f"leap-seen-{number + 1}")
+        seen = gr.HTML("", js_on_load=TRIGGER_CLICK, elem_id=f"leap-seen-{number + 1}", elem_classes="leap-members")
     return _Slot(box, name, drop, seen)
 
 
@@ -145,23 +156,40 @@ def _boxes(shown: int) -> list[dict[str, object]]:
 
 
 def _seen(members: list[Member], notes: tuple[str, ...] = ()) -> str:
-    pictures = strip((member.name, member.thumbnail) for member in members) if members else ""
+    titled = [(member.key, f"Take out {member.name}", member.thumbnail) for member in members]
+    pictures = thumbnails("Photos of this class", titled) if members else ""
     return pictures + "".join(note(text, alert=True) for text in notes)
 
 
 def _adding(backend: Backend, number: int) -> Callable[..., object]:
-    async def add(paths: list[str], visitor: Visitor) -> tuple[Visitor, object, object]:
+    async def add(paths: list[str], visitor: Visitor) -> tuple[Visitor, object, object, object]:
         if not paths:
-            return visitor, gr.skip(), gr.skip()
+            return visitor, gr.skip(), gr.skip(), gr.skip()
         members = visitor.classes[number]
         try:
             good, notes = await gather(backend, paths, MAX_PHOTOS_PER_CLASS - len(members))
         except Refused as error:
             good, notes = [], [explain(error)]
         members += [Member(one.name, one.thumbnail, one.path) for one in good]
-        return visitor, _seen(members, tuple(notes)), None
+        return visitor, _seen(members, tuple(notes)), None, _report_now(visitor)
 
     return add
+
+
+def _taking_out(number: int) -> Callable[..., object]:
+    def take_out(event: EventData, visitor: Visitor) -> tuple[Visitor, object, object]:
+        members = visitor.classes[number]
+        gone = next((member for member in members if member.key == clicked(event)), None)
+        if gone is not None:
+            members.remove(gone)
+        return visitor, _seen(members), _report_now(visitor)
+
+    return take_out
+
+
+def _report_now(visitor: Visitor) -> object:
+    """Once the photos have changed: an earlier refusal no longer holds, but what was fitted stays to be read."""
+    return gr.skip() if visitor.head else fit_report.NOTHING_FITTED
 
 
 async def _fit(backend: Backend, visitor: Visitor, names: tuple[str, ...]) -> tuple[Fit, float]:

@@ -60,8 +60,8 @@ def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
     async def show(path: str | None, name: str, visitor: Visitor) -> str:
         return await _show(backend, path, name, visitor)
 
-    private = {"show_progress": "hidden", "api_visibility": "private"}
-    strip.click(sample_path, None, photo, **private)
+    private = {"api_visibility": "private"}
+    strip.click(sample_path, None, photo, show_progress="hidden", **private)
     gr.on(
         [photo.change, head.change],
         show,
@@ -69,6 +69,7 @@ def build(backend: Backend, visitor: gr.State) -> ClassifyTab:
         result,
         concurrency_limit=backend.threads,
         trigger_mode="always_last",
+        show_progress="minimal",
         **private,
     )
     return ClassifyTab(head)

@@ -41,26 +41,27 @@ def table(name: str, head: Iterable[str], rows: Iterable[tuple[str, Iterable[str
 
 
 def thumbnails(name: str, pictures: Iterable[tuple[str, str, str]], pressed: str | None = None) -> str:
-    """Photos as buttons: (id, what it is called, its data: address); a click on one triggers `click` with its id."""
+    """Photos as buttons: (id, what it is called, its data: address); a click on one triggers `click` with its id.
+
+    pressed: the id of the chosen one, where one can be; "" for none yet.
+    """
     buttons = "".join(
         f'<button type="button" class="leap-thumb" data-id="{escape(key)}" aria-label="{escape(title)}" '
-        f'title="{escape(title)}" aria-pressed="{str(key == pressed).lower()}">'
+        f'title="{escape(title)}"{_pressed(key, pressed)}>'
         f'<img src="{source}" alt="" loading="lazy" decoding="async"></button>'
         for key, title, source in pictures
     )
     return f'<div class="leap-strip" role="group" aria-label="{escape(name)}">{buttons}</div>'
 
 
+def _pressed(key: str, pressed: str | None) -> str:
+    return "" if pressed is None else f' aria-pressed="{str(key == pressed).lower()}"'
+
+
 def clicked(event: EventData) -> str:
     """The id of the photo that was clicked; a client can send any text."""
     data = event._data
     return str(data.get("id")) if isinstance(data, dict) else ""
-
-
-def strip(pictures: Iterable[tuple[str, str]]) -> str:
-    """Photos to look at: (what it is called, its data: address)."""
-    images = "".join(f'<img src="{source}" alt="{escape(title)}" decoding="async">' for title, source in pictures)
-    return f'<div class="leap-strip leap-still">{images}</div>'
 
 
 def note(text: str, *, alert: bool = False) -> str:
@@ -80,7 +81,7 @@ def empty(title: str, text: str, *, alert: bool = False) -> str:
 
 def percent(share: float) -> str:
     """A share in 0..1 for people."""
-    return f"{share * 100:.1f} %"
+    return f"{round(share * 100, 1) + 0.0:.1f} %"  # no -0.0
 
 
 def count(number: int) -> str:

@@ -18,19 +18,25 @@ from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
 from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
 from serve.front import UI_PATH
+from serve.shelf import Shelf
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
+
+FOOT = (
+    "<p class='leap-foot'>Photos stay on this server, and are deleted within two hours. The same for programs: "
+    "<a href='../docs'>the API</a>, <a href='../'>start page</a>.</p>"
+)
 
 _CSS = Path(__file__).with_name("demo.css")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
 
 
-def mount_page(site: FastAPI, engine: Engine) -> None:
+def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
     """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts."""
     gr.mount_gradio_app(
         site,
-        build_page(engine),
+        build_page(engine, shelf),
         path=UI_PATH,
         theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO),
         css_paths=[_CSS],
@@ -45,8 +51,8 @@ def mount_page(site: FastAPI, engine: Engine) -> None:
     mounted.app = UploadQuota(mounted.app)
 
 
-def build_page(engine: Engine) -> gr.Blocks:
-    """The page over `engine`."""
+def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
+    """The page over `engine`; `shelf` is what can be downloaded."""
     backend = Backend(engine)
     cleaning = (KEEP_SECONDS, KEEP_SECONDS)
     with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning, fill_width=False) as blocks:
@@ -60,10 +66,10 @@ def build_page(engine: Engine) -> gr.Blocks:
             with gr.Tab("Your classes", id="classes"):
                 classes_tab.build(backend, visitor, classify)
             with gr.Tab("Zoo", id="zoo"):
-                zoo_tab.build(backend.cards())
+                zoo_tab.build(backend.cards(), shelf)
             with gr.Tab("How it learned", id="learned"):
                 learned_tab.build(backend.card)
-        gr.HTML("<p class='leap-foot'>Photos stay on this server, and are deleted within two hours.</p>")
+        gr.HTML(FOOT)
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)

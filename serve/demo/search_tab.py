@@ -56,16 +56,16 @@ def build(backend: Backend, visitor: gr.State) -> None:
     """Lay the tab out inside the present container."""
     shared = SampleGallery(backend)
     query = gr.State(None)  # Kept
-    with gr.Row(equal_height=False, elem_classes="leap-stage"):
+    with gr.Row(equal_height=False, elem_classes=["leap-stage", "leap-search"]):
         with gr.Column(min_width=300):
             with gr.Row(elem_classes="leap-choices"):
                 which = gr.Radio(GALLERIES, value="samples", label="Gallery", elem_id="leap-gallery-choice")
                 space = gr.Radio(SPACES, value="student", label="Compare in", elem_id="leap-space")
             wall = gr.HTML(_wall_of_samples(None), js_on_load=TRIGGER_CLICK, elem_id="leap-wall")
-            with gr.Column(visible=False) as own:
-                drop = photos_input("Add photos to your gallery", "leap-add")
+            with gr.Column(visible=False, elem_id="leap-own") as own:
+                drop = photos_input("Add photos", "leap-add")
                 said = gr.HTML(OWN_IS_EMPTY)
-                clear = gr.Button("Empty your gallery", size="sm", elem_id="leap-clear")
+                clear = gr.Button("Empty your gallery", size="sm", interactive=False, elem_id="leap-clear")
         with gr.Column(min_width=300):
             found = gr.HTML(NO_QUERY, elem_id="leap-found", elem_classes="leap-panel")
             photo = photo_input("Or search with a photo of your own", "leap-query", 220)
@@ -101,9 +101,9 @@ def build(backend: Backend, visitor: gr.State) -> None:
             return None, gr.skip(), empty("This photo cannot be used", explain(error), alert=True)
         return asked, wall_of(which, visitor, asked), await search(which, space, visitor, asked)
 
-    async def add(paths: list[str], visitor: Visitor) -> tuple[Visitor, str, str, None]:
+    async def add(paths: list[str], visitor: Visitor, space: Space, asked: Kept | None) -> list[object]:
         if not paths:
-            return visitor, gr.skip(), gr.skip(), gr.skip()
+            return [visitor, *[gr.skip()] * 5]
         try:
             good, notes = await gather(backend, paths, MAX_PHOTOS - len(visitor.gallery))
             visitor.gallery += [await embedded(backend, read_upload(one.path), one.name, one.thumbnail) for one in good]
@@ -111,29 +111,45 @@ def build(backend: Backend, visitor: gr.State) -> None:
             notes = [explain(error)]
         count = note(f"{len(visitor.gallery)} of at most {MAX_PHOTOS} photos. Click one to search with it.")
         words = "".join(note(text, alert=True) for text in notes) + count
-        return visitor, _wall_of_own(visitor, None), words, None
+        found = await search("own", space, visitor, asked)
+        can_clear = gr.update(interactive=bool(visitor.gallery))
+        return [visitor, _wall_of_own(visitor, asked), words, None, found, can_clear]
 
-    def empty_gallery(visitor: Visitor) -> tuple[Visitor, str, str, str]:
+    async def empty_gallery(visitor: Visitor, space: Space, asked: Kept | None) -> list[object]:
+        asked = None if asked in visitor.gallery else asked
         visitor.gallery.clear()
-        return visitor, _wall_of_own(visitor, None), OWN_IS_EMPTY, NO_QUERY
+        found = await search("own", space, visitor, asked)
+        return [visitor, asked, "", OWN_IS_EMPTY, found, gr.update(interactive=False)]
 
     private = {"api_visibility": "private", "show_progress": "hidden"}
-    working = private | {"concurrency_limit": backend.threads}
+    working = {
+        "api_visibility": "private",
+        "concurrency_limit": backend.threads,
+        "show_progress": "minimal",
+        "show_progress_on": found,
+    }
     wall.click(pick, [which, space, visitor], [query, wall, found], **working)
     photo.change(ask, [photo, which, space, visitor], [query, wall, found], trigger_mode="always_last", **working)
     space.change(search, [which, space, visitor, query], found, trigger_mode="always_last", **working)
     which.change(wall_of, [which, visitor, query], wall, **private)
     which.change(lambda chosen: gr.update(visible=chosen == "own"), which, own, **private)
     which.change(search, [which, space, visitor, query], found, **working)
-    drop.upload(add, [drop, visitor], [visitor, wall, said, drop], **working)
-    clear.click(empty_gallery, visitor, [visitor, wall, said, found], **private)
+    drop.upload(
+        add,
+        [drop, visitor, space, query],
+        [visitor, wall, said, drop, found, clear],
+        concurrency_limit=backend.threads,
+        api_visibility="private",
+        show_progress_on=drop,
+    )
+    clear.click(empty_gallery, [visitor, space, query], [visitor, query, wall, said, found, clear], **private)
 
 
 def nearest(asked: Kept, gallery: Sequence[Kept], space: Space) -> str:
     """The photos of a gallery that are nearest to `asked`, best first, itself left out, with their cosines."""
     others = [kept for kept in gallery if kept is not asked]
     if not others:
-        return empty("Nothing to search in", "Add some photos to the gallery first.")
+        return empty("Nothing to search in", "Add some photos to your gallery first.")
     scores = np.stack([kept.vectors[space] for kept in others]) @ asked.vectors[space]
     rows = "".join(
         f'<li><img src="{others[i].thumbnail}" alt=""><span class="leap-label">{escape(others[i].name)}</span>'
@@ -151,11 +167,11 @@ def nearest(asked: Kept, gallery: Sequence[Kept], space: Space) -> str:
 
 def _wall_of_samples(asked: Kept | None) -> str:
     pictures = [(str(i), sample.name, sample.thumbnail) for i, sample in enumerate(samples().values())]
-    pressed = next((key for key, _, source in pictures if asked is not None and source == asked.thumbnail), None)
+    pressed = next((key for key, _, source in pictures if asked is not None and source == asked.thumbnail), "")
     return thumbnails("Gallery of sample photos", pictures, pressed)
 
 
 def _wall_of_own(visitor: Visitor, asked: Kept | None) -> str:
     pictures = [(str(i), kept.name, kept.thumbnail) for i, kept in enumerate(visitor.gallery)]
-    pressed = next((str(i) for i, kept in enumerate(visitor.gallery) if kept is asked), None)
+    pressed = next((str(i) for i, kept in enumerate(visitor.gallery) if kept is asked), "")
     return thumbnails("Gallery of your photos", pictures, pressed) if pictures else ""

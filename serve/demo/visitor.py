@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class Member:
     name: str
     thumbnail: str
     path: str
+
+    @property
+    def key(self) -> str:
+        """What the page calls it: the same after others have gone, and no path."""
+        return f"{zlib.crc32(self.path.encode()):08x}"
 
 
 class Visitor:

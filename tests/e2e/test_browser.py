@@ -49,8 +49,10 @@ SIZES = pytest.mark.parametrize("size", [DESK, PHONE], ids=["desktop", "phone"])
 
 
 @contextlib.contextmanager
-def visiting(browser: Browser, url: str, size: tuple[int, int] = DESK, **options: object) -> Iterator[Page]:
-    """The page at /ui. Afterwards: no request to another host, no answer that failed, nothing in the console, no
+def visiting(
+    browser: Browser, url: str, size: tuple[int, int] = DESK, path: str = "/ui/", **options: object
+) -> Iterator[Page]:
+    """The page at `path`. Afterwards: no request to another host, no answer that failed, nothing in the console, no
     sideways scrolling."""
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
@@ -71,8 +73,9 @@ def visiting(browser: Browser, url: str, size: tuple[int, int] = DESK, **options
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     try:
-        page.goto(url + "/ui/")
-        expect(page.locator("#leap-photo input[type=file]")).to_be_attached()
+        page.goto(url + path)
+        if path == "/ui/":
+            expect(page.locator("#leap-photo input[type=file]")).to_be_attached()
         yield page
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert foreign == []
@@ -138,6 +141,43 @@ def test_classify__explains_a_file_that_is_no_photo(
 
 
 @SIZES
+def test_tabs__are_all_in_sight(browser: Browser, server: Server, size: tuple[int, int]) -> None:
+    with visiting(browser, server.url, size, color_scheme="dark") as page:
+        for name in ("Classify", "Search", "Your classes", "Zoo", "How it learned"):
+            expect(page.get_by_role("tab", name=name, exact=True)).to_be_visible()
+            page.get_by_role("tab", name=name, exact=True).click()
+            expect(page.get_by_role("tabpanel").filter(visible=True)).to_have_count(1)
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+
+
+@SIZES
+def test_start_page__leads_on(browser: Browser, server: Server, size: tuple[int, int]) -> None:
+    with visiting(browser, server.url, size, "/") as page:
+        expect(page.get_by_text(f"curl -F image=@photo.jpg {server.url}/v1/classify")).to_be_visible()
+        page.get_by_role("link", name="GET /docs").click()
+        expect(page).to_have_url(server.url + "/docs")
+        page.go_back()
+        page.get_by_role("link", name="Try a photo in the browser").click()
+        expect(page.get_by_role("tab", name="Classify")).to_be_visible()
+        page.get_by_role("link", name="start page").click()
+        expect(page).to_have_url(server.url + "/")
+
+
+@SIZES
+def test_reference__every_route_is_a_click_away(browser: Browser, server: Server, size: tuple[int, int]) -> None:
+    with visiting(browser, server.url, size, "/docs", color_scheme="dark") as page:
+        route = page.get_by_role("navigation").get_by_role("link", name="POST /v1/search")
+        route.click()
+        expect(page.get_by_role("heading", name="POST /v1/search")).to_be_in_viewport()
+        if size == PHONE:
+            expect(route).not_to_be_in_viewport()
+            page.get_by_role("link", name="Routes", exact=True).click()
+        expect(route).to_be_in_viewport()
+        page.get_by_role("link", name="unknown_gallery").first.click()
+        expect(page.get_by_text("There is no gallery of this name here.")).to_be_in_viewport()
+
+
+@SIZES
 def test_search__finds_the_nearest_in_either_gallery_and_space(
     browser: Browser, server: Server, size: tuple[int, int], tmp_path: Path, colour_photos: dict[str, Path]
 ) -> None:
@@ -159,12 +199,16 @@ def test_search__finds_the_nearest_in_either_gallery_and_space(
         drop(page, "#leap-add", [*colour_photos.values(), lie])
         expect(page.locator("#leap-wall button")).to_have_count(3)
         expect(page.get_by_text("lie: These bytes are no photo that we read")).to_be_visible()
+        expect(found).to_contain_text("Nearest to golf ball 1")  # among the photos that have just come
+        expect(found.locator("li")).to_have_count(3)
         page.locator("#leap-wall button[aria-label=red]").click()
         expect(found.locator("li")).to_have_count(2)
         drop(page, "#leap-query", [colour_photos["blue"]])
         expect(found.locator("li").first).to_contain_text("blue")
         page.locator("#leap-clear").click()
         expect(page.locator("#leap-wall button")).to_have_count(0)
+        expect(page.locator("#leap-clear")).to_be_disabled()
+        expect(found).to_contain_text("Nothing to search in")
 
 
 @SIZES
@@ -177,6 +221,10 @@ def test_classes__are_fitted_tried_and_taken_home(
         expect(page.get_by_text("Two classes with a photo each are the least")).to_be_visible()
         page.locator("#leap-example").click()
         expect(page.locator("#leap-seen-3 img")).to_have_count(4)
+        expect(page.locator("#leap-fitted").get_by_text("Nothing fitted yet")).to_be_visible()
+        page.get_by_role("button", name="Take out church 2").click()
+        expect(page.locator("#leap-seen-3 img")).to_have_count(3)
+        expect(page.get_by_role("button", name="Take out church 2")).to_have_count(0)
         page.locator("#leap-more").click()
         page.locator("#leap-name-4 :is(input, textarea)").fill("pure red")
         drop(page, "#leap-drop-4", [colour_photos["red"]])
@@ -188,7 +236,7 @@ def test_classes__are_fitted_tried_and_taken_home(
         link = fitted.locator("#leap-head-file").get_attribute("href")
         head = decode_head(base64.b64decode(link.partition("base64,")[2]))
         assert head.labels == ["church", "golf ball", "parachute", "pure red"]
-        assert head.card.photos == [4, 4, 4, 1]
+        assert head.card.photos == [3, 4, 4, 1]
         drop(page, "#leap-try", [colour_photos["red"]])
         expect(page.locator("#leap-tried .leap-best")).to_have_text("pure red")
         open_tab(page, "Classify")

@@ -16,20 +16,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from leap_zoo.documents import parse_index
+from leap_zoo.documents import parse_index, read_card
 from leap_zoo.errors import LeapZooError
+from leap_zoo.pull import pull
 from leap_zoo.registry import publish
+from leap_zoo.zoo import Zoo
 from serve.problems import Refused
 from serve.routes import files
-from serve.shelf import Shelf
+from serve.settings import ServeSettings
+from serve.shelf import Shelf, zoos_to_hand_on
 
 TINY = "leap-tiny-test"
 FILE = f"/zoo/{TINY}/model_int8.onnx"
 
 
 def served(*folders: Path) -> TestClient:
+    return offering(Shelf([Zoo(folder) for folder in folders]))
+
+
+def offering(shelf: Shelf) -> TestClient:
     app = FastAPI()
-    app.include_router(files.router(Shelf(folders)))
+    app.include_router(files.router(shelf))
 
     @app.exception_handler(Refused)
     async def _(_: Request, refused: Refused) -> Response:
@@ -169,8 +176,6 @@ def test_index__is_of_all_zoos_and_the_first_counts(zoo_copy: Path, tiny_zoo: Pa
 def test_index__follows_what_is_published(zoo_copy: Path) -> None:
     import msgspec
 
-    from leap_zoo.documents import read_card
-
     client = served(zoo_copy)
     card = msgspec.structs.replace(read_card(zoo_copy / TINY / "card.json"), description="A new one.")
     publish(zoo_copy, card)
@@ -182,4 +187,39 @@ def test_index__follows_what_is_published(zoo_copy: Path) -> None:
 
 def test_shelf__of_no_zoo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LeapZooError, match="is no zoo"):
-        Shelf([tmp_path])
+        Shelf([Zoo(tmp_path)])
+
+
+def test_shelf__what_was_pulled_is_handed_on_where_it_is_served(
+    tiny_zoo: Path, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAP_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LEAP_ZOO_URL", raising=False)
+    pull(TINY, tiny_zoo, precision="int8")
+    shelf = Shelf(zoos_to_hand_on(ServeSettings()))
+    client = offering(shelf)
+    assert TINY in [entry.id for entry in parse_index(client.get("/zoo/index.json").content, "it").models]
+    assert client.get(FILE).content == data
+    assert client.get(f"/zoo/{TINY}/card.json").content == (tiny_zoo / TINY / "card.json").read_bytes()
+    card = read_card(tiny_zoo / TINY / "card.json")
+    offered = [one.file for one in card.artifacts if shelf.offers(TINY, one.file, one.sha256)]
+    assert offered == ["model_int8.onnx"]
+    assert client.get(f"/zoo/{TINY}/model.onnx").json()["code"] == "unknown_file"
+    pull(TINY, tiny_zoo, everything=True)
+    assert client.get(f"/zoo/{TINY}/model.onnx").status_code == 200
+    other = Shelf(zoos_to_hand_on(ServeSettings(zoo=(tiny_zoo,))))
+    assert other.offers(TINY, "model.onnx", card.artifacts[0].sha256)
+    assert not other.offers(TINY, "model.onnx", "0" * 64)
+
+
+def test_shelf__a_pulled_file_that_rotted_is_not_handed_on(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAP_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LEAP_ZOO_URL", raising=False)
+    pull(TINY, tiny_zoo, precision="int8")
+    client = offering(Shelf(zoos_to_hand_on(ServeSettings())))
+    digest = next(one.sha256 for one in read_card(tiny_zoo / TINY / "card.json").artifacts if one.precision == "int8")
+    blob = tmp_path / "home" / "blobs" / digest
+    blob.write_bytes(blob.read_bytes()[::-1])
+    assert client.get(FILE).json()["code"] == "unknown_file"

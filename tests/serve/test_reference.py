@@ -99,7 +99,7 @@ def test_openapi__says_whether_a_key_is_wanted(engine: Engine, tmp_path: Path, w
     ways = schema["components"]["securitySchemes"]
     assert {way for one in schema["security"] for way in one} == set(ways)
     assert ("security" not in schema["paths"]["/metrics"]["get"]) is with_keys
-    assert ("wants a key" in reference(schema)) is with_keys
+    assert ("needs an API key" in reference(schema)) is with_keys
 
 
 def test_codes__every_one_that_is_raised_is_explained() -> None:

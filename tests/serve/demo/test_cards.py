@@ -5,12 +5,17 @@ from __future__ import annotations
 import msgspec
 
 from leap_zoo import Prediction
-from leap_zoo.card import CurriculumStep, Metric
+from leap_zoo.card import CurriculumStep, File, Metric
 from serve.demo import bars
 from serve.demo.cards import card_view
 from serve.demo.curriculum import figure, sentence
 from serve.demo.markup import thumbnails
 from serve.engine import Classified, Engine
+
+
+def anything(_: File) -> bool:
+    return True
+
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -40,7 +45,7 @@ def test_refusal__is_an_alert_and_escaped() -> None:
 
 
 def test_card_view__says_what_the_card_says(engine: Engine) -> None:
-    html = card_view(engine.models.default.card, "../zoo")
+    html = card_view(engine.models.default.card, "../zoo", anything)
     artifact = engine.models.default.artifact
     for text in ("leap-tiny-test", "300", "int8", artifact.sha256, "top1 (colours)", "drawn, test", "100.0 %"):
         assert text in html
@@ -50,12 +55,19 @@ def test_card_view__says_what_the_card_says(engine: Engine) -> None:
         assert text in html
 
 
+def test_card_view__a_file_that_is_not_here_is_no_link(engine: Engine) -> None:
+    artifact = engine.models.default.artifact
+    html = card_view(engine.models.default.card, "../zoo", lambda file: file.sha256 == artifact.sha256)
+    assert html.count("download>") == 1
+    assert html.count("Not on this server") == len(engine.models.default.card.artifacts) - 1
+
+
 def test_card_view__escapes_the_card(engine: Engine) -> None:
     model = engine.models.default
     metric = Metric(name=HOSTILE, dataset=HOSTILE, split=HOSTILE, n=1, value=0.5)
     artifact = msgspec.structs.replace(model.artifact, metrics=[metric])
     card = msgspec.structs.replace(model.card, description=HOSTILE, artifacts=[artifact])
-    html = card_view(card, "../zoo")
+    html = card_view(card, "../zoo", anything)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 4
 
@@ -63,7 +75,7 @@ def test_card_view__escapes_the_card(engine: Engine) -> None:
 def test_card_view__a_cosine_is_no_share(engine: Engine) -> None:
     metric = Metric(name="embedding cosine", dataset="d", split="s", n=1000, value=0.9933, interval=(0.99, 0.995))
     artifact = msgspec.structs.replace(engine.models.default.artifact, metrics=[metric])
-    html = card_view(msgspec.structs.replace(engine.models.default.card, artifacts=[artifact]), "../zoo")
+    html = card_view(msgspec.structs.replace(engine.models.default.card, artifacts=[artifact]), "../zoo", anything)
     assert "0.9933" in html
     assert "1,000" in html
     assert "0.99 to 0.995" in html

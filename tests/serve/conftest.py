@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import leap_zoo
+from leap_zoo.fitting import fit
+from leap_zoo.heads import CustomHead
 
 pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[serve]")
 
@@ -74,3 +76,10 @@ def colours(api: TestClient, colour_photos: dict[str, Path]) -> TestClient:
     }
     assert api.post("/v1/gallery/colours", json=body).status_code == 200
     return api
+
+
+@pytest.fixture(scope="session")
+def head(tiny_zoo: Path, colour_photos: dict[str, Path]) -> CustomHead:
+    """A head for the colours of photos."""
+    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1)
+    return fit(model, {label: [path.read_bytes()] for label, path in colour_photos.items()}).head

@@ -1,4 +1,4 @@
-"""Galleries and heads by name, without HTTP: kept apart, bounded, durable, safe between threads and processes."""
+"""Galleries by name, without HTTP: kept apart, bounded, durable, safe between threads and processes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
 
-import leap_zoo
-from leap_zoo.errors import InvalidArgument, UnknownHead
-from leap_zoo.fitting import fit
+from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
 from leap_zoo.locks import locked
@@ -45,12 +43,6 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
     opened = open_stores(tmp_path / "data")
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="module")
-def head(tiny_zoo: Path, colour_photos: dict[str, Path]) -> CustomHead:
-    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1)
-    return fit(model, {label: [path.read_bytes()] for label, path in colour_photos.items()}).head
 
 
 def refusal(call: Callable[[], object]) -> tuple[int, str]:
@@ -338,86 +330,6 @@ def test_export__more_than_so_many_at_a_time_wait(tmp_path: Path) -> None:
     del first
     assert b"".join(galleries.export("g"))
     assert not list((tmp_path / "work").iterdir())
-
-
-# heads
-
-
-def test_head__is_there_after_reopening(tmp_path: Path, head: CustomHead) -> None:
-    open_stores(tmp_path).heads.create("mine", head)
-    again = open_stores(tmp_path).heads
-    assert again.get("mine").card == head.card
-    np.testing.assert_array_equal(again.get("mine").weight, head.weight)
-    assert [(one.name, one.card.labels) for one in again.list()] == [("mine", head.labels)]
-
-
-def test_head__name_that_is_taken(stores: Stores, head: CustomHead) -> None:
-    stores.heads.create("mine", head)
-    assert refusal(lambda: stores.heads.create("mine", head)) == (409, "head_exists")
-    other = CustomHead(head.card, head.weight * 2, head.bias)
-    stores.heads.create("mine", other, replace=True)
-    np.testing.assert_array_equal(stores.heads.get("mine").weight, other.weight)
-
-
-def test_head__replaced_by_another_process_is_the_new_one(tmp_path: Path, head: CustomHead) -> None:
-    one, other = open_stores(tmp_path).heads, open_stores(tmp_path).heads
-    one.create("mine", head)
-    assert other.get("mine") is other.get("mine")  # read once
-    one.create("mine", CustomHead(head.card, head.weight * 2, head.bias), replace=True)
-    np.testing.assert_array_equal(other.get("mine").weight, head.weight * 2)
-    one.delete("mine")
-    with pytest.raises(UnknownHead):
-        other.get("mine")
-
-
-def test_head__nobody_has(stores: Stores, head: CustomHead) -> None:
-    stores.heads.create("mine", head)
-    with pytest.raises(UnknownHead, match="did you mean 'mine'"):
-        stores.heads.get("mime")
-    with pytest.raises(UnknownHead):
-        stores.heads.delete("mime")
-
-
-def test_head__limits_of_number_and_bytes(tmp_path: Path, head: CustomHead) -> None:
-    heads = open_stores(tmp_path / "few", limits=Limits(heads=1)).heads
-    heads.create("one", head)
-    assert refusal(lambda: heads.create("two", head)) == (409, "too_many_heads")
-    heads.create("one", head, replace=True)
-    heads.delete("one")
-    heads.create("two", head)
-    small = open_stores(tmp_path / "small", limits=Limits(head_bytes=100)).heads
-    assert refusal(lambda: small.create("one", head)) == (409, "head_too_large")
-
-
-def test_head__of_one_name_by_many_threads_is_made_once(stores: Stores, head: CustomHead) -> None:
-    def create(_: int) -> str:
-        try:
-            stores.heads.create("mine", head)
-        except Refused as refused:
-            return refused.code
-        return "made"
-
-    with ThreadPoolExecutor(6) as pool:
-        assert sorted(pool.map(create, range(6))) == ["head_exists"] * 5 + ["made"]
-
-
-def test_head__leftovers_of_a_killed_writer_are_swept(tmp_path: Path, head: CustomHead) -> None:
-    stores = open_stores(tmp_path)
-    (tmp_path / "heads" / ".mine.head.abc123").write_bytes(b"half")
-    assert not stores.heads.list()
-    stores.heads.create("mine", head)
-    assert [path.name for path in (tmp_path / "heads").iterdir()] == ["mine.head"]
-
-
-def test_head__damaged_is_told_without_a_path(stores: Stores, head: CustomHead, tmp_path: Path) -> None:
-    stores.heads.create("mine", head)
-    (tmp_path / "data/heads/mine.head").write_bytes(b"x")
-    with pytest.raises(Refused) as caught:
-        stores.heads.get("mine")
-    assert (caught.value.status, caught.value.code) == (500, "head_damaged")
-    assert str(tmp_path) not in caught.value.detail
-    assert not stores.heads.list()
-    stores.heads.delete("mine")
 
 
 # the folder

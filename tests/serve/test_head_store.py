@@ -1,0 +1,108 @@
+"""Heads by name, without HTTP: bounded, whole or not there, the same for every process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
+
+from leap_zoo.errors import UnknownHead
+from leap_zoo.heads import CustomHead
+from serve.problems import Refused
+from serve.stores import Stores, open_stores
+from serve.stores.limits import Limits
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    opened = open_stores(tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+def refusal(call: Callable[[], object]) -> tuple[int, str]:
+    with pytest.raises(Refused) as caught:
+        call()
+    return caught.value.status, caught.value.code
+
+
+def test_head__is_there_after_reopening(tmp_path: Path, head: CustomHead) -> None:
+    open_stores(tmp_path).heads.create("mine", head)
+    again = open_stores(tmp_path).heads
+    assert again.get("mine").card == head.card
+    np.testing.assert_array_equal(again.get("mine").weight, head.weight)
+    assert [(one.name, one.card.labels) for one in again.list()] == [("mine", head.labels)]
+
+
+def test_head__name_that_is_taken(stores: Stores, head: CustomHead) -> None:
+    stores.heads.create("mine", head)
+    assert refusal(lambda: stores.heads.create("mine", head)) == (409, "head_exists")
+    other = CustomHead(head.card, head.weight * 2, head.bias)
+    stores.heads.create("mine", other, replace=True)
+    np.testing.assert_array_equal(stores.heads.get("mine").weight, other.weight)
+
+
+def test_head__replaced_by_another_process_is_the_new_one(tmp_path: Path, head: CustomHead) -> None:
+    one, other = open_stores(tmp_path).heads, open_stores(tmp_path).heads
+    one.create("mine", head)
+    assert other.get("mine") is other.get("mine")  # read once
+    one.create("mine", CustomHead(head.card, head.weight * 2, head.bias), replace=True)
+    np.testing.assert_array_equal(other.get("mine").weight, head.weight * 2)
+    one.delete("mine")
+    with pytest.raises(UnknownHead):
+        other.get("mine")
+
+
+def test_head__nobody_has(stores: Stores, head: CustomHead) -> None:
+    stores.heads.create("mine", head)
+    with pytest.raises(UnknownHead, match="did you mean 'mine'"):
+        stores.heads.get("mime")
+    with pytest.raises(UnknownHead):
+        stores.heads.delete("mime")
+
+
+def test_head__limits_of_number_and_bytes(tmp_path: Path, head: CustomHead) -> None:
+    heads = open_stores(tmp_path / "few", limits=Limits(heads=1)).heads
+    heads.create("one", head)
+    assert refusal(lambda: heads.create("two", head)) == (409, "too_many_heads")
+    heads.create("one", head, replace=True)
+    heads.delete("one")
+    heads.create("two", head)
+    small = open_stores(tmp_path / "small", limits=Limits(head_bytes=100)).heads
+    assert refusal(lambda: small.create("one", head)) == (409, "head_too_large")
+
+
+def test_head__of_one_name_by_many_threads_is_made_once(stores: Stores, head: CustomHead) -> None:
+    def create(_: int) -> str:
+        try:
+            stores.heads.create("mine", head)
+        except Refused as refused:
+            return refused.code
+        return "made"
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(create, range(6))) == ["head_exists"] * 5 + ["made"]
+
+
+def test_head__leftovers_of_a_killed_writer_are_swept(tmp_path: Path, head: CustomHead) -> None:
+    stores = open_stores(tmp_path)
+    (tmp_path / "heads" / ".mine.head.abc123").write_bytes(b"half")
+    assert not stores.heads.list()
+    stores.heads.create("mine", head)
+    assert [path.name for path in (tmp_path / "heads").iterdir()] == ["mine.head"]
+
+
+def test_head__damaged_is_told_without_a_path(stores: Stores, head: CustomHead, tmp_path: Path) -> None:
+    stores.heads.create("mine", head)
+    (tmp_path / "data/heads/mine.head").write_bytes(b"x")
+    with pytest.raises(Refused) as caught:
+        stores.heads.get("mine")
+    assert (caught.value.status, caught.value.code) == (500, "head_damaged")
+    assert str(tmp_path) not in caught.value.detail
+    assert not stores.heads.list()
+    stores.heads.delete("mine")

@@ -17,35 +17,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import leap_zoo
-from leap_zoo.device import available_threads, cpu_name, instruction_sets
+from leap_zoo.device import available_threads
 from leap_zoo.progress import Progress
-from tools.http_load import Load, closed_loop, open_loop, photo_request
+from tools.http_load import SIDE, Load, closed_loop, open_loop, photo_request, small_jpeg
+from tools.provenance import provenance
 from tools.server_process import ROOT, server_process
 
 RESULT = ROOT / "results" / "serving" / "bench.json"
 PHOTOS = ROOT / "serve" / "demo" / "samples"
 MODEL = "leap-nano"
 CLIENTS = 32
-SIDE = 224  # pixels
 TURN = 30  # requests in a turn of the one client
 
 Times = list[float]
@@ -62,7 +55,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="default: results/serving/bench.json")
     options = parser.parse_args()
     photos = jpegs(options.photos)
-    found = measure(photos, options.seconds, options.rounds)
+    about = provenance()
+    found = about | measure(photos, options.seconds, options.rounds)
     found["photos"] = f"{len(photos)} photos of the folder {options.photos.name}, {SIDE}x{SIDE} JPEG, quality 90"
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -72,14 +66,10 @@ def main() -> int:
 
 def jpegs(folder: Path) -> list[bytes]:
     """Up to 32 photos of a folder as 224x224 JPEGs."""
-    made = []
-    for path in sorted(folder.rglob("*.[jJ][pP]*[gG]"))[:32]:
-        buffer = io.BytesIO()
-        Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        made.append(buffer.getvalue())
-    if not made:
-        raise SystemExit(f"tools.bench_serve: there is no JPEG below {folder.name}")
-    return made
+    paths = sorted(folder.rglob("*.[jJ][pP]*[gG]"))[:32]
+    if not paths:
+        raise SystemExit(f"tools.bench_serve: there is no JPEG below {folder}: give --photos another folder")
+    return [small_jpeg(path) for path in paths]
 
 
 def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, Any]:
@@ -93,9 +83,8 @@ def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, A
     plain: list[Load] = []
     half: list[Load] = []
     alone: dict[str, Times] = {"served": [], "model": []}
-    variables = {"LEAP_ZOO_SERVE_LOG": "json"}
     with (
-        server_process(**variables) as ours,
+        server_process() as ours,
         server_process("tools.plain_bento:Plain") as theirs,
         Progress(rounds) as bar,
     ):
@@ -134,7 +123,7 @@ def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, A
         "requests": sum(len(load.latencies) for load in ours_loads) + len(alone["served"]),
         "seconds": seconds,
         "rounds": rounds,
-        **conditions(threads),
+        "cores": threads,
     }
 
 
@@ -207,22 +196,6 @@ def quantiles(seconds: Times) -> dict[str, float]:
     found = np.quantile(seconds, [0.05, 0.5, 0.95, 0.99]) * 1000
     return {name: round(float(ms), 3) for name, ms in zip(("p5", "p50", "p95", "p99"), found, strict=True)} | {
         "n": len(seconds)
-    }
-
-
-def conditions(threads: int) -> dict[str, Any]:
-    """On what, with what, and when."""
-    packages = ("bentoml", "fastapi", "starlette", "uvicorn", "uvloop", "onnxruntime", "pillow", "numpy")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "cores": threads,
-        "device": cpu_name(),
-        "isa": list(instruction_sets()),
-        "load_before": round(os.getloadavg()[2], 2),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -185,9 +185,3 @@ async def arrivals(
     for connection in idle:
         connection.close()
     return record
-
-
-def photo_request(path: str, photo: bytes) -> bytes:
-    """The bytes of a POST of one JPEG as the body itself."""
-    head = f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Type: image/jpeg\r\nContent-Length: {len(photo)}\r\n\r\n"
-    return head.encode() + photo

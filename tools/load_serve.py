@@ -17,32 +17,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib.metadata
-import io
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from PIL import Image
 
 from leap_zoo.atomic import atomic_file
-from leap_zoo.device import available_threads, cpu_name
 from leap_zoo.progress import Progress
 from tools import load_trials
-from tools.load_clients import photo_request
+from tools.http_load import photo_request, small_jpeg
+from tools.provenance import provenance
 from tools.server_process import ROOT, NotReady, ServerProcess, server_process
 
 RESULT = ROOT / "results" / "serving" / "resilience.json"
 PHOTO = ROOT / "docs" / "images" / "golf-ball.jpg"
 TRIALS = ("stops", "kills", "overload", "memory")
-_PACKAGES = ("bentoml", "uvicorn", "uvloop", "starlette", "onnxruntime", "gradio")
 _EVERY, _WARM_UP = 1000, 2000  # requests
 
 
@@ -91,34 +83,6 @@ def memory(options: argparse.Namespace, request: bytes) -> dict[str, Any]:
         return asyncio.run(trial)
 
 
-def small_photo(path: Path = PHOTO) -> bytes:
-    """A JPEG of 224 x 224 of the photo in `path`."""
-    buffer = io.BytesIO()
-    with Image.open(path) as photo:
-        photo.convert("RGB").resize((224, 224)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def provenance() -> dict[str, Any]:
-    """When, on what, and with which versions."""
-    changed = _git("status", "--porcelain", "--", ".", ":!results")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else ""),
-        "device": cpu_name(),
-        "processors": available_threads(),
-        "load_average": round(os.getloadavg()[0], 2),  # before the run: other work on this machine makes it slower
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
-
-
-def _git(*words: str) -> str:
-    """What git prints, without its end of line; nothing outside a repository."""
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def write(out: Path, name: str, part: dict[str, Any]) -> None:
     """Put `part` in the file, beside what is there of other trials."""
     known = json.loads(out.read_text()) if out.is_file() else {}
@@ -156,7 +120,7 @@ def read_options() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, write; exit status 2 when a server does not start."""
     options = read_options()
-    request = photo_request("/v1/embed", small_photo(options.photo))
+    request = photo_request("/v1/embed", small_jpeg(options.photo))
     measured = {}
     for name in options.trial:
         about = provenance()

@@ -22,8 +22,8 @@ import leap_zoo
 from leap_zoo.pull import pull
 from leap_zoo.registry import BUNDLED
 from tools import load_trials
-from tools.load_clients import photo_request
-from tools.load_serve import small_photo
+from tools.http_load import photo_request, small_jpeg
+from tools.load_serve import PHOTO
 from tools.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -196,7 +196,7 @@ def test_stop__loses_nothing_of_new_idle_and_busy_connections(start, variables: 
 def test_overload__the_excess_is_refused_at_once_and_all_is_well_after(start) -> None:
     with start() as server:
         trial = load_trials.overload(
-            ServerProcess(server.port, server.process), photo_request("/v1/embed", small_photo()), 8, lambda: None
+            ServerProcess(server.port, server.process), photo_request("/v1/embed", small_jpeg(PHOTO)), 8, lambda: None
         )
         found = asyncio.run(trial)
     assert found["lost"] == found["refused"] == 0

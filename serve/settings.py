@@ -14,7 +14,7 @@
 | LEAP_ZOO_SERVE_CORS | origins, or * | web origins that may call the API, with commas between; default none |
 | LEAP_ZOO_SERVE_DATA | a folder | galleries and heads of clients; default: a temporary one, lost at the end |
 | LEAP_ZOO_SERVE_QDRANT | a URL | the Qdrant server for galleries; default: files in the data folder |
-| LEAP_ZOO_SERVE_ZOO | folders | zoos offered at /zoo before the bundled one, with the path separator between |
+| LEAP_ZOO_SERVE_ZOO | folders | zoos at /zoo, with the path separator between; default: where models are served from |
 | LEAP_ZOO_SERVE_LOG | json or text | the shape of the log's lines; default json |
 """
 

@@ -13,7 +13,7 @@ from leap_zoo.heads import CustomHead
 
 pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[serve]")
 
-from refusals import text
+from refused_requests import text
 from starlette.testclient import TestClient
 
 from serve.app import make_app

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refusal, text
+from refused_requests import refusal, text
 from starlette.testclient import TestClient
 
 JPEG = {"content-type": "image/jpeg"}

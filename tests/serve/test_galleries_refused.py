@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refusal, text
+from refused_requests import refusal, text
 from starlette.testclient import TestClient
 
 from leap_zoo.gallery import Kind

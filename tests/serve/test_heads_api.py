@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from refusals import refusal, text
+from refused_requests import refusal, text
 from starlette.testclient import TestClient
 
 import leap_zoo

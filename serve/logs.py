@@ -1,6 +1,7 @@
 """The log: one line for each thing that happened, as JSON or as text, with the id of the request it belongs to.
 
-Nothing of a request is logged but what is listed in `Served`: no query, file name, body, address or key.
+Nothing of a request is logged but what is listed in `Served`: no query, file name, body, address or key. BentoML and
+uvicorn say in lines of their own, which are text, when they start and stop.
 """
 
 from __future__ import annotations

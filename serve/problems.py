@@ -22,7 +22,7 @@ CODES: dict[str, tuple[int, str]] = {
     "broken_form": (400, "The multipart form cannot be read."),
     "broken_json": (400, "The body is no JSON."),
     "broken_base64": (400, "A photo is not in base64."),
-    "broken_data_uri": (400, "A data URI is not data:image/...;base64,..."),
+    "broken_data_uri": (400, "A data URI is not in base64, as data:image/jpeg;base64,... is."),
     "client_left": (400, "The client closed the connection before its body had arrived."),
     "missing_key": (401, "This server wants an API key."),
     "wrong_key": (401, "The API key is not known here."),

@@ -57,6 +57,7 @@ class ZooService(Service[object]):
     service_class=ZooService,
     workers=1,  # Gradio's queue lives in one process; the engine's threads use all cores
     traffic={"timeout": 10},
+    logging={"access": {"enabled": False}},  # serve.logs has a line for each request, without the client's address
     # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anybody may call.
     # `--host 0.0.0.0` opens it.
     http={"host": "127.0.0.1", "port": 3000},

@@ -31,7 +31,7 @@ import numpy as np
 import leap_zoo
 from leap_zoo.device import available_threads
 from leap_zoo.progress import Progress
-from tools.http_load import SIDE, Load, closed_loop, open_loop, photo_request, small_jpeg
+from tools.http_load import SIDE, Connection, Load, closed_loop, open_loop, photo_request, small_jpeg
 from tools.provenance import provenance
 from tools.server_process import ROOT, server_process
 
@@ -90,11 +90,12 @@ def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, A
     ):
         for port, warm in ((ours.port, requests), (theirs.port, forms)):
             closed_loop(port, warm, CLIENTS, 2)
+        connection = Connection(ours.port)
         for number in range(rounds):
             engine.append(in_process(model, photos, threads, seconds))
             served.append(closed_loop(ours.port, requests, CLIENTS, seconds))
             plain.append(closed_loop(theirs.port, forms, CLIENTS, seconds))
-            one_client(ours.port, requests, model, photos, seconds, alone)
+            one_client(connection, requests, model, photos, seconds, alone)
             rate = statistics.median(load.per_second for load in served) / 2
             half.append(open_loop(ours.port, requests, rate, seconds, seed=number))
             bar.step()
@@ -144,7 +145,7 @@ def in_process(model: leap_zoo.Model, photos: Sequence[bytes], threads: int, sec
 
 
 def one_client(
-    port: int,
+    connection: Connection,
     requests: Sequence[bytes],
     model: leap_zoo.Model,
     photos: Sequence[bytes],
@@ -152,13 +153,22 @@ def one_client(
     times: dict[str, Times],
 ) -> None:
     """By turns the service and the model, one request at a time; adds to `times` seconds per request."""
+
+    def served(number: int) -> None:
+        if connection.ask(requests[number % len(requests)]) != 200:
+            raise SystemExit("tools.bench_serve: not only 200 was answered")
+
+    def alone(number: int) -> None:
+        model.embed(photos[number % len(photos)])
+
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends:
-        times["served"] += closed_loop(port, requests, 1, float("inf"), most=TURN).latencies
-        for number in range(TURN):
-            started = time.perf_counter()
-            model.embed(photos[number % len(photos)])
-            times["model"].append(time.perf_counter() - started)
+        for name, call in (("served", served), ("model", alone)):
+            call(0)  # the caches are the other's
+            for number in range(TURN):
+                started = time.perf_counter()
+                call(number)
+                times[name].append(time.perf_counter() - started)
 
 
 def overhead(times: dict[str, Times]) -> float:

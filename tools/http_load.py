@@ -30,6 +30,11 @@ class Load:
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
 
+    def count(self, status: int, seconds: float) -> None:
+        """Add an answer."""
+        self.statuses[status] += 1
+        self.latencies.append(seconds)
+
     @property
     def per_second(self) -> float:
         """Answers per second."""
@@ -55,29 +60,28 @@ def small_jpeg(photo: str | os.PathLike[str]) -> bytes:
     return buffer.getvalue()
 
 
-def closed_loop(
-    port: int, requests: Sequence[bytes], clients: int, seconds: float, *, most: float = float("inf")
-) -> Load:
-    """Each of `clients` sends its next request as soon as it has its answer, for `seconds` or `most` answers.
+def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
+    """Each of `clients` sends its next request as soon as it has its answer, for `seconds`.
 
-    A latency is from sending to the last byte. Raises ConnectionError when the server closes, TimeoutError when it
-    stalls.
+    A latency is from sending to the last byte. What is under way at the end is waited for, and not counted. Raises
+    ConnectionError when the server closes, TimeoutError when it stalls.
     """
-    load = Load()
-    sent: dict[_Connection, float] = {}
+    load = Load(seconds=seconds)
+    sent: dict[Connection, float] = {}
     numbers = _endless(requests)
     with _connections(port, clients) as (selector, connections):
-        started = time.perf_counter()
+        ends = time.perf_counter() + seconds
         for connection in connections:
             sent[connection] = time.perf_counter()
             connection.send(next(numbers))
-        while (now := time.perf_counter()) - started < seconds and len(load.latencies) < most:
-            for connection in _answered(selector, load, STALLED):
+        while sent:
+            for connection, status in _answered(selector, STALLED):
                 now = time.perf_counter()
-                load.latencies.append(now - sent[connection])
-                sent[connection] = now
-                connection.send(next(numbers))
-        load.seconds = now - started
+                began = sent.pop(connection)
+                if now < ends:
+                    load.count(status, now - began)
+                    sent[connection] = now
+                    connection.send(next(numbers))
     return load
 
 
@@ -87,18 +91,19 @@ def open_loop(
     """Requests at random moments (a Poisson process of `rate` per second), whether earlier ones are answered or not.
 
     A latency is from the moment at which a request was due, so one that waits for a slow one before it, or for one of
-    the `connections`, counts its wait. Raises as `closed_loop` does.
+    the `connections`, counts its wait. All are waited for. Raises as `closed_loop` does.
     """
-    load = Load()
+    load = Load(seconds=seconds)
     clock = random.Random(seed)
-    waiting: deque[float] = deque()
-    due_of: dict[_Connection, float] = {}
     numbers = _endless(requests)
     with _connections(port, connections) as (selector, made):
         idle = deque(made)
+        waiting: deque[float] = deque()
+        due_of: dict[Connection, float] = {}
         started = time.perf_counter()
         due = started + clock.expovariate(rate)
-        while (now := time.perf_counter()) - started < seconds or due_of:
+        while due - started < seconds or waiting or due_of:
+            now = time.perf_counter()
             while due <= now and due - started < seconds:
                 waiting.append(due)
                 due += clock.expovariate(rate)
@@ -106,24 +111,34 @@ def open_loop(
                 connection = idle.popleft()
                 due_of[connection] = waiting.popleft()
                 connection.send(next(numbers))
-            for connection in _answered(selector, load, max(0.0, min(due - time.perf_counter(), STALLED))):
-                load.latencies.append(time.perf_counter() - due_of.pop(connection))
+            wait = max(0.0, due - time.perf_counter()) if due - started < seconds else STALLED
+            for connection, status in _answered(selector, wait):
+                load.count(status, time.perf_counter() - due_of.pop(connection))
                 idle.appendleft(connection)
-        load.seconds = seconds
     return load
 
 
-class _Connection:
+class Connection:
+    """A keep-alive connection to the loopback."""
+
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=STALLED)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
 
+    def ask(self, request: bytes) -> int:
+        """Send a request and wait for its answer: the status."""
+        self.send(request)
+        while (status := self.receive()) is None:
+            pass
+        return status
+
     def send(self, request: bytes) -> None:
+        """Send a request."""
         self.socket.sendall(request)
 
     def receive(self) -> int | None:
-        """Take what has come. The status once the answer is whole."""
+        """Take what has come, or wait for something. The status once the answer is whole, None before."""
         part = self.socket.recv(1 << 20)
         if not part:
             raise ConnectionError("the server closed a connection before its answer was whole")
@@ -142,23 +157,22 @@ def _length(head: bytes) -> int:
     return int(rest.split(b"\r\n", 1)[0])
 
 
-def _answered(selector: selectors.BaseSelector, load: Load, wait: float) -> Iterator[_Connection]:
+def _answered(selector: selectors.BaseSelector, wait: float) -> Iterator[tuple[Connection, int]]:
+    """The connections that have their answer within `wait` seconds, and its status."""
     ready = selector.select(wait)
     if not ready and wait >= STALLED:
         raise TimeoutError(f"no answer for {STALLED:.0f} seconds")
     for key, _ in ready:
-        connection: _Connection = key.data
-        status = connection.receive()
+        status = key.data.receive()
         if status is not None:
-            load.statuses[status] += 1
-            yield connection
+            yield key.data, status
 
 
 @contextlib.contextmanager
-def _connections(port: int, number: int) -> Iterator[tuple[selectors.BaseSelector, list[_Connection]]]:
+def _connections(port: int, number: int) -> Iterator[tuple[selectors.BaseSelector, list[Connection]]]:
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        connections = [_Connection(port) for _ in range(number)]
+        connections = [Connection(port) for _ in range(number)]
         for connection in connections:
             stack.callback(connection.socket.close)
             selector.register(connection.socket, selectors.EVENT_READ, connection)

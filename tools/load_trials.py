@@ -42,7 +42,9 @@ async def stop_under_load(server: ServerProcess, request: bytes, seconds: float 
         "other_statuses": _statuses(asked),
         "lost": [one.why for one in asked if not one.status],
         "end_seconds": round(ended - told, 2),
-        "end_after_last_answer_seconds": round(ended - max(one.ended for one in asked if one.status), 2),
+        "end_after_last_answer_seconds": round(
+            ended - max((one.ended for one in asked if one.status), default=told), 2
+        ),
     }
 
 

@@ -41,7 +41,7 @@ def render(text: str) -> str:
     trials = json.loads((RESULTS / "resilience.json").read_text())
     parts = [
         _table(speed(bench)),
-        f"{bench['model']}, {bench['photos']}; {bench['rounds']} rounds by turns of {bench['seconds']:g} s; "
+        f"{bench['model']}, {bench['photos']}; {bench['rounds']} rounds, in each {bench['seconds']:g} s of everything; "
         f"{bench['requests']} requests served. Median of the rounds (least to most). {_conditions(bench)}",
         _table(strain(trials)),
         f"{_conditions(trials['overload'])}",
@@ -64,13 +64,13 @@ def speed(bench: dict[str, Any]) -> list[Row]:
         ("times the plain service", _spread(bench["times_plain_bentoml"], 2)),
         (f"p50 / p99 at {clients} clients", f"{_ms(bench['served_p50_ms'])} / {_ms(bench['served_p99_ms'])} ms"),
         ("one client: p50 / p99", f"{one['p50']:.2f} / {one['p99']:.2f} ms (n = {one['n']})"),
-        ("the model alone, by turns with it: p50 / p99", f"{alone['p50']:.2f} / {alone['p99']:.2f} ms"),
+        ("the model alone, a few at a time between those: p50 / p99", f"{alone['p50']:.2f} / {alone['p99']:.2f} ms"),
         ("what the service adds to one request", f"{bench['one_client_overhead_ms']:.2f} ms"),
         (
             "half the rate, at random moments: p50 / p99",
             f"{_ms(bench['half_load_p50_ms'])} / {_ms(bench['half_load_p99_ms'])} ms",
         ),
-        ("that p99 in times of one client's p50", _spread(bench["half_load_p99_of_single"], 1)),
+        ("that p99, divided by the p50 of one client", _spread(bench["half_load_p99_of_single"], 1)),
     ]
 
 

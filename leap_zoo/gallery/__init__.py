@@ -231,12 +231,15 @@ def unit_rows(vectors: npt.ArrayLike, dim: int) -> Vectors:
 
 
 def checked_ids(ids: Sequence[str]) -> list[str]:
-    """The ids. Raises InvalidArgument for empty, too long, repeated ones, and what is no Unicode text."""
+    """The ids. Raises InvalidArgument for empty, too long, repeated ones, no Unicode text, and such with a null."""
     if isinstance(ids, str):
         raise InvalidArgument(f"ids must be a list of texts, not one text: [{short(ids)}]")
     for one in ids:
-        if not isinstance(one, str) or not 0 < len(one) <= MAX_ID or not _encodes(one):
-            raise InvalidArgument(f"an id must be a text of 1 to {MAX_ID} Unicode characters, not {short(one)}")
+        # numpy drops a null at the end of a text.
+        if not isinstance(one, str) or not 0 < len(one) <= MAX_ID or not _encodes(one) or "\0" in one:
+            raise InvalidArgument(
+                f"an id must be a text of 1 to {MAX_ID} Unicode characters and without a null, not {short(one)}"
+            )
     if len(set(ids)) != len(ids):
         raise InvalidArgument("ids repeat within one call: give each once")
     return list(ids)

@@ -12,6 +12,7 @@ from leap_zoo import Model
 from leap_zoo.preprocess import MAX_BYTES
 from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
 from serve.demo.backend import Backend
+from serve.demo.guard import Guard
 from serve.demo.markup import chips, count, megabytes
 from serve.demo.quota import UploadQuota
 from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
@@ -48,7 +49,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
         pwa=False,
     )
     mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
-    mounted.app = UploadQuota(mounted.app)
+    mounted.app = UploadQuota(Guard(mounted.app))
 
 
 def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
@@ -73,7 +74,7 @@ def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)
-    blocks.queue(max_size=MAX_QUEUE)
+    blocks.queue(max_size=MAX_QUEUE, api_open=False)  # nobody gets past the queue
     blocks.state_session_capacity = MAX_VISITORS
     return blocks
 

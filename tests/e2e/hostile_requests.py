@@ -208,7 +208,22 @@ OPTIONS: dict[str, Sent] = {
     ),
 }
 
-REQUESTS = FORMS | DOCUMENTS | OPTIONS
+_GRADIO = "/ui/gradio_api"
+_FUNCTION = {"data": [1], "fn_index": 9999, "session_hash": "x"}
+
+PAGE: dict[str, Sent] = {
+    "call of a function that is not there": _json({"data": [1]}, 422, path=f"{_GRADIO}/call/nope"),
+    "run of a function that is not there": _json({"data": [1]}, 422, path=f"{_GRADIO}/run/nope"),
+    "run past the queue": _json({"data": [None], "fn_index": 0}, 404, path=f"{_GRADIO}/run/predict"),
+    "queue for a function that is not there": _json(_FUNCTION, 422, path=f"{_GRADIO}/queue/join"),
+    "component that is not there": _json(
+        {"data": [], "component_id": 999, "fn_name": "x", "session_hash": "y"}, 422, path=f"{_GRADIO}/component_server"
+    ),
+    "file of this machine": Sent(bytes, frozenset({403}), "", f"{_GRADIO}/file=/etc/passwd", method="GET"),
+    "address to fetch": Sent(bytes, frozenset({400}), "", f"{_GRADIO}/proxy=http://localhost/", method="GET"),
+}
+
+REQUESTS = FORMS | DOCUMENTS | OPTIONS | PAGE
 
 _POST = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 

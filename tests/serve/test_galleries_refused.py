@@ -106,6 +106,7 @@ def test_photos__too_many(colours: TestClient, photos: dict[str, bytes]) -> None
         ({"metadata": [{}]}, ("uneven_items", None)),
         ({"ids": ["a", "a"]}, ("invalid_id", None)),
         ({"ids": ["a", ""]}, ("invalid_id", None)),
+        ({"ids": ["a", "a\0"]}, ("invalid_id", None)),
         ({"ids": ["a", "i" * 257]}, ("invalid_id", 1)),
         ({"metadata": [{}, {"a b": 1}]}, ("invalid_metadata", None)),
         ({"metadata": [{}, {"a": "x" * 20_000}]}, ("invalid_metadata", None)),

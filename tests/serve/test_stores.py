@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 import threading
@@ -336,7 +337,8 @@ def test_export__more_than_so_many_at_a_time_wait(tmp_path: Path) -> None:
 
 
 def test_open__without_a_folder_says_that_nothing_stays(caplog: pytest.LogCaptureFixture) -> None:
-    stores = open_stores()
+    with caplog.at_level(logging.WARNING, "leap_zoo.serve"):
+        stores = open_stores()
     stores.galleries.add("g", KIND, ["a"], vectors(1))
     assert "LEAP_ZOO_SERVE_DATA" in caplog.text
     folder = Path(stores.temporary.name)

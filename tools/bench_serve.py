@@ -90,12 +90,11 @@ def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, A
     ):
         for port, warm in ((ours.port, requests), (theirs.port, forms)):
             closed_loop(port, warm, CLIENTS, 2)
-        connection = Connection(ours.port)
         for number in range(rounds):
             engine.append(in_process(model, photos, threads, seconds))
             served.append(closed_loop(ours.port, requests, CLIENTS, seconds))
             plain.append(closed_loop(theirs.port, forms, CLIENTS, seconds))
-            one_client(connection, requests, model, photos, seconds, alone)
+            one_client(ours.port, requests, model, photos, seconds, alone)
             rate = statistics.median(load.per_second for load in served) / 2
             half.append(open_loop(ours.port, requests, rate, seconds, seed=number))
             bar.step()
@@ -145,7 +144,7 @@ def in_process(model: leap_zoo.Model, photos: Sequence[bytes], threads: int, sec
 
 
 def one_client(
-    connection: Connection,
+    port: int,
     requests: Sequence[bytes],
     model: leap_zoo.Model,
     photos: Sequence[bytes],
@@ -161,6 +160,7 @@ def one_client(
     def alone(number: int) -> None:
         model.embed(photos[number % len(photos)])
 
+    connection = Connection(port)
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends:
         for name, call in (("served", served), ("model", alone)):

@@ -21,7 +21,7 @@ from serve.engine import Engine
 from serve.models import Models
 from serve.settings import ServeSettings
 from serve.site import build_site
-from serve.stores import open_stores
+from serve.stores import Stores, open_stores
 from serve.stores.limits import Limits
 
 Opener = Callable[..., TestClient]
@@ -83,3 +83,11 @@ def head(tiny_zoo: Path, colour_photos: dict[str, Path]) -> CustomHead:
     """A head for the colours of photos."""
     model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1)
     return fit(model, {label: [path.read_bytes()] for label, path in colour_photos.items()}).head
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    """Stores in an empty folder."""
+    opened = open_stores(tmp_path / "data")
+    yield opened
+    opened.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
-from serve.problems import CODES
+import pytest
+
+from serve.problems import CODES, Refused
 
 
 def refusal(response: Any) -> tuple[str, int | None]:
@@ -16,6 +19,13 @@ def refusal(response: Any) -> tuple[str, int | None]:
     assert body["type"] == f"/docs#{body['code']}"
     assert len(body["detail"]) > 20
     return body["code"], body.get("index")
+
+
+def refused(call: Callable[[], object]) -> tuple[int, str]:
+    """Status and code of what `call` raises."""
+    with pytest.raises(Refused) as caught:
+        call()
+    return caught.value.status, caught.value.code
 
 
 def text(photo: bytes) -> str:

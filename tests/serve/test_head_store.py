@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,24 +10,13 @@ import pytest
 
 pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
 
+from refused_requests import refused
+
 from leap_zoo.errors import UnknownHead
 from leap_zoo.heads import CustomHead
 from serve.problems import Refused
 from serve.stores import Stores, open_stores
 from serve.stores.limits import Limits
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    opened = open_stores(tmp_path / "data")
-    yield opened
-    opened.close()
-
-
-def refusal(call: Callable[[], object]) -> tuple[int, str]:
-    with pytest.raises(Refused) as caught:
-        call()
-    return caught.value.status, caught.value.code
 
 
 def test_head__is_there_after_reopening(tmp_path: Path, head: CustomHead) -> None:
@@ -41,7 +29,7 @@ def test_head__is_there_after_reopening(tmp_path: Path, head: CustomHead) -> Non
 
 def test_head__name_that_is_taken(stores: Stores, head: CustomHead) -> None:
     stores.heads.create("mine", head)
-    assert refusal(lambda: stores.heads.create("mine", head)) == (409, "head_exists")
+    assert refused(lambda: stores.heads.create("mine", head)) == (409, "head_exists")
     other = CustomHead(head.card, head.weight * 2, head.bias)
     stores.heads.create("mine", other, replace=True)
     np.testing.assert_array_equal(stores.heads.get("mine").weight, other.weight)
@@ -69,12 +57,12 @@ def test_head__nobody_has(stores: Stores, head: CustomHead) -> None:
 def test_head__limits_of_number_and_bytes(tmp_path: Path, head: CustomHead) -> None:
     heads = open_stores(tmp_path / "few", limits=Limits(heads=1)).heads
     heads.create("one", head)
-    assert refusal(lambda: heads.create("two", head)) == (409, "too_many_heads")
+    assert refused(lambda: heads.create("two", head)) == (409, "too_many_heads")
     heads.create("one", head, replace=True)
     heads.delete("one")
     heads.create("two", head)
     small = open_stores(tmp_path / "small", limits=Limits(head_bytes=100)).heads
-    assert refusal(lambda: small.create("one", head)) == (409, "head_too_large")
+    assert refused(lambda: small.create("one", head)) == (409, "head_too_large")
 
 
 def test_head__of_one_name_by_many_threads_is_made_once(stores: Stores, head: CustomHead) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refused_requests import refusal, text
 from starlette.testclient import TestClient
 
 import leap_zoo
 from leap_zoo import CustomHead
 from serve.app import make_app
 from serve.engine import Engine
-from serve.problems import CODES
 from serve.settings import ServeSettings
 from serve.stores import Stores, open_stores
 
@@ -26,20 +26,6 @@ TINY = "leap-tiny-test"
 def photos(colour_photos: dict[str, Path]) -> dict[str, bytes]:
     """A drawn photo per colour."""
     return {colour: path.read_bytes() for colour, path in colour_photos.items()}
-
-
-def refusal(response: Any) -> tuple[str, int | None]:
-    """Code and index of a problem, whose status must be the one that is published for the code."""
-    assert response.headers["content-type"] == "application/problem+json", response.text
-    body = response.json()
-    assert body["status"] == response.status_code == CODES[body["code"]][0]
-    assert body["type"] == f"/docs#{body['code']}"
-    assert len(body["detail"]) > 20
-    return body["code"], body.get("index")
-
-
-def text(photo: bytes) -> str:
-    return base64.b64encode(photo).decode()
 
 
 def test_classify__three_ways_to_send_photos_agree(client: TestClient, photos: dict[str, bytes]) -> None:

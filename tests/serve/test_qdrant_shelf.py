@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
 pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
 
+from refused_requests import refused
+
 import leap_zoo
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
@@ -62,12 +64,6 @@ def stores(open_again: Callable[..., Stores]) -> Stores:
     return open_again()
 
 
-def refusal(call: Callable[[], object]) -> tuple[int, str]:
-    with pytest.raises(Refused) as caught:
-        call()
-    return caught.value.status, caught.value.code
-
-
 def test_gallery__is_kept_on_the_server(open_again: Callable[..., Stores], tmp_path: Path) -> None:
     assert open_again().galleries.add("Cats", KIND, ["a", "b"], EYE[:2], [{"n": 1}, {"n": 2}]) == 2
     galleries = open_again().galleries
@@ -91,8 +87,8 @@ def test_gallery__items_are_replaced_and_deleted(stores: Stores) -> None:
 def test_gallery__deleted_makes_room_for_another_kind(stores: Stores) -> None:
     stores.galleries.add("g", KIND, ["a"], EYE[:1])
     other = Kind(model="m", revision="2", space="student", dim=DIM)
-    assert refusal(lambda: stores.galleries.add("g", other, ["a"], EYE[:1])) == (409, "other_embeddings")
-    assert refusal(lambda: stores.galleries.search("g", other, EYE[:1], 1)) == (409, "other_embeddings")
+    assert refused(lambda: stores.galleries.add("g", other, ["a"], EYE[:1])) == (409, "other_embeddings")
+    assert refused(lambda: stores.galleries.search("g", other, EYE[:1], 1)) == (409, "other_embeddings")
     stores.galleries.delete("g")
     assert stores.galleries.add("g", other, ["a"], EYE[:1]) == 1
 
@@ -106,7 +102,7 @@ def test_gallery__nobody_has(stores: Stores) -> None:
         lambda: stores.galleries.delete_items("g", ["a"]),
         lambda: stores.galleries.delete("g"),
     ):
-        assert refusal(call) == (404, "unknown_gallery")
+        assert refused(call) == (404, "unknown_gallery")
 
 
 def test_names__that_differ_in_case_are_apart(stores: Stores) -> None:
@@ -116,7 +112,7 @@ def test_names__that_differ_in_case_are_apart(stores: Stores) -> None:
 
 
 def test_names__too_long_for_a_collection(stores: Stores) -> None:
-    assert refusal(lambda: stores.galleries.add("A" * 64, KIND, ["a"], EYE[:1])) == (422, "invalid_name")
+    assert refused(lambda: stores.galleries.add("A" * 64, KIND, ["a"], EYE[:1])) == (422, "invalid_name")
     assert stores.galleries.add("a" * 64, KIND, ["a"], EYE[:1]) == 1
 
 
@@ -129,17 +125,17 @@ def test_server__shared_with_others_shows_ours_alone(stores: Stores, url: str) -
         client.create_collection(name, vectors_config=shape)
     stores.galleries.add("ours", KIND, ["a"], EYE[:1])
     assert [one.name for one in stores.galleries.list()] == ["ours"]
-    assert refusal(lambda: stores.galleries.delete("theirs")) == (404, "unknown_gallery")
+    assert refused(lambda: stores.galleries.delete("theirs")) == (404, "unknown_gallery")
     assert client.collection_exists("theirs")
 
 
 def test_limits__hold_there_too(open_again: Callable[..., Stores]) -> None:
     galleries = open_again(galleries=1, items=2).galleries
-    assert refusal(lambda: galleries.add("g", KIND, ["a", "b", "c"], EYE[:3])) == (409, "gallery_full")
+    assert refused(lambda: galleries.add("g", KIND, ["a", "b", "c"], EYE[:3])) == (409, "gallery_full")
     galleries.add("g", KIND, ["a", "b"], EYE[:2])
     assert galleries.add("g", KIND, ["a", "b"], EYE[2:]) == 2
-    assert refusal(lambda: galleries.add("g", KIND, ["c"], EYE[:1])) == (409, "gallery_full")
-    assert refusal(lambda: galleries.add("h", KIND, ["a"], EYE[:1])) == (409, "too_many_galleries")
+    assert refused(lambda: galleries.add("g", KIND, ["c"], EYE[:1])) == (409, "gallery_full")
+    assert refused(lambda: galleries.add("h", KIND, ["a"], EYE[:1])) == (409, "too_many_galleries")
 
 
 def test_export__is_an_npz(stores: Stores) -> None:

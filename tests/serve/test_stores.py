@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
+
+from refused_requests import refused
 
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
@@ -37,19 +38,6 @@ NAMES = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    opened = open_stores(tmp_path / "data")
-    yield opened
-    opened.close()
-
-
-def refusal(call: Callable[[], object]) -> tuple[int, str]:
-    with pytest.raises(Refused) as caught:
-        call()
-    return caught.value.status, caught.value.code
 
 
 # names
@@ -84,7 +72,7 @@ def test_name__that_is_none_is_refused_before_anything(stores: Stores, head: Cus
         lambda: stores.heads.create(name, head),
         lambda: stores.heads.delete(name),
     ):
-        assert refusal(call) == (422, "invalid_name")
+        assert refused(call) == (422, "invalid_name")
 
 
 # galleries
@@ -113,8 +101,8 @@ def test_gallery__refuses_other_embeddings(stores: Stores) -> None:
         Kind(model="m", revision="2", space="student", dim=DIM),
         Kind(model="m", revision="1", space="teacher", dim=DIM),
     ):
-        assert refusal(lambda: stores.galleries.add("g", other, ["b"], vectors(1))) == (409, "other_embeddings")  # noqa: B023
-        assert refusal(lambda: stores.galleries.search("g", other, vectors(1), 1)) == (409, "other_embeddings")  # noqa: B023
+        assert refused(lambda: stores.galleries.add("g", other, ["b"], vectors(1))) == (409, "other_embeddings")  # noqa: B023
+        assert refused(lambda: stores.galleries.search("g", other, vectors(1), 1)) == (409, "other_embeddings")  # noqa: B023
     assert stores.galleries.about("g").items == 1
 
 
@@ -127,7 +115,7 @@ def test_gallery__nobody_has_is_404(stores: Stores) -> None:
         lambda: stores.galleries.delete("g"),
         lambda: stores.galleries.export("g"),
     ):
-        assert refusal(call) == (404, "unknown_gallery")
+        assert refused(call) == (404, "unknown_gallery")
     assert stores.galleries.find("g") is None
 
 
@@ -136,15 +124,15 @@ def test_gallery__made_anew_with_another_model_is_the_new_one(tmp_path: Path) ->
     one.galleries.add("g", KIND, ["a"], vectors(1))
     new = Kind(model="n", revision="1", space="student", dim=DIM)
     other.galleries.delete("g")
-    assert refusal(lambda: one.galleries.items("g")) == (404, "unknown_gallery")
+    assert refused(lambda: one.galleries.items("g")) == (404, "unknown_gallery")
     other.galleries.add("g", new, ["b"], vectors(1))
     assert [item.id for item in one.galleries.items("g")] == ["b"]
-    assert refusal(lambda: one.galleries.search("g", KIND, vectors(1), 1)) == (409, "other_embeddings")
+    assert refused(lambda: one.galleries.search("g", KIND, vectors(1), 1)) == (409, "other_embeddings")
 
 
 def test_gallery__with_metadata_that_cannot_be_kept_is_not_made(stores: Stores) -> None:
     bad = [{"not a name": 1}]
-    assert refusal(lambda: stores.galleries.add("g", KIND, ["a"], vectors(1), bad)) == (422, "invalid_metadata")
+    assert refused(lambda: stores.galleries.add("g", KIND, ["a"], vectors(1), bad)) == (422, "invalid_metadata")
     assert not stores.galleries.list()
 
 
@@ -154,10 +142,10 @@ def test_limits__of_galleries_items_ids_and_bytes(tmp_path: Path) -> None:
     ).galleries
     galleries.add("a", KIND, ["1", "2", "3"], vectors(3))
     galleries.add("b", KIND, ["1"], vectors(1))
-    assert refusal(lambda: galleries.add("c", KIND, ["1"], vectors(1))) == (409, "too_many_galleries")
-    assert refusal(lambda: galleries.add("a", KIND, ["4"], vectors(1))) == (409, "gallery_full")
-    assert refusal(lambda: galleries.add("b", KIND, ["123456"], vectors(1))) == (422, "invalid_id")
-    assert refusal(lambda: galleries.add("b", KIND, ["2"], vectors(1), [{"x": "y" * 3000}])) == (409, "store_full")
+    assert refused(lambda: galleries.add("c", KIND, ["1"], vectors(1))) == (409, "too_many_galleries")
+    assert refused(lambda: galleries.add("a", KIND, ["4"], vectors(1))) == (409, "gallery_full")
+    assert refused(lambda: galleries.add("b", KIND, ["123456"], vectors(1))) == (422, "invalid_id")
+    assert refused(lambda: galleries.add("b", KIND, ["2"], vectors(1), [{"x": "y" * 3000}])) == (409, "store_full")
     assert galleries.add("a", KIND, ["2"], vectors(1)) == 3  # replaced: as many as before
     galleries.delete("b")
     assert galleries.add("c", KIND, ["1"], vectors(1)) == 1
@@ -166,7 +154,7 @@ def test_limits__of_galleries_items_ids_and_bytes(tmp_path: Path) -> None:
 
 def test_limits__a_refused_gallery_leaves_nothing(tmp_path: Path) -> None:
     stores = open_stores(tmp_path, limits=Limits(items=1))
-    assert refusal(lambda: stores.galleries.add("g", KIND, ["1", "2"], vectors(2))) == (409, "gallery_full")
+    assert refused(lambda: stores.galleries.add("g", KIND, ["1", "2"], vectors(2))) == (409, "gallery_full")
     assert not stores.galleries.list()
 
 
@@ -327,7 +315,7 @@ def test_export__more_than_so_many_at_a_time_wait(tmp_path: Path) -> None:
     galleries = open_stores(tmp_path, limits=replace(Limits(), exports=1)).galleries
     galleries.add("g", KIND, ["a"], vectors(1))
     first = galleries.export("g")
-    assert refusal(lambda: galleries.export("g")) == (503, "busy")
+    assert refused(lambda: galleries.export("g")) == (503, "busy")
     del first
     assert b"".join(galleries.export("g"))
     assert not list((tmp_path / "work").iterdir())

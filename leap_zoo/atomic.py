@@ -27,3 +27,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -42,15 +42,15 @@ async def read_photo(request: Request) -> bytes:
     Raises Refused: 400 when there is none, more than one, or the form is broken; 415 for any other kind of body; 422
     for a form field that is no photo.
     """
-    kind = _kind(request)
+    kind = content_type(request)
     if kind == "multipart/form-data":
         photos = await _of_form(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
         if len(photos) > 1:
             raise Refused(400, "several_photos", f"The form holds several files. {HOW_ONE}.")
-    elif _is_raw(kind):
+    elif is_raw(kind):
         photos = [await request.body()]
     else:
-        raise _other_kind(HOW_ONE)
+        raise other_kind(HOW_ONE)
     return _none_missing(photos, HOW_ONE)[0]
 
 
@@ -60,15 +60,15 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
     400 for no photo, and for a form, JSON or base64 that is broken; 413 for more than `most`; 415 for any other kind of
     body; 422 for what is no photo. `index` says which one it is about.
     """
-    kind = _kind(request)
-    if _is_raw(kind):
+    kind = content_type(request)
+    if is_raw(kind):
         photos = [await request.body()]
     elif kind == "multipart/form-data":
         photos = await _of_form(request, most, HOW_MANY)
     elif kind == "application/json":
         photos = await _of_json(await request.body(), most)
     else:
-        raise _other_kind(HOW_MANY)
+        raise other_kind(HOW_MANY)
     return _none_missing(photos, HOW_MANY)
 
 
@@ -114,15 +114,18 @@ def decode_json(body: bytes, kind: type[T]) -> T:
         raise Refused(400, "broken_json", "The body is no JSON. Check how it was written.") from error
 
 
-def _kind(request: Request) -> str:
+def content_type(request: Request) -> str:
+    """The media type of the body, without parameters; "" where the client says none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _is_raw(kind: str) -> bool:
+def is_raw(kind: str) -> bool:
+    """Whether a body of this media type is a photo itself."""
     return kind.startswith("image/") or kind in ("", "application/octet-stream")
 
 
-def _other_kind(how: str) -> Refused:
+def other_kind(how: str) -> Refused:
+    """The refusal of a body of any other media type."""
     return Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")
 
 

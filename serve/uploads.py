@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from leap_zoo.gallery import Value
-from serve.photos import check_number, decode_json, photo_of_text
+from serve.photos import check_number, content_type, decode_json, is_raw, other_kind, photo_of_text
 from serve.problems import Refused
 
 HOW_ITEMS = (
@@ -57,14 +57,14 @@ async def read_items(request: Request, most: int) -> Items:
     422 for ids or metadata that are not as many as the photos. A photo that is there twice, without an id, counts once.
     """
     kind = content_type(request)
-    if kind.startswith("image/") or kind in ("", "application/octet-stream"):
+    if is_raw(kind):
         return _items([await request.body()], None, None)
     if kind == "multipart/form-data":
         return _items_of_form(await _form(request, most, HOW_ITEMS))
     if kind == "application/json":
         body = await request.body()
         return await asyncio.to_thread(_items_of_json, body, most)
-    raise _other_kind(HOW_ITEMS)
+    raise other_kind(HOW_ITEMS)
 
 
 async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
@@ -82,17 +82,12 @@ async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
         body = await request.body()
         classes = await asyncio.to_thread(_classes_of_json, body, most)
     else:
-        raise _other_kind(HOW_CLASSES)
+        raise other_kind(HOW_CLASSES)
     if not any(classes.values()):
         raise Refused(400, "missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
     if len(classes) < 2:
         raise Refused(422, "invalid_classes", f"A head tells at least two classes apart. {HOW_CLASSES}.")
     return classes
-
-
-def content_type(request: Request) -> str:
-    """The media type of the body, without parameters; "" where the client says none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | None) -> Items:
@@ -153,7 +148,3 @@ async def _form(request: Request, most: int, how: str) -> _Form:
         if error.detail.startswith("Too many files"):
             check_number(most + 1, most)
         raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
-
-
-def _other_kind(how: str) -> Refused:
-    return Refused(415, "unsupported_content_type", f"A body of this Content-Type is not read here. {how}.")

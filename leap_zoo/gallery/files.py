@@ -26,6 +26,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from leap_zoo.atomic import sync_folder
 from leap_zoo.card import File, Positive, Sha256
 from leap_zoo.errors import InvalidGallery, short
 from leap_zoo.gallery import Kind, Vectors
@@ -158,13 +159,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     data = manifest.encode()
     if len(data) > MAX_MANIFEST_BYTES:
         raise InvalidGallery("the manifest of this gallery has grown too large: index the photos anew")
-    _sync_folder(folder)
+    sync_folder(folder)
     with new.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, folder / MANIFEST)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def write_file(folder: Path, name: str, parts: Iterable[bytes | memoryview]) -> File:
@@ -265,11 +266,3 @@ def _unwritable(folder: Path, error: OSError) -> InvalidGallery:
     return InvalidGallery(
         f"the gallery {short(folder)} cannot be written ({error.strerror}): make room or rights there, or give another"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

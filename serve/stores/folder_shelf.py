@@ -10,12 +10,13 @@ import uuid
 from collections import OrderedDict
 from pathlib import Path
 
+from leap_zoo.atomic import sync_folder
 from leap_zoo.errors import InvalidGallery
 from leap_zoo.gallery import Kind
 from leap_zoo.gallery.files import MANIFEST, parse_manifest, read_manifest
 from leap_zoo.gallery.flat import FlatGallery
 from serve.problems import Refused
-from serve.stores.disk import bytes_below, sync
+from serve.stores.disk import bytes_below
 from serve.stores.names import name_of, stem_of
 from serve.stores.shelves import About, logger, unavailable
 
@@ -74,7 +75,7 @@ class FolderShelf:
         """See `Shelf.make`."""
         self._sweep()
         gallery = FlatGallery(self._place(name), kind)
-        sync(self._folder)
+        sync_folder(self._folder)
         return self._keep(name, gallery)
 
     def drop(self, name: str) -> bool:
@@ -84,7 +85,7 @@ class FolderShelf:
         aside = self._folder / f"{_DELETED}{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._place(name), aside)
-            sync(self._folder)
+            sync_folder(self._folder)
         shutil.rmtree(aside, ignore_errors=True)
         return there
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leap_zoo.atomic import atomic_file
+from leap_zoo.atomic import atomic_file, sync_folder
 from leap_zoo.errors import InvalidHead, UnknownHead, nearest
 from leap_zoo.heads import SUFFIX, CustomHead, HeadCard, encode_head
 from serve.problems import Refused
-from serve.stores.disk import sync
 from serve.stores.limits import Limits
 from serve.stores.names import checked_name, name_of, stem_of
 from serve.stores.shelves import logger, unavailable
@@ -80,7 +79,7 @@ class HeadStore:
                 self.check_room(name, replace=replace)
                 with atomic_file(self._place(name)) as file:
                     file.write(data)
-                sync(self._folder)
+                sync_folder(self._folder)
         except OSError as error:
             raise unavailable(error) from error
         return Named(name, head.card, len(data))
@@ -100,7 +99,7 @@ class HeadStore:
         try:
             with self._turns.of(_WRITING):
                 self._place(name).unlink()
-                sync(self._folder)
+                sync_folder(self._folder)
         except FileNotFoundError:
             raise self._unknown(name) from None
         except OSError as error:

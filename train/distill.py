@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from train import curriculum, ranks, recipe
+from train import curriculum, ranks, recipe, slicing
 from train.clock import Clock
 from train.data import Augmenter
 from train.errors import TrainError
@@ -65,6 +65,21 @@ class Distiller(lightning.LightningModule):
         self.layout = ranks.layout()
         self.pieces: list[ranks.Average] = []  # similarities of the pieces of the present step
 
+    @torch.no_grad()
+    def start_from_teacher(self, pixels: Tensor) -> None:
+        """Begin with the teacher's weights, cut to size (`train.slicing`); pixels uint8 (B, H, W, 3): training photos.
+
+        Raises TrainError for a teacher that the student cannot start from.
+        """
+        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self.pixel_mean) / self.pixel_std
+        slicing.start_from_teacher(self.student, self.projection, self.teacher.vit, self.teacher.resized(images))
+        if self.scale is not None:  # g is of standardised tokens
+            scale, last = TargetScale(self.teacher.blocks, self.teacher.width), self.teacher.blocks
+            scale.update(self.teacher(images, last), last)
+            deviation = scale.deviation(last)[0]
+            self.projection.weight.div_(deviation[:, None])
+            self.projection.bias.sub_(scale.mean[last - 1, 0]).div_(deviation)
+
     def training_step(self, pixels: Tensor, batch: int) -> Tensor:
         """pixels uint8 (B, H, W, 3) -> the loss. Advances the curriculum after the similarity is known.
 
@@ -89,6 +104,8 @@ class Distiller(lightning.LightningModule):
                 self.distance(view.patches, wanted.patches)
                 + self.spec.loss.cls_weight * self.distance(view.cls, wanted.cls)
             )
+            if self.spec.loss.logits_weight and target == self.teacher.blocks:
+                losses[-1] = losses[-1] + self.spec.loss.logits_weight * self._class_divergence(view.cls, tokens.cls)
         loss = torch.stack(losses).mean()
         similarity = self.measure(views[-1].student, views[-1].patches, wanted.patches)
         return self._decide(loss, similarity, len(pixels), last=turn == self.spec.accumulate - 1)
@@ -134,6 +151,13 @@ class Distiller(lightning.LightningModule):
             projected = projection(tokens).float()  # (B, prefix + N, D_t)
             views.append(View(tokens[:, prefix:], projected[:, prefix:], projected[:, 0]))
         return views
+
+    def _class_divergence(self, projected: Tensor, cls: Tensor) -> Tensor:
+        """KL of the teacher's classes, told from g of the student's CLS (B, D_t), from those of its own CLS (B, D_t)."""
+        if self.scale is not None:
+            projected = self.scale.restore_cls(projected, self.teacher.blocks)
+        ours, theirs = (self.teacher.head(space).float().log_softmax(-1) for space in (projected, cls.float()))
+        return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
     @torch.no_grad()
     def _calibrate(self, images: Tensor, view: View) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from leap_zoo.card import Metric, Preprocessing
-from train import data, evaluate, flops, monitor, ranks
+from train import data, evaluate, flops, monitor, ranks, slicing
 from train.data import Augmenter, EpochSampler, Photos
 from train.distill import Distiller
 from train.errors import TrainError
@@ -104,6 +104,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
             continue
         lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
         distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(learned) // recipe.batch))
+        if recipe.student.init == "teacher":
+            distiller.start_from_teacher(slicing.choose(learned.pixels))
         watch = monitor.for_recipe(spec, evaluation.train, home) if evaluation else []
         distil(distiller, learned, home, resume=resume, callbacks=watch)
         if evaluation is None:  # the first of the processes has it, and goes on alone

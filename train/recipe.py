@@ -37,6 +37,7 @@ class Student(_Strict, frozen=True, kw_only=True):
     patch: Count = 16
     registers: Annotated[int, Meta(ge=0, le=64)] = 0  # tokens of no patch (arXiv 2309.16588), dropped from the outputs
     layerscale: AboveZero | None = None  # initial scale of each residual branch (arXiv 2103.17239); none by default
+    init: Literal["random", "teacher"] = "random"  # `teacher`: its weights, cut to the student's size (train.slicing)
 
 
 class Supervised(_Strict, frozen=True, kw_only=True):
@@ -55,6 +56,7 @@ class Teacher(_Strict, frozen=True, kw_only=True):
     pretrained: bool = False
     supervised: Supervised | None = None
     options: dict[str, Any] = {}  # further arguments of timm.create_model
+    pixels: Count | None = None  # it sees the student's photos enlarged to this side; None: as the student sees them
     head: Name | None = None  # the exported name of its classifier; `imagenet1k` for a 1000-class one
     provenance: str = "unknown"
     licence: str = "unknown"
@@ -142,11 +144,14 @@ class Loss(_Strict, frozen=True, kw_only=True):
 
     targets: `raw` as published; `standardised` divides each channel of a block by its running deviation first.
     distance: `mse` as published; `cosine-smooth-l1` is 1 - cosine of the tokens plus smooth L1.
+    logits_weight: of the divergence (KL) of the teacher's classes through the projected CLS from the teacher's own,
+    while its last block is the target; 0 leaves its classifier out.
     """
 
     targets: Literal["raw", "standardised"] = "raw"
     distance: Literal["mse", "cosine-smooth-l1"] = "mse"
     cls_weight: NotNegative = 0.05
+    logits_weight: NotNegative = 0.0
 
 
 class Optimizer(_Strict, frozen=True, kw_only=True):

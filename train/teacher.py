@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from train import recipe
 from train.errors import TrainError
@@ -39,6 +40,7 @@ class Teacher(nn.Module):
     Tokens have passed the model's final norm. Models that pool patches keep that norm behind the pooling (`fc_norm`);
     it is applied to each token here, since the residual stream itself is no target: a few channels dwarf the rest.
     The few that were trained without any final norm (RADIO, PE spatial) give their tokens as they are.
+    Photos of another size than `pixels`, the side that its positions are for, are resized to it first.
     """
 
     def __init__(self, vit: nn.Module) -> None:
@@ -48,6 +50,7 @@ class Teacher(nn.Module):
         self.blocks = len(vit.blocks)
         self.width = int(vit.embed_dim)
         self.grid = int(vit.patch_embed.grid_size[0])
+        self.pixels = int(vit.patch_embed.img_size[0])
         self.classes = int(vit.num_classes)
         self.late_norm = isinstance(vit.norm, nn.Identity)
 
@@ -70,17 +73,23 @@ class Teacher(nn.Module):
         """Run the whole teacher once and keep the tokens of each block, shallow first."""
         return self._tokens(images, list(range(self.blocks)), stop_early=False)
 
-    @torch.no_grad()
     def head(self, cls: Tensor) -> Tensor:
         """The teacher's own classifier on CLS tokens (B, D_t) of its last block -> logits (B, classes).
 
+        Its weights are frozen; a gradient flows to `cls`, which may be a student's.
         Raises TrainError where it has none that reads CLS alone.
         """
         return classifier(self.vit)(cls)
 
+    def resized(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) of any size -> (B, 3, pixels, pixels)."""
+        if images.shape[-2:] == (self.pixels, self.pixels):
+            return images
+        return functional.interpolate(images, (self.pixels, self.pixels), mode="bicubic", antialias=True)
+
     def _tokens(self, images: Tensor, indices: list[int], *, stop_early: bool) -> list[Tokens]:
         features = self.vit.forward_intermediates(
-            images,
+            self.resized(images),
             indices=indices,
             return_prefix_tokens=True,
             norm=True,
@@ -116,6 +125,7 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
 
     Raises TrainError.
     """
+    pixels = spec.pixels or pixels
     if not timm.is_model(spec.model):
         close = timm.list_models(f"*{spec.model}*")[:3]
         raise TrainError(f"timm has no model {spec.model!r}" + (f"; near: {', '.join(close)}" if close else ""))
@@ -133,7 +143,7 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
     if pixels % patch:
         raise TrainError(
             f"the teacher's patches of {patch} px do not tile images of {pixels} px; "
-            f"choose a preprocessing.size that is a multiple of {patch}"
+            f"choose a preprocessing.size (or teacher.pixels) that is a multiple of {patch}"
         )
     if spec.head is not None:
         classifier(vit)
@@ -141,12 +151,13 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
 
 
 def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
-    """The timm model of a recipe for images of `pixels` px: position embeddings resampled, weights loaded strictly.
+    """The timm model of a recipe for images of its own `pixels`, else of `pixels` px: position embeddings resampled, weights loaded strictly.
 
     timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
     classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
     """
     check_teacher(spec, pixels, classes)
+    pixels = spec.pixels or pixels
     outputs = {} if classes is None else {"num_classes": classes}
     file = fetch_weights(spec.model) if spec.pretrained else _local_weights(spec)
     if file is None:

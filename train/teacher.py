@@ -151,9 +151,9 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
 
 
 def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
-    """The timm model of a recipe for images of its own `pixels`, else of `pixels` px: position embeddings resampled, weights loaded strictly.
+    """The timm model of a recipe, for images of its own `pixels`, else of `pixels` px.
 
-    timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
+    Position embeddings are resampled, weights loaded strictly. timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
     classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
     """
     check_teacher(spec, pixels, classes)

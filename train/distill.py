@@ -153,7 +153,7 @@ class Distiller(lightning.LightningModule):
         return views
 
     def _class_divergence(self, projected: Tensor, cls: Tensor) -> Tensor:
-        """KL of the classes that the teacher's head gives to `projected`, from those of its own `cls`; (B, D_t) both."""
+        """KL of the classes that the teacher's head tells from `projected`, from those of its own `cls`; (B, D_t)."""
         if self.scale is not None:
             projected = self.scale.restore_cls(projected, self.teacher.blocks)
         ours, theirs = (self.teacher.head(space).float().log_softmax(-1) for space in (projected, cls.float()))

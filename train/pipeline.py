@@ -66,9 +66,11 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
     if mine.first:
         _check_folder(recipe, folder, resume=resume)
     # What cannot be is refused now, not after photos were decoded and a teacher trained.
-    make_student(recipe.student, pixels=recipe.preprocessing.size)
+    student = make_student(recipe.student, pixels=recipe.preprocessing.size)
     if recipe.teacher.supervised is None:
-        check_teacher(recipe.teacher, recipe.preprocessing.size)
+        shapes = check_teacher(recipe.teacher, recipe.preprocessing.size)
+        if recipe.student.init == "teacher":
+            slicing.check_sliceable(shapes, student)
     lightning.seed_everything(recipe.seed, verbose=False)
     splits, more = data.find_splits(recipe.data), data.find_more(recipe.data)
     store = recipe.data.store_side

@@ -2,8 +2,8 @@
 
 The residual stream is cut to its principal directions, as in SliceGPT (arXiv 2401.15024); each attention head's
 query-key and value-output products are cut to the student's head width by a singular value decomposition; of the MLP's
-hidden units the strongest stay, and its output layer is fitted to them. What is strong is measured on training photos. A
-student of the teacher's own width starts as the teacher itself.
+hidden units the strongest stay, and its output layer is fitted to them. What is strong is measured on training photos.
+A student of the teacher's own width starts as the teacher itself.
 """
 
 from __future__ import annotations

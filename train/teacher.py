@@ -120,10 +120,10 @@ def classifier(vit: nn.Module) -> nn.Linear:
     return vit.head
 
 
-def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> None:
+def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
     """Refuse what the model's shape, or a missing file, tells before weights are fetched. Arguments as of `make_vit`.
 
-    Raises TrainError.
+    Returns the model without memory (on torch's `meta` device): its shapes. Raises TrainError.
     """
     pixels = spec.pixels or pixels
     if not timm.is_model(spec.model):
@@ -148,12 +148,14 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
     if spec.head is not None:
         classifier(vit)
     _local_weights(spec)
+    return vit
 
 
 def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
     """The timm model of a recipe, for images of its own `pixels`, else of `pixels` px.
 
-    Position embeddings are resampled, weights loaded strictly. timm's own filters translate the key names of other projects, such as DINOv2's and DINOv3's own files.
+    Position embeddings are resampled, weights loaded strictly. timm's own filters translate the key names of
+    other projects, such as DINOv2's and DINOv3's own files.
     classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
     """
     check_teacher(spec, pixels, classes)

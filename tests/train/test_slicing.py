@@ -1,0 +1,120 @@
+"""A student cut out of its teacher: the teacher itself at full size, near it when smaller, and whom it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from train import recipe, slicing
+from train.errors import TrainError
+from train.teacher import Teacher
+
+
+def images(count: int = 48, side: int = 32) -> torch.Tensor:
+    """Smooth images (count, 3, side, side): their tokens are correlated, as those of photos are."""
+    coarse = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    return nn.functional.interpolate(coarse, (side, side), mode="bicubic")
+
+
+def start(teacher: Teacher, seen: torch.Tensor, **shape: int) -> tuple[nn.Module, nn.Linear]:
+    """A student of `shape` that starts from the teacher, and its projection."""
+    settings = {"img_size": 32, "patch_size": 8, "depth": 12, "num_classes": 0, **shape}
+    student = timm.models.vision_transformer.VisionTransformer(**settings).eval()
+    projection = nn.Linear(student.embed_dim, teacher.width)
+    slicing.start_from_teacher(student, projection, teacher.vit, seen)
+    return student, projection
+
+
+@torch.no_grad()
+def likeness(teacher: Teacher, student: nn.Module, projection: nn.Linear, asked: torch.Tensor) -> float:
+    """Mean cosine, around the mean token, of projected student tokens to the teacher's."""
+    ours = projection(student.forward_features(asked)).flatten(0, 1)
+    theirs = teacher.vit.forward_features(asked).flatten(0, 1)
+    centre = theirs.mean(0)
+    return float(nn.functional.cosine_similarity(ours - centre, theirs - centre).mean())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"init_values": 0.5}, {"qkv_bias": False}], ids=["plain", "layerscale", "bare"]
+)
+def test_student_of_the_teachers_size__is_the_teacher(make_teacher: Callable[..., Teacher], options: dict) -> None:
+    teacher = make_teacher(**options)
+    student, projection = start(teacher, images(), embed_dim=48, num_heads=3)
+    asked = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(9))  # of another kind than was measured
+    with torch.no_grad():
+        ours, theirs = projection(student.forward_features(asked)), teacher.vit.forward_features(asked)
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4], ids=["fewer heads", "two", "more heads"])
+def test_smaller_student__is_nearer_to_the_teacher_than_chosen_channels(
+    make_teacher: Callable[..., Teacher], heads: int
+) -> None:
+    teacher = make_teacher()
+    student, projection = start(teacher, images(), embed_dim=32, num_heads=heads)
+    near = likeness(teacher, student, projection, images()[:16])
+    assert near > 0.4
+    for block in student.blocks:  # what the cut weights of attention and MLP do is part of it
+        nn.init.zeros_(block.attn.proj.weight)
+        nn.init.zeros_(block.mlp.fc2.weight)
+    assert near > likeness(teacher, student, projection, images()[:16]) + 0.1
+
+
+def test_shallower_student__takes_blocks_evenly(make_teacher: Callable[..., Teacher]) -> None:
+    teacher = make_teacher()
+    student, _ = start(teacher, images(), embed_dim=48, num_heads=3, depth=6)
+    for number, block in enumerate(student.blocks):
+        theirs = teacher.vit.blocks[2 * number + 1].mlp.fc2.weight
+        assert torch.linalg.matrix_norm(block.mlp.fc2.weight, 2) <= torch.linalg.matrix_norm(theirs, 2) * 1.001
+
+
+def test_other_patch_and_resolution__are_resampled(make_teacher: Callable[..., Teacher]) -> None:
+    teacher = make_teacher()
+    student, projection = start(teacher, images(), embed_dim=48, num_heads=3, patch_size=16, img_size=64)
+    with torch.no_grad():
+        large = nn.functional.interpolate(images()[:8], (64, 64), mode="bicubic")
+        ours = projection(student.forward_features(large))[:, 1:]
+        theirs = teacher.vit.forward_features(images()[:8])[:, 1:]
+    assert nn.functional.cosine_similarity(ours - theirs.mean(1, True), theirs - theirs.mean(1, True), -1).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("teacher_options", "student_options", "words"),
+    [
+        ({"model": "deit3_small_patch16_224"}, {}, "no plain ViT"),
+        ({"reg_tokens": 2}, {}, "student.registers=2"),
+        ({}, {"size": "nano"}, "which is smaller"),
+        ({}, {"layerscale": 0.1}, "exclude each other"),
+    ],
+    ids=["positions without CLS", "registers", "larger", "layerscale"],
+)
+def test_student_that_cannot_start_from_its_teacher__is_refused(
+    make_teacher: Callable[..., Teacher], teacher_options: dict, student_options: dict, words: str
+) -> None:
+    from train.students import make_student
+
+    teacher = make_teacher(**teacher_options)
+    student = make_student(recipe.Student(**{"size": "digits", "patch": 8, **student_options}), pixels=32)
+    with pytest.raises(TrainError, match=words):
+        slicing.start_from_teacher(student, nn.Linear(student.embed_dim, 48), teacher.vit, images())
+
+
+def test_distiller__starts_where_its_teacher_is(make_distiller: Callable, pixels: torch.Tensor) -> None:
+    fresh, warm = (make_distiller(loss={"targets": "raw"}, curriculum={"strategy": "last"}) for _ in range(2))
+    warm.start_from_teacher(torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8))
+    assert float(warm.training_step(pixels, 0).detach()) < 0.3 * float(fresh.training_step(pixels, 0).detach())
+
+
+def test_distiller_of_standardised_targets__has_a_projection_of_standardised_tokens(make_distiller: Callable) -> None:
+    warm = make_distiller(loss={"targets": "standardised"}, curriculum={"strategy": "last"})
+    seen = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
+    warm.start_from_teacher(seen)
+    images = (seen.permute(0, 3, 1, 2) / 255 - warm.pixel_mean) / warm.pixel_std
+    with torch.no_grad():
+        patches = warm.views(images)[-1].patches.flatten(0, 1)  # a student of the teacher's width: its very patches
+    torch.testing.assert_close(patches.mean(0), torch.zeros(48), atol=0.05, rtol=0)
+    torch.testing.assert_close(patches.std(0), torch.ones(48), atol=0.05, rtol=0)

@@ -266,8 +266,9 @@ class Distiller(lightning.LightningModule):
         self.clock.load_state_dict(saved["clock"])
 
     def on_fit_start(self) -> None:
-        """Choose the student's attention for the device that it is on."""
-        plain_attention(self.student, self.device.type == "cpu")
+        """Choose the attention of student and teacher for the device that they are on."""
+        for vit in (self.student, self.teacher.vit):
+            plain_attention(vit, self.device.type == "cpu")
         if self.spec.compile:
             # A graph for each block at which the teacher stops, with and without the last and smaller batch's shape.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * self.teacher.blocks)
@@ -303,10 +304,12 @@ class Distiller(lightning.LightningModule):
 def plain_attention(vit: nn.Module, plain: bool) -> None:
     """Attention as matrix products and a softmax, or by torch's fused kernel: the same numbers but for rounding.
 
-    On a CPU the fused kernel's backward pass takes a third of a small student's step (`python -m train.speed`).
+    On a CPU the fused kernel's backward pass takes a third of a small student's step (`python -m train.speed`), and a
+    fifth of a small teacher's forward pass.
     """
     for block in vit.blocks:
-        block.attn.fused_attn = not plain
+        if hasattr(getattr(block, "attn", None), "fused_attn"):  # not every teacher's attention has the choice
+            block.attn.fused_attn = not plain
 
 
 def _projection(student: int, teacher: int) -> nn.Linear:

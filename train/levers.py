@@ -37,7 +37,7 @@ from train.teacher import Teacher, make_vit, normalisation
 
 LEVERS = Path(__file__).with_name("levers.yaml")
 ASIDE = 10  # one training photo in so many is learned from by no lever
-NEIGHBOURS, GALLERY = 10, 3000
+NEIGHBOURS, GALLERY = 10, 2000
 SPLIT = "a tenth of train, kept aside"
 COLUMNS = ["lever", "student", "epochs", "photos", "metric", "dataset", "split", "n", "value", "low", "high"]
 COLUMNS += ["seconds", "hardware", "commit"]

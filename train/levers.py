@@ -226,11 +226,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
-        "  python -m train.levers nano teacher.checkpoint=vit.safetensors data.train=... data.val=... epochs=2\n"
-        '  python -m train.levers nano ... --only "random start, last"     # one, in a process of its own\n'
+        "  python -m train.levers baseline teacher.checkpoint=vit.safetensors data.train=... data.val=... epochs=2\n"
+        '  python -m train.levers baseline ... --only "random start, last"     # one, in a process of its own\n'
         "  python -m train.levers --gather                                # write the table again",
     )
-    parser.add_argument("recipe", nargs="?", default="nano", help="the recipe that the levers change (nano)")
+    parser.add_argument("recipe", nargs="?", default="baseline", help="the recipe that the levers change (baseline)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the recipe for all levers")
     parser.add_argument(
         "--levers", type=Path, default=LEVERS, help="YAML: a name and its overrides (train/levers.yaml)"

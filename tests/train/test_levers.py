@@ -56,12 +56,12 @@ def test_levers__unknown_name_is_one_line(pulled: list[str], capsys: pytest.Capt
 
 
 def test_levers__nothing_measured_yet_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["nano", "--gather", "--out", str(tmp_path)]) == 2
+    assert main(["baseline", "--gather", "--out", str(tmp_path)]) == 2
     assert "no lever was measured" in capsys.readouterr().err
 
 
 def test_levers_that_ship__fit_the_recipe_and_have_folders_of_their_own() -> None:
     levers = read_levers(LEVERS)
     for changes in levers.values():
-        load_recipe(find_recipe("nano"), changes)
+        load_recipe(find_recipe("baseline"), changes)
     assert len({folder_name(name) for name in levers}) == len(levers)

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -19,9 +20,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from leap_zoo.card import Metric, Preprocessing
-from train import data, evaluate, flops, monitor, ranks, slicing
+from train import data, evaluate, flops, monitor, ranks, reference, slicing
 from train.data import Augmenter, EpochSampler, Photos
-from train.distill import Distiller
+from train.distill import Distiller, plain_attention
 from train.errors import TrainError
 from train.fit import check_machine, distil, train
 from train.hardware import describe
@@ -93,7 +94,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
             splits.val.decode(recipe.preprocessing, "validation photos"),
             splits.held_out.decode(recipe.preprocessing, "held-out photos") if len(splits.held_out) else None,
         )
-        reference = _evaluate_teacher(recipe, teacher, evaluation, mean, std)
+        measure = partial(_evaluate_teacher, recipe, teacher, evaluation, mean, std)
+        figures = reference.of_teacher(recipe, splits, folder, measure)
         folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RECIPE)
         save_skipped(learned.skipped, folder)
@@ -112,7 +114,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
         distil(distiller, learned, home, resume=resume, callbacks=watch)
         if evaluation is None:  # the first of the processes has it, and goes on alone
             continue
-        runs.append(_finish(distiller, evaluation, reference, len(learned), mean, std))
+        runs.append(_finish(distiller, evaluation, figures, len(learned), mean, std))
         save_run(home, runs[-1])
         _draw(home)
     return runs
@@ -189,7 +191,7 @@ def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tup
 
 
 def _finish(
-    distiller: Distiller, evaluation: Evaluation, reference: list[Metric], photos: int, mean: tuple, std: tuple
+    distiller: Distiller, evaluation: Evaluation, teacher_metrics: list[Metric], photos: int, mean: tuple, std: tuple
 ) -> Run:
     """Evaluate a distilled student and put the run together."""
     recipe, teacher = distiller.spec, distiller.teacher
@@ -223,7 +225,7 @@ def _finish(
         epochs=recipe.epochs,
         seed=recipe.seed,
         metrics=metrics,
-        teacher_metrics=reference,
+        teacher_metrics=teacher_metrics,
         teacher_flops=cost.teacher,
         total_flops=cost.total,
         teacher_flops_saved=cost.teacher_saved,
@@ -295,6 +297,7 @@ def _evaluate_teacher(
 ) -> list[Metric]:
     """The same figures for the teacher itself: what a student could reach."""
     device = next(teacher.parameters()).device
+    plain_attention(teacher.vit, device.type == "cpu")
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         tokens = teacher(evaluate.normalise(pixels.to(device), mean, std), teacher.blocks)

@@ -8,7 +8,8 @@ A student of the teacher's own width starts as the teacher itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,91 +19,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from train.errors import TrainError
+from train.stream import Moments, Reading, Stream, root, solve, solve_right
 
 PHOTOS = 512  # of the training photos: some 50,000 tokens, for products of at most a few thousand channels
 CLS_SHARE = 0.25  # of the weight of all tokens: a photo's one CLS counts as much as a third of its patches
-RIDGE = 1e-6  # relative, where matrices of correlated channels are inverted
 LEAVE = "leave out student.init, or set student.init=random"
-
-
-@dataclass
-class Moments:
-    """Weighted first and second moments of rows (M, D), in float64."""
-
-    weight: float = 0.0
-    first: Tensor = field(default_factory=lambda: torch.zeros(()))
-    second: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def add(self, rows: Tensor, weights: Tensor) -> None:
-        """rows (M, D), weights (M,)."""
-        rows, weights = rows.double(), weights.double()
-        self.weight += float(weights.sum())
-        self.first = self.first + weights @ rows
-        self.second = self.second + (rows * weights[:, None]).T @ rows
-
-    @property
-    def mean(self) -> Tensor:
-        """(D,)."""
-        return self.first / self.weight
-
-    @property
-    def covariance(self) -> Tensor:
-        """(D, D)."""
-        return self.second / self.weight - torch.outer(self.mean, self.mean)
-
-
-class Stream:
-    """The residual stream in fewer channels: y = up @ down @ x, without the mean over channels that LayerNorm drops.
-
-    down (r, D): the principal directions of the normalised tokens. up (D_s, r): onto channels whose mean is zero.
-    """
-
-    def __init__(self, covariance: Tensor, width: int) -> None:
-        self.width, self.teacher_width = width, len(covariance)
-        centred = torch.eye(self.teacher_width, dtype=torch.float64) - 1 / self.teacher_width
-        kept = min(width, self.teacher_width) - 1
-        values, vectors = torch.linalg.eigh(centred @ covariance @ centred)
-        # Along the mean over channels the covariance is exactly zero; it must not be taken for a direction.
-        order = [int(i) for i in values.argsort(descending=True) if abs(float(vectors[:, i].mean())) < 1e-6]
-        self.down = vectors[:, order[:kept]].T.contiguous()
-        ones = torch.ones(width, 1, dtype=torch.float64)
-        basis = torch.linalg.qr(torch.cat([ones, torch.eye(width, dtype=torch.float64)[:, : width - 1]], 1)).Q
-        self.up = basis[:, 1 : kept + 1]
-
-    def write(self, weight: Tensor) -> Tensor:
-        """(D, ...) that adds to the teacher's stream -> (D_s, ...) that adds to the student's."""
-        flat = weight.double().reshape(self.teacher_width, -1)
-        return (self.up @ (self.down @ flat)).reshape(self.width, *weight.shape[1:])
-
-
-class Reading:
-    """What a LayerNorm of the teacher gives, told from z = down @ (normalised token), of which the student has r.
-
-    z (M, r) has mean `mean` and covariance `covariance`. The lost directions are predicted from the kept ones.
-    """
-
-    def __init__(self, stream: Stream, norm: nn.LayerNorm, moments: Moments) -> None:
-        covariance, mean = moments.covariance, moments.mean
-        self.mean, self.covariance = stream.down @ mean, stream.down @ covariance @ stream.down.T
-        back = _solve(self.covariance, stream.down @ covariance).T  # (D, r)
-        gain, offset = norm.weight.detach().double(), norm.bias.detach().double()
-        self.back = gain[:, None] * back
-        self.offset = gain * (mean - back @ self.mean) + offset
-        size = moments.second.diagonal().sum() / moments.weight
-        inside = (self.covariance.diagonal() + self.mean**2).sum()
-        # The student's LayerNorm makes tokens of D_s channels as long as D_s; what is kept of the teacher's is shorter.
-        self.scale = float((inside / size * stream.teacher_width / stream.width).sqrt())
-        self.up = stream.up
-
-    def linear(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A layer behind the norm -> the same of z: weight (out, r), bias (out,)."""
-        weight = weight.detach().double()
-        plain = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.detach().double()
-        return weight @ self.back, plain + weight @ self.offset
-
-    def student(self, weight: Tensor) -> Tensor:
-        """A layer (out, r) of z -> (out, D_s), of the student's normalised tokens."""
-        return self.scale * weight @ self.up.T
 
 
 def choose(pixels: npt.NDArray[np.uint8]) -> Tensor:
@@ -184,7 +105,7 @@ def _measure(vit: VisionTransformer, images: Tensor) -> tuple[list[Moments], lis
     weights = torch.full((tokens,), (1 - CLS_SHARE) / (tokens - 1))
     weights[0] = CLS_SHARE
 
-    def watch(moments: Moments, normalised: bool):
+    def watch(moments: Moments, normalised: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].float()
             if normalised:
@@ -219,56 +140,63 @@ def _embeddings(student: VisionTransformer, vit: VisionTransformer, stream: Stre
 
 def _attention(attn: Attention, block: nn.Module, reading: Reading, stream: Stream) -> None:
     """Each head's products, cut to the student's head width; spare heads take what was cut from the values."""
-    teacher = block.attn
-    theirs, width, ours, kept = teacher.num_heads, teacher.head_dim, attn.num_heads, attn.head_dim
+    teacher, kept = block.attn, attn.head_dim
+    shape = (teacher.num_heads, teacher.head_dim)
     weight, bias = reading.linear(teacher.qkv.weight, teacher.qkv.bias)  # (3 D, r)
-    query, key, value = weight.unflatten(0, (3, theirs, width))  # (heads, width, r) each
-    query_bias, _, value_bias = bias.unflatten(0, (3, theirs, width))  # of keys: the same for all, so nothing
-    output = _gain(block.ls1)[:, None] * teacher.proj.weight.detach().double()
-    output = (stream.down @ output).unflatten(1, (theirs, width)).transpose(0, 1)  # (heads, r, width)
-    root = _root(reading.covariance)
-    constant = stream.down @ (_gain(block.ls1) * _bias(teacher.proj))
-    values = []  # per head: left (r, n), singular values (n,), right (n, r)
-    for head in range(theirs):
-        left, size, right = torch.linalg.svd(output[head] @ value[head] @ root, full_matrices=False)
-        values.append((left, size, _solve_right(right, root)))
-        constant += output[head] @ (value[head] @ reading.mean + value_bias[head])
-    parts = _share_out([size[:width] for _, size, _ in values], ours, kept)
-    rows = torch.zeros(3, ours, kept, query.shape[2], dtype=torch.float64)
-    offsets = torch.zeros(3, ours, kept, dtype=torch.float64)
-    written = torch.zeros(ours, kept, query.shape[2], dtype=torch.float64)
-    extended = torch.block_diag(root, torch.ones(1, 1, dtype=torch.float64))  # of [z; 1], z around its mean
-    for place, (head, begin) in enumerate(parts):
-        centre = query_bias[head] + query[head] @ reading.mean
-        asked = torch.cat([query[head], centre[:, None]], 1) @ extended
-        left, size, right = torch.linalg.svd(asked.T @ (key[head] @ root), full_matrices=False)
-        left, size, right = left[:, :kept], size[:kept].sqrt(), right[:kept]
-        found = _solve_right(size[:, None] * left.T, extended) * (kept / width) ** 0.5
-        rows[0, place, : len(found)] = found[:, :-1]
-        offsets[0, place, : len(found)] = found[:, -1] - found[:, :-1] @ reading.mean
-        rows[1, place, : len(size)] = _solve_right(size[:, None] * right, root)
-        left, size, right = values[head]
-        chosen = slice(begin, min(begin + kept, width))
-        amount = len(size[chosen])
-        rows[2, place, :amount] = size[chosen].sqrt()[:, None] * right[chosen]
-        offsets[2, place, :amount] = -rows[2, place, :amount] @ reading.mean
-        written[place, :amount] = (left[:, chosen] * size[chosen].sqrt()).T
+    query, key, value = weight.unflatten(0, (3, *shape))  # (heads, width, r) each
+    query_bias, _, value_bias = bias.unflatten(0, (3, *shape))  # that of keys adds the same to all logits: nothing
+    gain = _gain(block.ls1)
+    output = stream.down @ (gain[:, None] * teacher.proj.weight.detach().double())
+    output = output.unflatten(1, shape).transpose(0, 1)  # (heads, r, width)
+    spread, plain = root(reading.covariance), torch.eye(len(stream.down), dtype=torch.float64)
+    values = [_factors(out @ read, plain, spread, shape[1]) for out, read in zip(output, value, strict=True)]
+    # What a head writes of tokens that are all alike does not depend on where it looks.
+    alike = sum(output[head] @ (value[head] @ reading.mean + value_bias[head]) for head in range(shape[0]))
+    rows = torch.zeros(3, attn.num_heads, kept, len(plain), dtype=torch.float64)
+    offsets = torch.zeros(3, attn.num_heads, kept, dtype=torch.float64)
+    written = torch.zeros(len(plain), attn.num_heads, kept, dtype=torch.float64)
+    for place, (head, begin) in enumerate(_share_out([found.sizes for found in values], attn.num_heads, kept)):
+        extended = torch.block_diag(spread, torch.ones(1, 1, dtype=torch.float64))  # of [z - its mean; 1]
+        asked = torch.cat([query[head], (query_bias[head] + query[head] @ reading.mean)[:, None]], 1)
+        found = _factors(asked.T @ key[head], extended, spread, kept)
+        asks = found.left.T * (kept / shape[1]) ** 0.5  # attention divides by the root of the head's width
+        amount = len(asks)
+        rows[0, place, :amount], offsets[0, place, :amount] = asks[:, :-1], asks[:, -1] - asks[:, :-1] @ reading.mean
+        rows[1, place, :amount] = found.right
+        left, right = values[head].left[:, begin : begin + kept], values[head].right[begin : begin + kept]
+        amount = len(right)
+        rows[2, place, :amount], offsets[2, place, :amount] = right, -right @ reading.mean
+        written[:, place, :amount] = left
     attn.qkv.weight.copy_(reading.student(rows.flatten(0, 2)))
     attn.qkv.bias.copy_(offsets.flatten())
-    attn.proj.weight.copy_(stream.up @ written.flatten(0, 1).T)
-    attn.proj.bias.copy_(stream.up @ constant)
+    attn.proj.weight.copy_(stream.up @ written.flatten(1))
+    attn.proj.bias.copy_(stream.up @ (stream.down @ (gain * _bias(teacher.proj)) + alike))
+
+
+class Factors(NamedTuple):
+    """A matrix (a, b) as left (a, n) @ right (n, b); sizes (n,): its singular values, the largest first."""
+
+    left: Tensor
+    right: Tensor
+    sizes: Tensor
+
+
+def _factors(matrix: Tensor, before: Tensor, after: Tensor, rank: int) -> Factors:
+    """The best of `rank` for vectors whose second moments are before @ before' on the left, after @ after' right."""
+    left, sizes, right = torch.linalg.svd(before.T @ matrix @ after, full_matrices=False)
+    left, sizes, right = left[:, :rank], sizes[:rank], right[:rank]
+    half = sizes.sqrt()
+    return Factors(solve_right((left * half).T, before).T, solve_right(half[:, None] * right, after), sizes)
 
 
 def _share_out(sizes: list[Tensor], heads: int, kept: int) -> list[tuple[int, int]]:
-    """Which teacher's head, from which singular value on, each student's head takes: the strongest parts first."""
+    """Which teacher's head, from which singular value on, each student's head takes: the strongest parts."""
     parts = [
-        (float((size[at : at + kept] ** 2).sum()), head, at)
+        (float(size[at : at + kept].square().sum()), head, at)
         for head, size in enumerate(sizes)
         for at in range(0, len(size), kept)
     ]
-    chosen = sorted(parts, reverse=True)[:heads]
-    chosen += chosen[:1] * (heads - len(chosen))
-    return sorted((head, at) for _, head, at in chosen)
+    return sorted((head, at) for _, head, at in sorted(parts, reverse=True)[:heads])
 
 
 def _mlp(mlp: Mlp, block: nn.Module, reading: Reading, hidden: Moments, stream: Stream) -> None:
@@ -282,7 +210,7 @@ def _mlp(mlp: Mlp, block: nn.Module, reading: Reading, hidden: Moments, stream: 
     strength = covariance.diagonal() * output.square().sum(0)
     chosen = strength.argsort(descending=True)[:kept].sort().values
     if kept < len(strength):
-        fitted = _solve(covariance[chosen][:, chosen], covariance[chosen] @ output.T).T  # (r, kept)
+        fitted = solve(covariance[chosen][:, chosen], covariance[chosen] @ output.T).T  # (r, kept)
     else:
         fitted = output[:, chosen]
     mlp.fc1.weight.copy_(reading.student(weight[chosen]))
@@ -299,21 +227,3 @@ def _gain(scale: nn.Module) -> Tensor:
 
 def _bias(layer: nn.Linear) -> Tensor:
     return torch.zeros(layer.out_features, dtype=torch.float64) if layer.bias is None else layer.bias.detach().double()
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """Lower triangular L with L L' = covariance, a little ridge added."""
-    return torch.linalg.cholesky(_ridged(covariance))
-
-
-def _solve(covariance: Tensor, right: Tensor) -> Tensor:
-    return torch.linalg.solve(_ridged(covariance), right)
-
-
-def _solve_right(left: Tensor, root: Tensor) -> Tensor:
-    """left @ inverse(root)."""
-    return torch.linalg.solve_triangular(root, left, upper=False, left=False)
-
-
-def _ridged(matrix: Tensor) -> Tensor:
-    return matrix + RIDGE * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from serve.front import Front
 from serve.keys import Keys
-from serve.settings import read_serve_settings
+from serve.settings import read_serve_settings, use_checkouts_zoo
 from serve.shelf import Shelf, zoos_to_hand_on
 
 # BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
@@ -38,6 +38,7 @@ class ZooService(Service[object]):
         from serve.stores import open_stores
 
         memory.return_memory()
+        use_checkouts_zoo()
         settings = read_serve_settings()
         logs.configure(settings.log)
         metrics_folder.use_folder()
@@ -74,6 +75,7 @@ class LeapZoo:
         from serve.engine import start_engine
         from serve.stores import open_stores
 
+        use_checkouts_zoo()
         try:
             settings = read_serve_settings()
             Shelf(zoos_to_hand_on(settings))

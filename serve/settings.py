@@ -24,7 +24,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
 
+ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "LEAP_ZOO_SERVE_"
 
 _ORIGIN = re.compile(r"\Ahttps?://[A-Za-z0-9.\-\[\]:]{1,255}\Z")
@@ -89,6 +90,17 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         zoo=tuple(Path(part) for part in given.get("ZOO", "").split(os.pathsep) if part),
         log=_log(given.get("LOG", default.log)),
     )
+
+
+def use_checkouts_zoo(environ: MutableMapping[str, str] | None = None, root: Path = ROOT) -> None:
+    """Where LEAP_ZOO_URL is unset, serve the zoo of the checkout that this file is in, if it is in one.
+
+    So `bentoml serve` in a checkout has all students, not only the bundled one. LEAP_ZOO_URL= (empty) leaves it out.
+    """
+    variables = os.environ if environ is None else environ
+    zoo = root / "zoo"
+    if "LEAP_ZOO_URL" not in variables and (root / "pyproject.toml").is_file() and (zoo / "index.json").is_file():
+        variables["LEAP_ZOO_URL"] = str(zoo)
 
 
 def _refuse_unknown(variables: Mapping[str, str]) -> None:

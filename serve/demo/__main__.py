@@ -20,10 +20,11 @@ def main() -> int:
     from leap_zoo import LeapZooError
     from serve.engine import start_engine
     from serve.front import UI_PATH
-    from serve.settings import read_serve_settings
+    from serve.settings import read_serve_settings, use_checkouts_zoo
     from serve.site import build_site
     from serve.stores import open_stores
 
+    use_checkouts_zoo()
     try:
         settings = read_serve_settings()
         site = build_site(start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant), settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leap_zoo.errors import InvalidArgument
-from serve.settings import ServeSettings, read_serve_settings
+from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
 
 
 def read(**variables: str) -> ServeSettings:
@@ -75,3 +75,18 @@ def test_settings__every_variable_is_in_the_table() -> None:
     table = serve.settings.__doc__ or ""
     for name in ServeSettings.__dataclass_fields__:
         assert f"| LEAP_ZOO_SERVE_{name.upper()} |" in table
+
+
+def test_checkout__serves_its_zoo_where_nothing_else_is_said(tmp_path: Path) -> None:
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "index.json").write_text("{}")
+    installed: dict[str, str] = {}
+    use_checkouts_zoo(installed, tmp_path)
+    assert installed == {}  # no checkout: whose folder `zoo` is it?
+    (tmp_path / "pyproject.toml").touch()
+    use_checkouts_zoo(installed, tmp_path)
+    assert installed == {"LEAP_ZOO_URL": str(tmp_path / "zoo")}
+    for said in ("", "elsewhere"):
+        chosen = {"LEAP_ZOO_URL": said}
+        use_checkouts_zoo(chosen, tmp_path)
+        assert chosen == {"LEAP_ZOO_URL": said}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,4 +86,5 @@ def serialize(model: Any, metadata: dict[str, str], *, fp16: bool) -> tuple[byte
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=fp16)
-        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+        xml = re.sub(rb"\n\t+", b"\n", path.read_bytes())  # an eighth of it is indentation
+        return xml, path.with_suffix(".bin").read_bytes()

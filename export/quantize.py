@@ -28,7 +28,7 @@ class Recipe:
     smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
     weight_bits: 7 cannot overflow the 16-bit sums of x86 processors without VNNI.
     signed: activations are int8, symmetric, instead of uint8 (the patches, which are bytes, stay float then).
-    split_heads: attention is written head by head. float_layers: linears that stay float.
+    split_heads: attention is written head by head. float_layers: linears that are computed in float.
     """
 
     method: str = "static QDQ, int8 weights per channel, folded SmoothQuant, ranges by extremes"

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from export import general, onnx, openvino, quantize
+from export import fp16, general, names, onnx, openvino, quantize
 from export.built import Built
 from export.search import Way
 from export.weights import Weights
@@ -58,8 +58,8 @@ class Ways:
         yield Way("the ONNX file, converted", "openvino", same.as_dict(), lambda: self._converted(same))
 
     def _onnx(self, recipe: quantize.Recipe) -> Built:
-        proto = quantize.quantize(self.calibrated(recipe.smooth_quant_alpha), recipe)
-        data = onnx.finish(proto, self._metadata).SerializeToString(deterministic=True)
+        proto = fp16.build(quantize.quantize(self.calibrated(recipe.smooth_quant_alpha), recipe))
+        data = onnx.finish(names.shorten(proto), self._metadata).SerializeToString(deterministic=True)
         return Built(("onnx", "int8"), (data,), recipe.as_dict())
 
     def _general(self, method: general.Method, name: str) -> Built:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.weights import CENTRE, F32, F64, Linear, Norm
+from export.weights import CENTRE, F32, Linear, Norm
 
 Range = tuple[float, float]  # of a linear's input
 Layout = Literal["rows", "tokens"]
@@ -71,24 +71,21 @@ class Writer:
         scale, zero = _int8(seen) if self.signed else _uint8(seen)
         dtype = np.int8 if self.signed else np.uint8
         top = 2 ** (self.weight_bits - 1) - 1
-        scales = np.maximum(np.abs(weight).max(0), 1e-8).astype(np.float32) / np.float32(top)  # per output channel
+        scales = _half_up(np.abs(weight).max(0) / top)  # per output channel
         at = [self.constant(f"{name}.x_scale", scale), self.constant(f"{name}.x_zero", zero, dtype)]
         quantised = x if seen == PIXELS else self.op("QuantizeLinear", [x, *at], f"{name}.x_int8")
-        # Zero points are written although they are zero: without them ONNX Runtime 1.32 does not fuse (4x slower).
         a = self.op("DequantizeLinear", [quantised, *at], f"{name}.x_back")
-        w = self._back(f"{name}.weight", np.clip(np.rint(weight / scales), -top, top), scales, np.int8, axis=1)
-        sums = scales * np.float32(scale)
-        b = self._back(f"{name}.bias", np.rint(bias.astype(np.float64) / sums), sums, np.int32, axis=0)
+        half = self.constant(f"{name}.weight_scale_fp16", scales, np.float16)
+        weight_scale = self.op("Cast", [half], f"{name}.weight_scale", to=TensorProto.FLOAT)
+        weight_int = self.constant(f"{name}.weight_int", np.clip(np.rint(weight / scales), -top, top), np.int8)
+        # Written although they are zero: without them ONNX Runtime 1.32 does not fuse (4x slower).
+        zeros = self.constant(f"zeros_{len(scales)}", np.zeros(len(scales)), np.int8)
+        w = self.op("DequantizeLinear", [weight_int, weight_scale, zeros], f"{name}.weight_back", axis=1)
+        # Not stored: runtimes multiply constants when they load a file.
+        bias_scale = self.op("Mul", [weight_scale, at[0]], f"{name}.bias_scale")
+        bias_int = self.constant(f"{name}.bias_int", np.rint(bias.astype(np.float64) / (scales * scale)), np.int32)
+        b = self.op("DequantizeLinear", [bias_int, bias_scale], f"{name}.bias_back", axis=0)
         return self.op("Gemm", [a, w, b], name)
-
-    # Integers, their scales and zero points, and the node that makes floats of them again.
-    def _back(self, name: str, values: F32 | F64, scales: F32, dtype: npt.DTypeLike, axis: int) -> str:
-        inputs = [
-            self.constant(f"{name}_int", values, dtype),
-            self.constant(f"{name}_scale", scales),
-            self.constant(f"{name}_zero", np.zeros(len(scales)), dtype),
-        ]
-        return self.op("DequantizeLinear", inputs, f"{name}_back", axis=axis)
 
     def gelu(self, name: str, x: str) -> str:
         """x * (1 + erf(x / sqrt 2)) * 0.5, in this order."""
@@ -108,6 +105,12 @@ class Writer:
         )
         root = self.op("Sqrt", [self.op("Add", [total, self.constant("tiny", 1e-12)], f"{name}.plus")], f"{name}.norm")
         return self.op("Div", [x, root], name)
+
+
+def _half_up(scales: F32) -> F32:
+    """The next float16 that is no smaller, as float32: stored in two bytes, and no weight is beyond the range."""
+    half = np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    return np.where(half < scales, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
 
 
 def _int8(seen: Range) -> tuple[float, int]:

@@ -68,6 +68,8 @@ class Writer:
     def _int8(self, name: str, x: str, linear: Linear, seen: Range) -> str:
         """Gemm of dequantised inputs: what ONNX Runtime turns into one QGemm (uint8 x int8 -> float)."""
         weight, bias = linear
+        if seen == PIXELS:
+            weight = weight * CENTRE
         scale, zero = _int8(seen) if self.signed else _uint8(seen)
         dtype = np.int8 if self.signed else np.uint8
         top = 2 ** (self.weight_bits - 1) - 1
@@ -121,7 +123,7 @@ def _int8(seen: Range) -> tuple[float, int]:
 def _uint8(seen: Range) -> tuple[float, int]:
     """Range -> scale and zero point; 0 is exact."""
     if seen == PIXELS:
-        return 1.0, CENTRE
+        return 1 / CENTRE, CENTRE  # bytes as -1 to 1: their weights are then not too small for scales in float16
     low, high = min(seen[0], 0.0), max(seen[1], 0.0)
     scale = max((high - low) / 255, 1e-8)
     return scale, int(np.clip(round(-low / scale), 0, 255))

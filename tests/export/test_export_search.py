@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx as onnx_format
@@ -10,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from export import fp16, general, onnx, openvino, quantize, search
+from export import fp16, general, names, onnx, openvino, quantize, search
 from export.build import open_built
 from export.built import Built
 from export.errors import ExportError
@@ -18,6 +21,7 @@ from export.golden import draw
 from export.graph import DeployedStudent
 from export.search import Way
 from export.verify import Labelled
+from export.ways import Ways
 from export.weights import weights_of
 from train.run import Run
 
@@ -35,6 +39,8 @@ class Answers:
         return {name: self.outputs[name][: len(pixels)] for name in names if name in self.outputs}
 
 
+LINEARS = ("qkv", "proj", "fc1", "fc2")
+PER_NODE = 50  # bytes: operator, names, attributes, and the names and shapes of what the file holds
 LABELS = np.arange(40) % 4
 LOGITS = np.eye(4, dtype=np.float32)[LABELS]
 EMBEDDING = np.repeat(np.eye(4, dtype=np.float32)[LABELS], 2, axis=1) / np.float32(2**0.5)
@@ -161,6 +167,70 @@ def test_quantize__every_recipe_gives_a_file_that_agrees(model: DeployedStudent,
         assert weights[f"{name}.weight"].dtype == np.float32
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
+def test_quantize__weights_of_any_size_are_right_within_half_a_step(model: DeployedStudent, size: float) -> None:
+    """Scales are stored in float16, which has few digits for what is small."""
+    weights = weights_of(model)
+    weight, bias = weights.blocks[3].fc2
+    small = replace(weights.blocks[3], fc2=(weight * np.float32(size), bias))
+    weights = replace(weights, blocks=(*weights.blocks[:3], small, *weights.blocks[4:]))
+    proto = quantize.quantize(quantize.calibrate(weights, draw(32), 0.0), quantize.Recipe())
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    scales = stored["blocks.3.fc2.weight_scale_fp16"]
+    assert scales.dtype == np.float16
+    assert scales.min() > 0
+    steps = scales.astype(np.float32)
+    assert (np.abs(stored["blocks.3.fc2.weight_int"] * steps - small.fc2[0]) <= 0.501 * steps).all()
+    largest = np.abs(small.fc2[0]).max(0) / 127
+    assert (steps <= 1.001 * largest + 6e-8).all()  # no coarser than it must be
+
+
+@pytest.fixture
+def int8_file(model: DeployedStudent) -> bytes:
+    """The first way to an int8 ONNX file, without metadata."""
+    return next(Ways(weights_of(model), draw(32), {}).onnx([])).build().contents[0]
+
+
+def test_int8_file__has_a_byte_per_weight_and_little_else(model: DeployedStudent, int8_file: bytes) -> None:
+    weights = weights_of(model)
+    linears = [weights.embed, *(getattr(block, part) for block in weights.blocks for part in LINEARS)]
+    space = [weights.space, *(linear for *_, linear in weights.logits)]
+    graph = onnx_format.load_from_string(int8_file).graph
+    allowed = sum(weight.size + 6 * len(bias) for weight, bias in linears)  # a scale and a bias per channel
+    allowed += sum(2 * weight.size + 4 * len(bias) for weight, bias in space)  # small: in float16
+    allowed += 4 * (weights.positions.size + weights.prefix.size)
+    allowed += 4 * sum(value.size for block in weights.blocks for value in (*block.norm1, *block.norm2))
+    overhead = len(int8_file) - allowed
+    assert overhead < PER_NODE * len(graph.node)
+
+
+def test_int8_file__is_fused_and_folded_by_the_runtime(int8_file: bytes, tmp_path: Path) -> None:
+    """What is not stored is computed at load, once: a linear is one node, and no cast is left."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(int8_file, options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx_format.load(tmp_path / "optimised.onnx").graph.node)
+    written = Counter(node.op_type for node in onnx_format.load_from_string(int8_file).graph.node)
+    assert kinds["QGemm"] == 1 + 4 * 12 + 1  # patches; four in each block, the last with queries of their own
+    assert kinds["QGemm"] + kinds["Gemm"] == written["Gemm"]
+    assert kinds["Cast"] == kinds["DequantizeLinear"] == 0
+
+
+def test_shorten__numbers_what_is_inside_and_changes_no_answer(model: DeployedStudent) -> None:
+    full = onnx.write(weights_of(model)).proto
+    short = names.shorten(full)
+    inside = {tensor.name for tensor in short.graph.initializer}
+    assert inside
+    assert all(name.isdigit() for name in inside)
+    assert [value.name for value in short.graph.output] == [value.name for value in full.graph.output]
+    assert short.SerializeToString(deterministic=True) == names.shorten(full).SerializeToString(deterministic=True)
+    photos = draw(32)
+    ours, theirs = (session_of(onnx.finish(each, {})).run(None, {"image": photos}) for each in (short, full))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_smoothing__changes_no_answer_of_the_float_graph(model: DeployedStudent) -> None:
     """Factors go in on one side and out on the other."""
     calibrated = quantize.calibrate(weights_of(model), draw(32), 0.75)
@@ -172,7 +242,7 @@ def test_alone__only_that_layer_is_int8(model: DeployedStudent) -> None:
     calibrated = quantize.calibrate(weights_of(model), draw(32), 0.5)
     proto = quantize.alone(calibrated, "blocks.2.proj")
     integers = {t.name for t in proto.graph.initializer if t.data_type == onnx_format.TensorProto.INT8}
-    assert integers == {"blocks.2.proj.weight_int", "blocks.2.proj.weight_zero"}
+    assert integers == {"blocks.2.proj.weight_int", f"zeros_{model.student.embed_dim}"}
 
 
 @pytest.mark.parametrize("method", general.METHODS.values(), ids=general.METHODS)

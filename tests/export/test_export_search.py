@@ -271,6 +271,7 @@ def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: De
     graph = onnx.write(weights_of(model), "tokens").proto
     first, second = (openvino.serialize(openvino.convert(graph), {"model_id": "x"}, fp16=True) for _ in range(2))
     assert first == second
+    assert b"\n\t" not in first[0]  # no indentation, which is an eighth of a file
     built = Built(("openvino", "fp16"), first)
     reference = Built(("onnx", "fp32"), (onnx.finish(onnx.write(weights_of(model)).proto, {}).SerializeToString(),))
     for batch in (1, 2, 5):

@@ -91,7 +91,7 @@ class Task:
     def listed(cls, name: str, gallery: Path, queries: Path, truth: Path, spec: Preprocessing) -> Task:
         """Right is what the file lists. Raises TrainError."""
         photos = [_decoded(folder, spec) for folder in (gallery, queries)]
-        answers = _answers(truth, len(photos[0]), len(photos[1]))
+        answers = read_answers(truth, len(photos[0]), len(photos[1]))
         right = torch.zeros(len(photos[1]), len(photos[0]), dtype=torch.bool)
         for query, found in enumerate(answers):
             right[query, found] = True
@@ -170,7 +170,8 @@ def _decoded(folder: Path, spec: Preprocessing) -> npt.NDArray[np.uint8]:
     return photos.pixels
 
 
-def _answers(path: Path, gallery: int, queries: int) -> list[list[int]]:
+def read_answers(path: Path, gallery: int, queries: int) -> list[list[int]]:
+    """For each query, the positions in the gallery that are right: JSON, bounded and checked. Raises TrainError."""
     try:
         with path.open("rb") as file:
             found = msgspec.json.decode(file.read(MAX_TRUTH_BYTES), type=list[list[int]])

@@ -1,0 +1,132 @@
+"""All subjects on all photos: each pack is decoded once per preprocessing, each photo embedded once per subject."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from leap_zoo.card import Metric
+from train.data import Photos
+from train.errors import TrainError
+from train.evaluate.features import extract
+from train.evaluate.zoo.cache import Answers, Cache
+from train.evaluate.zoo.judge import judge
+from train.evaluate.zoo.photos import Pack, Survey
+from train.evaluate.zoo.subjects import Subject
+from train.figures import Figure
+from train.hardware import describe
+from train.run import commit
+
+
+def measure(
+    students: Sequence[Subject],
+    teachers: Sequence[Subject],
+    survey: Survey,
+    cache: Cache,
+    *,
+    seed: int = 0,
+    done: Callable[[list[Figure]], None] = lambda figures: None,
+) -> list[Figure]:
+    """The figures of the teachers, the own resolution first, then of the students; only what is not in `cache` is new.
+
+    done: called with all figures so far whenever another subject is finished. Raises TrainError, and what a file that
+    cannot be run raises.
+    """
+    everyone = [*teachers, *students]
+    asked = {subject: _references(subject, teachers) for subject in everyone}
+    of = {subject: _digest(survey, asked[subject], seed) for subject in everyone}
+    new = [subject for subject in everyone if cache.figures(subject, of[subject]) is None]
+    spent = _ask_all(new, {t for subject in new for t in asked[subject].values()}, survey, cache)
+    figures: list[Figure] = []
+    for subject in everyone:
+        found = cache.figures(subject, of[subject])
+        if found is None:
+            start = time.monotonic()
+            references = {name: partial(_known, cache, teacher) for name, teacher in asked[subject].items()}
+            found = _rows(subject, judge(partial(_known, cache, subject), survey, references, seed=seed))
+            cache.keep_figures(subject, of[subject], found)
+            took = f"{spent[subject]:.0f} s to embed, {time.monotonic() - start:.0f} s to judge"
+            print(f"{subject.model} {subject.file}: {len(found)} figures, {took}", file=sys.stderr)
+        figures += found
+        done(figures)
+    return figures
+
+
+def _references(subject: Subject, teachers: Sequence[Subject]) -> dict[str, Subject]:
+    """The teachers that a subject is compared with, by what they are called: it saw the same pixels, or its own."""
+    own = teachers[0] if teachers else None
+    named = {}
+    if subject.taught:
+        named["the teacher"] = next(teacher for teacher in teachers if teacher.spec == subject.spec)
+    if own is not None and subject.spec != own.spec and (subject.taught or subject in teachers):
+        named[f"the teacher at {own.spec.size} px"] = own
+    return named
+
+
+def _digest(survey: Survey, references: Mapping[str, Subject], seed: int) -> str:
+    named = [(name, teacher.digest, teacher.spec) for name, teacher in references.items()]
+    return hashlib.sha256(repr((survey.digest, named, seed)).encode()).hexdigest()
+
+
+def _ask_all(
+    new: Sequence[Subject], references: set[Subject], survey: Survey, cache: Cache
+) -> Mapping[Subject, float]:
+    """Embed what is not known yet; returns the seconds that each subject took."""
+    spent: dict[Subject, float] = defaultdict(float)
+    wanted = [(subject, pack) for subject in new for pack in survey.packs]
+    wanted += [(teacher, pack) for teacher in references - set(new) for pack in survey.imagenet]
+    missing = [(subject, pack) for subject, pack in wanted if cache.answers(subject, pack) is None]
+    opened = {subject: subject.open() for subject, _ in dict(missing).items()}  # all must run before the first does
+    for spec in dict.fromkeys(subject.spec for subject, _ in missing):
+        for pack in survey.packs:
+            ours = [subject for subject, one in missing if one is pack and subject.spec == spec]
+            if not ours:
+                continue
+            what = f"{pack.name}, {pack.split}"
+            photos = _decoded(pack, what, ours[0])
+            for subject in ours:
+                start = time.monotonic()
+                answers = extract(opened[subject], photos.pixels, f"{what}: {subject.model} {subject.file}")
+                if not pack.logits:
+                    answers.pop("logits", None)
+                labels = torch.from_numpy(photos.labels)
+                cache.keep_answers(subject, pack, {**answers, "labels": labels})
+                spent[subject] += time.monotonic() - start
+    return spent
+
+
+def _decoded(pack: Pack, what: str, subject: Subject) -> Photos:
+    photos = pack.photos.decode(subject.spec, what)
+    if photos.skipped and (photos.labels < 0).all():
+        raise TrainError(f"{photos.skipped[0][0]} cannot be decoded, and the right answers are listed by position")
+    return photos
+
+
+def _known(cache: Cache, subject: Subject, pack: Pack) -> Answers:
+    answers = cache.answers(subject, pack)
+    if answers is None:
+        raise TrainError(f"{cache.folder} lost answers while it was read; run the same command again")
+    return answers
+
+
+def _rows(subject: Subject, metrics: Sequence[Metric]) -> list[Figure]:
+    about = {
+        "model": subject.model,
+        "revision": subject.revision,
+        "file": subject.file,
+        "sha256": subject.sha256,
+        "hardware": describe(torch.device("cpu")),
+        "commit": commit(),
+    }
+    rows = [Figure(metric=name, value=float(value), **about) for name, value in subject.costs.items()]
+    for metric in metrics:
+        low, high = metric.interval or (None, None)
+        where = {"dataset": metric.dataset, "split": metric.split, "n": metric.n}
+        rows.append(Figure(metric=metric.name, **where, value=metric.value, low=low, high=high, **about))
+    return rows

@@ -17,14 +17,17 @@ def label(artifact: Artifact) -> str:
 
 
 def metric_sections(card: ModelCard) -> list[str]:
-    """A table per data set, split and head: a row per metric, a column per artifact."""
+    """A table per data set, split and head: a row per metric, a column per artifact, the teacher's own first."""
     lines = []
     metrics = [metric for artifact in card.artifacts for metric in artifact.metrics]
+    own = card.training.teacher.metrics if card.training else {}
+    columns_of = {f"teacher, {pixels}": reached for pixels, reached in own.items()}
+    columns_of |= {label(artifact): artifact.metrics for artifact in card.artifacts}
     for key in dict.fromkeys(_measured_on(metric) for metric in metrics):
         dataset, split, head, n = key
         columns = {
-            label(artifact): {metric.name: metric for metric in artifact.metrics if _measured_on(metric) == key}
-            for artifact in card.artifacts
+            name: {metric.name: metric for metric in measured if _measured_on(metric) == key}
+            for name, measured in columns_of.items()
         }
         columns = {name: column for name, column in columns.items() if column}
         names = dict.fromkeys(name for column in columns.values() for name in column)

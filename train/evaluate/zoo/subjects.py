@@ -22,7 +22,7 @@ from train.hub import fetch_weights
 from train.teacher import Teacher, check_teacher, make_vit, normalisation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """Something that embeds photos prepared by `spec`; model, revision, file and sha256 as in `train.figures.Figure`.
 

@@ -1,0 +1,98 @@
+"""`python -m export.cards`: the figures of `results/zoo.csv` into the cards of a zoo, their READMEs and its index.
+
+Weights and revision stay as they are; the sha256 of the card, which the index has, changes with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from export.listing import list_model
+from export.quality import teacher_of
+from leap_zoo.card import Artifact, Metric, ModelCard
+from leap_zoo.errors import InvalidArgument, LeapZooError
+from leap_zoo.registry import models
+from train.errors import TrainError
+from train.figures import Figure, read_figures
+
+
+def with_figures(card: ModelCard, figures: Sequence[Figure]) -> ModelCard:
+    """The card with these figures of its files, and of its teacher as the reference.
+
+    They take the place of earlier ones of the same name, data set and split; the gate's, which name a head, stay.
+    Raises InvalidArgument for an artifact without figures.
+    """
+    artifacts = [_measured(card.id, artifact, figures) for artifact in card.artifacts]
+    training = card.training
+    if training is not None:
+        teacher = training.teacher
+        reached: dict[str, list[Metric]] = {}
+        for figure in figures:
+            if teacher_of(figure.model) == teacher.name and figure.n is not None:
+                reached.setdefault(figure.model.rpartition(" at ")[2], []).append(_metric(figure))
+        training = replace(training, teacher=replace(teacher, metrics=reached))
+    return replace(card, artifacts=artifacts, training=training)
+
+
+def _measured(model: str, artifact: Artifact, figures: Sequence[Figure]) -> Artifact:
+    ours = [
+        _metric(figure)
+        for figure in figures
+        if (figure.model, figure.file, figure.sha256) == (model, artifact.file, artifact.sha256)
+        and figure.n is not None
+    ]
+    if not ours:
+        raise InvalidArgument(
+            f"{artifact.file} of {model} was not measured as it is now: run python -m train.evaluate.zoo again"
+        )
+    new = {_key(metric) for metric in ours}
+    return replace(artifact, metrics=[*(metric for metric in artifact.metrics if _key(metric) not in new), *ours])
+
+
+def _metric(figure: Figure) -> Metric:
+    interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
+    return Metric(
+        name=figure.metric,
+        dataset=figure.dataset,
+        split=figure.split,
+        n=figure.n or 0,
+        value=figure.value,
+        interval=interval,
+    )
+
+
+def _key(metric: Metric) -> tuple[str | None, ...]:
+    return metric.name, metric.dataset, metric.split, metric.head
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the cards; exit status 2, with nothing written, for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.cards",
+        description="Write the figures that python -m train.evaluate.zoo measured into the cards of a zoo.",
+        epilog="example: python -m export.cards --zoo zoo --figures results/zoo.csv && make tables",
+    )
+    parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
+    parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        figures = read_figures(options.figures, Figure)
+        cards = models(options.zoo)
+        fresh = [with_figures(card, figures) for card in cards]
+        for card in fresh:
+            list_model(card, options.zoo)
+    except (LeapZooError, TrainError, OSError) as error:
+        print(f"export.cards: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for before, after in zip(cards, fresh, strict=True):
+        print(f"{after.id} {after.revision}: {'as it was' if before == after else 'card, README and index written'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

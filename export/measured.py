@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from export.markdown import line, table
-from export.tables import interval, value
+from export.metric_text import cell
 from leap_zoo.card import Artifact, Latency, Metric, ModelCard, Search
 
 WORST_LAYERS = 10
@@ -34,7 +34,7 @@ def metric_sections(card: ModelCard) -> list[str]:
         lines += [f"### {line(dataset)}, {line(split)}" + (f", head `{head}`" if head else "") + f", n = {n}", ""]
         lines += table(
             ["metric", *columns],
-            ([name, *(_cell(column.get(name)) for column in columns.values())] for name in names),
+            ([name, *(cell(column.get(name)) for column in columns.values())] for name in names),
         )
     return ["In brackets: 95 % intervals.", "", *lines] if any(metric.interval for metric in metrics) else lines
 
@@ -94,12 +94,6 @@ def _measured_on(metric: Metric) -> tuple[str, str, str | None, int]:
 
 def _where(row: Latency) -> tuple[str, tuple[str, ...]]:
     return row.device, tuple(row.isa)
-
-
-def _cell(metric: Metric | None) -> str:
-    if metric is None:
-        return ""
-    return value(metric) + (f" ({interval(metric)})" if metric.interval else "")
 
 
 def _percent(share: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export import contract, figure, measured
 from export.markdown import line, table
-from export.tables import interval, value
+from export.metric_text import interval, value
 from leap_zoo.card import Artifact, Licences, Metric, ModelCard, Training
 
 

@@ -1,4 +1,4 @@
-"""`python -m export.tables [--check]`: the README's tables, generated from the cards of zoo/ and from results/."""
+"""`python -m export.tables [--check]`: the README's tables and docs/zoo.md, from the cards of zoo/ and results/."""
 
 from __future__ import annotations
 
@@ -8,34 +8,63 @@ from pathlib import Path
 
 import msgspec
 
+from export import zoo_figure, zoo_page
+from export.metric_text import cell
+from export.quality import Line, lines_of
 from leap_zoo.bench import latency
-from leap_zoo.card import Metric, ModelCard
+from leap_zoo.errors import LeapZooError
 from leap_zoo.registry import models
+from train.errors import TrainError
+from train.figures import Figure, Trial, read_figures
 from train.run import RunReport
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "zoo.md"
+PICTURE = ROOT / "docs" / "images" / zoo_figure.FILE
 ZOO = ROOT / "zoo"
+FIGURES = ROOT / "results" / "zoo.csv"
+TRIALS = {  # title of a section of docs/zoo.md -> what was tried
+    "What each lever gave": ROOT / "results" / "levers.csv",
+    "Against a plain `last` student of equal cost": ROOT / "results" / "zoo_rivals.csv",
+}
 
 
 def main() -> int:
-    """Rewrite the README, or with --check exit 1 when it differs from what would be written."""
+    """Rewrite them, or with --check exit 1 when one differs from what would be written."""
     parser = argparse.ArgumentParser(prog="python -m export.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail on drift")
     check = parser.parse_args().check
-    text = README.read_text()
-    fresh = render(text)
-    if check and fresh != text:
-        print("README.md has drifted from cards and results: run `make tables`", file=sys.stderr)
+    try:
+        lines = zoo_lines()
+        fresh = {README: render(README.read_text()), PAGE: zoo_page.render(models(ZOO), lines, _trials())}
+    except (LeapZooError, TrainError) as error:
+        print(f"export.tables: {error}", file=sys.stderr)
+        return 2
+    drifted = [path for path, text in fresh.items() if not path.is_file() or path.read_text() != text]
+    drawn = zoo_figure.digest(lines)
+    if drawn is not None and (not PICTURE.is_file() or drawn not in PICTURE.read_text()):
+        drifted.append(PICTURE)
+    if check and drifted:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
+        print(f"{names}: drifted from cards and results: run `make tables`", file=sys.stderr)
         return 1
     if not check:
-        README.write_text(fresh)
+        for path, text in fresh.items():
+            path.write_text(text)
+        if (picture := zoo_figure.draw(lines)) is not None:
+            PICTURE.write_bytes(picture)
     return 0
+
+
+def zoo_lines() -> list[Line]:
+    """The published files of zoo/ with their figures; without, where nothing was measured yet. Raises TrainError."""
+    return lines_of(models(ZOO), read_figures(FIGURES, Figure) if FIGURES.is_file() else [])
 
 
 def render(text: str) -> str:
     """The README's text with its generated blocks made anew."""
-    text = _replace(text, "zoo", zoo_table(models(ZOO)))
+    text = _replace(text, "zoo", zoo_page.compact_table(zoo_lines()))
     text = _replace(text, "latency", latency_tables(latency.newest(ROOT / latency.FOLDER)))
     reports = [
         msgspec.json.decode(path.read_bytes(), type=RunReport)
@@ -44,33 +73,8 @@ def render(text: str) -> str:
     return _replace(text, "training", "\n\n".join(training_table(report) for report in reports))
 
 
-def zoo_table(cards: list[ModelCard]) -> str:
-    """A row per published file: what it weighs, how fast it was, what it keeps; measured with the default head."""
-    titles = ["model", "file", "MB", "ms", "top-1", "Recall@1", "top-1 drop from fp32", "cosine to fp32, mean / least"]
-    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    notes: dict[str, None] = {}
-    runtimes: dict[str, None] = {}
-    for card in cards:
-        timed = {row.file: row for row in card.latency}
-        for artifact in card.artifacts:
-            found = {metric.name: metric for metric in artifact.metrics if metric.head == card.default_head}
-            ms = timed.get(artifact.file)
-            cells = [card.id, f"`{artifact.file}`", f"{artifact.total_bytes / 1e6:.2f}"]
-            cells += [f"{ms.median_ms:.2f}" if ms else ""]
-            cells += [_with_interval(found.get(name)) for name in ("top-1", "Recall@1", "top-1 drop from fp32")]
-            cosines = [found.get(f"embedding cosine to fp32, {which}") for which in ("mean", "minimum")]
-            cells.append(" / ".join(value(cosine) for cosine in cosines if cosine is not None))
-            rows.append(f"| {' | '.join(cells)} |")
-            for metric in found.values():
-                notes[f"{metric.dataset}, {metric.split}, head `{metric.head}`, n = {metric.n}"] = None
-            if ms:
-                runtimes[f"{ms.device} ({', '.join(ms.isa)}), {ms.threads} thread, {ms.runtime}"] = None
-    clock = f"ms: median of a photo ({'; '.join(runtimes)})" if runtimes else ""
-    return "\n".join([*rows, "", ". ".join(filter(None, [*notes, clock])) + ". In brackets: 95 % intervals."])
-
-
-def _with_interval(metric: Metric | None) -> str:
-    return "" if metric is None else f"{value(metric)} ({interval(metric)})"
+def _trials() -> dict[str, list[Trial]]:
+    return {title: read_figures(path, Trial) for title, path in TRIALS.items() if path.is_file()}
 
 
 def latency_tables(measured: list[list[latency.Row]]) -> str:
@@ -102,7 +106,7 @@ def training_table(report: RunReport) -> str:
     """The figures of a run beside its teacher's, and what it cost."""
     rows = [f"| `{report.name}`, strategy `{report.strategy}` | n | teacher | student |", "|---|---|---|---|"]
     for theirs, ours in zip(report.teacher_metrics, report.metrics, strict=True):
-        cells = [f"{value(m)} ({interval(m)})" for m in (theirs, ours)]
+        cells = [cell(metric) for metric in (theirs, ours)]
         rows.append(f"| {ours.name}, {ours.dataset}, {ours.split} | {ours.n} | {' | '.join(cells)} |")
     cost = (
         f"{report.epochs} epochs of {report.train_photos} photos, seed {report.seed} (one seed), on "
@@ -110,20 +114,6 @@ def training_table(report: RunReport) -> str:
         f"the teacher's FLOPs, {report.total_flops_saved:.1%} of all ({report.total_flops / 1e15:.3g} PFLOPs run)."
     )
     return "\n".join(rows) + "\n\n" + cost
-
-
-def value(metric: Metric) -> str:
-    """Shares as per cent, cosines as they are."""
-    return _show(metric, metric.value)
-
-
-def interval(metric: Metric) -> str:
-    """The 95 % interval, or nothing."""
-    return " to ".join(_show(metric, end) for end in metric.interval) if metric.interval else ""
-
-
-def _show(metric: Metric, number: float) -> str:
-    return f"{number:.4f}" if "cosine" in metric.name else f"{number:.2%}".replace("%", " %")
 
 
 def _replace(text: str, block: str, content: str) -> str:

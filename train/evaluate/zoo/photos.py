@@ -133,7 +133,7 @@ def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Listed:
 
 
 def open_sample(name: str, folder: Path) -> Pack:
-    """Photos whose file names begin with the wnid of their ImageNet class, `n01440764_tench.JPEG`. Raises TrainError."""
+    """Photos whose file names begin with the wnid of their class: `n01440764_tench.JPEG`. Raises TrainError."""
     sources = [photo for photo in find_photos(folder) if isinstance(photo, Path)]
     wnids = tuple(sorted({photo.name.partition("_")[0] for photo in sources}))
     indices = imagenet_indices(wnids)

@@ -81,7 +81,9 @@ def _student(place: Zoo, card: ModelCard, artifact: Artifact, teacher: str, head
     outputs = {"embedding": "embedding"}
     if taught:
         outputs["teacher"] = "teacher_embedding"
-        outputs |= {"logits": each.output for each in card.heads if each.name == head and len(each.labels) == 1000}
+        classifier = card.head(head)
+        if classifier is not None and len(classifier.labels) == 1000:
+            outputs["logits"] = classifier.output
 
     def features() -> Features:
         model = open_artifact(place, card, artifact)

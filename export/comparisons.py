@@ -1,0 +1,96 @@
+"""Where a larger student is not better, where one is far from its teacher, and what was tried in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from export.markdown import table
+from export.quality import Column, Line, columns_of, number, students_of, with_interval
+from train.figures import Trial
+
+POINTS = 0.05  # a student is close to its teacher when it is not further below it than this
+LIKENESS = ("agreement", "cosine")  # of a student to its teacher: the teacher's own would be whole
+
+
+def larger_is_better(lines: Sequence[Line]) -> list[str]:
+    """Per pair of students that follow in size, the columns on which the larger one is not better."""
+    students = [line for line in students_of(lines) if line.figures]
+    if len(students) < 2:
+        return ["Fewer than two students of the zoo were measured: there is nothing to compare.", ""]
+    text = []
+    for small, large in pairwise(students):
+        both = [column for column in columns_of([large]) if column in small.figures]
+        worse = [column for column in both if large.figures[column].value <= small.figures[column].value]
+        pair = f"`{large.model}` ({_size(large)}) against `{small.model}` ({_size(small)})"
+        if not worse:
+            text += [f"{pair}: better on each of {len(both)} columns.", ""]
+            continue
+        text += [f"{pair}: not better on {len(worse)} of {len(both)} columns.", ""]
+        rows = [_compared(column, small, large) for column in worse]
+        text += table(["column", small.model, large.model, "the 95 % intervals"], rows)
+    return text
+
+
+def close_to_teacher(lines: Sequence[Line], model: str) -> list[str]:
+    """The columns on which a student is more than five points below its teacher; nothing where it is not in the zoo."""
+    line = next((line for line in students_of(lines) if line.model == model and line.figures), None)
+    if line is None:
+        return []
+    text = []
+    for teacher in (other for other in lines if other.card is None):
+        both = [column for column in columns_of([teacher]) if column in line.figures]
+        both = [column for column in both if not any(word in column.metric for word in LIKENESS)]
+        below = [column for column in both if teacher.figures[column].value - line.figures[column].value > POINTS]
+        pair = f"`{model}` (`{line.file}`) against {teacher.model}"
+        if not both:
+            continue
+        if not below:
+            text += [f"{pair}: on none of {len(both)} columns more than {100 * POINTS:g} points below.", ""]
+            continue
+        text += [f"{pair}: more than {100 * POINTS:g} points below on {len(below)} of {len(both)} columns.", ""]
+        rows = [
+            [
+                column.title,
+                with_interval(column, teacher.figures[column]),
+                with_interval(column, line.figures[column]),
+                number(column, teacher.figures[column].value - line.figures[column].value),
+            ]
+            for column in below
+        ]
+        text += table(["column", "teacher", model, "points below"], rows)
+    return text
+
+
+def trials_table(trials: Sequence[Trial]) -> list[str]:
+    """A row per trial, the first being what the others are compared with, and a column per figure."""
+    rows: dict[tuple[str, str, float, int], dict[Column, Trial]] = {}
+    for trial in trials:
+        key = (trial.lever, trial.student, trial.epochs, trial.photos)
+        rows.setdefault(key, {})[Column(trial.metric, trial.dataset, trial.split)] = trial
+    columns = list(dict.fromkeys(column for found in rows.values() for column in found))
+    body = []
+    for (lever, student, epochs, photos), found in rows.items():
+        seconds = next((trial.seconds for trial in found.values() if trial.seconds is not None), None)
+        minutes = "" if seconds is None else f"{seconds / 60:.0f}"
+        cells = [with_interval(column, found.get(column)) for column in columns]
+        body.append([lever, student, f"{epochs:g}", str(photos), minutes, *cells])
+    where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in trials)
+    counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in trials if t.n is not None)
+    titles = ["lever", "student", "epochs", "photos", "minutes", *(column.title for column in columns)]
+    notes = [*counts, "shares in per cent, 95 % intervals in brackets", *where]
+    return [*table(titles, body), "; ".join(notes) + ".", ""] if body else []
+
+
+def _compared(column: Column, small: Line, large: Line) -> list[str]:
+    one, other = small.figures[column], large.figures[column]
+    if None in (one.low, one.high, other.low, other.high):
+        overlap = ""
+    else:
+        apart = other.high < one.low  # type: ignore[operator]
+        overlap = "are apart" if apart else "overlap"
+    return [column.title, with_interval(column, one), with_interval(column, other), overlap]
+
+
+def _size(line: Line) -> str:
+    return f"{line.costs['parameters'] / 1e6:.2f} M parameters, `{line.file}`"

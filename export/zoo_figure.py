@@ -1,0 +1,147 @@
+"""Every published file as a point: what it is worth against its milliseconds and its megabytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from export.figure import GREY, METADATA, STYLE
+from export.quality import Column, Line, columns_of
+
+FILE = "zoo.svg"
+PANELS = ("linear probe, embedding", "top-1 of 1000 through the teacher's head")  # the first column of each
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+# Marker, where its label goes (points from the marker) and how it is called in the label.
+KINDS = {
+    ("onnx", "fp32"): ("o", (0, 9), "fp32", "ONNX fp32"),
+    ("onnx", "fp16"): ("D", (0, 9), "fp16", "ONNX fp16"),
+    ("onnx", "int8"): ("s", (0, -16), "int8", "ONNX int8"),
+    ("openvino", "fp16"): ("v", (0, 9), "OpenVINO fp16", "OpenVINO fp16"),
+    ("openvino", "int8"): ("^", (0, 9), "OpenVINO int8", "OpenVINO int8"),
+}
+DASHES = ("--", ":", "-.")
+TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+class Point(NamedTuple):
+    """A file on one panel: shares in per cent."""
+
+    model: str
+    kind: tuple[str, str]
+    at: float
+    value: float
+    low: float
+    high: float
+
+
+def draw(lines: Sequence[Line]) -> bytes | None:
+    """SVG, the same bytes for the same figures and versions; None when no file was measured and timed."""
+    drawn = digest(lines)
+    if drawn is None:
+        return None
+    style = {**matplotlib.rcParamsDefault, **STYLE, "font.size": 10, "legend.fontsize": 9.5, "axes.titlesize": 11}
+    with matplotlib.rc_context(style):
+        picture = io.BytesIO()
+        _figure(lines, _columns(lines)).savefig(picture, format="svg", metadata=METADATA | {"Description": drawn})
+    return picture.getvalue()
+
+
+def digest(lines: Sequence[Line]) -> str | None:
+    """Of all that is drawn: it stands in the file, so drift shows also where another matplotlib drew it.
+
+    None when no file was measured.
+    """
+    columns = _columns(lines)
+    if not any(_points(lines, column, axis) for column in columns for axis in ("ms", "MB")):
+        return None
+    drawn = [
+        (column, [_points(lines, column, axis) for axis in ("ms", "MB")], _levels(lines, column)) for column in columns
+    ]
+    return f"drawn from {hashlib.sha256(repr(drawn).encode()).hexdigest()}"
+
+
+def _columns(lines: Sequence[Line]) -> list[Column]:
+    known = columns_of(lines)
+    found = [next((column for column in known if column.metric == name), None) for name in PANELS]
+    return [column for column in found if column is not None]
+
+
+def _points(lines: Sequence[Line], column: Column, axis: str) -> list[Point]:
+    points = []
+    for line in lines:
+        found, timed = line.figures.get(column), line.latency
+        if line.artifact is None or found is None or (axis == "ms" and timed is None):
+            continue
+        at = timed.median_ms if axis == "ms" and timed else line.costs["bytes"] / 1e6
+        ends = (found.value if found.low is None else found.low, found.value if found.high is None else found.high)
+        kind = (line.artifact.format, line.artifact.precision)
+        points.append(Point(line.model, kind, at, 100 * found.value, 100 * ends[0], 100 * ends[1]))
+    return points
+
+
+def _levels(lines: Sequence[Line], column: Column) -> list[tuple[str, float]]:
+    """What the teacher reaches, wherever it was measured."""
+    return [
+        (line.model, 100 * line.figures[column].value) for line in lines if line.card is None and column in line.figures
+    ]
+
+
+def _figure(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
+    figure = Figure(figsize=(9.6, 3.9 * len(columns) + 0.9), layout="constrained", facecolor="white")
+    panels = figure.subplots(len(columns), 2, sharey="row", squeeze=False)
+    colours = dict(zip(dict.fromkeys(line.model for line in lines if line.card), COLOURS * 9, strict=False))
+    for row, column in zip(panels, columns, strict=True):
+        first = next(line.figures[column] for line in lines if column in line.figures)
+        row[0].set_ylabel("per cent")
+        row[0].set_title(f"{column.title}, n = {first.n}")
+        for axes, axis, label in zip(row, ("ms", "MB"), ("ms per photo, one thread", "MB of the file"), strict=True):
+            axes.set_xlabel(label)
+            _draw_panel(axes, _points(lines, column, axis), _levels(lines, column), colours)
+    figure.legend(handles=_legend(lines, columns), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw_panel(
+    axes: Axes, points: Sequence[Point], levels: Sequence[tuple[str, float]], colours: dict[str, str]
+) -> None:
+    axes.set_xscale("log")
+    for (_, value), dash in zip(levels, DASHES, strict=False):
+        axes.axhline(value, color=GREY, linestyle=dash, linewidth=1.4, zorder=1)
+    for model in dict.fromkeys(point.model for point in points):
+        ours = sorted((point for point in points if point.model == model), key=lambda point: point.at)
+        axes.plot([p.at for p in ours], [p.value for p in ours], color=colours[model], linewidth=0.8, zorder=2)
+    for point in points:
+        marker, offset, name, _ = KINDS[point.kind]
+        colour = colours[point.model]
+        axes.plot([point.at] * 2, [point.low, point.high], color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+        axes.plot(point.at, point.value, marker, color=colour, markersize=7, zorder=3)
+        text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "color": colour, "fontsize": 9}
+        axes.annotate(f"{point.model.removeprefix('leap-')} {name}", (point.at, point.value), offset, **text)
+    places = [point.at for point in points]
+    if places:
+        axes.set_xlim(min(places) / 1.8, max(places) * 1.8)
+    axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(y=0.14)
+
+
+def _legend(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line2D]:
+    """Shapes, and the teacher's lines; colours are named by the labels of the points."""
+    kinds = dict.fromkeys((line.artifact.format, line.artifact.precision) for line in lines if line.artifact)
+    handles = [
+        Line2D([], [], marker=KINDS[kind][0], color=GREY, linestyle="", markersize=7, label=KINDS[kind][3])
+        for kind in kinds
+    ]
+    for (name, _), dash in zip(_levels(lines, columns[0]), DASHES, strict=False):
+        handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=1.4, label=f"teacher: {name}"))
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, marker="|", label="upright: 95 % interval"))
+    return handles

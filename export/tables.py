@@ -37,7 +37,7 @@ def main() -> int:
     check = parser.parse_args().check
     try:
         lines = zoo_lines()
-        fresh = {README: render(README.read_text()), PAGE: zoo_page.render(models(ZOO), lines, _trials())}
+        fresh = {README: render(README.read_text()), PAGE: zoo_page.render(models(ZOO), lines, read_trials())}
     except (LeapZooError, TrainError) as error:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
@@ -73,7 +73,8 @@ def render(text: str) -> str:
     return _replace(text, "training", "\n\n".join(training_table(report) for report in reports))
 
 
-def _trials() -> dict[str, list[Trial]]:
+def read_trials() -> dict[str, list[Trial]]:
+    """What was tried in training, by the title of its section, where it was measured. Raises TrainError."""
     return {title: read_figures(path, Trial) for title, path in TRIALS.items() if path.is_file()}
 
 

@@ -124,6 +124,7 @@ def _draw_panel(
         axes.plot([point.at] * 2, [point.low, point.high], color=colour, linewidth=0.8, alpha=0.6, zorder=2)
         axes.plot(point.at, point.value, marker, color=colour, markersize=7, zorder=3)
         text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "color": colour, "fontsize": 9}
+        text["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
         axes.annotate(f"{point.model.removeprefix('leap-')} {name}", (point.at, point.value), offset, **text)
     places = [point.at for point in points]
     if places:
@@ -143,5 +144,5 @@ def _legend(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line2D]:
     ]
     for (name, _), dash in zip(_levels(lines, columns[0]), DASHES, strict=False):
         handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=1.4, label=f"teacher: {name}"))
-    handles.append(Line2D([], [], color=GREY, linewidth=0.8, marker="|", label="upright: 95 % interval"))
+    handles.append(Line2D([], [], color=GREY, linestyle="", marker="|", markersize=12, label="95 % interval"))
     return handles

@@ -20,6 +20,7 @@ TABLES = {
     "The teacher's classes, through its own head": ("top-1",),
     "In the teacher's space": ("cosine",),
 }
+PICTURE = "![Accuracy against milliseconds and megabytes of every file]({})"
 READING = """\
 Every file was run as a user runs it, through `leap_zoo`, by `python -m train.evaluate.zoo`; the teacher by PyTorch, on
 photos prepared the same way, enlarged to its own resolution, and at the resolution that it taught at. Protocols are
@@ -43,7 +44,7 @@ def render(cards: Sequence[ModelCard], lines: Sequence[Line], trials: dict[str, 
         "",
     ]
     if zoo_figure.digest(lines) is not None:
-        text += [f"![Accuracy against milliseconds and megabytes of every file](images/{zoo_figure.FILE})", ""]
+        text += [PICTURE.format(f"images/{zoo_figure.FILE}"), ""]
     text += _costs(lines)
     for title, words in TABLES.items():
         columns = [c for c in columns_of(lines) if any(word in c.metric for word in words)]
@@ -73,7 +74,10 @@ def compact_table(lines: Sequence[Line]) -> str:
     ]
     counts = dict.fromkeys(f"{c.dataset}, {c.split}: n = {_count(lines, c)}" for c in chosen)
     notes = ["; ".join(counts) + ". " if counts else "", "In per cent, ± half of the 95 % interval. ", _clock(lines)]
-    return "\n".join([*table(titles, rows), "".join(notes).strip()])
+    text = [*table(titles, rows), "".join(notes).strip()]
+    if zoo_figure.digest(lines) is not None:
+        text += ["", PICTURE.format(f"docs/images/{zoo_figure.FILE}"), "", "All columns: [docs/zoo.md](docs/zoo.md)."]
+    return "\n".join(text)
 
 
 def _headline(columns: Sequence[Column]) -> list[Column]:

@@ -21,12 +21,15 @@ from train.evaluate.features import Features, normalise
 from train.hub import fetch_weights
 from train.teacher import Teacher, check_teacher, make_vit, normalisation
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
     """Something that embeds photos prepared by `spec`; model, revision, file and sha256 as in `train.figures.Figure`.
 
     digest: of all its weights. costs: `parameters`, `bytes`, `pixels`. taught: by the teacher that is asked beside it.
+    device: that it runs on.
     open: gives its features, uint8 (B, H, W, 3) -> `embedding` (B, D), and of what has a place in the teacher's space
     `teacher` (B, D_t) and `logits` (B, 1000) of the teacher's classes.
     """
@@ -40,6 +43,7 @@ class Subject:
     costs: dict[str, int]
     taught: bool
     open: Callable[[], Features]
+    device: torch.device = CPU
 
 
 def find_students(folder: Path, teacher: str, head: str) -> list[Subject]:
@@ -109,9 +113,9 @@ def _student(place: Zoo, card: ModelCard, artifact: Artifact, teacher: str, head
 
 def _teacher(spec: recipe.Teacher, file: str, data: bytes, preprocessing: Preprocessing) -> Subject:
     size, sha256 = preprocessing.size, hashlib.sha256(data).hexdigest()
+    device = torch.device("cuda") if torch.cuda.is_available() else CPU
 
     def features() -> Features:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher = Teacher(make_vit(spec, size)).to(device)
         mean, std = normalisation(teacher.vit)
 
@@ -134,6 +138,7 @@ def _teacher(spec: recipe.Teacher, file: str, data: bytes, preprocessing: Prepro
         costs=_costs(parameters, len(data), preprocessing),
         taught=False,
         open=features,
+        device=device,
     )
 
 

@@ -118,7 +118,7 @@ def _rows(subject: Subject, metrics: Sequence[Metric]) -> list[Figure]:
         "revision": subject.revision,
         "file": subject.file,
         "sha256": subject.sha256,
-        "hardware": describe(torch.device("cpu")),
+        "hardware": describe(subject.device),
         "commit": commit(),
     }
     rows = [Figure(metric=name, value=float(value), **about) for name, value in subject.costs.items()]

@@ -1,0 +1,187 @@
+"""docs/zoo.md, its figure and the README's table: from cards and figures, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from made_up_zoo import COSINE, MAP, PROBE, THOUSAND, made_up_cards, made_up_figures
+from msgspec.structs import replace
+
+from export import comparisons, tables, zoo_figure, zoo_page
+from export.quality import Line, lines_of
+from leap_zoo.registry import models
+from train.figures import Figure, Trial, read_figures, write_figures
+
+
+@pytest.fixture
+def lines() -> list[Line]:
+    return lines_of(made_up_cards(), made_up_figures())
+
+
+def changed(metric: str, model: str, value: float) -> list[Line]:
+    """The lines, with another value of one figure of a model."""
+    figures = [
+        replace(figure, value=value) if (figure.metric, figure.model) == (metric, model) else figure
+        for figure in made_up_figures()
+    ]
+    return lines_of(made_up_cards(), figures)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all lines of tables."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+
+
+def section(title: str, text: str) -> str:
+    _, found, rest = text.partition(f"## {title}\n")
+    assert found, f"no section {title!r}"
+    return rest.partition("\n## ")[0]
+
+
+def test_page__has_not_drifted() -> None:
+    lines = tables.zoo_lines()
+    assert tables.PAGE.read_text() == zoo_page.render(models(tables.ZOO), lines, tables.read_trials())
+    drawn = zoo_figure.digest(lines)
+    assert drawn is None or drawn in tables.PICTURE.read_text()
+
+
+def test_check__fails_when_a_figure_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    figures = read_figures(tables.FIGURES, Figure)
+    other = [replace(f, value=f.value / 2) if f.metric == PROBE and f.model == "leap-nano" else f for f in figures]
+    write_figures(tmp_path / "zoo.csv", other)
+    monkeypatch.setattr(tables, "FIGURES", tmp_path / "zoo.csv")
+    monkeypatch.setattr("sys.argv", ["export.tables", "--check"])
+    assert tables.main() == 1
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("README.md", "docs/zoo.md", "docs/images/zoo.svg", "run `make tables`"))
+
+
+def test_check__a_broken_table_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "zoo.csv").write_text("model,metric\nleap-nano,top-1\n")
+    monkeypatch.setattr(tables, "FIGURES", tmp_path / "zoo.csv")
+    monkeypatch.setattr("sys.argv", ["export.tables", "--check"])
+    assert tables.main() == 2
+    assert re.fullmatch(r"export\.tables: .*zoo\.csv is no table of figures \(.*\n", capsys.readouterr().err)
+
+
+def test_tables__the_teacher_first_and_a_line_per_file(lines: list[Line]) -> None:
+    found = rows(section("Retrieval", zoo_page.render(made_up_cards(), lines, {})))
+    assert found[0] == ["model", "file", "grocery, test: mAP, n = 2485"]
+    assert [row[0] for row in found[1:]] == ["vit_made_up at 224 px", "vit_made_up at 160 px"] + [
+        name for name in ("leap-micro", "leap-nano", "leap-tiny") for _ in range(2)
+    ]
+    assert found[1][2] == "40.0 [39.4, 40.6]"
+    assert found[4] == ["leap-micro", "`model_int8.onnx`", "20.0 [19.4, 20.6]"]
+
+
+def test_tables__of_another_revision_say_nothing_of_this_one(lines: list[Line]) -> None:
+    cards = made_up_cards()
+    fresh = [replace(artifact, sha256="9" * 64) for artifact in cards[1].artifacts]
+    cards[1] = replace(cards[1], artifacts=fresh)
+    text = zoo_page.render(cards, lines_of(cards, made_up_figures()), {})
+    assert "leap-nano" not in section("Retrieval", text)
+    assert "leap-nano" in section("Files", text)
+    assert rows(section("Files", text))[5] == ["leap-nano", "`model.onnx`", "2.50", "224", "10.00", "3.00"]
+
+
+def test_readme__is_compact_and_complete(lines: list[Line]) -> None:
+    found = rows(zoo_page.compact_table(lines))
+    assert found[0][:6] == ["model", "file", "M parameters", "px", "MB", "ms"]
+    assert len(found) == 1 + 2 + 6
+    assert found[1][:6] == ["vit_made_up at 224 px", "the teacher", "5.70", "224", "22.90", ""]
+    assert found[1][6:] == ["98.0 ± 1.0", "40.0 ± 0.6", "70.0 ± 4.0", ""]
+    assert found[6][:7] == ["leap-nano", "`model_int8.onnx`", "2.50", "224", "3.00", "1.50", "90.0 ± 1.0"]
+
+
+def test_larger__lists_where_it_is_not_better(lines: list[Line]) -> None:
+    text = "\n".join(comparisons.larger_is_better(lines))
+    assert rows(text)[1:] == [["grocery, test: mAP", "20.0 [19.4, 20.6]", "19.0 [18.4, 19.6]", "overlap"]]
+    assert text.count("not better on 1 of 5 columns") == 1
+    assert "`leap-tiny` (5.50 M parameters, `model_int8.onnx`) against `leap-nano`" in text
+    assert text.count("better on each of 5 columns") == 1
+
+
+def test_larger__the_same_is_not_better_and_far_is_apart() -> None:
+    same = "\n".join(comparisons.larger_is_better(changed(PROBE, "leap-tiny", 0.9)))
+    assert "not better on 1 of 5 columns" in same.partition("`leap-tiny`")[2]
+    far = {"value": 0.1, "low": 0.09, "high": 0.11}
+    figures = [replace(f, **far) if (f.metric, f.model) == (MAP, "leap-nano") else f for f in made_up_figures()]
+    apart = comparisons.larger_is_better(lines_of(made_up_cards(), figures))
+    assert rows("\n".join(apart))[1][-1] == "are apart"
+
+
+def test_larger__of_one_student_there_is_nothing_to_say() -> None:
+    lines = lines_of(made_up_cards()[:1], made_up_figures())
+    assert comparisons.larger_is_better(lines)[0].startswith("Fewer than two students")
+
+
+def test_close__more_than_five_points_below_either_teacher(lines: list[Line]) -> None:
+    text = "\n".join(comparisons.close_to_teacher(lines, "leap-tiny"))
+    assert [row[0] for row in rows(text) if row[0] != "column"] == [
+        "grocery, test: mAP", "drawn, held-out: top-1 of 1000", "grocery, test: mAP",
+    ]  # fmt: skip
+    assert rows(text)[1] == ["grocery, test: mAP", "40.0 [39.4, 40.6]", "25.0 [24.4, 25.6]", "15.0"]
+    assert "vit_made_up at 160 px: more than 5 points below on 1 of 3 columns" in text
+    near = "\n".join(comparisons.close_to_teacher(changed(MAP, "leap-tiny", 0.30), "leap-tiny"))
+    assert "vit_made_up at 160 px: on none of 3 columns more than 5 points below." in near
+
+
+def test_close__only_of_a_student_that_is_there(lines: list[Line]) -> None:
+    assert comparisons.close_to_teacher(lines, "leap-small") == []
+    text = zoo_page.render(made_up_cards()[:2], lines_of(made_up_cards()[:2], made_up_figures()), {})
+    assert "close to its teacher" not in text
+    assert "not better on 1 of 5" in text
+
+
+def test_trials__a_row_per_lever_and_a_column_per_figure(lines: list[Line], tmp_path: Path) -> None:
+    about = {"student": "nano", "epochs": 4.0, "photos": 9103, "hardware": "a CPU", "commit": "0123abcdef0123"}
+    tried = [
+        Trial(
+            lever=lever, metric=metric, dataset="drawn", split="val", n=100, value=value, low=value - 0.125,
+            high=value + 0.125, seconds=120.0, **about,
+        )
+        for lever, values in (("baseline", (0.5, 0.25)), ("EMA of weights", (0.625, 0.125)))
+        for metric, value in zip((PROBE, COSINE), values, strict=True)
+    ]  # fmt: skip
+    write_figures(tmp_path / "levers.csv", tried)
+    read = read_figures(tmp_path / "levers.csv", Trial)
+    assert read == tried
+    text = section("What each lever gave", zoo_page.render(made_up_cards(), lines, {"What each lever gave": read}))
+    assert rows(text) == [
+        ["lever", "student", "epochs", "photos", "minutes", "drawn, val: probe", "drawn, val: cosine to teacher, mean"],
+        ["baseline", "nano", "4", "9103", "2", "50.0 [37.5, 62.5]", "0.250 [0.125, 0.375]"],
+        ["EMA of weights", "nano", "4", "9103", "2", "62.5 [50.0, 75.0]", "0.125 [0.000, 0.250]"],
+    ]
+    assert "a CPU, commit `0123abcdef01`" in text
+
+
+def test_figure__same_figures_same_bytes(lines: list[Line]) -> None:
+    picture = zoo_figure.draw(lines)
+    assert picture is not None
+    assert picture == zoo_figure.draw(lines)
+    text = picture.decode()
+    for part in (
+        "nano int8",
+        "micro fp32",
+        "ms per photo, one thread",
+        "teacher: vit_made_up at 224 px",
+        "95 % interval",
+    ):
+        assert part in text
+    assert str(zoo_figure.digest(lines)) in text
+    assert len(picture) < 200_000
+
+
+@pytest.mark.parametrize("metric", [PROBE, THOUSAND])
+def test_figure__its_digest_is_of_what_is_drawn(metric: str, lines: list[Line]) -> None:
+    assert zoo_figure.digest(changed(metric, "leap-nano", 0.45)) != zoo_figure.digest(lines)
+    assert zoo_figure.digest(changed(metric, "vit_made_up at 160 px", 0.45)) != zoo_figure.digest(lines)
+    assert zoo_figure.digest(changed(MAP, "leap-nano", 0.45)) == zoo_figure.digest(lines)
+
+
+def test_figure__of_nothing_measured() -> None:
+    assert zoo_figure.draw(lines_of(made_up_cards(), [])) is None
+    untimed = [replace(card, latency=[]) for card in made_up_cards()]
+    assert zoo_figure.draw(lines_of(untimed, made_up_figures())) is not None  # its size is known

@@ -1,0 +1,157 @@
+"""`python -m train.evaluate.zoo`: every published file of a zoo and the teacher, on photos that are drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from leap_zoo.registry import BUNDLED
+from train.evaluate.zoo.__main__ import main
+from train.figures import Figure, Trial, read_figures, write_figures
+
+WNIDS = {"blue": "n01440764", "green": "n02102040", "red": "n03888257"}  # the first, a later one, a much later one
+THOUSAND, AGREEMENT = "top-1 of 1000 through the teacher's head", "top-1 agreement with the teacher"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A teacher of the bundled student's width, with weights drawn at random."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def photos(own_folders: Path) -> Path:
+    """Folders train (3 x 12) and val (3 x 6) named by ImageNet's wnids, every fourth file away_*; and a sample of 3."""
+    (own_folders / "sample").mkdir()
+    for split in ("train", "val"):
+        for name, wnid in WNIDS.items():
+            (own_folders / split / name).rename(own_folders / split / wnid)
+    for wnid in WNIDS.values():
+        shutil.copy(own_folders / "train" / wnid / "kept_1.png", own_folders / "sample" / f"{wnid}_a_photo.png")
+    return own_folders
+
+
+def words(photos: Path, zoo: Path, tmp_path: Path) -> list[str]:
+    """The command's, for these photos."""
+    sets = ["--data", "drawn", str(photos / "train"), str(photos / "val"), "--retrieval", "drawn"]
+    places = ["--out", str(tmp_path / "zoo.csv"), "--cache", str(tmp_path / "cache")]
+    return [str(zoo), *sets, "--held-out", "away_*", *places]
+
+
+def test_survey__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps([[number] for number in range(6)]))
+    folders = [str(photos / split / WNIDS["red"]) for split in ("train", "val")]
+    more = ["--checkpoint", checkpoint, "--sample", str(photos / "sample"), "--listed", "places", *folders, str(truth)]
+    assert main([*words(photos, BUNDLED, tmp_path), *more]) == 0
+    figures = read_figures(tmp_path / "zoo.csv", Figure)
+    models = list(dict.fromkeys((figure.model, figure.file) for figure in figures))
+    assert [model for model, _ in models] == [
+        "vit_tiny_patch16_224 at 224 px",
+        "vit_tiny_patch16_224 at 160 px",
+        "leap-nano",
+    ]
+    by = {(f.model, f.metric, f.dataset, f.split): f for f in figures}
+    assert len(by) == len(figures)
+    nano = {key[1:]: figure for key, figure in by.items() if key[0] == "leap-nano"}
+    probe = nano["linear probe, embedding", "drawn", "val"]
+    assert (probe.n, probe.value > 0.8) == (18, True)  # noise with one strong colour; held-out photos stay in val
+    assert nano["recall@1, embedding", "places", WNIDS["red"]].n == 6
+    assert nano[THOUSAND, "drawn", "held-out"].n == 3 * 3 + 3 * 2  # of train and val
+    assert nano["top-1 of its 3 classes through the teacher's head", "sample", "one per class"].n == 3
+    teacher = by["vit_tiny_patch16_224 at 160 px", "cosine to the teacher at 224 px, mean", "drawn", "held-out"]
+    assert 0.5 < teacher.value < 1  # the same weights at another resolution
+    assert nano["cosine to the teacher, minimum", "drawn", "held-out"].value < 0.5  # weights drawn at random
+    assert nano["cosine to the teacher, mean", "drawn", "held-out"].value >= (
+        nano["cosine to the teacher, minimum", "drawn", "held-out"].value
+    )
+    assert nano["bytes", "", ""].value == (BUNDLED / "leap-nano" / "model_int8.onnx").stat().st_size
+    assert all(f.low is None or f.low - 1e-6 <= f.value <= f.high + 1e-6 for f in figures)
+
+
+def test_survey__of_students_of_others_has_no_teacher(photos: Path, tiny_zoo: Path, tmp_path: Path, capsys) -> None:
+    assert main([*words(photos, tiny_zoo, tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["model"], row["file"]) for row in rows} == {
+        ("leap-tiny-test", "model.onnx"),
+        ("leap-tiny-test", "model_int8.onnx"),
+    }
+    assert {row["metric"] for row in rows if row["n"]} == {
+        "linear probe, embedding",
+        "10-NN, embedding",
+        "retrieval mAP, embedding",
+        "recall@1, embedding",
+    }
+    assert all(row["value"] == 1 for row in rows if row["metric"] == "recall@1, embedding")
+
+
+def test_survey__again_measures_only_what_is_new(photos: Path, zoo_copy: Path, tmp_path: Path, capsys) -> None:
+    command = words(photos, zoo_copy, tmp_path)
+    assert main(command) == 0
+    before = (tmp_path / "zoo.csv").read_bytes()
+    (zoo_copy / "leap-tiny-test" / "model.onnx").write_bytes(b"nothing that could be run")
+    assert main(command) == 0
+    assert (tmp_path / "zoo.csv").read_bytes() == before
+    for known in (tmp_path / "cache").glob("figures-*"):  # interrupted before they were judged
+        known.unlink()
+    assert main(command) == 0
+    assert (tmp_path / "zoo.csv").read_bytes() == before
+    (photos / "val" / WNIDS["red"] / "kept_1.png").unlink()  # other photos: measured again, by a file that is broken
+    capsys.readouterr()
+    assert main(command) == 2
+    one_line(capsys, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--retrieval", "nothing"], "--retrieval nothing names no --data; there is drawn"),
+        (["--data", "nowhere", "no/train", "no/test"], "no folder no/train"),
+        (["--sample", "{photos}/train"], "named by their ImageNet class"),
+        (["--checkpoint", "no.safetensors"], "no teacher file no.safetensors"),
+        (["--held-out", "*"], "no photo of TRAIN is left"),
+        (["--cache", "{photos}/sample/n01440764_a_photo.png/x"], "choose another --cache"),
+        (["--out", "{photos}/sample/n01440764_a_photo.png/x"], "choose another place"),
+    ],
+)
+def test_command__what_a_user_can_mend(
+    wrong: list[str], said: str, photos: Path, tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main([*words(photos, tiny_zoo, tmp_path), *(word.format(photos=photos) for word in wrong)]) == 2
+    one_line(capsys, said)
+
+
+def test_command__a_teacher_is_asked_for(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(words(photos, BUNDLED, tmp_path)) == 2
+    one_line(capsys, "give --checkpoint FILE.safetensors")
+    assert main([str(BUNDLED), "--out", str(tmp_path / "x.csv")]) == 2
+    one_line(capsys, "which photos?")
+    assert main(words(photos, tmp_path / "nothing", tmp_path)) == 2
+    one_line(capsys, "is no zoo")
+
+
+def test_figures__round_trip(tmp_path: Path) -> None:
+    about = {"hardware": "a, CPU", "commit": "0"}
+    trial = Trial(lever="EMA", student="nano", epochs=10, photos=100, metric="m", n=5, value=1 / 3, **about)
+    write_figures(tmp_path / "levers.csv", [trial])
+    (found,) = read_figures(tmp_path / "levers.csv", Trial)
+    assert found.value == pytest.approx(1 / 3, abs=1e-9)
+    assert (found.lever, found.seconds, found.low, found.hardware) == ("EMA", None, None, "a, CPU")
+
+
+def one_line(capsys: pytest.CaptureFixture, said: str) -> None:
+    """The command said it in one line of its own, progress bars aside, and without a traceback."""
+    text = capsys.readouterr().err.replace("\r", "\n")
+    lines = [line for line in text.splitlines() if "train.evaluate.zoo:" in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "Traceback" not in text

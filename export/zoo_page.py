@@ -29,7 +29,8 @@ those of [evaluation.md](evaluation.md). In brackets: 95 % intervals. Shares and
 - val of Imagenette holds photos of ImageNet's training set, which the teacher learned from.
 - held-out photos are ImageNet's own validation photos of the same classes: neither teacher nor student learned from
   them. They are left out of the probe's training photos, and stay in val, as in training.
-- imagenet1k_sample has one photo of each of the 1000 classes. The teacher learned from them; no student did.
+- imagenet1k_sample has one photo of each of the 1000 classes. The teacher learned from them. Students did not, but for
+  photos of Imagenette's classes, which Imagenette has too.
 - `top-1 agreement with teacher` is with the teacher at the student's resolution, `at 224 px` with it at its own."""
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from leap_zoo.card import Metric
+from leap_zoo.card import Metric, Preprocessing
 from train.data import Photos
 from train.errors import TrainError
 from train.evaluate.features import extract
@@ -37,14 +37,17 @@ def measure(
 ) -> list[Figure]:
     """The figures of the teachers, the own resolution first, then of the students; only what is not in `cache` is new.
 
-    done: called with all figures so far whenever the subjects of another preprocessing are finished. Raises
-    TrainError, and what a file that cannot be run raises.
+    done: called with all figures so far whenever the students of another preprocessing, or a teacher, are finished.
+    Raises TrainError, and what a file that cannot be run raises.
     """
     everyone = [*teachers, *students]
     asked = {subject: _references(subject, teachers) for subject in everyone}
     of = {subject: _digest(survey, asked[subject], seed) for subject in everyone}
-    for spec in dict.fromkeys(subject.spec for subject in (*students, *teachers)):  # what is asked for most comes first
-        new = [each for each in everyone if each.spec == spec and cache.figures(each, of[each]) is None]
+    by_spec: dict[Preprocessing, list[Subject]] = {}
+    for student in students:
+        by_spec.setdefault(student.spec, []).append(student)
+    for group in (*by_spec.values(), *([teacher] for teacher in teachers)):  # the teacher takes longest: last
+        new = [subject for subject in group if cache.figures(subject, of[subject]) is None]
         spent = _ask_all(new, {teacher for subject in new for teacher in asked[subject].values()}, survey, cache)
         for subject in new:
             start = time.monotonic()
@@ -61,7 +64,7 @@ def _references(subject: Subject, teachers: Sequence[Subject]) -> dict[str, Subj
     """The teachers that a subject is compared with, by what they are called: it saw the same pixels, or its own."""
     own = teachers[0] if teachers else None
     named = {}
-    if subject.taught:
+    if subject.taught and teachers:
         named["the teacher"] = next(teacher for teacher in teachers if teacher.spec == subject.spec)
     if own is not None and subject.spec != own.spec and (subject.taught or subject in teachers):
         named[f"the teacher at {own.spec.size} px"] = own

@@ -50,11 +50,11 @@ def measure(
         new = [subject for subject in group if cache.figures(subject, of[subject]) is None]
         spent = _ask_all(new, {teacher for subject in new for teacher in asked[subject].values()}, survey, cache)
         for subject in new:
-            start = time.monotonic()
+            start = time.process_time()
             references = {name: partial(_known, cache, teacher) for name, teacher in asked[subject].items()}
             found = _rows(subject, judge(partial(_known, cache, subject), survey, references, seed=seed))
             cache.keep_figures(subject, of[subject], found)
-            took = f"{spent[subject]:.0f} s to embed, {time.monotonic() - start:.0f} s to judge"
+            took = f"{spent[subject]:.0f} CPU seconds to embed, {time.process_time() - start:.0f} to judge"
             print(f"{subject.model} {subject.file}: {len(found)} figures, {took}", file=sys.stderr)
         done([figure for subject in everyone for figure in cache.figures(subject, of[subject]) or []])
     return [figure for subject in everyone for figure in cache.figures(subject, of[subject]) or []]
@@ -77,7 +77,7 @@ def _digest(survey: Survey, references: Mapping[str, Subject], seed: int) -> str
 
 
 def _ask_all(new: Sequence[Subject], references: set[Subject], survey: Survey, cache: Cache) -> Mapping[Subject, float]:
-    """Embed what is not known yet; returns the seconds that each subject took."""
+    """Embed what is not known yet; returns the CPU seconds that each subject took."""
     spent: dict[Subject, float] = defaultdict(float)
     wanted = [(subject, pack) for subject in new for pack in survey.packs]
     wanted += [(teacher, pack) for teacher in references - set(new) for pack in survey.imagenet]
@@ -91,13 +91,13 @@ def _ask_all(new: Sequence[Subject], references: set[Subject], survey: Survey, c
             what = f"{pack.name}, {pack.split}"
             photos = _decoded(pack, what, ours[0])
             for subject in ours:
-                start = time.monotonic()
+                start = time.process_time()
                 answers = extract(opened[subject], photos.pixels, f"{what}: {subject.model} {subject.file}", BATCH)
                 if not pack.logits:
                     answers.pop("logits", None)
                 labels = torch.from_numpy(photos.labels)
                 cache.keep_answers(subject, pack, {**answers, "labels": labels})
-                spent[subject] += time.monotonic() - start
+                spent[subject] += time.process_time() - start
     return spent
 
 

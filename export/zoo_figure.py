@@ -24,8 +24,8 @@ KINDS = {
     ("onnx", "fp32"): ("o", (0, 9), "fp32", "ONNX fp32"),
     ("onnx", "fp16"): ("D", (0, 9), "fp16", "ONNX fp16"),
     ("onnx", "int8"): ("s", (0, -16), "int8", "ONNX int8"),
-    ("openvino", "fp16"): ("v", (0, 9), "OpenVINO fp16", "OpenVINO fp16"),
-    ("openvino", "int8"): ("^", (0, 9), "OpenVINO int8", "OpenVINO int8"),
+    ("openvino", "fp16"): ("v", (0, 9), "OV fp16", "OpenVINO fp16"),
+    ("openvino", "int8"): ("^", (0, 9), "OV int8", "OpenVINO int8"),
 }
 DASHES = ("--", ":", "-.")
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -77,7 +77,7 @@ def trials_table(trials: Sequence[Trial]) -> list[str]:
         body.append([lever, student, f"{epochs:g}", str(photos), minutes, *cells])
     where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in trials)
     counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in trials if t.n is not None)
-    titles = ["lever", "student", "epochs", "photos", "minutes", *(column.title for column in columns)]
+    titles = ["lever", "student", "epochs", "photos", "CPU minutes", *(column.title for column in columns)]
     notes = [*counts, "shares in per cent, 95 % intervals in brackets", *where]
     return [*table(titles, body), "; ".join(notes) + ".", ""] if body else []
 

@@ -23,15 +23,16 @@ TABLES = {
 PICTURE = "![Accuracy against milliseconds and megabytes of every file]({})"
 READING = """\
 Every file was run as a user runs it, through `leap_zoo`, by `python -m train.evaluate.zoo`; the teacher by PyTorch, on
-photos prepared the same way, enlarged to its own resolution, and at the resolution that it taught at. Protocols are
-those of [evaluation.md](evaluation.md). In brackets: 95 % intervals. Shares and mAP are in per cent.
+photos prepared the same way: enlarged to its own resolution, and at that of its students. Protocols are those of
+[evaluation.md](evaluation.md). In brackets: 95 % intervals. Shares and mAP are in per cent.
 
 - val of Imagenette holds photos of ImageNet's training set, which the teacher learned from.
 - held-out photos are ImageNet's own validation photos of the same classes: neither teacher nor student learned from
   them. They are left out of the probe's training photos, and stay in val, as in training.
 - imagenet1k_sample has one photo of each of the 1000 classes. The teacher learned from them. Students did not, but for
   photos of Imagenette's classes, which Imagenette has too.
-- `top-1 agreement with teacher` is with the teacher at the student's resolution, `at 224 px` with it at its own."""
+- `agreement with teacher` and `cosine to teacher` are with the teacher at the student's resolution; where they say
+  `at ... px`, with the teacher at its own."""
 
 
 def render(cards: Sequence[ModelCard], lines: Sequence[Line], trials: dict[str, Sequence[Trial]]) -> str:
@@ -82,10 +83,14 @@ def compact_table(lines: Sequence[Line]) -> str:
 
 
 def _headline(columns: Sequence[Column]) -> list[Column]:
-    """Every probe, the first mAP, the 1000 classes on photos that the teacher has not seen, agreement on the rest."""
+    """Every probe, the first mAP, the 1000 classes on the first photos, agreement on the last.
+
+    Agreement is with the teacher at its own resolution, where it is at its best.
+    """
     probes = [column for column in columns if column.metric.startswith("linear probe")]
     first = [[column for column in columns if name in column.metric][:1] for name in ("mAP", "top-1 of 1000")]
-    agreement = [column for column in columns if column.metric == "top-1 agreement with the teacher"][-1:]
+    agreements = [column for column in columns if column.metric.startswith("top-1 agreement with the teacher")]
+    agreement = ([column for column in agreements if column.metric.endswith(" px")] or agreements)[-1:]
     return [*probes, *first[0], *first[1], *agreement]
 
 

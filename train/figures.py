@@ -40,7 +40,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One figure of one trained student; a row of `results/levers.csv` and `results/zoo_rivals.csv`.
 
-    lever: what was done differently. epochs of photos, seconds: of the training.
+    lever: what was done differently. epochs of photos: of the training; seconds: of CPU that it took, all threads.
     """
 
     lever: str

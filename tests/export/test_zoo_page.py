@@ -154,7 +154,15 @@ def test_trials__a_row_per_lever_and_a_column_per_figure(lines: list[Line], tmp_
     assert read == tried
     text = section("What each lever gave", zoo_page.render(made_up_cards(), lines, {"What each lever gave": read}))
     assert rows(text) == [
-        ["lever", "student", "epochs", "photos", "minutes", "drawn, val: probe", "drawn, val: cosine to teacher, mean"],
+        [
+            "lever",
+            "student",
+            "epochs",
+            "photos",
+            "CPU minutes",
+            "drawn, val: probe",
+            "drawn, val: cosine to teacher, mean",
+        ],
         ["baseline", "nano", "4", "9103", "2", "50.0 [37.5, 62.5]", "0.250 [0.125, 0.375]"],
         ["EMA of weights", "nano", "4", "9103", "2", "62.5 [50.0, 75.0]", "0.125 [0.000, 0.250]"],
     ]

@@ -27,7 +27,7 @@ example:
 
 TRAIN and TEST are folders with a folder per class, or text files of `path, label` lines. Held-out photos are left out
 of TRAIN and stay in TEST; where the classes are ImageNet's wnids, those of both are asked for the teacher's classes.
-The teacher is measured at its own resolution, and at each that it taught its students at.
+The teacher is measured at its own resolution, and at that of its students.
 Then: python -m export.cards writes the figures into the cards, make tables into docs/zoo.md and the README."""
 
 

@@ -60,7 +60,7 @@ def find_students(folder: Path, teacher: str, head: str) -> list[Subject]:
 
 
 def find_teachers(spec: recipe.Teacher, students: Sequence[Subject]) -> list[Subject]:
-    """The teacher at its own resolution, then at each that it taught at, where its space is that of the student.
+    """The teacher at its own resolution, then at that of its students.
 
     Raises TrainError.
     """

@@ -75,7 +75,7 @@ def compact_table(lines: Sequence[Line]) -> str:
         for line in lines
     ]
     counts = dict.fromkeys(f"{c.dataset}, {c.split}: n = {_count(lines, c)}" for c in chosen)
-    notes = ["; ".join(counts) + ". " if counts else "", "In per cent, ± half of the 95 % interval. ", _clock(lines)]
+    notes = [f"{'; '.join(counts)}. In per cent, ± half of the 95 % interval. " if counts else "", _clock(lines)]
     text = [*table(titles, rows), "".join(notes).strip()]
     if zoo_figure.digest(lines) is not None:
         text += ["", PICTURE.format(f"docs/images/{zoo_figure.FILE}"), "", "All columns: [docs/zoo.md](docs/zoo.md)."]

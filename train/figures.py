@@ -76,7 +76,7 @@ def read_figures(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def write_figures(path: Path, rows: Sequence[Figure] | Sequence[Trial]) -> None:
-    """Write at least one row; the folder is made when missing. Raises TrainError."""
+    """Write at least one row, six decimals; the folder is made when missing. Raises TrainError."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0].__struct_fields__)
@@ -93,4 +93,4 @@ def write_figures(path: Path, rows: Sequence[Figure] | Sequence[Trial]) -> None:
 def _cell(value: str | int | float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return f"{round(value, 6):.10g}" if isinstance(value, float) else str(value)  # float32 has no more digits

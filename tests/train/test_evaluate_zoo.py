@@ -144,7 +144,7 @@ def test_figures__round_trip(tmp_path: Path) -> None:
     trial = Trial(lever="EMA", student="nano", epochs=10, photos=100, metric="m", n=5, value=1 / 3, **about)
     write_figures(tmp_path / "levers.csv", [trial])
     (found,) = read_figures(tmp_path / "levers.csv", Trial)
-    assert found.value == pytest.approx(1 / 3, abs=1e-9)
+    assert found.value == pytest.approx(1 / 3, abs=1e-6)
     assert (found.lever, found.seconds, found.low, found.hardware) == ("EMA", None, None, "a, CPU")
 
 

@@ -137,7 +137,7 @@ def _draw_panel(
 
 def _legend(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line2D]:
     """Shapes, and the teacher's lines; colours are named by the labels of the points."""
-    kinds = dict.fromkeys((line.artifact.format, line.artifact.precision) for line in lines if line.artifact)
+    kinds = dict.fromkeys(point.kind for column in columns for point in _points(lines, column, "MB"))
     handles = [
         Line2D([], [], marker=KINDS[kind][0], color=GREY, linestyle="", markersize=7, label=KINDS[kind][3])
         for kind in kinds

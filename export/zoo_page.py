@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from export import comparisons, figure, zoo_figure
 from export.markdown import table
 from export.metric_text import cell
 from export.quality import Column, Line, columns_of, with_half, with_interval
+from export.taught import training_table
 from leap_zoo.card import ModelCard
 from train.figures import Trial
+from train.run import RunReport
 
 CLOSE = "leap-tiny"  # which is meant to be close to its teacher
 
@@ -35,8 +37,23 @@ photos prepared the same way: enlarged to its own resolution, and at that of its
   `at ... px`, with the teacher at its own."""
 
 
-def render(cards: Sequence[ModelCard], lines: Sequence[Line], trials: dict[str, Sequence[Trial]]) -> str:
-    """The page. trials: title of a section -> what was tried."""
+SPEED = """\
+By `leap-zoo bench` ([how it is measured](bench.md)), in turns within one run; a device's own figures are one command
+away."""
+TAUGHT = """\
+The recipe of each is in `train/recipes`, by its name: one command trains it. The figures here are of the run, features
+before quantisation; the teacher sees the same photos, enlarged to `teacher.pixels`. Minutes are of a machine that did
+other work meanwhile."""
+
+
+def render(
+    cards: Sequence[ModelCard],
+    lines: Sequence[Line],
+    trials: Mapping[str, Sequence[Trial]],
+    speed: str = "",
+    taught: Mapping[str, RunReport] | None = None,
+) -> str:
+    """The page. trials: title of a section -> what was tried. speed: latency tables. taught: model -> its training."""
     text = [
         "# The zoo",
         "",
@@ -53,17 +70,27 @@ def render(cards: Sequence[ModelCard], lines: Sequence[Line], trials: dict[str, 
         if columns:
             text += [f"## {title}", "", *_quality(lines, columns)]
     text += ["## What quantising costs", "", *_fidelity(cards)]
+    if speed:
+        text += ["## How fast they are", "", f"{SPEED}", "", speed, ""]
     text += ["## Is a larger student better?", "", *comparisons.larger_is_better(lines)]
     if close := comparisons.close_to_teacher(lines, CLOSE):
         text += [f"## Is {CLOSE} close to its teacher?", "", *close]
     for title, tried in trials.items():
         text += [f"## {title}", "", *comparisons.trials_table(tried)]
-    drawn = [card for card in cards if card.training and card.training.curriculum]
-    if drawn:
-        text += ["## How each was taught", ""]
-    for card in drawn:
-        text += [f"![The target block of {card.id} over the steps](../zoo/{card.id}/{figure.FILE})", ""]
+    text += _taught([card for card in cards if card.training], taught or {})
     return "\n".join(text).rstrip("\n") + "\n"
+
+
+def _taught(cards: Sequence[ModelCard], reports: Mapping[str, RunReport]) -> list[str]:
+    """How the curriculum went, and what the training measured before the student was quantised."""
+    text = ["## How each was taught", "", TAUGHT, ""] if cards else []
+    for card in cards:
+        text += [f"### {card.id}", ""]
+        if card.training and card.training.curriculum:
+            text += [f"![The target block of {card.id} over the steps](../zoo/{card.id}/{figure.FILE})", ""]
+        if card.id in reports:
+            text += [training_table(reports[card.id]), ""]
+    return text
 
 
 def compact_table(lines: Sequence[Line]) -> str:

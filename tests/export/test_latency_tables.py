@@ -1,4 +1,4 @@
-"""The README's latency tables: from the CSV files of results/latency, and nothing else."""
+"""The latency tables of docs/zoo.md: from the CSV files of results/latency, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from export import tables
+from export.latency_tables import latency_tables
 from leap_zoo.bench import Plan, bench
 from leap_zoo.bench.latency import newest, write_rows
 
@@ -18,7 +18,7 @@ def test_tables__show_every_row_of_the_newest_files(tiny_zoo: Path, tmp_path: Pa
     rows, _ = bench(["leap-tiny-test"], Plan(seconds=0.02, costs=False), tiny_zoo)
     write_rows(tmp_path, rows)
     write_rows(tmp_path, [replace(row, device="Cortex-A76", isa="neon") for row in rows])
-    text = tables.latency_tables(newest(tmp_path))
+    text = latency_tables(newest(tmp_path))
     assert text.count("| model |") == 2
     assert f"{rows[0].device} ({rows[0].isa}), {rows[0].date[:10]}:" in text
     assert "Cortex-A76 (neon)" in text
@@ -30,12 +30,11 @@ def test_tables__show_every_row_of_the_newest_files(tiny_zoo: Path, tmp_path: Pa
 
 
 def test_tables__say_so_when_nothing_was_measured() -> None:
-    assert tables.latency_tables([]) == "Nothing was measured yet."
+    assert latency_tables([]) == "Nothing was measured yet."
 
 
-def test_readme__a_latency_typed_by_hand_does_not_stay() -> None:
+def test_page__has_the_newest_latencies() -> None:
     pytest.importorskip("torch", reason="the train extra is not installed")
-    text = (ROOT / "README.md").read_text()
-    drifted = text.replace("<!-- latency:end -->", "| leap-nano | 0.01 |\n<!-- latency:end -->")
-    assert drifted != text
-    assert tables.render(drifted) == tables.render(text)
+    from export import tables
+
+    assert latency_tables(newest(ROOT / "results" / "latency")) in tables.page()

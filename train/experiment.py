@@ -93,7 +93,7 @@ def measure(folders: list[Path], plan: Plan) -> list[Row]:
     rows: list[Row] = []
     for folder in tqdm(folders, "runs"):
         run = load_run(folder)
-        rows += rows_of(run, _transfer(run, folder, plan))
+        rows += rows_of(run, transfer_of(run, folder, plan))
     return compare(rows)
 
 
@@ -104,7 +104,7 @@ class Transfer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: list[Metric]
 
 
-def _transfer(run: Run, folder: Path, plan: Plan) -> list[Metric]:
+def transfer_of(run: Run, folder: Path, plan: Plan) -> list[Metric]:
     """The plan's figures of a run; kept in its folder, since a later seed adds runs and changes none."""
     digest = hashlib.sha256((folder / "student.safetensors").read_bytes())
     for sets in plan.sets:

@@ -7,7 +7,6 @@ judged against the same teacher, at its own resolution. Writes `results/levers.c
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from train.data import Photos
 from train.distill import Distiller
 from train.errors import TrainError
 from train.evaluate import scores
+from train.figures import Trial, write_figures
 from train.fit import distil
 from train.hardware import describe
 from train.recipe import Recipe, find_recipe, load_recipe
@@ -39,8 +39,6 @@ LEVERS = Path(__file__).with_name("levers.yaml")
 ASIDE = 10  # one training photo in so many is learned from by no lever
 NEIGHBOURS, GALLERY = 10, 2000
 SPLIT = "a tenth of train, kept aside"
-COLUMNS = ["lever", "student", "epochs", "photos", "metric", "dataset", "split", "n", "value", "low", "high"]
-COLUMNS += ["seconds", "hardware", "commit"]
 
 
 class Outcome(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -84,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("train.levers: interrupted; the same command continues", file=sys.stderr)
         return 130
-    write_csv(outcomes, options.results / "levers.csv")
+    write_figures(options.results / "levers.csv", trials(outcomes))
     print(f"wrote {options.results / 'levers.csv'}, of {len(outcomes)} levers")
     return 0
 
@@ -149,19 +147,17 @@ def gather(levers: dict[str, list[str]], out: Path) -> list[Outcome]:
     return outcomes
 
 
-def write_csv(outcomes: list[Outcome], path: Path) -> None:
+def trials(outcomes: Sequence[Outcome]) -> list[Trial]:
     """A row per lever and metric."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for outcome in outcomes:
-            for metric in outcome.metrics:
-                low, high = metric.interval or ("", "")
-                about = [outcome.lever, outcome.student, outcome.epochs, outcome.photos]
-                figure = [metric.name, metric.dataset, metric.split, metric.n]
-                values = [f"{end:.6g}" if end != "" else "" for end in (metric.value, low, high)]
-                writer.writerow([*about, *figure, *values, outcome.seconds, outcome.hardware, outcome.commit])
+    rows = []
+    for outcome in outcomes:
+        about = {key: getattr(outcome, key) for key in ("lever", "student", "epochs", "photos", "seconds")}
+        about |= {"hardware": outcome.hardware, "commit": outcome.commit}
+        for metric in outcome.metrics:
+            low, high = metric.interval or (None, None)
+            figure = {"metric": metric.name, "dataset": metric.dataset, "split": metric.split, "n": metric.n}
+            rows.append(Trial(**about, **figure, value=metric.value, low=low, high=high))
+    return rows
 
 
 def folder_name(lever: str) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from train import rivals
 from train.comparison import write_page
 from train.experiment import COLUMNS, compare, main
+from train.figures import Trial, read_figures
+from train.run import load_run
 
 TINY = [
     "digits",
@@ -111,3 +114,18 @@ def test_compare__is_within_a_seed(tmp_path: Path) -> None:
     page = (tmp_path / "curriculum.md").read_text()
     assert "| linear probe, cls | photos, val | 100 | 10.0 | 60.0 | 71.7 (+10.0, -5.0) |" in page
     assert "| CPU time saved | photos, val |" in page
+
+
+def test_rivals__are_shown_before_the_student_that_ships(finished: Path, tmp_path: Path) -> None:
+    run, out = finished / "out" / "leap-digits-seed-0", tmp_path / "rivals.csv"
+    assert rivals.main([str(run), "--out", str(out)]) == 0
+    found = read_figures(out, Trial)
+    assert list(dict.fromkeys(trial.lever for trial in found)) == ["leap-digits, `linear`", "leap-digits, `last`"]
+    probes = {trial.lever: trial.value for trial in found if trial.metric == "linear probe, cls"}
+    assert probes["leap-digits, `last`"] == pytest.approx(load_run(run).report.metrics[0].value, abs=1e-6)
+
+
+def test_rivals__of_a_run_without_is_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    alone = finished / "out" / "leap-digits-seed-0" / "compare" / "linear"
+    assert rivals.main([str(alone), "--out", str(tmp_path / "rivals.csv")]) == 2
+    assert "no finished rival" in capsys.readouterr().err

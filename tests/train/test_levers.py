@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from train.levers import COLUMNS, LEVERS, folder_name, main, read_levers
+from train.figures import Trial, read_figures
+from train.levers import LEVERS, folder_name, main, read_levers
 from train.recipe import find_recipe, load_recipe
 
 
@@ -28,18 +28,16 @@ def pulled(tree: Callable[[], dict], photo_folders: Path, tmp_path_factory: pyte
     return words
 
 
-def rows(words: list[str]) -> list[dict[str, str]]:
+def rows(words: list[str]) -> list[Trial]:
     """The table that the command wrote."""
-    with (Path(words[-1]) / "levers.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_figures(Path(words[-1]) / "levers.csv", Trial)
 
 
 def test_levers__the_table_has_each_lever_and_metric(pulled: list[str]) -> None:
     found = rows(pulled)
-    assert list(found[0]) == COLUMNS
-    assert [row["lever"] for row in found] == ["random start"] * 3 + ["... teacher's weights"] * 3
-    assert {row["photos"] for row in found} == {"32"}  # 36 without every tenth
-    cosine = {row["lever"]: float(row["value"]) for row in found if row["metric"].startswith("cosine")}
+    assert [row.lever for row in found] == ["random start"] * 3 + ["... teacher's weights"] * 3
+    assert {row.photos for row in found} == {32}  # 36 without every tenth
+    cosine = {row.lever: row.value for row in found if row.metric.startswith("cosine")}
     assert cosine["... teacher's weights"] > cosine["random start"] + 0.05
 
 

@@ -18,6 +18,7 @@ from serve.streams import EndingStreams
 from serve.supervisor import follow
 
 UI_PATH = "/ui"
+BROWSER_PATH = "/browser"
 NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"})
@@ -26,7 +27,7 @@ _SLOW = re.compile(r"/v1/(heads|gallery/[^/]*/export\Z)")
 """Where answers may take longer: fitting tries several classifiers, and an export is copied before it is sent."""
 
 READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
-MAX_PULLS = 64  # downloads of models at once, which must not take the places of photos
+MAX_PULLS = 64  # downloads of models, or of the browser page's files, at once: not in the places of photos
 
 
 class Front:
@@ -59,6 +60,8 @@ class Front:
         self._native = {path: self._observed(limited(bento), route=path) for path in NATIVE_PATHS}
         pulls = InFlight(BodyLimit(site, READ_ONLY_BODY), Slots(MAX_PULLS))
         self._zoo = self._observed(across_origins(KeyGate(pulls, keys), settings.cors))
+        page = InFlight(BodyLimit(site, READ_ONLY_BODY), Slots(MAX_PULLS))
+        self._browser = self._observed(page, headers.BROWSER, route=BROWSER_PATH)
         self._ui = self._observed(
             KeyGate(BodyLimit(self.streams, settings.max_body_bytes), keys, page=True), headers.PAGE, route=UI_PATH
         )
@@ -91,6 +94,8 @@ class Front:
             return self._zoo
         if path == UI_PATH or path.startswith(UI_PATH + "/"):
             return self._ui
+        if path == BROWSER_PATH or path.startswith(BROWSER_PATH + "/"):
+            return self._browser
         return self._native.get(path) or self._pages.get(path) or self._probes.get(path) or self._nothing
 
     def _observed(

@@ -34,6 +34,16 @@ PAGE = [
 ]
 """For pages: everything comes from this server, and no other site may frame them."""
 
+BROWSER = [
+    *COMMON,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob:; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    ),
+]
+"""For the page that runs models in the browser: WebAssembly and modules of this server, no script in the page itself."""
+
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SENT = ("Authorization", "X-API-Key", "X-Request-ID", "Content-Type", "Range", "If-Range", "If-None-Match")

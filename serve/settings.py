@@ -15,6 +15,7 @@
 | LEAP_ZOO_SERVE_DATA | a folder | galleries and heads of clients; default: a temporary one, lost at the end |
 | LEAP_ZOO_SERVE_QDRANT | a URL | the Qdrant server for galleries; default: files in the data folder |
 | LEAP_ZOO_SERVE_ZOO | folders | zoos at /zoo, with the path separator between; default: where models are served from |
+| LEAP_ZOO_SERVE_BROWSER_RUNTIME | a folder | onnxruntime-web for the page at /browser; default: where `make browser` puts it |
 | LEAP_ZOO_SERVE_LOG | json or text | the shape of the log's lines; default json |
 """
 
@@ -55,6 +56,7 @@ class ServeSettings:
     data: Path | None = None
     qdrant: str | None = field(default=None, repr=False)  # a URL may hold a password
     zoo: tuple[Path, ...] = ()
+    browser_runtime: Path | None = None
     log: Literal["json", "text"] = "json"
 
     @property
@@ -73,7 +75,7 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         if name.startswith(PREFIX) and value.strip()
     }
     default = ServeSettings()
-    keys, data = given.get("KEYS_FILE"), given.get("DATA")
+    keys, data, runtime = given.get("KEYS_FILE"), given.get("DATA"), given.get("BROWSER_RUNTIME")
     return ServeSettings(
         model=given.get("MODEL", default.model),
         models_held=_whole(given, "MODELS_HELD", default.models_held, 64),
@@ -88,6 +90,7 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         data=Path(data) if data else None,
         qdrant=_url(given.get("QDRANT")),
         zoo=tuple(Path(part) for part in given.get("ZOO", "").split(os.pathsep) if part),
+        browser_runtime=Path(runtime) if runtime else None,
         log=_log(given.get("LOG", default.log)),
     )
 

@@ -11,6 +11,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from serve import demo
 from serve.app import make_app
+from serve.browser import routes as browser
+from serve.browser.runtime import FOLDER
 from serve.engine import Engine
 from serve.front import UI_PATH
 from serve.settings import ServeSettings
@@ -49,5 +51,6 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     async def web_manifest() -> Response:
         return JSONResponse(manifest, media_type="application/manifest+json")
 
+    site.include_router(browser.router(settings.browser_runtime or FOLDER))
     demo.mount_page(site, engine, site.state.shelf)
     return site

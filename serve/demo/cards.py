@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from html import escape
+from urllib.parse import quote
 
 from leap_zoo.card import Artifact, File, Latency, Metric, ModelCard, Training
 from serve.demo.markup import count, facts, megabytes, percent, table
@@ -11,10 +12,11 @@ from serve.demo.markup import count, facts, megabytes, percent, table
 NOT_HERE = "<small>Not on this server</small>"
 
 
-def card_view(card: ModelCard, files: str, offered: Callable[[File], bool]) -> str:
+def card_view(card: ModelCard, files: str, offered: Callable[[File], bool], browser: str | None = None) -> str:
     """The card as a section.
 
-    files: the address below which the zoo's files are served; offered: whether one is there.
+    files: the address below which the zoo's files are served; offered: whether one is there; browser: the address of the
+    page that runs an ONNX file in the browser, which is then linked to.
     """
     crop = card.preprocessing
     figures = [
@@ -27,6 +29,7 @@ def card_view(card: ModelCard, files: str, offered: Callable[[File], bool]) -> s
     parts = [
         f'<h2 id="leap-card-title">{escape(card.id)}</h2><p>{escape(card.description)}</p>',
         f'<dl class="leap-tiles">{tiles}</dl>',
+        _browser_link(card, browser, offered) if browser else "",
         _files(card, files, offered),
         _metrics(card.artifacts),
         _latency(card),
@@ -34,6 +37,15 @@ def card_view(card: ModelCard, files: str, offered: Callable[[File], bool]) -> s
         facts("Licences", _licences(card)),
     ]
     return f'<section class="leap-card" aria-labelledby="leap-card-title">{"".join(parts)}</section>'
+
+
+def _browser_link(card: ModelCard, address: str, offered: Callable[[File], bool]) -> str:
+    if not any(artifact.format == "onnx" and offered(artifact) for artifact in card.artifacts):
+        return ""
+    return (
+        f'<p class="leap-run"><a class="leap-button" href="{escape(address)}?model={quote(card.id)}">'
+        "Run it in this browser</a> <small>On this device: no photo leaves it.</small></p>"
+    )
 
 
 def _files(card: ModelCard, address: str, offered: Callable[[File], bool]) -> str:

@@ -13,6 +13,9 @@ from serve.shelf import Shelf
 FILES = "../zoo"
 """Where the zoo's files are served, seen from the page."""
 
+BROWSER = "../browser/"
+"""Where the page is that runs a model in the browser."""
+
 
 def build(cards: list[ModelCard], shelf: Shelf) -> None:
     """Lay the tab out inside the present container. cards: the served model's first; shelf: what can be downloaded."""
@@ -31,4 +34,4 @@ def _view(card: ModelCard, shelf: Shelf) -> str:
         return shelf.offers(card.id, file.file, file.sha256)
 
     drawn = figure(card.training, still=True) if card.training and card.training.curriculum else ""
-    return card_view(card, FILES, offered) + (f"<h3>Its curriculum</h3>{drawn}" if drawn else "")
+    return card_view(card, FILES, offered, browser=BROWSER) + (f"<h3>Its curriculum</h3>{drawn}" if drawn else "")

@@ -1,0 +1,4 @@
+/** What a person can mend: the message says what is wrong and what to do. */
+export class LeapZooError extends Error {
+  name = "LeapZooError";
+}

@@ -1,0 +1,32 @@
+// From the bytes of a file to pixels: upright, without a colour profile, transparency over white.
+
+import { LeapZooError } from "./errors.js";
+
+const DECODE = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
+
+/**
+ * A photo (Blob) as { width, height, rows(from, count), close() }; rows gives RGBA bytes (count * width * 4).
+ *
+ * The browser decodes, what it can: JPEG, PNG, WebP, GIF, BMP, AVIF. Throws LeapZooError for anything else.
+ */
+export async function openPhoto(blob) {
+  const bitmap = await createImageBitmap(blob, DECODE).catch(() => {
+    throw new LeapZooError("This browser cannot read the file as a photo. Save it as JPEG, PNG or WebP, and try again.");
+  });
+  const { width, height } = bitmap;
+  return { width, height, rows: reader(bitmap), close: () => bitmap.close() };
+}
+
+/** Rows are copied out strip by strip: a canvas of the whole photo is more than some phones allow. */
+function reader(bitmap) {
+  const canvas = document.createElement("canvas");
+  canvas.width = bitmap.width;
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true, colorSpace: "srgb" });
+  return (from, count) => {
+    canvas.height = count; // which also empties it
+    context.fillStyle = "white";
+    context.fillRect(0, 0, bitmap.width, count);
+    context.drawImage(bitmap, 0, from, bitmap.width, count, 0, 0, bitmap.width, count);
+    return context.getImageData(0, 0, bitmap.width, count).data;
+  };
+}

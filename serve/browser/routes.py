@@ -21,7 +21,6 @@ _KINDS = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".jpg": "image/jpeg",
     ".gz": "application/octet-stream",  # unpacked by the page; no encoding of the transfer

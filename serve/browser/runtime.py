@@ -19,8 +19,9 @@ FOLDER = Path(__file__).with_name("runtime")
 """Where the runtime lies unless LEAP_ZOO_SERVE_BROWSER_RUNTIME names another folder. Not in the repository."""
 
 ABOUT = "runtime.json"
-MODULE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
-FILES = (ABOUT, MODULE, WASM + ".gz")
+MODULE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # as npm has them
+KEPT = {MODULE: "ort.wasm.bundle.min.js", WASM: f"{WASM}.gz"}  # not every host knows that .mjs is a script
+FILES = (ABOUT, *KEPT.values())
 
 NPM = "npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error"
 
@@ -57,10 +58,10 @@ def _take(package: Path, folder: Path) -> None:
         "name": about["name"],
         "version": about["version"],
         "licence": about["license"],
-        "module": MODULE,
-        "wasm": {"file": WASM + ".gz", "bytes": len(zipped)},
+        "module": KEPT[MODULE],
+        "wasm": {"file": KEPT[WASM], "bytes": len(zipped)},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODULE).write_bytes(files[MODULE])
-    (folder / f"{WASM}.gz").write_bytes(zipped)
+    (folder / KEPT[MODULE]).write_bytes(files[MODULE])
+    (folder / KEPT[WASM]).write_bytes(zipped)
     (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n")  # the last: it says that the others are there

@@ -1,6 +1,7 @@
 // From the bytes of a file to pixels: upright, without a colour profile, transparency over white.
 
 import { LeapZooError } from "./errors.js";
+import { takeOrientation, turn } from "./webp.js";
 
 const DECODE = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
 
@@ -10,9 +11,11 @@ const DECODE = { imageOrientation: "from-image", colorSpaceConversion: "none", p
  * The browser decodes, what it can: JPEG, PNG, WebP, GIF, BMP, AVIF. Throws LeapZooError for anything else.
  */
 export async function openPhoto(blob) {
-  const bitmap = await createImageBitmap(blob, DECODE).catch(() => {
+  const { blob: file, orientation } = await takeOrientation(blob);
+  const decoded = await createImageBitmap(file, DECODE).catch(() => {
     throw new LeapZooError("This browser cannot read the file as a photo. Save it as JPEG, PNG or WebP, and try again.");
   });
+  const bitmap = await turn(decoded, orientation);
   const { width, height } = bitmap;
   return { width, height, rows: reader(bitmap), close: () => bitmap.close() };
 }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +22,9 @@ import httpx
 import psutil
 
 import leap_zoo
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 200  # a few on an idle machine; a training in the background takes most of this one
@@ -101,6 +105,17 @@ def server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny
     """One server with the tiny model for all tests that leave it running."""
     with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=leap_zoo.models(tiny_zoo)[0].id) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser; for modules that import `browsing`, which skips them where there is none."""
+    from browsing import CHROMIUM, FLAGS, playwright
+
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

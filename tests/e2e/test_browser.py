@@ -3,99 +3,18 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browsing import PHONE, SIZES, drop, expect, open_tab, visiting
 
 from leap_zoo.heads import decode_head
 
 if TYPE_CHECKING:
     from conftest import Server
-    from playwright.sync_api import Browser, FileChooser, Page, Route
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed: apt-get install chromium", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install leap-zoo[dev]")
-expect = playwright.expect
-expect.set_options(timeout=60_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-DESK, PHONE = (1280, 900), (390, 844)
-SIZES = pytest.mark.parametrize("size", [DESK, PHONE], ids=["desktop", "phone"])
-
-
-@contextlib.contextmanager
-def visiting(
-    browser: Browser, url: str, size: tuple[int, int] = DESK, path: str = "/ui/", **options: object
-) -> Iterator[Page]:
-    """The page at `path`. Afterwards: no request to another host, no answer that failed, nothing in the console, no
-    sideways scrolling."""
-    width, height = size
-    context = browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    foreign: list[str] = []
-    wrong: list[str] = []
-
-    def only_here(route: Route) -> None:
-        if route.request.url.startswith((url, "data:", "blob:")):
-            route.continue_()
-        else:
-            foreign.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", only_here)
-    page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    try:
-        page.goto(url + path)
-        if path == "/ui/":
-            expect(page.locator("#leap-photo input[type=file]")).to_be_attached()
-        yield page
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert foreign == []
-        assert wrong == []
-    finally:
-        context.close()
-
-
-def open_tab(page: Page, name: str) -> None:
-    """Go to a tab, which a narrow page keeps behind its button with three dots."""
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if not tab.is_visible():
-        page.locator("#leap-tabs .overflow-menu > button").click()
-        tab = page.locator("#leap-tabs .overflow-dropdown button", has_text=name)
-    tab.click()
-
-
-def drop(page: Page, zone: str, photos: list[Path]) -> None:
-    """Put photos into an input or a drop zone, as its file dialog would."""
-    page.set_input_files(f"{zone} input[type=file]", photos)
+    from playwright.sync_api import Browser, FileChooser, Page
 
 
 @SIZES

@@ -1,0 +1,326 @@
+"""/browser in a real Chromium: the published file in onnxruntime-web answers as it does in Python."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import io
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import drawn
+import numpy as np
+import pytest
+from browsing import INSECURE, SIZES, expect, open_tab, visiting
+from PIL import Image
+
+import leap_zoo
+from leap_zoo import preprocess
+from leap_zoo.card import Preprocessing
+from leap_zoo.zoo import BUNDLED
+from serve.browser import routes
+from serve.browser.runtime import CannotFetch, fetch
+
+if TYPE_CHECKING:
+    from conftest import Server
+    from playwright.sync_api import Browser, Page, Route
+
+PAGE = "/browser/?model=leap-nano"
+DOC = Path(__file__).parents[2] / "docs" / "browser.md"
+KEY = "a-key-of-this-test-only"
+SCORE = 1e-2  # WebAssembly rounds elsewhere than this machine's instructions for int8 do
+Photos = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with onnxruntime-web, fetched as `make browser` does."""
+    try:
+        return fetch(tmp_path_factory.mktemp("runtime"))
+    except CannotFetch as error:
+        pytest.skip(f"onnxruntime-web is not to be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def nano(start: Callable[..., contextlib.AbstractContextManager[Server]], runtime: Path) -> Iterator[Server]:
+    """A server with the bundled model, and with onnxruntime-web."""
+    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, nano: Server) -> Iterator[Page]:
+    """The page, with the model loaded; for what changes nothing there."""
+    with visiting(browser, nano.url, path=PAGE) as page:
+        expect(page.locator(".best")).to_have_text("golf ball")
+        yield page
+
+
+def saved(picture: Image.Image, kind: str = "PNG", orientation: int | None = None, **options: object) -> bytes:
+    """The bytes of a picture as a file."""
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+        options["exif"] = exif
+    data = io.BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()
+
+
+def noise(width: int, height: int, channels: int = 3) -> Image.Image:
+    """The hardest picture to resize alike: every pixel by itself."""
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(width).integers(0, 256, shape, dtype=np.uint8))
+
+
+def lossless() -> Photos:
+    """Files whose pixels every decoder agrees on."""
+    ball = drawn.golf_ball()
+    fading = ball.convert("RGBA")
+    fading.putalpha(Image.fromarray(np.indices((480, 640))[1].astype(np.uint8)))
+    odd = noise(301, 203)
+    photos = {
+        "odd sides": saved(noise(333, 257)),
+        "portrait": saved(noise(201, 777)),
+        "smaller than the crop": saved(noise(60, 45)),
+        "a strip": saved(noise(1, 900)),
+        "the crop itself": saved(noise(160, 160)),
+        "large": saved(noise(1500, 1100)),
+        "grey": saved(ball.convert("L")),
+        "1 bit": saved(ball.convert("1")),
+        "palette": saved(ball.quantize(64)),
+        "palette, one colour transparent": saved(ball.quantize(64), transparency=3),
+        "alpha": saved(fading),
+        "alpha of noise": saved(noise(301, 203, 4)),
+        "grey with alpha": saved(noise(301, 203, 2)),
+        "BMP": saved(ball, "BMP"),
+        "GIF": saved(ball, "GIF"),
+        "WebP with alpha": saved(fading, "WEBP", lossless=True),
+    }
+    photos |= {f"PNG turned {turn}": saved(odd, orientation=turn) for turn in (3, 6, 8)}
+    photos |= {f"WebP turned {turn}": saved(odd, "WEBP", turn, lossless=True) for turn in range(2, 9)}
+    return photos
+
+
+def jpegs() -> dict[str, tuple[bytes, int]]:
+    """JPEG files, and how many levels at most a pixel may differ. Python reads large ones at a part of their size."""
+    ball = drawn.golf_ball()
+    photos = {f"chroma {sampling}": (saved(ball, "JPEG", quality=90, subsampling=sampling), 1) for sampling in range(3)}
+    photos |= {f"turned {turn}": (saved(ball, "JPEG", turn, quality=90), 1) for turn in range(2, 9)}
+    return photos | {
+        "grey": (saved(ball.convert("L"), "JPEG"), 1),
+        "CMYK": (saved(ball.convert("CMYK"), "JPEG"), 1),
+        "progressive": (saved(noise(333, 257), "JPEG", progressive=True), 1),
+        "large": (saved(ball.resize((2560, 1920), Image.Resampling.BICUBIC), "JPEG"), 3),
+        "large, of noise": (saved(noise(1600, 1200), "JPEG"), 12),
+    }
+
+
+LOSSLESS, JPEGS = lossless(), jpegs()
+
+TO_PIXELS = """async ([photo, spec]) => {
+  const { toTensor } = await import(new URL("preprocess.js", location.href));
+  return Array.from(await toTensor(new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]), spec));
+}"""
+
+
+def furthest(page: Page, photo: bytes, spec: Preprocessing) -> int:
+    """By how many levels a pixel differs at most between the page and Python."""
+    given = {"size": spec.size, "short_side": spec.short_side, "filter": spec.filter}
+    there = page.evaluate(TO_PIXELS, [base64.b64encode(photo).decode(), given])
+    here = preprocess.to_tensor(photo, spec).astype(int)
+    return int(np.abs(np.array(there).reshape(here.shape) - here).max())
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_pixels__are_those_of_python(page: Page, name: str) -> None:
+    assert furthest(page, LOSSLESS[name], Preprocessing(size=160, short_side=176)) <= 1
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_pixels__of_a_jpeg_are_nearly_those_of_python(page: Page, name: str) -> None:
+    photo, levels = JPEGS[name]
+    assert furthest(page, photo, Preprocessing(size=160, short_side=176)) <= levels
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Preprocessing(size=224, short_side=224, filter="bilinear"),
+        Preprocessing(size=32, short_side=36),
+        Preprocessing(size=128, short_side=146),
+    ],
+)
+def test_pixels__follow_the_card(page: Page, spec: Preprocessing) -> None:
+    assert furthest(page, LOSSLESS["odd sides"], spec) <= 1
+
+
+@SIZES
+def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, nano: Server, size: tuple[int, int]) -> None:
+    with visiting(browser, nano.url, size, color_scheme="dark") as page:
+        open_tab(page, "Zoo")
+        page.get_by_role("link", name="Run it in this browser").click()
+        expect(page).to_have_url(nano.url + PAGE)
+        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator("ol li")).to_have_count(5)
+        facts = page.locator("#facts")
+        for text in ("sha256", ", checked", "As published", "onnxruntime-web 1.30.0 (licence: MIT)", "1 thread"):
+            expect(facts).to_contain_text(text)
+        expect(facts.locator(".bad")).to_have_count(0)
+        expect(page.locator(".times")).to_contain_text("median of")
+        page.get_by_role("button", name="Parachute").click()
+        expect(page.locator(".best")).to_have_text("parachute")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_answers__are_those_of_python(browser: Browser, nano: Server, kind: str, tmp_path: Path) -> None:
+    photo = tmp_path / "photo"
+    photo.write_bytes(saved(drawn.golf_ball(7).rotate(20), kind))
+    model = leap_zoo.load("leap-nano", zoo=BUNDLED, threads=1)
+    with visiting(browser, nano.url, path=PAGE) as page:
+        expect(page.locator(".best")).to_be_visible()
+        page.set_input_files("#file", photo)
+        for head in model.card.heads:
+            page.get_by_role("radio", name=f"{head.name} (").check()
+            expected = {one.label: one.score for one in model.classify(photo, head=head.name, top=len(head.labels))}
+            best = max(expected, key=lambda label: expected[label])
+            expect(page.locator(".best")).to_have_text(best)
+            rows = page.locator("ol li").all()
+            assert len(rows) == 5
+            for row in rows:
+                label, score = row.locator("span").nth(0).inner_text(), row.locator("span").nth(1).inner_text()
+                assert float(score.rstrip(" %")) / 100 == pytest.approx(expected[label], abs=SCORE)
+        for space in ("student", "teacher"):
+            ours = np.array(page.evaluate(EMBED, [base64.b64encode(photo.read_bytes()).decode(), space]))
+            assert float(ours @ model.embed(photo, space=space)) > 1 - 1e-3
+
+
+EMBED = """async ([photo, space]) => {
+  const { loadModel } = await import(new URL("model.js", location.href));
+  const model = await loadModel("leap-nano", { zoo: "../zoo", runtime: "runtime" });
+  return Array.from(await model.embed(await (await fetch(`data:;base64,${photo}`)).blob(), { space }));
+}"""
+
+
+def test_file__that_was_changed_on_the_way_is_refused(browser: Browser, nano: Server) -> None:
+    def tampered(route: Route) -> None:
+        answer = route.fetch()
+        body = bytearray(answer.body())
+        body[len(body) // 2] ^= 1
+        route.fulfill(response=answer, body=bytes(body))
+
+    with visiting(browser, nano.url, path="/browser/page.css") as page:
+        page.route("**/model_int8.onnx", tampered)
+        page.goto(nano.url + PAGE)
+        expect(page.get_by_role("alert")).to_contain_text("model_int8.onnx is not what the card says")
+        expect(page.locator(".best")).to_have_count(0)
+        page.unroute_all()
+        page.reload()
+        expect(page.locator(".best")).to_have_text("golf ball")
+
+
+def test_digest__that_cannot_be_computed_is_said_plainly(browser: Browser, nano: Server) -> None:
+    with visiting(browser, f"http://{INSECURE}:{nano.port}", path=PAGE) as page:
+        expect(page.locator("#facts .bad")).to_contain_text("NOT checked")
+        expect(page.locator(".best")).to_have_text("golf ball")
+
+
+def test_runtime__that_is_missing_is_named_with_the_mend(browser: Browser, nano: Server, runtime: Path) -> None:
+    away = runtime.rename(runtime.with_name("away"))
+    try:
+        with visiting(browser, nano.url, path=PAGE, fails="runtime.json") as page:
+            expect(page.get_by_role("alert")).to_contain_text("make browser")
+            expect(page.get_by_role("alert")).to_contain_text("onnxruntime-web")
+    finally:
+        away.rename(runtime)
+
+
+def test_troubles__are_words_and_pass(browser: Browser, nano: Server, tmp_path: Path) -> None:
+    lie = tmp_path / "lie.png"
+    lie.write_bytes(b"no photo")
+    with visiting(browser, nano.url, path="/browser/?model=leap-huge") as page:
+        expect(page.get_by_role("alert")).to_contain_text("This zoo has no model leap-huge")
+        page.get_by_label("Model", exact=True).select_option("leap-nano")
+        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page).to_have_url(nano.url + PAGE)
+        page.set_input_files("#file", lie)
+        expect(page.get_by_role("alert")).to_contain_text("cannot read the file as a photo")
+        expect(page.locator(".best")).to_have_count(0)
+        page.get_by_role("button", name="Church").click()
+        expect(page.locator(".best")).to_have_text("church")
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_key__is_asked_for_where_one_is_needed(
+    start: Callable[..., contextlib.AbstractContextManager[Server]],
+    browser: Browser,
+    tiny_zoo: Path,
+    runtime: Path,
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    settings = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": "leap-tiny-test"}
+    settings |= {"LEAP_ZOO_SERVE_BROWSER_RUNTIME": str(runtime), "LEAP_ZOO_SERVE_KEYS_FILE": str(keys)}
+    with (
+        start(**settings) as server,
+        visiting(browser, server.url, path="/browser/?model=leap-tiny-test", fails="/zoo/index.json") as page,
+    ):
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.get_by_role("alert")).to_be_visible()
+        page.get_by_label("API key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator(".best")).to_have_text("green")  # the lawn
+        expect(page.locator("#facts")).to_contain_text("As published")
+        expect(page.get_by_label("API key")).to_be_hidden()
+
+
+def test_page__works_by_keyboard(browser: Browser, nano: Server) -> None:
+    with visiting(browser, nano.url, path=PAGE) as page:
+        expect(page.locator(".best")).to_have_text("golf ball")
+        reached = []
+        for _ in range(8):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.id || document.activeElement.dataset.photo || ''"))
+            if reached[-1] == "parachute-1.jpg":
+                page.keyboard.press("Enter")
+                expect(page.locator(".best")).to_have_text("parachute")
+        assert reached[:5] == ["model", "file", "golf-ball-1.jpg", "parachute-1.jpg", "church-1.jpg"]
+        page.get_by_role("radio", name="imagenette").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("radio", name="imagenet1k")).to_be_checked()
+        expect(page.locator(".times")).to_be_visible()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda golden: b"",
+    "no zip": lambda golden: b"PK" * 100,
+    "cut off": lambda golden: golden[: len(golden) // 2],
+    "other names": lambda golden: golden.replace(b"model_int8", b"model_int4"),
+    "garbage inside": lambda golden: golden[:200] + bytes(2000) + golden[2200:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_golden__that_is_broken_is_refused(page: Page, damage: str) -> None:
+    golden = DAMAGES[damage]((BUNDLED / "leap-nano" / "golden.npz").read_bytes())
+    said = page.evaluate(VERIFY, base64.b64encode(golden).decode())
+    assert said.startswith("LeapZooError: The golden file")
+    assert said.endswith("exported again.")
+
+
+VERIFY = """async (golden) => {
+  const { verify } = await import(new URL("golden.js", location.href));
+  const { loadModel } = await import(new URL("model.js", location.href));
+  const model = await loadModel("leap-nano", { zoo: "../zoo", runtime: "runtime" });
+  model.zoo.file = async () => Uint8Array.from(atob(golden), (c) => c.charCodeAt(0));
+  return await verify(model).then(String, String);
+}"""

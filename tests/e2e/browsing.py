@@ -60,6 +60,7 @@ def visiting(
             route.abort()
 
     context.route("**/*", only_here)
+
     def note(address: str, what: str) -> None:
         if fails and address.endswith(fails):
             failed.add(fails)

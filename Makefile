@@ -4,13 +4,19 @@ PYTHON ?= python3
 export BENTOML_DO_NOT_TRACK = True
 export GRADIO_ANALYTICS_ENABLED = False
 
-.PHONY: help serve test lint format train-demo bench-serve tables clean
+.PHONY: help serve browser test lint format train-demo bench-serve tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 serve: .venv-serve/installed ## HTTP service and demo on http://localhost:3000 (no torch)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory browser || true; fi  # the page at /browser says how
 	.venv-serve/bin/bentoml serve
+
+browser: serve/browser/runtime/runtime.json ## onnxruntime-web for the page at /browser (needs npm)
+
+serve/browser/runtime/runtime.json: serve/browser/package.json
+	$(PYTHON) -m serve.browser
 
 test: .venv/installed ## the whole test suite
 	.venv/bin/python -m pytest

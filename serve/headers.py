@@ -42,7 +42,7 @@ BROWSER = [
         b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     ),
 ]
-"""For the page that runs models in the browser: WebAssembly and modules of this server, no script in the page itself."""
+"""For the page that runs models in the browser: WebAssembly, modules of this server, no script in the page itself."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _SAFE = ("GET", "HEAD", "OPTIONS")

@@ -15,7 +15,7 @@
 | LEAP_ZOO_SERVE_DATA | a folder | galleries and heads of clients; default: a temporary one, lost at the end |
 | LEAP_ZOO_SERVE_QDRANT | a URL | the Qdrant server for galleries; default: files in the data folder |
 | LEAP_ZOO_SERVE_ZOO | folders | zoos at /zoo, with the path separator between; default: where models are served from |
-| LEAP_ZOO_SERVE_BROWSER_RUNTIME | a folder | onnxruntime-web for the page at /browser; default: where `make browser` puts it |
+| LEAP_ZOO_SERVE_BROWSER_RUNTIME | a folder | onnxruntime-web for /browser; default: where `make browser` puts it |
 | LEAP_ZOO_SERVE_LOG | json or text | the shape of the log's lines; default json |
 """
 

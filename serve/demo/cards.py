@@ -15,8 +15,8 @@ NOT_HERE = "<small>Not on this server</small>"
 def card_view(card: ModelCard, files: str, offered: Callable[[File], bool], browser: str | None = None) -> str:
     """The card as a section.
 
-    files: the address below which the zoo's files are served; offered: whether one is there; browser: the address of the
-    page that runs an ONNX file in the browser, which is then linked to.
+    files: the address below which the zoo's files are served; offered: whether one is there; browser: the address of
+    the page that runs an ONNX file in the browser, which is then linked to.
     """
     crop = card.preprocessing
     figures = [

@@ -14,7 +14,7 @@ from leap_zoo.heads import decode_head
 
 if TYPE_CHECKING:
     from conftest import Server
-    from playwright.sync_api import Browser, FileChooser, Page
+    from playwright.sync_api import Browser, FileChooser
 
 
 @SIZES

@@ -71,13 +71,17 @@ def keys_file(tmp_path: Path) -> Path:
         ("/ui/assets/a.js", "site 0"),
         ("/v1/embed", "site 0"),
         ("/zoo/index.json", "site 0"),
+        ("/browser", "site 0"),
+        ("/browser/page.js", "site 0"),
     ],
 )
 def test_front__sends_each_path_to_its_application(path: str, answer: str) -> None:
     assert ask(front(), "GET", path).text == answer
 
 
-@pytest.mark.parametrize("path", ["/wp-login.php", "/uix", "/classify/", "/docs.json", "/static_content/x", "/v1"])
+@pytest.mark.parametrize(
+    "path", ["/wp-login.php", "/uix", "/classify/", "/browserx", "/docs.json", "/static_content/x", "/v1"]
+)
 def test_front__answers_unknown_paths_itself(path: str) -> None:
     answer = ask(front(), "POST", path, content=b"x")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
@@ -211,6 +215,13 @@ def test_headers__for_browsers(path: str, policy: str) -> None:
     assert headers["content-security-policy"].startswith(policy)
     assert "frame-ancestors" in headers["content-security-policy"]
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+def test_headers__web_assembly_runs_on_its_own_page_only() -> None:
+    assert "'wasm-unsafe-eval'" in ask(front(), "GET", "/browser/").headers["content-security-policy"]
+    assert "'unsafe-inline'" not in ask(front(), "GET", "/browser/").headers["content-security-policy"]
+    for path in ("/", "/ui/", "/docs", "/zoo/index.json", "/v1/models", "/browserx"):
+        assert "wasm" not in ask(front(), "GET", path).headers["content-security-policy"]
 
 
 def test_request_id__is_taken_when_sane_and_made_otherwise() -> None:

@@ -1,0 +1,68 @@
+"""/browser: its files and no others; and how onnxruntime-web gets there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from serve.app import answer_errors
+from serve.browser import routes
+from serve.browser.runtime import FILES, CannotFetch, fetch
+
+NPM = """#!/bin/sh
+mkdir -p node_modules/onnxruntime-web/dist
+for name in ort.wasm.bundle.min.mjs ort-wasm-simd-threaded.wasm; do echo other > node_modules/onnxruntime-web/dist/$name; done
+echo '{"name": "onnxruntime-web", "version": "1.30.0", "license": "MIT"}' > node_modules/onnxruntime-web/package.json
+"""
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> TestClient:
+    app = FastAPI()
+    app.include_router(routes.router(tmp_path / "runtime"))
+    answer_errors(app)
+    return TestClient(app)
+
+
+def test_page__is_served_and_kept_by_its_etag(client: TestClient) -> None:
+    answer = client.get("/browser?model=leap-nano")
+    assert answer.url.path + "?" + answer.url.query.decode() == "/browser/?model=leap-nano"
+    assert answer.headers["content-type"].startswith("text/html")
+    assert client.get("/browser/", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+    for name, kind in (("page.js", "text/javascript"), ("page.css", "text/css"), ("golf-ball-1.jpg", "image/jpeg")):
+        assert client.get(f"/browser/{name}").headers["content-type"].startswith(kind)
+
+
+@pytest.mark.parametrize(
+    "name", ["none.js", "../routes.py", "..%2froutes.py", "runtime/..%2f..%2fkeys", "runtime/x", "runtime"]
+)
+def test_page__nothing_else_is_looked_up(client: TestClient, name: str) -> None:
+    assert client.get(f"/browser/{name}").status_code == 404
+
+
+def test_runtime__is_served_once_it_is_there(client: TestClient, tmp_path: Path) -> None:
+    assert "make browser" in client.get(f"/browser/runtime/{FILES[0]}").json()["detail"]
+    (tmp_path / "runtime").mkdir()
+    for name in FILES:
+        (tmp_path / "runtime" / name).write_bytes(b"{}")
+        assert client.get(f"/browser/runtime/{name}").content == b"{}"
+
+
+def test_fetch__refuses_files_of_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(NPM)
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(npm.parent), prepend=":")
+    with pytest.raises(CannotFetch, match="another sha256"):
+        fetch(tmp_path / "runtime")
+    assert not (tmp_path / "runtime").exists()
+
+
+def test_fetch__says_how_to_get_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotFetch, match="install Node"):
+        fetch(tmp_path / "runtime")

@@ -14,8 +14,10 @@ from serve.browser.runtime import FILES, CannotFetch, fetch
 
 NPM = """#!/bin/sh
 mkdir -p node_modules/onnxruntime-web/dist
-for name in ort.wasm.bundle.min.mjs ort-wasm-simd-threaded.wasm; do echo other > node_modules/onnxruntime-web/dist/$name; done
-echo '{"name": "onnxruntime-web", "version": "1.30.0", "license": "MIT"}' > node_modules/onnxruntime-web/package.json
+cd node_modules/onnxruntime-web
+echo other > dist/ort.wasm.bundle.min.mjs
+echo other > dist/ort-wasm-simd-threaded.wasm
+echo '{"name": "onnxruntime-web", "version": "1.30.0", "license": "MIT"}' > package.json
 """
 
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import drawn
 import numpy as np
 import pytest
 from browsing import INSECURE, SIZES, expect, open_tab, visiting
@@ -79,11 +78,16 @@ def noise(width: int, height: int, channels: int = 3) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, shape, dtype=np.uint8))
 
 
+def ball() -> Image.Image:
+    """A drawn golf ball, 400 x 300."""
+    return Image.open(routes.SAMPLES / "golf-ball-1.jpg").convert("RGB")
+
+
 def lossless() -> Photos:
     """Files whose pixels every decoder agrees on."""
-    ball = drawn.golf_ball()
-    fading = ball.convert("RGBA")
-    fading.putalpha(Image.fromarray(np.indices((480, 640))[1].astype(np.uint8)))
+    picture = ball()
+    fading = picture.convert("RGBA")
+    fading.putalpha(Image.fromarray(np.indices((300, 400))[1].astype(np.uint8)))
     odd = noise(301, 203)
     photos = {
         "odd sides": saved(noise(333, 257)),
@@ -92,15 +96,15 @@ def lossless() -> Photos:
         "a strip": saved(noise(1, 900)),
         "the crop itself": saved(noise(160, 160)),
         "large": saved(noise(900, 1100)),
-        "grey": saved(ball.convert("L")),
-        "1 bit": saved(ball.convert("1")),
-        "palette": saved(ball.quantize(64)),
-        "palette, one colour transparent": saved(ball.quantize(64), transparency=3),
+        "grey": saved(picture.convert("L")),
+        "1 bit": saved(picture.convert("1")),
+        "palette": saved(picture.quantize(64)),
+        "palette, one colour transparent": saved(picture.quantize(64), transparency=3),
         "alpha": saved(fading),
         "alpha of noise": saved(noise(301, 203, 4)),
         "grey with alpha": saved(noise(301, 203, 2)),
-        "BMP": saved(ball, "BMP"),
-        "GIF": saved(ball, "GIF"),
+        "BMP": saved(picture, "BMP"),
+        "GIF": saved(picture, "GIF"),
         "WebP with alpha": saved(fading, "WEBP", lossless=True),
     }
     photos |= {f"PNG turned {turn}": saved(odd, orientation=turn) for turn in (3, 6, 8)}
@@ -110,14 +114,16 @@ def lossless() -> Photos:
 
 def jpegs() -> dict[str, tuple[bytes, int]]:
     """JPEG files, and how many levels at most a pixel may differ. Python reads large ones at a part of their size."""
-    ball = drawn.golf_ball()
-    photos = {f"chroma {sampling}": (saved(ball, "JPEG", quality=90, subsampling=sampling), 1) for sampling in range(3)}
-    photos |= {f"turned {turn}": (saved(ball, "JPEG", turn, quality=90), 1) for turn in range(2, 9)}
+    picture = ball()
+    photos = {
+        f"chroma {sampling}": (saved(picture, "JPEG", quality=90, subsampling=sampling), 1) for sampling in range(3)
+    }
+    photos |= {f"turned {turn}": (saved(picture, "JPEG", turn, quality=90), 1) for turn in range(2, 9)}
     return photos | {
-        "grey": (saved(ball.convert("L"), "JPEG"), 1),
-        "CMYK": (saved(ball.convert("CMYK"), "JPEG"), 1),
+        "grey": (saved(picture.convert("L"), "JPEG"), 1),
+        "CMYK": (saved(picture.convert("CMYK"), "JPEG"), 1),
         "progressive": (saved(noise(333, 257), "JPEG", progressive=True), 1),
-        "large": (saved(ball.resize((2560, 1920), Image.Resampling.BICUBIC), "JPEG"), 3),
+        "large": (saved(picture.resize((2560, 1920), Image.Resampling.BICUBIC), "JPEG"), 3),
         "large, of noise": (saved(noise(1600, 1200), "JPEG"), 12),
     }
 
@@ -182,7 +188,7 @@ def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, nano: Ser
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_answers__are_those_of_python(browser: Browser, nano: Server, kind: str, tmp_path: Path) -> None:
     photo = tmp_path / "photo"
-    photo.write_bytes(saved(drawn.golf_ball(7).rotate(20), kind))
+    photo.write_bytes(saved(ball().rotate(20), kind))
     model = leap_zoo.load("leap-nano", zoo=BUNDLED, threads=1)
     with visiting(browser, nano.url, path=PAGE) as page:
         expect(page.locator(".best")).to_be_visible()
@@ -200,7 +206,7 @@ def test_answers__are_those_of_python(browser: Browser, nano: Server, kind: str,
 
 
 def test_embeddings__are_those_of_python(page: Page) -> None:
-    photo = saved(drawn.golf_ball(7))
+    photo = saved(ball())
     model = leap_zoo.load("leap-nano", zoo=BUNDLED, threads=1)
     ours = page.evaluate(EMBED, base64.b64encode(photo).decode())
     for space in ("student", "teacher"):

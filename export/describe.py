@@ -102,7 +102,9 @@ def card(
             commit=report.commit,
             epochs=recipe.epochs,
             strategy=report.strategy,
-            teacher=cards.Teacher(name=recipe.teacher.model, provenance=recipe.teacher.provenance),
+            teacher=cards.Teacher(
+                name=recipe.teacher.model, provenance=recipe.teacher.provenance, pixels=recipe.teacher.pixels
+            ),
             teacher_flops=report.teacher_flops,
             total_flops=report.total_flops,
             teacher_flops_saved=report.teacher_flops_saved,

@@ -168,11 +168,13 @@ class CurriculumStep(_Strict, frozen=True):
 class Teacher(_Strict, frozen=True, omit_defaults=True):
     """Who taught: the model's name, and where its weights came from.
 
+    `pixels`: it saw the photos enlarged to this side; None: as the student sees them.
     `metrics`: what the teacher itself reaches, measured as the artifacts were; by the photos it was given, `224 px`.
     """
 
     name: Text
     provenance: Text
+    pixels: Positive | None = None
     metrics: dict[Text, list[Metric]] = {}
 
 

@@ -100,10 +100,12 @@ class Task:
 
 def measure(model: Model, teacher: recipe.Teacher, tasks: Sequence[Task]) -> list[Row]:
     """mAP and recall@1 of every pair on every task, and how near the student's vectors are to the teacher's."""
+    if model.card.training is not None:
+        teacher = msgspec.structs.replace(teacher, pixels=model.card.training.teacher.pixels)
     student, big = of_artifact(model), of_teacher(teacher, model.card.preprocessing)
     about = {
         "student": f"{model.card.id} {model.card.revision} {model.artifact.precision}",
-        "teacher": teacher.model,
+        "teacher": teacher.model + (f" at {teacher.pixels} px" if teacher.pixels else ""),
         "pixels": model.card.preprocessing.size,
         "hardware": describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "commit": commit(),

@@ -85,7 +85,7 @@ def of_artifact(model: Model) -> Subject:
 def of_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Subject:
     """The teacher itself: `teacher`, CLS of its last block after its final norm. Raises TrainError.
 
-    preprocessing: of the student. At its resolution the teacher taught it, so that is where their spaces agree.
+    preprocessing: of the student. The teacher sees the same photos, enlarged where `spec.pixels` says so: as it taught.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = Teacher(make_vit(spec, preprocessing.size)).to(device)

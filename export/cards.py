@@ -1,5 +1,6 @@
 """`python -m export.cards`: the figures of `results/zoo.csv` into the cards of a zoo, their READMEs and its index.
 
+With --time all files are timed again, in turns within one run, so that students can be compared.
 Weights and revision stay as they are; the sha256 of the card, which the index has, changes with it.
 """
 
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from export.listing import list_model
 from export.quality import teacher_of
+from leap_zoo import bench
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.registry import models
@@ -37,6 +39,12 @@ def with_figures(card: ModelCard, figures: Sequence[Figure]) -> ModelCard:
                 reached.setdefault(figure.model.rpartition(" at ")[2], []).append(_metric(figure))
         training = replace(training, teacher=replace(teacher, metrics=reached))
     return replace(card, artifacts=artifacts, training=training)
+
+
+def timed(cards: Sequence[ModelCard], zoo: Path, seconds: float) -> list[ModelCard]:
+    """The cards with new latency rows: every file of every model that runs here, one thread, one photo per call."""
+    rows, _ = bench.bench([card.id for card in cards], bench.Plan(seconds=seconds), zoo)
+    return [replace(card, latency=bench.card_rows([row for row in rows if row.model == card.id])) for card in cards]
 
 
 def _measured(model: str, artifact: Artifact, figures: Sequence[Figure]) -> Artifact:
@@ -79,11 +87,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
+    parser.add_argument("--time", action="store_true", help="time all files again, on this device, which is best idle")
+    parser.add_argument(
+        "--seconds", type=float, default=bench.SECONDS, metavar="S", help="of --time, per file (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     try:
         figures = read_figures(options.figures, Figure)
         cards = models(options.zoo)
         fresh = [with_figures(card, figures) for card in cards]
+        if options.time:
+            fresh = timed(fresh, options.zoo, options.seconds)
         for card in fresh:
             list_model(card, options.zoo)
     except (LeapZooError, TrainError, OSError) as error:

@@ -40,9 +40,9 @@ def card(zoo_copy: Path) -> ModelCard:
     return read_card(zoo_copy / TINY / "card.json")
 
 
-def write(zoo: Path, figures: list[Figure]) -> int:
+def write(zoo: Path, figures: list[Figure], *words: str) -> int:
     write_figures(zoo / "figures.csv", figures)
-    return main(["--zoo", str(zoo), "--figures", str(zoo / "figures.csv")])
+    return main(["--zoo", str(zoo), "--figures", str(zoo / "figures.csv"), *words])
 
 
 def test_cards__gain_figures_and_keep_the_gates(zoo_copy: Path, card: ModelCard) -> None:
@@ -104,3 +104,13 @@ def test_cards__broken_figures_are_one_line(content: bytes, zoo_copy: Path, caps
 def test_card__without_the_teachers_figures_is_written_as_before(card: ModelCard) -> None:
     assert b"provenance" in msgspec.json.encode(card.training.teacher)
     assert b"metrics" not in msgspec.json.encode(card.training.teacher)
+
+
+def test_cards__are_timed_again_when_asked(zoo_copy: Path, card: ModelCard) -> None:
+    assert write(zoo_copy, figures_of(card)) == 0
+    assert read_card(zoo_copy / TINY / "card.json").latency == card.latency
+    assert write(zoo_copy, figures_of(card), "--time", "--seconds", "0.02") == 0
+    rows = read_card(zoo_copy / TINY / "card.json").latency
+    assert {row.file for row in rows} == {artifact.file for artifact in card.artifacts}
+    assert all(0 < row.min_ms <= row.median_ms for row in rows)
+    assert verify(TINY, zoo_copy).ok

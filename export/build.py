@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -87,7 +88,13 @@ def _search(
         for way in (ways.onnx([s.layer for s in sensitivity]) if form == "onnx" else ways.openvino())
     ]
     winners, candidates = search.search(
-        tried, lambda built: open_built(run, model, built, search.THREADS), fp32, selection, minutes, say
+        tried,
+        lambda built: open_built(run, model, built, search.THREADS),
+        fp32,
+        selection,
+        minutes,
+        say,
+        _by_teacher(run, selection),
     )
     spent = round((time.monotonic() - started) / 60, 1)
     account = search.describe(candidates, sensitivity, selection, len(calibration.labels), spent)
@@ -107,6 +114,16 @@ def _photos(run: Run) -> tuple[Labelled, Labelled]:
         photos = train.take(np.sort(chosen)).decode(run.recipe.preprocessing, f"{what} photos")
         parts.append(Labelled(photos.pixels, photos.labels, run.recipe.data.head, run.recipe.data.name, "train"))
     return parts[0], parts[1]
+
+
+def _by_teacher(run: Run, selection: Labelled) -> list[Labelled]:
+    """The same photos with the teacher's own classes, where the run has its head."""
+    indices = run.teacher_classes()
+    return (
+        []
+        if indices is None
+        else [replace(selection, labels=indices[selection.labels], head=str(run.recipe.teacher.head))]
+    )
 
 
 def _sensitivity(

@@ -7,7 +7,7 @@ that whatever else the machine does hits all alike. Everything that was tried go
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ ROUNDS = 40  # of turns; the fastest call of each counts
 CONFIRMATIONS = 3  # how often a later way must show again that it is faster
 SAME_SPEED = 1.1  # closer than this, two ways are equally fast, and the earlier wins: noise must not choose the file
 THREADS = 1
+LARGEST_OTHER_DROP = 0.01  # of top-1 with a further head, on the selection photos
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,16 @@ def search(
     selection: Labelled,
     minutes: float,
     say: Callable[[str], None],
+    others: Sequence[Labelled] = (),
 ) -> tuple[dict[cards.Format, Built], list[cards.Candidate]]:
     """The winner per format, where one passes, and everything that was tried.
 
     open_built: makes a model of built files, on one thread. minutes: after them no further way is begun; the first of
-    each format always is. Candidates are in the order in which they were tried.
+    each format always is. others: the selection photos with the labels of further heads; a way that loses more than a
+    point of top-1 with one of them is out. Candidates are in the order in which they were tried.
     """
-    expected = _answers(reference, selection)
-    trials = _try_all(ways, open_built, expected, selection, minutes, say)
+    expected = [_answers(reference, photos) for photos in (selection, *others)]
+    trials = _try_all(ways, open_built, expected, (selection, *others), minutes, say)
     passing = [trial for trial in trials if trial.objection is None]
     base = _measure(reference, passing, selection.pixels)
     winners: dict[cards.Format, Built] = {}
@@ -100,8 +103,8 @@ def describe(
 def _try_all(
     ways: Iterable[Way],
     open_built: Callable[[Built], Model],
-    expected: Outputs,
-    selection: Labelled,
+    expected: Sequence[Outputs],
+    selections: Sequence[Labelled],
     minutes: float,
     say: Callable[[str], None],
 ) -> list[Trial]:
@@ -116,17 +119,26 @@ def _try_all(
         try:
             trial.built = way.build()
             trial.model = open_built(trial.built)
-            found = _answers(trial.model, selection)
+            found = [_answers(trial.model, photos) for photos in selections]
         except Exception as error:  # a quantiser fails in ways of its own; the other ways go on
             trial.objection = " ".join(f"it failed: {error}".split())[:200]
             say(f"{way.format}, {way.name}: {trial.objection}")
             continue
-        metrics = verify.fidelity(expected, found, selection)
-        trial.compared = {metric.name: metric.value for metric in metrics}
-        trial.objection = verify.objection(metrics)
+        compared = [verify.fidelity(*three) for three in zip(expected, found, selections, strict=True)]
+        trial.compared = {metric.name: metric.value for metric in compared[0]}
+        objections = (verify.objection(compared[0]), *(_loses_classes(metrics) for metrics in compared[1:]))
+        trial.objection = next((objection for objection in objections if objection is not None), None)
         cosine = trial.compared[verify.COSINE]
         say(f"{way.format}, {way.name}: cosine {cosine:.4f}{'' if trial.objection is None else ', out'}")
     return trials
+
+
+def _loses_classes(metrics: list[cards.Metric]) -> str | None:
+    """Why a way is out by a further head: it has many classes, which are near to each other, and little room."""
+    drop = next(metric for metric in metrics if metric.name == verify.DROP)
+    if drop.value <= LARGEST_OTHER_DROP:
+        return None
+    return f"it loses {drop.value:.2%} of top-1 of the head {drop.head} on {drop.n} photos"
 
 
 def _measure(reference: Model, trials: list[Trial], pixels: npt.NDArray[np.uint8]) -> float:

@@ -41,10 +41,11 @@ class Ways:
         self.calibrated = cache(lambda alpha: quantize.calibrate(weights, photos, alpha))
 
     def onnx(self, worst: list[str]) -> Iterator[Way]:
-        """For ONNX Runtime. worst: the layers that suffer most; two ways leave some of them float."""
+        """For ONNX Runtime. worst: the layers that suffer most; three ways leave some of them float."""
         recipes = dict(ONNX_RECIPES)
-        for count in (2, 6):
-            recipes[f"smooth .5, {count} worst layers float"] = quantize.Recipe(float_layers=tuple(worst[:count]))
+        for count in (1, 2, 6):
+            name = f"{count} worst layers float" if count > 1 else "worst layer float"
+            recipes[f"smooth .5, {name}"] = quantize.Recipe(float_layers=tuple(worst[:count]))
         for name, recipe in recipes.items():
             yield Way(name, "onnx", recipe.as_dict(), lambda recipe=recipe: self._onnx(recipe))
         for name, method in general.METHODS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,6 +132,24 @@ def test_search__nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     winners, outcomes = run_search(monkeypatch, [way("a")], {"a": bad(1)})
     assert winners == {}
     assert outcomes["a"].startswith("refused")
+
+
+def test_search__a_way_that_loses_the_classes_of_a_further_head_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"a": good(1), "b": good(9), "fp32": good(10)}
+    for name, logits in (("a", LOGITS[::-1].copy()), ("b", LOGITS), ("fp32", LOGITS)):
+        models[name].outputs["logits_many"] = logits
+    monkeypatch.setattr(search, "_measure", lambda reference, trials, pixels: 10.0)
+    winners, candidates = search.search(
+        [way("a"), way("b")],
+        lambda built: models[built.contents[0].decode()],
+        models["fp32"],
+        PHOTOS,
+        1,
+        silent,
+        [dataclasses.replace(PHOTOS, head="many")],
+    )
+    assert winners["onnx"].contents == (b"b",)
+    assert candidates[0].outcome.startswith("refused: it loses 100.00% of top-1 of the head many")
 
 
 def session_of(proto: onnx_format.ModelProto) -> onnxruntime.InferenceSession:

@@ -190,6 +190,18 @@ def write_csv(rows: list[Row], path: Path) -> None:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
+def add_transfer(parser: argparse.ArgumentParser) -> None:
+    """The option that names photos to transfer to."""
+    parser.add_argument(
+        "--transfer",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="[NAME] TRAIN TEST: labelled photos that no run learned from, for probe, k-NN and retrieval; repeatable",
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.experiment",
@@ -207,14 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/experiment"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of curriculum.csv")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of curriculum.md and its figure")
-    parser.add_argument(
-        "--transfer",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar="WORD",
-        help="[NAME] TRAIN TEST: labelled photos that no run learned from, for probe, k-NN and retrieval; repeatable",
-    )
+    add_transfer(parser)
     parser.add_argument("--measure-only", action="store_true", help="train nothing, measure the finished runs in --out")
     return parser
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from leap_zoo.atomic import atomic_file
+from leap_zoo.card import Metric
 from train.errors import TrainError
 
 
@@ -57,6 +58,23 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seconds: float | None = None
     hardware: str
     commit: str
+
+
+def trials_of(metrics: Sequence[Metric], **about: str | float | None) -> list[Trial]:
+    """A row per metric of one trained student; about: the fields of a Trial that are the same in all."""
+    return [
+        Trial(
+            **about,  # type: ignore[arg-type]
+            metric=metric.name,
+            dataset=metric.dataset,
+            split=metric.split,
+            n=metric.n,
+            value=metric.value,
+            low=metric.interval and metric.interval[0],
+            high=metric.interval and metric.interval[1],
+        )
+        for metric in metrics
+    ]
 
 
 Row = TypeVar("Row", Figure, Trial)

@@ -27,7 +27,7 @@ from train.data import Photos
 from train.distill import Distiller
 from train.errors import TrainError
 from train.evaluate import scores
-from train.figures import Trial, write_figures
+from train.figures import Trial, trials_of, write_figures
 from train.fit import distil
 from train.hardware import describe
 from train.recipe import Recipe, find_recipe, load_recipe
@@ -149,15 +149,12 @@ def gather(levers: dict[str, list[str]], out: Path) -> list[Outcome]:
 
 def trials(outcomes: Sequence[Outcome]) -> list[Trial]:
     """A row per lever and metric."""
-    rows = []
-    for outcome in outcomes:
-        about = {key: getattr(outcome, key) for key in ("lever", "student", "epochs", "photos", "seconds")}
-        about |= {"hardware": outcome.hardware, "commit": outcome.commit}
-        for metric in outcome.metrics:
-            low, high = metric.interval or (None, None)
-            figure = {"metric": metric.name, "dataset": metric.dataset, "split": metric.split, "n": metric.n}
-            rows.append(Trial(**about, **figure, value=metric.value, low=low, high=high))
-    return rows
+    same = ("lever", "student", "epochs", "photos", "seconds", "hardware", "commit")
+    return [
+        row
+        for outcome in outcomes
+        for row in trials_of(outcome.metrics, **{name: getattr(outcome, name) for name in same})
+    ]
 
 
 def folder_name(lever: str) -> str:

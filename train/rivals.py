@@ -12,8 +12,8 @@ from pathlib import Path
 
 from train.errors import TrainError
 from train.evaluate import PhotoSets, Plan
-from train.experiment import TRANSFER, transfer_of
-from train.figures import Trial, write_figures
+from train.experiment import TRANSFER, add_transfer, transfer_of
+from train.figures import Trial, trials_of, write_figures
 from train.run import is_finished, load_run
 
 
@@ -42,21 +42,16 @@ def of_run(folder: Path, plan: Plan) -> list[Trial]:
 def _trials(folder: Path, plan: Plan) -> list[Trial]:
     run = load_run(folder)
     report = run.report
-    about = {
-        "lever": f"{report.name}, `{report.strategy}`",
-        "student": run.recipe.student.size,
-        "epochs": report.epochs,
-        "photos": report.train_photos,
-        "seconds": report.cpu_seconds,
-        "hardware": report.hardware,
-        "commit": report.commit,
-    }
-    trials = []
-    for metric in [*report.metrics, *transfer_of(run, folder, plan)]:
-        low, high = metric.interval or (None, None)
-        figure = {"metric": metric.name, "dataset": metric.dataset, "split": metric.split, "n": metric.n}
-        trials.append(Trial(**about, **figure, value=metric.value, low=low, high=high))
-    return trials
+    return trials_of(
+        [*report.metrics, *transfer_of(run, folder, plan)],
+        lever=f"{report.name}, `{report.strategy}`",
+        student=run.recipe.student.size,
+        epochs=report.epochs,
+        photos=report.train_photos,
+        seconds=report.cpu_seconds,
+        hardware=report.hardware,
+        commit=report.commit,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,14 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished run folders with rivals")
     parser.add_argument("--out", type=Path, default=Path("results/zoo_rivals.csv"), help="(results/zoo_rivals.csv)")
-    parser.add_argument(
-        "--transfer",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar="WORD",
-        help="[NAME] TRAIN TEST: labelled photos for probe, k-NN and retrieval; repeatable",
-    )
+    add_transfer(parser)
     return parser
 
 

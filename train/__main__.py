@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from train.errors import TrainError
-from train.recipe import find_recipe, load_recipe, recipe_files
+from train.recipe_file import find_recipe, load_recipe, recipe_files
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,13 +17,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     try:
         recipe = load_recipe(find_recipe(options.recipe), options.overrides)
-        from train import pipeline, report  # torch takes seconds to import; --help and a misspelt key need none of it
+        from train import pipeline, run, summary  # torch takes seconds to import; --help needs none of it
 
-        runs = pipeline.run(recipe, options.out or Path("runs") / recipe.name, resume=options.resume)
-        if runs:  # of several processes only the first has any
-            report.show(runs)
-        if runs and options.results:
-            report.save(runs, options.results)
+        finished = pipeline.run(recipe, options.out or Path("runs") / recipe.name, resume=options.resume)
+        if finished:  # of several processes only the first has one
+            summary.show(finished)
+        if finished and options.results:
+            options.results.mkdir(parents=True, exist_ok=True)
+            run.write_json(options.results / f"{recipe.name}.json", finished.report)
     except TrainError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Distil a small vision transformer from a frozen teacher, by LEAP or by its rivals.",
+        description="Distil a small vision transformer from a frozen teacher, by LEAP or by a baseline.",
         epilog=_recipes() + "\n\nexamples:\n"
         "  python -m train digits\n"
         "  python -m train nano teacher.checkpoint=vit.safetensors data.train=photos/train data.val=photos/val\n"

@@ -1,133 +1,227 @@
-"""A recipe from photos to run folder: decode, teach, distil by each strategy, evaluate, report."""
+"""A recipe from photos to run folder: decode, teach, distil, evaluate, report."""
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import lightning
 import msgspec
 import numpy as np
-import torch
+from lightning.fabric import Fabric, seed_everything
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
-from leap_zoo.card import Metric, Preprocessing
-from train import data, evaluate, flops, monitor, ranks, reference, slicing
-from train.data import Augmenter, EpochSampler, Photos
-from train.distill import Distiller, plain_attention
+from train import processes
+from train.data import labels, splits
+from train.data.augment import Augmenter
+from train.data.sampling import Epochs, Mixture
+from train.data.store import Photos, Shown, Whole, open_photos
 from train.errors import TrainError
-from train.fit import check_machine, distil, train
+from train.evaluate import monitor, standard
+from train.evaluate.features import normalise, pooled
+from train.evaluate.probe import check_labels
 from train.hardware import describe
-from train.recipe import Recipe, differences, load_recipe, save_recipe
-from train.run import (
-    RECIPE,
-    HeadInfo,
-    ModelInfo,
-    Pooling,
-    Run,
-    RunReport,
-    commit,
-    is_finished,
-    load_run,
-    save_run,
-    save_skipped,
-    versions,
-)
-from train.students import make_student
-from train.supervised import SupervisedTeacher
-from train.teacher import Teacher, check_teacher, make_vit, normalisation
+from train.loop import Training, train
+from train.method import curriculum, flops, slicing
+from train.method.distiller import Distiller
+from train.method.schedule import last_block_share, schedule
+from train.method.student import make_student, plain_attention
+from train.method.supervised import train_teacher
+from train.method.teacher import Teacher, check_teacher, make_vit, normalisation
+from train.recipe import Recipe
+from train.recipe_file import differences, load_recipe, save_recipe
+from train.run import RECIPE, HeadInfo, ModelInfo, Run, RunReport, commit, save_run, save_skipped, versions
+
+START_PHOTOS = 512  # some 50,000 tokens, by which a student that starts from its teacher is cut
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Photos as the deployed model will see them."""
+def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
+    """Carry out a recipe in `folder`. Of several processes only the first evaluates, writes and has a run to return.
 
-    train: Photos
-    val: Photos
-    held_out: Photos | None
-
-
-def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> list[Run]:
-    """Carry out a recipe; the first run is the recipe's own, in `folder`, rivals follow in `folder`/compare.
-
-    Of several processes only the first evaluates, writes and has runs to return; all train (see `train.ranks`).
     Raises TrainError, before any training, for photos or a teacher that cannot be used.
     """
-    _quiet()
-    mine = ranks.join()
-    check_machine(recipe, mine)
+    fabric = processes.join(recipe)
+    mine = processes.layout()
     if mine.first:
         _check_folder(recipe, folder, resume=resume)
-    # What cannot be is refused now, not after photos were decoded and a teacher trained.
+    # What cannot work is refused now, not after photos were decoded and a teacher trained.
     student = make_student(recipe.student, pixels=recipe.preprocessing.size)
     if recipe.teacher.supervised is None:
         shapes = check_teacher(recipe.teacher, recipe.preprocessing.size)
         if recipe.student.init == "teacher":
             slicing.check_sliceable(shapes, student)
-    lightning.seed_everything(recipe.seed, verbose=False)
-    splits, more = data.find_splits(recipe.data), data.find_more(recipe.data)
-    store = recipe.data.store_side
-    stored = splits.train.decode(Preprocessing(size=store, short_side=store), "training photos")
-    learned = stored
-    if len(more):
-        learned = stored.and_more(more.decode(Preprocessing(size=store, short_side=store), "further photos"))
-    print(f"{recipe.name}: {len(learned)} photos to learn from, {len(splits.held_out)} held out")
-    with ranks.first_ahead():
-        teacher, (mean, std) = _teacher(recipe, stored, folder)
-    if recipe.teacher.head is not None and teacher.classes not in (1000, len(stored.classes)):
+    found, more = splits.find_splits(recipe.data), splits.find_more(recipe.data)
+    check_labels(found.train.labels, found.train.classes)
+    seed_everything(recipe.seed, verbose=False)
+    with processes.first_ahead():
+        photos, probe_photos = _photos(recipe, found, more)
+        sizes, weights = [len(part) for part in photos.sets], [recipe.data.weight, *(weight for _, weight in more)]
+        epochs = Epochs.of(sizes, weights, batch=recipe.batch, seed=recipe.seed, photos=recipe.data.epoch_photos)
+        teacher = _teacher(recipe, photos, folder, fabric)
+    print(
+        f"{recipe.name}: {len(photos)} photos to learn from, {len(found.held_out)} held out; "
+        f"{recipe.epochs} epochs of {epochs.steps} steps of {recipe.batch}"
+    )
+    classes = len(found.train.classes)
+    if recipe.teacher.head is not None and teacher.classes not in (1000, classes):
         raise TrainError(
             f"the teacher's classifier has {teacher.classes} outputs, neither ImageNet's 1000 nor one per class of the "
             "photos; leave it out with teacher.head=null"
         )
-    evaluation = None
+    plan = curriculum.make(recipe.curriculum, teacher.blocks, steps_per_epoch=epochs.steps, epochs=recipe.epochs)
+    seed_everything(recipe.seed, verbose=False)  # the student starts the same, whatever came before
+    training = Training(Distiller(recipe, teacher, plan), plan)
+    if recipe.student.init == "teacher":
+        mean, std = normalisation(teacher.vit)
+        start = normalise(photos.spread(START_PHOTOS), mean, std).to(fabric.device)
+        training.distiller.to(fabric.device).start_from_teacher(teacher, start)
+    watch = None
     if mine.first:
-        evaluation = Evaluation(
-            splits.train.decode(recipe.preprocessing, "photos for the probe"),
-            splits.val.decode(recipe.preprocessing, "validation photos"),
-            splits.held_out.decode(recipe.preprocessing, "held-out photos") if len(splits.held_out) else None,
-        )
-        measure = partial(_evaluate_teacher, recipe, teacher, evaluation, mean, std)
-        figures = reference.of_teacher(recipe, splits, folder, measure)
-        folder.mkdir(parents=True, exist_ok=True)
+        judged = _judged(recipe, found, probe_photos)
+        plain_attention(teacher.vit, fabric.device.type == "cpu")
+        figures = standard.of_teacher(recipe, found, judged, teacher, folder)
         save_recipe(recipe, folder / RECIPE)
-        save_skipped(learned.skipped, folder)
-    runs = []
-    for number, rival in enumerate([recipe.curriculum, *recipe.compare]):
-        spec = msgspec.structs.replace(recipe, curriculum=rival, compare=[])
-        home = folder / "compare" / rival.strategy if number else folder
-        if resume and is_finished(home):
-            runs.append(load_run(home))
-            continue
-        lightning.seed_everything(recipe.seed, verbose=False)  # each strategy starts from the same student
-        distiller = Distiller(spec, teacher, mean, std, steps_per_epoch=-(-len(learned) // recipe.batch))
-        if recipe.student.init == "teacher":
-            distiller.start_from_teacher(slicing.choose(learned.pixels))
-        watch = monitor.for_recipe(spec, evaluation.train, home) if evaluation else []
-        distil(distiller, learned, home, resume=resume, callbacks=watch)
-        if evaluation is None:  # the first of the processes has it, and goes on alone
-            continue
-        runs.append(_finish(distiller, evaluation, figures, len(learned), mean, std))
-        save_run(home, runs[-1])
-        _draw(home)
-    return runs
+        save_skipped([each for part in photos.sets for each in part.skipped], folder)
+        watch = monitor.for_recipe(recipe, training, judged.train, folder, normalisation(teacher.vit))
+    train(recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=watch or _nothing)
+    if not mine.first:
+        return None
+    result = _finish(recipe, training, teacher, judged, figures, epochs, len(photos))
+    save_run(folder, result)
+    _draw(folder)
+    return result
+
+
+def _photos(recipe: Recipe, found: splits.Splits, more: list[tuple[splits.Split, float]]) -> tuple[Mixture, Photos]:
+    """What the student learns from, and what the probe learns from; a photo of both is decoded once."""
+    store, whole, shown = Path(recipe.data.store), Whole(recipe.data.store_side), Shown(recipe.preprocessing)
+    amount = len(found.train)
+    if amount <= recipe.data.probe_photos:
+        train_photos, probe_photos = open_photos(found.train, [whole, shown], store, "training photos")
+    else:
+        (train_photos,) = open_photos(found.train, [whole], store, "training photos")
+        chosen = np.random.default_rng(0).permutation(amount)[: recipe.data.probe_photos]
+        (probe_photos,) = open_photos(found.train.take(np.sort(chosen)), [shown], store, "photos for the probe")
+    others = [open_photos(split, [whole], store, f"further photos, set {n}")[0] for n, (split, _) in enumerate(more, 1)]
+    return Mixture([train_photos, *others]), probe_photos
+
+
+def _judged(recipe: Recipe, found: splits.Splits, probe_photos: Photos) -> standard.Judged:
+    store, shown = Path(recipe.data.store), [Shown(recipe.preprocessing)]
+    (val,) = open_photos(found.val, shown, store, "validation photos")
+    held_out = open_photos(found.held_out, shown, store, "held-out photos")[0] if len(found.held_out) else None
+    return standard.Judged(probe_photos, val, held_out)
+
+
+def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> Teacher:
+    """The recipe's teacher: loaded, or trained here on labels and kept in FOLDER/teacher.safetensors."""
+    spec, size = recipe.teacher, recipe.preprocessing.size
+    if spec.supervised is None:
+        if spec.checkpoint is None and not spec.pretrained:
+            raise TrainError(
+                "this recipe needs a teacher: give teacher.checkpoint=FILE.safetensors, or teacher.pretrained=true "
+                "to fetch it by name"
+            )
+        return Teacher(make_vit(spec, size))
+    file, classes = folder / "teacher.safetensors", len(photos.sets[0].classes)
+    if file.is_file():  # a resumed run, or another process of this one
+        return Teacher(make_vit(msgspec.structs.replace(spec, checkpoint=str(file), supervised=None), size, classes))
+    vit: nn.Module = make_vit(spec, size, classes).to(fabric.device)
+    print(f"training the teacher on {len(photos.sets[0])} labelled photos, {spec.supervised.epochs} epochs")
+    augment = Augmenter(msgspec.structs.replace(recipe.augment, mix=False), size, recipe.seed, *normalisation(vit))
+    train_teacher(vit, spec.supervised, Mixture(photos.sets[:1]), augment, recipe.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    save_file(vit.state_dict(), partial)
+    save_recipe(recipe, folder / RECIPE)  # killed from here on, the run can be resumed
+    os.replace(partial, file)
+    return Teacher(vit)
+
+
+def _finish(
+    recipe: Recipe,
+    training: Training,
+    teacher: Teacher,
+    judged: standard.Judged,
+    teacher_metrics: list,
+    epochs: Epochs,
+    photos: int,
+) -> Run:
+    """Evaluate a distilled student and put the run together."""
+    distiller = training.distiller.float().eval()
+    device = next(distiller.parameters()).device
+    mean, std = normalisation(teacher.vit)
+    projection = distiller.folded_projection()
+    cost = flops.count(
+        distiller, teacher, training.block_images, training.calibration_images, recipe.preprocessing.size
+    )
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        found = pooled(distiller.student, normalise(pixels.to(device), mean, std))
+        return {**found, "teacher": functional.linear(found["cls"], projection["cls.weight"], projection["cls.bias"])}
+
+    metrics, pooling, probe = standard.measure(recipe, features, judged, teacher)
+    tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
+    tensors |= {f"heads.{recipe.data.head}.weight": probe.weight, f"heads.{recipe.data.head}.bias": probe.bias}
+    names = labels.class_labels(judged.train.classes)
+    heads = [HeadInfo(name=recipe.data.head, features="embedding", labels=names)]
+    if recipe.teacher.head is not None:
+        own = teacher.vit.head
+        tensors |= {
+            f"heads.{recipe.teacher.head}.weight": own.weight.detach().float().cpu(),
+            f"heads.{recipe.teacher.head}.bias": own.bias.detach().float().cpu(),
+        }
+        names = labels.imagenet_labels() if teacher.classes == 1000 else names
+        heads.append(HeadInfo(name=recipe.teacher.head, features="teacher_embedding", labels=names))
+    default = recipe.teacher.head if recipe.teacher.head and teacher.classes == 1000 else recipe.data.head
+    clock, steps, moves = training.clock, training.step, training.curriculum.history
+    images = steps * recipe.batch
+    share = schedule(recipe, epochs.steps)
+    report = RunReport(
+        name=recipe.name,
+        strategy=recipe.curriculum.strategy,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        metrics=metrics,
+        teacher_metrics=teacher_metrics,
+        teacher_flops=cost.teacher,
+        total_flops=cost.total,
+        teacher_flops_saved=cost.teacher_saved,
+        total_flops_saved=cost.total_saved,
+        last_block_rate_share=round(last_block_share(share, moves, teacher.blocks, steps), 4),
+        train_photos=photos,
+        images_seen=images,
+        train_seconds=round(clock.seconds, 1),
+        cpu_seconds=round(clock.cpu_seconds, 1),
+        data_wait=round(clock.wait_share, 4),
+        images_per_second=round(images / clock.seconds, 1) if clock.seconds else 0.0,
+        commit=commit(),
+        hardware=describe(device),
+        versions=versions("torch", "timm", "lightning"),
+    )
+    return Run(
+        recipe=recipe,
+        info=ModelInfo(pooling=pooling, mean=mean, std=std, heads=heads, default_head=default),
+        report=report,
+        moves=moves,
+        student=distiller.student.cpu(),
+        tensors=tensors,
+    )
 
 
 def _draw(folder: Path) -> None:
     """Draw a finished run; whatever goes wrong with a picture, the run is there."""
     try:
-        from train import plot  # matplotlib may be missing, or broken
+        from train.plot import report  # matplotlib may be missing, or broken
 
-        plot.write_report(folder)
+        report.write_report(folder)
     except Exception as error:
         print(f"{folder}: no picture of this run ({' '.join(str(error).split())}); try python -m train.plot {folder}")
+
+
+def _nothing(done: int) -> None:
+    """After an epoch, where nothing is watched."""
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
@@ -144,170 +238,3 @@ def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
             f"the run in {folder} was begun with another {', '.join(changed)}: resume with the recipe that began it, "
             "or choose another --out"
         )
-
-
-def _teacher(recipe: Recipe, photos: Photos, folder: Path) -> tuple[Teacher, tuple]:
-    spec, size = recipe.teacher, recipe.preprocessing.size
-    if spec.supervised is None:
-        if spec.checkpoint is None and not spec.pretrained:
-            raise TrainError(
-                "this recipe needs a teacher: give teacher.checkpoint=FILE.safetensors, or teacher.pretrained=true "
-                "to fetch it by name"
-            )
-        vit = make_vit(spec, size)
-        return Teacher(vit), normalisation(vit)
-    file = folder / "teacher.safetensors"
-    if file.is_file():  # a resumed run
-        vit = make_vit(msgspec.structs.replace(spec, checkpoint=str(file), supervised=None), size, len(photos.classes))
-        return Teacher(vit), normalisation(vit)
-    vit = make_vit(spec, size, len(photos.classes))
-    mean, std = normalisation(vit)
-    epochs, batch = spec.supervised.epochs, spec.supervised.batch
-    print(f"training the teacher on {len(photos)} labelled photos, {epochs} epochs")
-    augment = Augmenter(msgspec.structs.replace(recipe.augment, mix=False), size, recipe.seed)
-    steps = epochs * -(-len(photos) // batch)
-    module = SupervisedTeacher(vit, mean, std, augment, spec.supervised.lr, steps)
-    loader = DataLoader(
-        TensorDataset(torch.from_numpy(photos.pixels), torch.from_numpy(photos.labels)),
-        batch_size=batch,
-        sampler=EpochSampler(len(photos), recipe.seed),
-    )
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        plugins=[ranks.environment(ranks.Layout())],  # the first of several processes trains it for all
-    )
-    train(trainer, module, loader)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file(vit.state_dict(), partial)
-    save_recipe(recipe, folder / RECIPE)  # killed from here on, the run can be resumed
-    os.replace(partial, file)
-    return Teacher(vit), (mean, std)
-
-
-def _finish(
-    distiller: Distiller, evaluation: Evaluation, teacher_metrics: list[Metric], photos: int, mean: tuple, std: tuple
-) -> Run:
-    """Evaluate a distilled student and put the run together."""
-    recipe, teacher = distiller.spec, distiller.teacher
-    distiller = distiller.float().eval()
-    projection = distiller.folded_projection()
-    cost = flops.count(distiller)
-    device = distiller.device
-    weight, bias = projection["cls.weight"].to(device), projection["cls.bias"].to(device)
-
-    def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = evaluate.pooled(distiller.student, evaluate.normalise(pixels.to(device), mean, std))
-        return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
-
-    metrics, pooling, probe = _measure(recipe, features, evaluation, teacher)
-    tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
-    tensors |= {f"heads.{recipe.data.head}.weight": probe.weight, f"heads.{recipe.data.head}.bias": probe.bias}
-    labels = data.class_labels(evaluation.train.classes)
-    heads = [HeadInfo(name=recipe.data.head, features="embedding", labels=labels)]
-    if recipe.teacher.head is not None:
-        own = teacher.vit.head
-        tensors |= {
-            f"heads.{recipe.teacher.head}.weight": own.weight.detach().float().cpu(),
-            f"heads.{recipe.teacher.head}.bias": own.bias.detach().float().cpu(),
-        }
-        names = data.imagenet_labels() if teacher.classes == 1000 else labels
-        heads.append(HeadInfo(name=recipe.teacher.head, features="teacher_embedding", labels=names))
-    clock = distiller.clock
-    report = RunReport(
-        name=recipe.name,
-        strategy=recipe.curriculum.strategy,
-        epochs=recipe.epochs,
-        seed=recipe.seed,
-        metrics=metrics,
-        teacher_metrics=teacher_metrics,
-        teacher_flops=cost.teacher,
-        total_flops=cost.total,
-        teacher_flops_saved=cost.teacher_saved,
-        total_flops_saved=cost.total_saved,
-        train_photos=photos,
-        train_seconds=round(clock.seconds, 1),
-        cpu_seconds=round(clock.cpu_seconds, 1),
-        data_wait=round(clock.wait_share, 4),
-        images_per_second=round(photos * recipe.epochs / clock.seconds, 1) if clock.seconds else 0.0,
-        commit=commit(),
-        hardware=describe(device),
-        versions=versions("torch", "timm", "lightning"),
-    )
-    return Run(
-        recipe=recipe,
-        info=ModelInfo(pooling=pooling, mean=mean, std=std, heads=heads, default_head=recipe.data.head),
-        report=report,
-        moves=distiller.curriculum.history,
-        student=distiller.student.cpu(),
-        tensors=tensors,
-    )
-
-
-def _measure(
-    recipe: Recipe, features: Callable[[Tensor], dict[str, Tensor]], evaluation: Evaluation, teacher: Teacher
-) -> tuple[list[Metric], Pooling, evaluate.Probe]:
-    """Probe and k-NN on val for CLS and patch mean, the teacher's head on held-out photos.
-
-    The pooling is chosen by the probes' selection score, on a tenth of train.
-    """
-    name = recipe.data.name
-    train = evaluate.extract(features, evaluation.train.pixels, "train")
-    val = evaluate.extract(features, evaluation.val.pixels, "val")
-    train_labels, val_labels = torch.from_numpy(evaluation.train.labels), torch.from_numpy(evaluation.val.labels)
-    metrics, probes = [], {}
-    for kind in ("cls", "patch_mean"):
-        probe = evaluate.linear_probe(train[kind], train_labels, len(evaluation.train.classes), seed=recipe.seed)
-        probes[kind] = probe
-        score = evaluate.accuracy(probe(val[kind]).argmax(1), val_labels)
-        metrics.append(evaluate.share(f"linear probe, {kind}", name, "val", score))
-        for k in (10, 20):
-            votes = evaluate.knn(train[kind], train_labels, val[kind], k=k)
-            metrics.append(evaluate.share(f"{k}-NN, {kind}", name, "val", evaluate.accuracy(votes, val_labels)))
-    pooling: Pooling = max(probes, key=lambda kind: probes[kind].selection.value)  # type: ignore[assignment]
-    if recipe.teacher.head is not None:
-        metrics += _teacher_head(recipe, features, evaluation, teacher)
-    return metrics, pooling, probes[pooling]
-
-
-def _teacher_head(
-    recipe: Recipe, features: Callable[[Tensor], dict[str, Tensor]], evaluation: Evaluation, teacher: Teacher
-) -> list[Metric]:
-    """Accuracy through the teacher's classifier, where the photos' classes are its own."""
-    if teacher.classes == 1000:
-        photos, split, indices = evaluation.held_out, "held-out", data.imagenet_indices(evaluation.val.classes)
-    else:
-        photos, split, indices = evaluation.val, "val", np.arange(teacher.classes)
-    if photos is None or indices is None:
-        return []
-    space = evaluate.extract(features, photos.pixels, split)["teacher"]
-    device = next(teacher.parameters()).device
-    logits = teacher.head(space.to(device)).cpu()
-    score = evaluate.accuracy(logits.argmax(1), torch.from_numpy(indices[photos.labels]))
-    return [evaluate.share(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
-
-
-def _evaluate_teacher(
-    recipe: Recipe, teacher: Teacher, evaluation: Evaluation, mean: tuple, std: tuple
-) -> list[Metric]:
-    """The same figures for the teacher itself: what a student could reach."""
-    device = next(teacher.parameters()).device
-    plain_attention(teacher.vit, device.type == "cpu")
-
-    def features(pixels: Tensor) -> dict[str, Tensor]:
-        tokens = teacher(evaluate.normalise(pixels.to(device), mean, std), teacher.blocks)
-        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
-
-    return _measure(recipe, features, evaluation, teacher)[0]
-
-
-def _quiet() -> None:
-    """Lightning's tips and its remarks on worker counts are no news to the reader of a progress bar."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")

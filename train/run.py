@@ -23,11 +23,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from leap_zoo.card import Metric
-from train.curriculum import Move
-from train.data import Splits, find_splits, imagenet_indices
+from train.data.labels import imagenet_indices
+from train.data.splits import Splits, find_splits
 from train.errors import TrainError
-from train.recipe import Recipe, load_recipe, save_recipe
-from train.students import make_student
+from train.method.curriculum import Move
+from train.method.student import make_student
+from train.recipe import Recipe
+from train.recipe_file import load_recipe, save_recipe
 
 Pooling = Literal["cls", "patch_mean"]
 RECIPE = "recipe.yaml"
@@ -53,7 +55,10 @@ class ModelInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run measured and cost. FLOPs count a multiply-add as two; shares are of the whole teacher all along."""
+    """What a run measured and cost. FLOPs count a multiply-add as two.
+
+    Shares of FLOPs are of a run in which the whole teacher, and the whole student, run at every step.
+    """
 
     name: str
     strategy: str
@@ -65,7 +70,9 @@ class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     total_flops: float
     teacher_flops_saved: float
     total_flops_saved: float
+    last_block_rate_share: float | None = None  # of the learning rate's integral that the last block had
     train_photos: int
+    images_seen: int | None = None
     train_seconds: float
     cpu_seconds: float | None = None  # of this process, all threads: what the wall clock says on a busy machine too
     data_wait: float | None = None  # share of train_seconds that steps waited for their photos
@@ -121,7 +128,7 @@ def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
     """
     for name in FILES:
         if not (folder / name).is_file():
-            raise TrainError(f"{folder} is no finished run: {name} is missing; train it, or resume it with --resume")
+            raise TrainError(f"{folder} is not a finished run: {name} is missing; train it, or resume it with --resume")
     recipe = load_recipe(folder / RECIPE, overrides)
     student = make_student(recipe.student, pixels=recipe.preprocessing.size)
     try:

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from leap_zoo.card import Preprocessing
 from leap_zoo.model import Model
 from train import recipe
+from train.method.student import tokens_at
+from train.method.teacher import Teacher, make_vit, normalisation
 from train.run import Run
-from train.teacher import Teacher, make_vit, normalisation
 
 Features = Callable[[Tensor], dict[str, Tensor]]
 
@@ -29,7 +30,7 @@ def extract(
     """Run `features` (uint8 (B, H, W, 3) -> named (B, D) tensors) over all photos; float32 on the CPU."""
     parts: dict[str, list[Tensor]] = {}
     for start in tqdm(range(0, len(pixels), batch), f"features of {what}", leave=False, mininterval=1):
-        for name, value in features(torch.from_numpy(pixels[start : start + batch])).items():
+        for name, value in features(torch.from_numpy(np.array(pixels[start : start + batch]))).items():
             parts.setdefault(name, []).append(value.float().cpu())
     return {name: torch.cat(part) for name, part in parts.items()}
 
@@ -50,9 +51,12 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
 
 
-def pooled(student: VisionTransformer, images: Tensor) -> dict[str, Tensor]:
-    """Normalised images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each; registers are in neither."""
-    tokens = student.forward_features(images)  # (B, prefix + N, D_s)
+def pooled(student: VisionTransformer, images: Tensor, depth: int | None = None) -> dict[str, Tensor]:
+    """Normalised images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each; registers are in neither.
+
+    depth: how many of the student's blocks are run; None: all.
+    """
+    tokens = tokens_at(student, images, [depth or len(student.blocks)])[0]  # (B, prefix + N, D_s)
     return {"cls": tokens[:, 0], "patch_mean": tokens[:, student.num_prefix_tokens :].mean(1)}
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from leap_zoo.card import Metric, Preprocessing
 from leap_zoo.errors import ImageError
 from leap_zoo.preprocess import open_image, to_tensor
-from train.data import Photos, Split, labelled_folder
+from train.data.splits import Split, labelled_folder
+from train.data.store import Photos, Shown, in_memory
 from train.errors import TrainError
 from train.evaluate import revisited, scores
 from train.evaluate.features import Subject, extract
@@ -77,8 +78,8 @@ class PhotoSets:
         key = repr(spec)
         if key not in self._decoded:
             self._decoded[key] = (
-                self.train.decode(spec, f"{self.name}, train"),
-                self.test.decode(spec, f"{self.name}, {self.test_split}"),
+                in_memory(self.train, Shown(spec), f"{self.name}, train"),
+                in_memory(self.test, Shown(spec), f"{self.name}, {self.test_split}"),
             )
         return self._decoded[key]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leap_zoo.card import Metric
 from leap_zoo.intervals import wilson
+from train.errors import TrainError
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Score:
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Score:
-    """Top-1 of predicted classes (N,) against labels (N,)."""
+    """Top-1 of predicted classes (N,) against labels (N,). Raises TrainError when there are none."""
+    if not len(labels):
+        raise TrainError("there are no photos to judge by")
     return Score((predicted == labels).float().mean().item(), len(labels))
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from train import recipe
 from train.errors import TrainError
-from train.hub import fetch_weights
+from train.method.hub import fetch_weights
 
 # The modules of timm whose ViTs agree on tokens, final norm and early exit, as the tests show.
 FAMILIES = {

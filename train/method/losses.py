@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train import ranks
-from train.teacher import Tokens
+from train import processes
+from train.method.teacher import Tokens
 
 
 class TargetScale(nn.Module):
@@ -29,9 +29,9 @@ class TargetScale(nn.Module):
         """Take a batch of the target `block` into its averages."""
         at = block - 1
         self.batches[at] += 1
-        weight = max(1 / float(self.batches[at]), 0.01)
+        weight = (1 / self.batches[at]).clamp(min=0.01)  # stays on the device: no step waits for it
         for kind, rows in enumerate((tokens.patches.flatten(0, 1), tokens.cls)):
-            variance, mean = ranks.pooled(*torch.var_mean(rows.float(), dim=0, correction=0), len(rows))
+            variance, mean = processes.pooled(*torch.var_mean(rows.float(), dim=0, correction=0), len(rows))
             self.mean[at, kind].lerp_(mean, weight)
             self.variance[at, kind].lerp_(variance, weight)
 

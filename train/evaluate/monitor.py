@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train import evaluate
-from train.data import Photos
-from train.distill import Distiller
+from train.data.store import Photos
 from train.errors import TrainError
+from train.evaluate.features import extract, normalise, pooled
+from train.evaluate.knn import knn
+from train.evaluate.scores import accuracy
+from train.loop import Training
 from train.recipe import Recipe
 
 FILE = "monitor.csv"
@@ -39,16 +41,28 @@ class Measurement:
     high: float
 
 
-def for_recipe(recipe: Recipe, photos: Photos, folder: Path) -> list[lightning.Callback]:
-    """The monitor that a recipe asks for; none without labels, or with fewer than two classes or twenty photos.
+def for_recipe(
+    recipe: Recipe,
+    training: Training,
+    photos: Photos,
+    folder: Path,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+) -> Callable[[int], None] | None:
+    """What measures after the epochs that a recipe asks for; None without labels, or with fewer than two classes or
+    twenty photos.
 
     photos: the training photos as the deployed model will see them. The val photos play no part.
     """
     every = default_interval(recipe.epochs) if recipe.monitor is None else recipe.monitor
-    labels = photos.labels
-    if not every or len(photos) < 2 * SHARE or len(np.unique(labels)) < 2 or labels.min() < 0:
-        return []
-    return [Monitor(photos, folder / FILE, every)]
+    if not every or len(photos) < 2 * SHARE or len(np.unique(photos.labels)) < 2 or photos.labels.min() < 0:
+        return None
+    monitor = Monitor(photos, normalisation)
+
+    def after_epoch(done: int) -> None:
+        if done % every == 0 or done == recipe.epochs:
+            append(folder / FILE, monitor.measure(training, done))
+
+    return after_epoch
 
 
 def default_interval(epochs: int) -> int:
@@ -56,47 +70,41 @@ def default_interval(epochs: int) -> int:
     return max(1, round(epochs / 10))
 
 
-class Monitor(lightning.Callback):
+class Monitor:
     """10-NN of the student's CLS and patch mean on a tenth of the photos, against at most 2000 of the others.
 
     The student has seen all of these photos, but no label: the figures show the trend, they are no result. The
     training is the same with and without: nothing random is drawn from its generators, and its clock stands still.
+    A student that is still growing is measured at the depth that it has.
     """
 
-    def __init__(self, photos: Photos, file: Path, every: int) -> None:
+    def __init__(self, photos: Photos, normalisation: tuple[Sequence[float], Sequence[float]]) -> None:
         queries, gallery = split(photos.labels)
-        self.pixels = photos.pixels[np.concatenate([queries, gallery])]
-        self.labels = torch.from_numpy(photos.labels[np.concatenate([queries, gallery])])
-        self.queries, self.file, self.every = len(queries), file, every
+        chosen = photos.take(np.concatenate([queries, gallery]))
+        self.pixels, self.labels = chosen.pixels, torch.from_numpy(chosen.labels)
+        self.queries, self.normalisation = len(queries), normalisation
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Distiller) -> None:
-        """Measure when it is time, and after the last epoch."""
-        epoch = trainer.current_epoch + 1
-        if trainer.is_global_zero and (epoch % self.every == 0 or epoch == trainer.max_epochs):
-            append(self.file, self.measure(module, epoch))
-
-    def measure(self, module: Distiller, epoch: int) -> list[Measurement]:
+    def measure(self, training: Training, epoch: int) -> list[Measurement]:
         """10-NN by CLS and by the mean of the patch tokens; the student's mode is given back."""
-        student, device = module.student, module.device
+        distiller, student = training.distiller, training.distiller.student
+        device, depth = next(student.parameters()).device, distiller.depth(training.curriculum.block)
 
         def features(pixels: Tensor) -> dict[str, Tensor]:
-            images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-            return evaluate.pooled(student, (images - module.pixel_mean) / module.pixel_std)
+            return pooled(student, normalise(pixels.to(device), *self.normalisation), depth)
 
-        training = student.training
+        was_training = distiller.training
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            student.eval()
+            distiller.eval()
             try:
-                found = evaluate.extract(features, self.pixels, "the monitor")
+                found = extract(features, self.pixels, "the monitor")
             finally:
-                student.train(training)
+                distiller.train(was_training)
         rows = []
         for kind, values in found.items():
             here, there = self.labels[: self.queries], self.labels[self.queries :]
-            votes = evaluate.knn(values[self.queries :], there, values[: self.queries], k=NEIGHBOURS)
-            score = evaluate.accuracy(votes, here)
+            score = accuracy(knn(values[self.queries :], there, values[: self.queries], k=NEIGHBOURS), here)
             name = f"{NEIGHBOURS}-NN, {kind}"
-            rows.append(Measurement(epoch, module.global_step, name, score.value, score.n, *score.interval))
+            rows.append(Measurement(epoch, training.step, name, score.value, score.n, *score.interval))
         return rows
 
 

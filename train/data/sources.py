@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from leap_zoo.preprocess import MAX_BYTES
 from train.errors import TrainError
 
@@ -25,6 +28,11 @@ class Packed(Protocol):
     @property
     def name(self) -> str:
         """Its file name, as far as it has one."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Its place, and what changes when the file that holds it changes."""
         ...
 
     def read(self) -> bytes:
@@ -46,6 +54,11 @@ class TarMember:
         """The member's file name."""
         return Path(self.member).name
 
+    @property
+    def identity(self) -> str:
+        """The archive, its time of change, and the member's place in it."""
+        return f"{self.archive.resolve()}:{self.archive.stat().st_mtime_ns}:{self.offset}:{self.size}"
+
     def read(self) -> bytes:
         """The member's bytes."""
         with self.archive.open("rb") as file:
@@ -60,7 +73,7 @@ class TarMember:
 class ArrowRow:
     """A photo in a memory-mapped Arrow column of {bytes, path}."""
 
-    shard: str
+    shard: Path
     column: Any  # pyarrow.StructArray
     row: int
 
@@ -70,6 +83,11 @@ class ArrowRow:
         path = self.column.field("path")[self.row].as_py() if "path" in _fields(self.column) else None
         return Path(path).name if path else str(self.row)
 
+    @property
+    def identity(self) -> str:
+        """The shard, its time of change, and the row."""
+        return f"{self.shard.resolve()}:{self.shard.stat().st_mtime_ns}:{self.row}"
+
     def read(self) -> bytes:
         """The row's bytes."""
         value = self.column.field("bytes")[self.row]
@@ -78,20 +96,20 @@ class ArrowRow:
         return bytes(memoryview(value.as_buffer())[: MAX_BYTES + 1])
 
     def __str__(self) -> str:
-        return f"{self.shard}:{self.row}"
+        return f"{self.shard.name}:{self.row}"
 
 
-Source = Path | Packed
+Source = Path | Packed | npt.NDArray[np.uint8]  # an array is a decoded photo, (H, W) or (H, W, 3)
 
 
-def find_photos(path: Path) -> list[Source]:
+def find_photos(path: Path) -> list[Path | Packed]:
     """The photos of a folder (searched to any depth), of a `.tar` file, or of what `datasets` saved to disk.
 
     Raises TrainError where there are none, or the kind is none of these.
     """
     if path.is_dir():
         shards = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-        found: list[Source] = list(_dataset(path)) if shards else list(_folder(path))
+        found: list[Path | Packed] = list(_dataset(path)) if shards else list(_folder(path))
     elif path.is_file() and path.suffix == ".tar":
         found = list(_tar(path))
     elif path.is_file():
@@ -100,7 +118,7 @@ def find_photos(path: Path) -> list[Source]:
         )
     else:
         raise TrainError(
-            f"no folder or file {path}; data.more lists folders, .tar files and saved Hugging Face datasets"
+            f"there is no folder or file {path}; data.more lists folders, .tar files and saved Hugging Face datasets"
         )
     if not found:
         raise TrainError(f"{path} holds no photos ({', '.join(sorted(EXTENSIONS))})")
@@ -112,7 +130,7 @@ def _folder(folder: Path) -> Iterator[Path]:
 
 
 def _tar(path: Path) -> Iterator[TarMember]:
-    """Regular members that are named like photos; links and devices are none."""
+    """Regular members that are named like photos; links and devices are left out."""
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -122,7 +140,7 @@ def _tar(path: Path) -> Iterator[TarMember]:
             if rest < 0 or 0 < rest < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it is cut short")
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise TrainError(f"{path.name} is no tar file that can be read to its end ({error}); pack it again") from error
+        raise TrainError(f"{path.name} cannot be read to its end as a tar file ({error}); pack it again") from error
 
 
 def _dataset(folder: Path) -> Iterator[ArrowRow]:
@@ -143,7 +161,7 @@ def _dataset(folder: Path) -> Iterator[ArrowRow]:
             raise TrainError(f"{folder / name} has no column of images; its columns are {known}")
         for chunk in table[columns[0]].chunks:
             for row in range(len(chunk)):
-                yield ArrowRow(name, chunk, row)
+                yield ArrowRow(folder / name, chunk, row)
 
 
 def _shards(folder: Path) -> list[str]:

@@ -11,24 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from timm.layers import Attention, Mlp, resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from train.errors import TrainError
-from train.stream import Moments, Reading, Stream, root, solve, solve_right
+from train.method.stream import Moments, Reading, Stream, root, solve, solve_right
 
 PHOTOS = 512  # of the training photos: some 50,000 tokens, for products of at most a few thousand channels
 CLS_SHARE = 0.25  # of the weight of all tokens: a photo's one CLS counts as much as a third of its patches
 LEAVE = "leave out student.init, or set student.init=random"
-
-
-def choose(pixels: npt.NDArray[np.uint8]) -> Tensor:
-    """The photos that strength is measured on: at most 512 of (N, H, W, 3), evenly spread, as they lie."""
-    return torch.from_numpy(pixels[np.linspace(0, len(pixels) - 1, min(PHOTOS, len(pixels)), dtype=int)])
 
 
 def check_sliceable(vit: nn.Module, student: VisionTransformer) -> None:
@@ -48,7 +41,9 @@ def check_sliceable(vit: nn.Module, student: VisionTransformer) -> None:
         )
     )
     if not plain or not plain_positions(vit):
-        raise TrainError(f"a student cannot start from the weights of this {type(vit).__name__}, no plain ViT: {LEAVE}")
+        raise TrainError(
+            f"a student cannot start from the weights of this {type(vit).__name__}, which is not a plain ViT: {LEAVE}"
+        )
     if student.embed_dim > vit.embed_dim or len(student.blocks) > len(vit.blocks):
         raise TrainError(
             f"a student of width {student.embed_dim} and {len(student.blocks)} blocks cannot start from a teacher of "

@@ -1,0 +1,133 @@
+"""The figures that every run ends with: probe and k-NN on val, and the teacher's own head."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import numpy as np
+import torch
+
+from leap_zoo.card import Metric
+from train.data.labels import imagenet_indices
+from train.data.splits import Splits
+from train.data.store import Photos
+from train.evaluate import scores
+from train.evaluate.features import Features, extract, normalise
+from train.evaluate.knn import knn
+from train.evaluate.probe import Probe, linear_probe
+from train.method.teacher import Teacher, normalisation
+from train.recipe import Recipe
+from train.run import Pooling, write_json
+
+NEIGHBOURS = (10, 20)
+FILE = "teacher.json"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Photos as the deployed model will see them: the probe learns from `train`, figures are of the other two.
+
+    held_out: photos that neither the student nor the probe learned from; None where there are none.
+    """
+
+    train: Photos
+    val: Photos
+    held_out: Photos | None
+
+
+def measure(
+    recipe: Recipe, features: Features, photos: Judged, teacher: Teacher
+) -> tuple[list[Metric], Pooling, Probe]:
+    """Every figure; the pooling that the probe prefers by its score on a tenth of train; and that pooling's probe.
+
+    features: uint8 (B, H, W, 3) -> `cls` and `patch_mean` (B, D_s), and `teacher` (B, D_t), CLS in the teacher's space.
+    """
+    name = recipe.data.name
+    train = extract(features, photos.train.pixels, "train")
+    val = extract(features, photos.val.pixels, "val")
+    train_labels, val_labels = torch.from_numpy(photos.train.labels), torch.from_numpy(photos.val.labels)
+    metrics: list[Metric] = []
+    probes: dict[Pooling, Probe] = {}
+    for kind in get_args(Pooling):
+        probe = linear_probe(train[kind], train_labels, len(photos.train.classes), seed=recipe.seed)
+        probes[kind] = probe
+        score = scores.accuracy(probe(val[kind]).argmax(1), val_labels)
+        metrics.append(scores.share(f"linear probe, {kind}", name, "val", score))
+        for k in NEIGHBOURS:
+            votes = knn(train[kind], train_labels, val[kind], k=k)
+            metrics.append(scores.share(f"{k}-NN, {kind}", name, "val", scores.accuracy(votes, val_labels)))
+    pooling = max(probes, key=lambda kind: probes[kind].selection.value)
+    if recipe.teacher.head is not None:
+        metrics += _teacher_head(recipe, features, photos, teacher)
+    return metrics, pooling, probes[pooling]
+
+
+def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: Teacher) -> list[Metric]:
+    """Accuracy through the teacher's classifier, where the photos' classes are its own."""
+    if teacher.classes == 1000:
+        judged, split, indices = photos.held_out, "held-out", imagenet_indices(photos.val.classes)
+    else:
+        judged, split, indices = photos.val, "val", np.arange(teacher.classes)
+    if judged is None or indices is None:
+        return []
+    space = extract(features, judged.pixels, split)["teacher"]
+    logits = teacher.head(space.to(next(teacher.parameters()).device)).cpu()
+    score = scores.accuracy(logits.argmax(1), torch.from_numpy(indices[judged.labels]))
+    return [scores.share(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
+
+
+def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher, folder: Path) -> list[Metric]:
+    """The same figures of the teacher itself: what a student could reach.
+
+    They are kept in FOLDER; those in a run folder beside it are taken where they are of the same teacher and photos.
+    """
+    digest = _digest(recipe, splits)
+    for place in [folder, *sorted(folder.parent.glob("*/"))]:
+        try:
+            known = msgspec.json.decode((place / FILE).read_bytes(), type=TeacherFigures)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if known.of == digest:
+            break
+    else:
+        known = TeacherFigures(of=digest, metrics=measure(recipe, _features(teacher), photos, teacher)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE, known)
+    return known.metrics
+
+
+class TeacherFigures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A teacher's figures, and a digest of everything that they depend on."""
+
+    of: str
+    metrics: list[Metric]
+
+
+def _features(teacher: Teacher) -> Features:
+    device, (mean, std) = next(teacher.parameters()).device, normalisation(teacher.vit)
+
+    def features(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        tokens = teacher(normalise(pixels.to(device), mean, std), teacher.blocks)
+        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
+
+    return features
+
+
+def _digest(recipe: Recipe, splits: Splits) -> str:
+    """Of teacher (weights included), preprocessing, seed of the probe, and the photos by place and label."""
+    digest = hashlib.sha256()
+    for part in (recipe.teacher, recipe.preprocessing, recipe.data, recipe.seed):
+        digest.update(msgspec.json.encode(part))
+    if recipe.teacher.supervised is not None:  # it is trained in the run: by what the whole recipe says
+        digest.update(msgspec.json.encode(recipe))
+    if recipe.teacher.checkpoint is not None:
+        digest.update(Path(recipe.teacher.checkpoint).read_bytes())
+    for split in (splits.train, splits.val, splits.held_out):
+        digest.update(split.labels.tobytes())
+        for source in split.sources:
+            digest.update(source.tobytes() if isinstance(source, np.ndarray) else str(source).encode())
+    return digest.hexdigest()

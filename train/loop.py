@@ -1,0 +1,225 @@
+"""The training loop: batches in; a trained student, checkpoints and a log out."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from train import checkpoint, log, processes
+from train.clock import Clock
+from train.data.augment import Augmenter
+from train.data.sampling import Epochs, Mixture, Pieces, loader
+from train.errors import TrainError
+from train.method.curriculum import Curriculum
+from train.method.distiller import Distiller
+from train.method.schedule import schedule
+from train.method.student import plain_attention
+from train.method.teacher import Teacher, normalisation
+from train.recipe import Recipe
+
+NO_DECAY = ("pos_embed", "cls_token", "reg_token")  # positions and tokens are not weights to shrink
+
+
+@dataclass
+class Training:
+    """All that steps change.
+
+    block_images: for each block k, images for which the target was k. calibration_images: those that all blocks saw.
+    """
+
+    distiller: Distiller
+    curriculum: Curriculum
+    step: int = 0
+    block_images: list[int] = field(default_factory=list)
+    calibration_images: int = 0
+    clock: Clock = field(default_factory=Clock)
+
+
+def train(
+    recipe: Recipe,
+    teacher: Teacher,
+    training: Training,
+    photos: Mixture,
+    epochs: Epochs,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    resume: bool = False,
+    after_epoch: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Train `training.distiller` on photos; checkpoints and log.csv are in `folder`.
+
+    after_epoch: the first process calls it with the number of epochs that are done. Raises TrainError for a loss that
+    is not finite. Ctrl-C and SIGTERM save a checkpoint, then raise KeyboardInterrupt.
+    """
+    mine, device = processes.layout(), fabric.device
+    distiller, curriculum, clock = training.distiller.to(device), training.curriculum, training.clock
+    for vit in (distiller.student, teacher.to(device).vit):
+        plain_attention(vit, device.type == "cpu")
+    optimizer = make_optimizer(recipe, distiller)
+    share, steps, every = schedule(recipe, epochs.steps), recipe.epochs * epochs.steps, recipe.curriculum.every
+    training.block_images = training.block_images or [0] * teacher.blocks
+    if resume and (saved := checkpoint.latest(folder / "checkpoints")):
+        _restore(training, optimizer, fabric, checkpoint.load(saved))
+        print(f"resumed after step {training.step} of {steps}")
+    model, optimizer = fabric.setup(distiller, optimizer)
+    augment = Augmenter(recipe.augment, recipe.preprocessing.size, recipe.seed, *normalisation(teacher.vit))
+    pieces = Pieces(epochs, recipe.epochs, training.step, mine.rank, mine.processes, recipe.accumulate)
+    batches = iter(loader(photos, pieces, workers=recipe.data.workers, pin=device.type == "cuda"))
+    written = log.Log(folder / log.FILE, training.step) if mine.first else None
+    saved_at, since = time.monotonic(), training.step
+    measured: list[Tensor] = []  # loss and similarity of each piece since the curriculum last decided
+    distiller.train()
+    with (
+        _compiled(distiller, teacher, recipe.compile),
+        _stop_signals() as stopped,
+        tqdm(total=steps, initial=training.step, desc=recipe.curriculum.strategy, mininterval=1) as bar,
+    ):
+        clock.start()
+        while training.step < steps:
+            for piece in range(recipe.accumulate):
+                pixels, aspect = next(batches)
+                clock.batch_arrived()
+                pixels = pixels.to(device, non_blocking=True)  # uint8 (B, side, side, 3)
+                images = augment(pixels, aspect, training.step, piece * mine.processes + mine.rank)  # (B, 3, H, W)
+                if not curriculum.started:
+                    _calibrate(training, teacher, images, fabric)
+                targets = curriculum.targets
+                with fabric.autocast():
+                    tokens = teacher.at(images, targets)  # no block behind the deepest target is run
+                with fabric.no_backward_sync(model, enabled=piece < recipe.accumulate - 1):
+                    loss, similarity = model(images, tokens, targets)
+                    fabric.backward(loss / recipe.accumulate)
+                measured.append(torch.stack([loss.detach().float(), similarity.float()]))
+            if recipe.optimizer.clip:
+                fabric.clip_gradients(model, optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False)
+            rate = recipe.optimizer.lr * share(training.step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+            training.step += 1
+            training.block_images[curriculum.block - 1] += recipe.batch
+            clock.step_ended()
+            bar.update()
+            ended = training.step % epochs.steps == 0
+            if not (training.step % every == 0 or ended or training.step == steps):
+                continue
+
+            # From here on the step waits for the device: the curriculum decides, and whoever looks on is told.
+            means, left_out = processes.mean_of_finite(torch.stack(measured))
+            loss_mean, alike = means.tolist()
+            measured.clear()
+            if math.isnan(loss_mean):
+                raise TrainError(
+                    f"the loss is not finite at step {training.step}: lower optimizer.lr, or use another precision"
+                )
+            block = curriculum.block
+            curriculum.dropped += left_out[1] if math.isfinite(alike) else 0  # else observe() counts it
+            curriculum.observe(training.step, alike)
+            bar.set_postfix_str(f"loss {loss_mean:.3f}, block {block}, similarity {alike:.3f}", refresh=False)
+            if written and (training.step - since >= log.EVERY or training.step == steps):
+                speed = clock.rate(recipe.batch) or 0.0
+                written.write(log.LogRow(training.step, loss_mean, block, alike, rate, speed, clock.wait_share))
+                since = training.step
+            stop = processes.any_of(stopped())
+            if stop or training.step == steps or time.monotonic() - saved_at >= 60 * recipe.checkpoint_minutes:
+                if mine.first:
+                    checkpoint.save(_state(training, optimizer, fabric), folder / "checkpoints")
+                saved_at = time.monotonic()
+            if stop and training.step < steps:
+                raise KeyboardInterrupt
+            if ended:
+                if mine.first:
+                    after_epoch(training.step // epochs.steps)
+                clock.start()  # the pause between epochs is not training time
+
+
+def make_optimizer(recipe: Recipe, distiller: Distiller) -> Optimizer:
+    """The recipe's timm optimiser of student and projections; biases, norms, positions and tokens do not decay."""
+    spec = recipe.optimizer
+    # A fused step unscales fp16 gradients itself, after they were clipped: it would clip scaled ones.
+    extra = {"momentum": spec.momentum} if spec.name == "lars" else {"fused": recipe.precision != "fp16"}
+    spared = [f"*.{name}" for name in NO_DECAY]
+    groups = param_groups_weight_decay(distiller, spec.weight_decay, no_weight_decay_list=spared)
+    return create_optimizer_v2(groups, opt=spec.name, lr=spec.lr, weight_decay=0.0, **extra)
+
+
+def _calibrate(training: Training, teacher: Teacher, images: Tensor, fabric: Fabric) -> None:
+    """Run all blocks once, on the first piece, to find the one that the fresh student is most similar to."""
+    with fabric.autocast():
+        found = training.distiller.similarities(images, teacher.every_block(images))
+    training.curriculum.calibrate(processes.mean_of_finite(found[None])[0].tolist())
+    training.calibration_images += len(images) * processes.layout().processes
+
+
+def _state(training: Training, optimizer: Optimizer, fabric: Fabric) -> dict[str, Any]:
+    return {
+        "step": training.step,
+        "distiller": training.distiller.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),  # the loss scale of fp16
+        "curriculum": training.curriculum.state_dict(),
+        "block_images": training.block_images,
+        "calibration_images": training.calibration_images,
+        "clock": training.clock.state_dict(),
+    }
+
+
+def _restore(training: Training, optimizer: Optimizer, fabric: Fabric, state: dict[str, Any]) -> None:
+    training.curriculum.load_state_dict(state["curriculum"])
+    training.distiller.load(state["distiller"])
+    optimizer.load_state_dict(state["optimizer"])
+    fabric.strategy.precision.load_state_dict(state["precision"])
+    training.step, training.block_images = state["step"], state["block_images"]
+    training.calibration_images = state["calibration_images"]
+    training.clock.load_state_dict(state["clock"])
+
+
+@contextmanager
+def _compiled(distiller: Distiller, teacher: Teacher, wanted: bool) -> Iterator[None]:
+    """Student and teacher through torch.compile, with a graph for each block at which they stop; then plain again."""
+    parts = [distiller.student, teacher.vit] if wanted else []
+    if wanted:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * teacher.blocks)
+    for vit in parts:
+        vit.forward_intermediates = torch.compile(vit.forward_intermediates)
+    try:
+        yield
+    finally:
+        for vit in parts:
+            del vit.forward_intermediates  # the class's own method comes to light
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM become a flag while the loop runs: a second one ends the process as it is."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {kind: signal.signal(kind, catch) for kind in kinds}
+    except ValueError:  # not the main thread: whoever called has the signals
+        before = {}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -1,0 +1,33 @@
+"""A small teacher trained on labels, for recipes that have none to load (the embedded digits)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from train.data.augment import Augmenter
+from train.data.sampling import Epochs, Mixture
+from train.recipe import Supervised
+
+
+def train_teacher(vit: nn.Module, spec: Supervised, photos: Mixture, augment: Augmenter, seed: int) -> None:
+    """Cross-entropy on the labels of the mixture's first set: AdamW, one-cycle schedule warmed up over a tenth."""
+    epochs = Epochs.of([len(photos)], [1.0], batch=min(spec.batch, len(photos)), seed=seed)
+    labels = torch.from_numpy(photos.sets[0].labels)
+    device = next(vit.parameters()).device
+    optimizer = torch.optim.AdamW(vit.parameters(), lr=spec.lr, weight_decay=0.05)
+    steps = spec.epochs * epochs.steps
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=steps, pct_start=0.1)
+    vit.train()
+    for epoch in tqdm(range(spec.epochs), "teacher"):
+        for turn, chosen in enumerate(epochs.order(epoch).reshape(epochs.steps, -1)):
+            pixels, aspect = photos.__getitems__(chosen.tolist())
+            images = augment(pixels.to(device), aspect, epoch * epochs.steps + turn)
+            loss = functional.cross_entropy(vit(images), labels[chosen].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+    vit.eval()

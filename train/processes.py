@@ -1,0 +1,133 @@
+"""Several processes, one training: `torchrun` starts them, and here they agree on what only one of them may decide.
+
+Without torchrun there is one process, and everything here gives back what it got.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, distributed
+
+from train.errors import TrainError
+from train.recipe import Recipe
+
+PATIENCE = timedelta(days=7)  # the first process evaluates, or trains a teacher, while the others wait
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+class Layout(NamedTuple):
+    """Where this process stands: `rank` of `processes`, which are spread over `nodes` machines."""
+
+    rank: int = 0
+    processes: int = 1
+    nodes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints, writes and evaluates."""
+        return self.rank == 0
+
+
+def layout() -> Layout:
+    """As torchrun says in the environment; one process without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Layout()
+    return Layout(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
+
+
+def join(recipe: Recipe) -> Fabric:
+    """Meet the other processes, on the devices of this machine; all but the first fall silent, save for errors.
+
+    Raises TrainError for what this machine or the layout of processes cannot do.
+    """
+    mine = layout()
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise TrainError("precision=fp16 needs an NVIDIA GPU, and torch sees none here: use precision=bf16 or fp32")
+    if recipe.batch % (mine.processes * recipe.accumulate):
+        raise TrainError(
+            f"batch={recipe.batch} is the batch of all processes together: it cannot be shared out equally over "
+            f"{mine.processes} processes and accumulate={recipe.accumulate} pieces"
+        )
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
+    torch.backends.cudnn.allow_tf32 = True
+    fabric = Fabric(
+        accelerator="auto",
+        devices=mine.processes // mine.nodes,
+        num_nodes=mine.nodes,
+        # A student that grows leaves deeper blocks without gradients. Buffers are equal everywhere (see `pooled`).
+        strategy="auto"
+        if mine.processes == 1
+        else DDPStrategy(
+            find_unused_parameters=True,
+            broadcast_buffers=False,
+            process_group_backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            timeout=PATIENCE,
+        ),
+        precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
+        # Lightning would take a SLURM job for one of its own making: torchrun alone says how many processes there are.
+        plugins=[LightningEnvironment() if mine.processes == 1 else TorchElasticEnvironment()],
+    )
+    fabric.launch()
+    if not mine.first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        os.environ["TQDM_DISABLE"] = "1"
+    return fabric
+
+
+@contextmanager
+def first_ahead() -> Iterator[None]:
+    """The first process goes through the block alone; then the others, who find there what it left."""
+    mine = layout()
+    if not mine.first:
+        _wait()
+    yield
+    if mine.first:
+        _wait()
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so for any of the processes."""
+    return bool(total(torch.tensor([float(flag)]))[0] > 0) if distributed.is_initialized() else flag
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over processes, float64."""
+    values = values.double()
+    if distributed.is_initialized():
+        distributed.all_reduce(values)
+    return values
+
+
+def mean_of_finite(values: Tensor) -> tuple[Tensor, list[int]]:
+    """values (N, K) of each process -> their means over N and the processes, float64 (K,) on the CPU, and for each of
+    the K how many values were left out because they are not finite. A mean of none is NaN.
+    """
+    finite = values.isfinite()
+    sums = total(torch.stack([values.double().where(finite, 0).sum(0), finite.double().sum(0)])).cpu()
+    left_out = len(values) * layout().processes - sums[1]
+    return sums[0] / sums[1], left_out.long().tolist()
+
+
+def pooled(variance: Tensor, mean: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Variance and mean (D,) of the rows of all processes together, from those of each process's own rows."""
+    if not distributed.is_initialized():
+        return variance, mean
+    count = torch.full_like(mean[:1], rows)
+    sums = total(torch.cat([mean.double() * rows, (variance.double() + mean.double() ** 2) * rows, count.double()]))
+    means, squares = (sums[:-1] / sums[-1]).chunk(2)
+    return (squares - means**2).clamp(min=0).to(variance.dtype), means.to(mean.dtype)
+
+
+def _wait() -> None:
+    if distributed.is_initialized():
+        distributed.all_reduce(torch.zeros(1))  # on the CPU: a GPU would spin all the while

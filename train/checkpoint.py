@@ -47,9 +47,7 @@ def load(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or "step" not in state:
             raise ValueError("it holds no step")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise TrainError(
-            f"{path} is not a checkpoint of `python -m train` ({error}); delete it, or train anew"
-        ) from error
+        raise TrainError(f"{path} is not a checkpoint of `python -m train` ({error}); delete it") from error
     return state
 
 

@@ -27,9 +27,7 @@ class Student(_Strict, frozen=True, kw_only=True):
     patch: Count = 16
     registers: Annotated[int, Meta(ge=0, le=64)] = 0  # tokens of no patch (arXiv 2309.16588), dropped from the outputs
     layerscale: AboveZero | None = None  # initial scale of each residual branch (arXiv 2103.17239); none by default
-    init: Literal["random", "teacher"] = (
-        "random"  # `teacher`: its weights, cut to the student's size (train.method.slicing)
-    )
+    init: Literal["random", "teacher"] = "random"  # `teacher`: its weights, cut to size (train.method.slicing)
 
 
 class Supervised(_Strict, frozen=True, kw_only=True):

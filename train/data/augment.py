@@ -19,8 +19,8 @@ ATTEMPTS = 10  # draws of a crop before the largest that has an allowed ratio is
 class Augmenter:
     """uint8 photos (B, side, side, 3) -> normalised float32 images (B, 3, size, size).
 
-    Random crop of the whole photo, flip, colour and grey are drawn per photo; the batch is then mixed with itself by one
-    factor. Draws depend on (seed, step, piece) only, and are the same on every device.
+    Random crop of the whole photo, flip, colour and grey are drawn per photo; the batch is then mixed with itself by
+    one factor. Draws depend on (seed, step, piece) only, and are the same on every device.
 
     A crop is resized by `roi_align`, which averages over the area when it shrinks and is bilinear when it enlarges.
     Brightness, contrast, saturation and hue are linear in a photo's RGB (hue as a rotation in YIQ), so all four are one

@@ -1,9 +1,9 @@
 """Photos decoded once, into one file on disk per set and view, and read from there by memory mapping.
 
 A store is two files in a folder, named by a digest of the list of photos and of the view: `<digest>.u8`, the pixels
-(uint8, N x side x side x 3, RGB, no header), and `<digest>.parquet`, the index with a row per photo (its position in the
+(uint8, N x side x side x 3, RGB, no header), and `<digest>.parquet`, the index: a row per photo (its position in the
 list, its path, width and height in pixels), the view, and the photos that could not be decoded. The index is written
-last: a store without one is incomplete (its writer was killed) and is made again. Later runs, resumed ones and all
+last: a store without one is incomplete (its writer was killed) and is made again. Later runs, resumed runs and all
 processes of a machine share a store; it holds no more memory than the pages being read.
 """
 

@@ -46,8 +46,8 @@ def check_labels(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
         )
     if len(labels) < 10 * len(classes):
         raise TrainError(
-            f"{len(labels)} photos of {len(classes)} classes are too few for a probe: a tenth of them must hold a photo "
-            "of each class"
+            f"{len(labels)} photos of {len(classes)} classes are too few for a probe: a tenth of them must hold one of each "
+            "class"
         )
 
 

@@ -247,8 +247,8 @@ class Plateau:
 class LeapGrow(Curriculum):
     """A student that grows with its target, one block at a time, and always arrives at the last.
 
-    steps: of the whole run; the last `last_share` of them are the last block's. What is left of the others is shared out
-    equally among the blocks that are left; a block that reaches a plateau leaves its share to the deeper ones.
+    steps: of the whole run; the last `last_share` of them are the last block's. What is left of the others is shared
+    out equally among the blocks that are left; a block that reaches a plateau leaves its share to the deeper ones.
     start: the first block, or None for the one most similar to the fresh student.
     grow: whether the student runs no deeper than its target; else the target alone moves.
     """

@@ -21,7 +21,7 @@ from train.recipe import Recipe
 
 
 class View(NamedTuple):
-    """One target as the student sees it: its own patch tokens (B, N, D_s), g of patches (B, N, D_t) and CLS (B, D_t)."""
+    """One target as the student sees it: its patch tokens (B, N, D_s), g of patches (B, N, D_t) and CLS (B, D_t)."""
 
     student: Tensor
     patches: Tensor

@@ -1,4 +1,4 @@
-"""`python -m train.research STUDY`: train every change of a study with every seed, measure, write the table and page."""
+"""`python -m train.research STUDY`: train every change of a study with every seed, measure, write table and page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One format for every measurement in `results/`: a CSV row per figure, with what it is of and what it was measured on."""
+"""One format for every measurement in `results/`: a CSV row per figure, of what it is, and what measured it."""
 
 from __future__ import annotations
 

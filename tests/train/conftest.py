@@ -126,9 +126,7 @@ def make_training(make_recipe: Callable[..., Recipe], teacher: Teacher) -> Calla
 
     def make(*, steps_per_epoch: int = 4, teacher: Teacher = teacher, **parts: object) -> Training:
         recipe = make_recipe(**parts)
-        plan = curriculum.make(
-            recipe.curriculum, teacher.blocks, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs
-        )
+        plan = curriculum.make(recipe.curriculum, teacher.blocks, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs)
         torch.manual_seed(3)
         return Training(Distiller(recipe, teacher, plan), plan)
 
@@ -159,9 +157,7 @@ def learn(make_training: Callable[..., Training], photos: Mixture, teacher: Teac
         recipe = training.distiller.recipe
         epochs = Epochs.of([len(photos)], [1.0], batch=recipe.batch, seed=recipe.seed)
         fabric = processes.join(recipe)
-        train(
-            recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=after_epoch
-        )
+        train(recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=after_epoch)
         return training
 
     return run

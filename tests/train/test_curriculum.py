@@ -105,7 +105,9 @@ def leap(blocks: int = 4, **options: float) -> Leap:
 def test_leap__times_out_at_ends_of_epochs_of_which_a_begun_one_counts() -> None:
     curriculum = leap(blocks=4, max_epochs=2)
     similarity = {25: 0.9}  # block 2 begins within the third epoch
-    moves = [(step, move.reason) for step in range(1, 61) if (move := curriculum.observe(step, similarity.get(step, 0)))]
+    moves = [
+        (step, move.reason) for step in range(1, 61) if (move := curriculum.observe(step, similarity.get(step, 0)))
+    ]
     assert moves == [(20, "timeout"), (25, "similarity"), (40, "timeout")]
 
 
@@ -217,7 +219,7 @@ def test_plateau__fires_at_the_first_step_whose_means_are_less_than_the_rise_apa
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5]
     for rise, first in ((0.25, 4), (0.16, 6), (0.06, 7), (0.01, 8)):
         plateau = Plateau(2, rise)
-        assert [step for step, v in enumerate(values, 1) if plateau.reached(step, v, 0)][0] == first
+        assert next(step for step, v in enumerate(values, 1) if plateau.reached(step, v, 0)) == first
 
 
 class GrowMachine(RuleBasedStateMachine):

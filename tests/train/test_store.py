@@ -29,7 +29,9 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     seen: list[Path] = []
     decode = store.open_image
     with monkeypatch.context() as patch:
-        patch.setattr(store, "open_image", lambda source, **options: (seen.append(source), decode(source, **options))[1])
+        patch.setattr(
+            store, "open_image", lambda source, **options: (seen.append(source), decode(source, **options))[1]
+        )
         yield seen
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from leap_zoo.card import Metric
 from train.data.labels import imagenet_indices
-from train.data.splits import Splits, find_splits
+from train.data.splits import Split, Splits, find_splits
+from train.data.store import Photos, Shown, in_memory
 from train.errors import TrainError
 from train.method.curriculum import Move
 from train.method.student import make_student
@@ -95,6 +96,10 @@ class Run(msgspec.Struct, kw_only=True):
     def photos(self) -> Splits:
         """Where the photos of its recipe are. Raises TrainError when they are not there any more."""
         return find_splits(self.recipe.data)
+
+    def decode(self, split: Split, what: str) -> Photos:
+        """The photos of a split as the deployed model sees them, in memory. Raises TrainError when there are none."""
+        return in_memory(split, Shown(self.recipe.preprocessing), what)
 
     def teacher_classes(self) -> npt.NDArray[np.int64] | None:
         """For each class folder, its index among the outputs of the teacher's ImageNet head; None without one."""

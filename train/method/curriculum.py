@@ -35,8 +35,8 @@ class Move:
 
     step: int
     block: int
-    similarity: float | None
-    reason: Reason
+    similarity: float | None = None
+    reason: Reason = "start"
 
 
 class Curriculum:

@@ -52,7 +52,7 @@ class ZooEntry(BaseModel):
 
 
 class ZooIndex(BaseModel):
-    """The answer of GET /zoo/index.json, by id."""
+    """The answer of GET /zoo/index.json, the default model first."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -121,7 +122,7 @@ def split(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], npt.NDAr
 
 
 def append(file: Path, rows: list[Measurement]) -> None:
-    """Add measurements of one epoch to `file`; what it holds of this or of later epochs was before a resumption."""
+    """Add the measurements of one epoch; those in the file of this or of later epochs precede a resumption and go."""
     kept = [row for row in read(file) if row.epoch < rows[0].epoch]
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
@@ -133,25 +134,15 @@ def append(file: Path, rows: list[Measurement]) -> None:
 
 
 def read(file: Path) -> list[Measurement]:
-    """The measurements of a run, none when there is no such file. Raises TrainError for a file of something else."""
+    """The measurements of a run, none when there is no such file. Raises TrainError for a file of another kind."""
     if not file.is_file():
         return []
     if file.stat().st_size > MOST_BYTES:
-        raise TrainError(f"{file} is larger than {MOST_BYTES // 1_000_000} MB: no monitor wrote it; move it away")
+        raise TrainError(
+            f"{file} is larger than {MOST_BYTES // 1_000_000} MB: the monitor did not write it; move it away"
+        )
     try:
         with file.open(newline="", encoding="utf-8") as source:
-            return [_measurement(row) for row in csv.DictReader(source)]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+            return msgspec.convert(list(csv.DictReader(source)), list[Measurement], strict=False)
+    except (OSError, TypeError, ValueError, csv.Error) as error:
         raise TrainError(f"{file} was not written by the monitor ({type(error).__name__}); move it away") from error
-
-
-def _measurement(row: dict[str, str]) -> Measurement:
-    return Measurement(
-        epoch=int(row["epoch"]),
-        step=int(row["step"]),
-        metric=row["metric"],
-        value=float(row["value"]),
-        n=int(row["n"]),
-        low=float(row["low"]),
-        high=float(row["high"]),
-    )

@@ -16,10 +16,10 @@ from train.data.labels import imagenet_indices
 from train.data.splits import Splits
 from train.data.store import Photos
 from train.evaluate import scores
-from train.evaluate.features import Features, extract, normalise
+from train.evaluate.features import Features, extract, teacher_features
 from train.evaluate.knn import knn
 from train.evaluate.probe import Probe, linear_probe
-from train.method.teacher import Teacher, normalisation
+from train.method.teacher import Teacher
 from train.recipe import Recipe
 from train.run import Pooling, write_json
 
@@ -29,7 +29,7 @@ FILE = "teacher.json"
 
 @dataclass(frozen=True)
 class Judged:
-    """Photos as the deployed model will see them: the probe learns from `train`, figures are of the other two.
+    """Photos as the deployed model sees them: the probe learns from `train`, figures are of the other two.
 
     held_out: photos that neither the student nor the probe learned from; None where there are none.
     """
@@ -53,9 +53,8 @@ def measure(
     metrics: list[Metric] = []
     probes: dict[Pooling, Probe] = {}
     for kind in get_args(Pooling):
-        probe = linear_probe(train[kind], train_labels, len(photos.train.classes), seed=recipe.seed)
-        probes[kind] = probe
-        score = scores.accuracy(probe(val[kind]).argmax(1), val_labels)
+        probe = probes[kind] = linear_probe(train[kind], train_labels, photos.train.classes, seed=recipe.seed)
+        score = scores.accuracy(probe.classify(val[kind]), val_labels)
         metrics.append(scores.share(f"linear probe, {kind}", name, "val", score))
         for k in NEIGHBOURS:
             votes = knn(train[kind], train_labels, val[kind], k=k)
@@ -83,7 +82,7 @@ def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: T
 def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher, folder: Path) -> list[Metric]:
     """The same figures of the teacher itself: what a student could reach.
 
-    They are kept in FOLDER; those in a run folder beside it are taken where they are of the same teacher and photos.
+    They are kept in FOLDER; those of a run folder beside it are used where teacher and photos are the same.
     """
     digest = _digest(recipe, splits)
     for place in [folder, *sorted(folder.parent.glob("*/"))]:
@@ -94,7 +93,7 @@ def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher,
         if known.of == digest:
             break
     else:
-        known = TeacherFigures(of=digest, metrics=measure(recipe, _features(teacher), photos, teacher)[0])
+        known = TeacherFigures(of=digest, metrics=measure(recipe, teacher_features(teacher), photos, teacher)[0])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, known)
     return known.metrics
@@ -105,16 +104,6 @@ class TeacherFigures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     of: str
     metrics: list[Metric]
-
-
-def _features(teacher: Teacher) -> Features:
-    device, (mean, std) = next(teacher.parameters()).device, normalisation(teacher.vit)
-
-    def features(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        tokens = teacher(normalise(pixels.to(device), mean, std), teacher.blocks)
-        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
-
-    return features
 
 
 def _digest(recipe: Recipe, splits: Splits) -> str:

@@ -35,8 +35,8 @@ class Move:
 
     step: int
     block: int
-    similarity: float | None
-    reason: Reason
+    similarity: float | None = None
+    reason: Reason = "start"
 
 
 class Curriculum:
@@ -133,7 +133,7 @@ class Curriculum:
                     f"the checkpoint's curriculum has {key}={state.get(key)!r}, this run has {mine!r}; "
                     "resume with the recipe that began the run, or start a new run folder"
                 )
-        self.block, self.dropped = int(state["block"]), int(state["dropped"])
+        self.block, self.dropped = state["block"], state["dropped"]
         self.history = [Move(**move) for move in state["history"]]
 
 
@@ -220,7 +220,7 @@ class Leap(Curriculum):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         super().load_state_dict(state)
-        self.average = float(state["average"])
+        self.average = state["average"]
 
 
 class Plateau:
@@ -291,30 +291,21 @@ class LeapGrow(Curriculum):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         super().load_state_dict(state)
-        self.plateau.seen = [(int(step), float(value)) for step, value in state["seen"]]
+        self.plateau.seen = [(step, value) for step, value in state["seen"]]
 
 
 def make(spec: recipe.AnyCurriculum, blocks: int, *, steps_per_epoch: int, epochs: int) -> Curriculum:
     """The strategy that a recipe asks for, its epochs turned into steps."""
     steps = epochs * steps_per_epoch
     match spec:
-        case recipe.Leap():
+        case recipe.Leap(threshold=threshold, smoothing=smoothing, max_epochs=most):
             return Leap(
-                blocks,
-                threshold=spec.threshold,
-                smoothing=spec.smoothing,
-                max_epochs=spec.max_epochs,
-                steps_per_epoch=steps_per_epoch,
+                blocks, threshold=threshold, smoothing=smoothing, max_epochs=most, steps_per_epoch=steps_per_epoch
             )
-        case recipe.LeapGrow():
-            return LeapGrow(
-                blocks,
-                steps=steps,
-                last_share=spec.last_share,
-                start=None if spec.start == "calibrated" else spec.start,
-                grow=spec.grow,
-                plateau=Plateau(spec.plateau_steps, spec.plateau_rise),
-            )
+        case recipe.LeapGrow(last_share=share, grow=grow):
+            start = None if spec.start == "calibrated" else spec.start
+            plateau = Plateau(spec.plateau_steps, spec.plateau_rise)
+            return LeapGrow(blocks, steps=steps, last_share=share, start=start, grow=grow, plateau=plateau)
         case recipe.Linear():
             return Linear(blocks, steps=steps, last_share=spec.last_share)
         case recipe.Fixed():

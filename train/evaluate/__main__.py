@@ -14,7 +14,7 @@ import leap_zoo
 from leap_zoo.errors import LeapZooError
 from train.errors import TrainError
 from train.hardware import describe
-from train.research.results import Result, results_of, table, write_results
+from train.research.results import Result, as_text, results_of, write_results
 from train.run import commit, load_run
 
 DESCRIPTION = """\
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainError, LeapZooError) as error:
         print(f"train.evaluate: {error}", file=sys.stderr)
         return 2
-    print(msgspec.json.encode(rows).decode() if options.json else table(rows))
+    print(msgspec.json.encode(rows).decode() if options.json else as_text(rows))
     return 0
 
 

@@ -21,8 +21,7 @@ from leap_zoo.settings import zoo_folder
 from train import recipe
 from train.errors import TrainError
 from train.evaluate.features import OUTPUTS, Features, of_artifact, teacher_features
-from train.method.hub import fetch_weights
-from train.method.teacher import Teacher, check_teacher, make_vit
+from train.method.teacher import Teacher, check_teacher, fetch_weights, make_vit
 
 CPU = torch.device("cpu")
 

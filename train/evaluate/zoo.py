@@ -14,7 +14,7 @@ import msgspec
 from leap_zoo.errors import LeapZooError
 from train import recipe
 from train.errors import TrainError
-from train.research.results import Result, table, write_results
+from train.research.results import Result, as_text, write_results
 
 DESCRIPTION = """\
 Measure every published file of a zoo, as a user runs it (through leap_zoo), and the teacher beside it: linear probe and
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("train.evaluate.zoo: interrupted; the same command continues", file=sys.stderr)
         return 130
-    print(msgspec.json.encode(rows).decode() if options.json else table(rows))
+    print(msgspec.json.encode(rows).decode() if options.json else as_text(rows))
     return 0
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
-from train.errors import TrainError
+from train import table
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +51,7 @@ def results_of(
     return msgspec.convert(rows, list[Result])
 
 
-def table(rows: Sequence[Result]) -> str:
+def as_text(rows: Sequence[Result]) -> str:
     """The measured rows as text, in lines below what they are of; costs are left out."""
     lines = []
     for name in dict.fromkeys((row.subject, row.variant) for row in rows):
@@ -69,33 +66,9 @@ def table(rows: Sequence[Result]) -> str:
 
 def read_results(path: Path) -> list[Result]:
     """The rows of a file. Raises TrainError when it cannot be read, or has other columns or values."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        filled = [{key: value for key, value in line.items() if value != ""} for line in lines]
-        return msgspec.convert(filled, list[Result], strict=False)
-    except OSError as error:
-        raise TrainError(f"cannot read {path} ({error.strerror}); measure first, or name another file") from error
-    except (msgspec.ValidationError, csv.Error, UnicodeDecodeError, TypeError) as error:
-        raise TrainError(f"{path} is not a table of results ({' '.join(str(error).split())}); measure again") from error
+    return table.read(path, Result)
 
 
 def write_results(path: Path, rows: Sequence[Result]) -> None:
-    """Write the rows, six decimals; the folder is made when missing. Raises TrainError."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Result.__struct_fields__)
-    for row in rows:
-        writer.writerow([_cell(value) for value in msgspec.structs.astuple(row)])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(text.getvalue().encode())
-    except OSError as error:
-        raise TrainError(f"cannot write {path} ({error.strerror}); choose another place") from error
-
-
-def _cell(value: str | int | float | None) -> str:
-    if value is None:
-        return ""
-    return f"{round(value, 6):.10g}" if isinstance(value, float) else str(value)  # float32 has no more digits
+    """Write at least one row, six decimals; the folder is made when missing. Raises TrainError."""
+    table.write(path, rows)

@@ -121,7 +121,7 @@ def test_out__that_cannot_be_written_is_one_line(
         (["leap-nano"], "which photos?"),
         (["leap-nano", "--data", "nowhere"], "`train` and `val` or `test`"),
         (["leap-nano", "--data", "x", "nowhere", "nowhere"], "no folder nowhere"),
-        (["{photos}", "--data", "{photos}"], "no finished run"),
+        (["{photos}", "--data", "{photos}"], "not a finished run"),
         (
             ["leap-nano", "--data", "x", "{photos}/one", "{photos}/val", "--protocols", "probe"],
             "class blue has 0 photos",

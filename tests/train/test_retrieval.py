@@ -112,17 +112,16 @@ TRUTH = GroundTruth(
     ],
 )
 def test_rank__is_the_hand_calculation(name: str, expected: float, precision: list[float]) -> None:
-    chosen = next(setup for setup in SETUPS if setup.name == name)
-    ranking = rank(GALLERY, QUERY, TRUTH, chosen)
-    assert ranking.average_precision.tolist() == pytest.approx([expected])
-    assert ranking.precision[0].tolist() == pytest.approx(precision)
+    precisions, at = rank(GALLERY, QUERY, TRUTH, name)
+    assert precisions.tolist() == pytest.approx([expected])
+    assert at[0].tolist() == pytest.approx(precision)
 
 
 def test_rank__leaves_out_queries_without_an_answer() -> None:
     easy = Query(name="e", box=(0, 0, 1, 1), easy=[2], hard=[], junk=[])
     truth = msgspec.structs.replace(TRUTH, queries=[*TRUTH.queries, easy])
     both = QUERY.repeat(2, 1)
-    counts = [len(rank(GALLERY, both, truth, setup).average_precision) for setup in SETUPS]
+    counts = [len(rank(GALLERY, both, truth, setup)[0]) for setup in SETUPS]
     assert counts == [2, 2, 1]
 
 

@@ -45,9 +45,10 @@ class Cache:
             raise TrainError(f"cannot make {folder} ({error.strerror}); choose another --cache") from error
 
     def path(self, kind: str, candidate: Candidate, of: str) -> Path:
-        """FOLDER/kind-DIGEST; of: digest of what else the file depends on."""
+        """FOLDER/kind-DIGEST; of: what else the file depends on."""
         about = (VERSION, candidate.digest, candidate.preprocessing, candidate.costs, of)
-        return self.folder / f"{kind}-{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}"
+        suffix = {"embeddings": "safetensors", "results": "csv"}[kind]
+        return self.folder / f"{kind}-{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.{suffix}"
 
     def open(self, candidate: Candidate) -> Features:
         """Its features; raises what a file that cannot be run raises."""
@@ -57,7 +58,7 @@ class Cache:
 
     def embeddings(self, candidate: Candidate, dataset: Dataset) -> Embeddings:
         """From the folder, or computed now and kept there."""
-        path = self.path("embeddings", candidate, dataset.digest).with_suffix(".safetensors")
+        path = self.path("embeddings", candidate, dataset.digest)
         try:
             return dict(load_file(path))
         except (OSError, SafetensorError):  # not there yet, or broken: computed again
@@ -91,14 +92,15 @@ def measure(
     imagenet: photos with labels among the teacher's 1000 classes. done: called with all results so far after each
     candidate. Raises TrainError, and what a file that cannot be run raises.
     """
-    photos = [(task.train.digest, task.test.digest, task.answers, task.retrieval) for task in tasks]
-    asked = (photos, [dataset.digest for dataset in imagenet], seed)
+    datasets = [*(dataset for task in tasks for dataset in (task.train, task.test)), *imagenet]
+    asked = [dataset.digest for dataset in datasets], [(task.answers, task.retrieval) for task in tasks], seed
     compared = {candidate: _compared(candidate, teachers) for candidate in [*teachers, *students]}
     paths = {}
     for candidate, named in compared.items():
         others = [(name, teacher.digest, teacher.preprocessing) for name, teacher in named.items()]
-        paths[candidate] = cache.path("results", candidate, repr((asked, others))).with_suffix(".csv")
-        if not paths[candidate].is_file():
+        paths[candidate] = cache.path("results", candidate, repr((asked, others)))
+        files = [cache.path("embeddings", candidate, dataset.digest) for dataset in datasets]
+        if not paths[candidate].is_file() and not all(file.is_file() for file in files):
             cache.open(candidate)  # a file that cannot be run is refused before an hour is spent on the others
     rows: list[Result] = []
     for candidate, path in paths.items():

@@ -10,7 +10,6 @@ Ground truth is JSON; the original comes as a pickle, which we never open. Its c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -53,20 +52,12 @@ class GroundTruth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     queries: Annotated[list[Query], Meta(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Setup:
-    """Which labels count as right, and which photos are taken out of the ranking first."""
-
-    name: str
-    right: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-
-SETUPS = (
-    Setup("easy", ("easy",), ("hard", "junk")),
-    Setup("medium", ("easy", "hard"), ("junk",)),
-    Setup("hard", ("hard",), ("easy", "junk")),
-)
+# Which labels count as right, and which photos are taken out of the ranking first.
+SETUPS = {
+    "easy": (("easy",), ("hard", "junk")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("easy", "junk")),
+}
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
@@ -104,33 +95,26 @@ def average_precision(ranks: Tensor, right: int) -> float:
     return total
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Per query with something to find: average precision (Q',), and precision at each of CUTS (Q', 3)."""
+def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: str) -> tuple[Tensor, Tensor]:
+    """Rank gallery (G, D) for queries (Q, D), both in the order of `truth`, by cosine, in one of SETUPS.
 
-    average_precision: Tensor
-    precision: Tensor
-
-
-def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: Setup) -> Ranking:
-    """Rank gallery (G, D) for queries (Q, D), by cosine, in the order of `truth`; queries without answers left out.
-
+    Returns, of queries with something to find, the average precision (Q',) and the precision at each of CUTS (Q', 3).
     Precision at k is over the first k, or up to the last right one where that comes before, as in the original.
     """
     similarity = functional.normalize(queries.float(), dim=1) @ functional.normalize(gallery.float(), dim=1).T
-    order = similarity.argsort(dim=1, descending=True, stable=True)
     precisions, at = [], []
-    for row, query in zip(order, truth.queries, strict=True):
-        right = torch.tensor([i for kind in setup.right for i in getattr(query, kind)], dtype=torch.long)
+    for row, query in zip(similarity.argsort(dim=1, descending=True, stable=True), truth.queries, strict=True):
+        right, ignored = (
+            torch.tensor([position for name in names for position in getattr(query, name)], dtype=torch.long)
+            for names in SETUPS[setup]
+        )
         if not len(right):
             continue
-        ignored = torch.tensor([i for kind in setup.ignored for i in getattr(query, kind)], dtype=torch.long)
-        kept = row[~torch.isin(row, ignored)]
-        ranks = torch.isin(kept, right).nonzero().flatten()  # ascending
+        ranks = torch.isin(row[~torch.isin(row, ignored)], right).nonzero().flatten()  # ascending
         precisions.append(average_precision(ranks, len(right)))
         cuts = [min(int(ranks.max()) + 1, cut) for cut in CUTS]
         at.append([int((ranks < cut).sum()) / cut for cut in cuts])
-    return Ranking(torch.tensor(precisions, dtype=torch.float64), torch.tensor(at, dtype=torch.float64))
+    return torch.tensor(precisions, dtype=torch.float64), torch.tensor(at, dtype=torch.float64)
 
 
 def measure(embedder: Embedder, folder: Path, path: Path) -> list[Metric]:
@@ -148,13 +132,14 @@ def measure(embedder: Embedder, folder: Path, path: Path) -> list[Metric]:
     metrics = []
     for kind in ours:
         for setup in SETUPS:
-            ranking = rank(ours[kind], asked[kind], truth, setup)
-            if not len(ranking.average_precision):
-                continue
-            where = f"{path.stem}, {setup.name}", "queries"
-            metrics.append(scores.mean(f"revisited mAP, {kind}", *where, ranking.average_precision))
-            for at, cut in enumerate(CUTS):
-                metrics.append(scores.mean(f"revisited mP@{cut}, {kind}", *where, ranking.precision[:, at]))
+            precisions, at = rank(ours[kind], asked[kind], truth, setup)
+            where = f"{path.stem}, {setup}", "queries"
+            if len(precisions):
+                metrics.append(scores.mean(f"revisited mAP, {kind}", *where, precisions))
+                for number, cut in enumerate(CUTS):
+                    metrics.append(scores.mean(f"revisited mP@{cut}, {kind}", *where, at[:, number]))
+    if not metrics:
+        raise TrainError(f"{path.name}: no query has a right answer")
     return metrics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import msgspec
@@ -18,7 +18,6 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto
 img { max-width: 100% } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem } caption { text-align: left; color: #555 }
 th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 13px }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -58,8 +57,8 @@ def _figures(report: RunReport) -> str:
         for one in report.metrics
     ]
     cost = [
-        ("teacher, forward", _flops(report.teacher_flops), f"{report.teacher_flops_saved:.1%}"),
-        ("teacher and student", _flops(report.total_flops), f"{report.total_flops_saved:.1%}"),
+        ("teacher, forward", f"{report.teacher_flops / 1e12:.4g}", f"{report.teacher_flops_saved:.1%}"),
+        ("teacher and student", f"{report.total_flops / 1e12:.4g}", f"{report.total_flops_saved:.1%}"),
     ]
     facts = {
         "training, wall clock": f"{report.train_seconds:.0f} s",
@@ -73,7 +72,7 @@ def _figures(report: RunReport) -> str:
     }
     return (
         _table("Figures, 95 % intervals in brackets", ("", "data set", "split", "n", "student", "teacher"), rows)
-        + _table("Cost; saved against a run of all blocks at every step", ("", "FLOPs", "saved"), cost)
+        + _table("Cost; saved against a run of all blocks at every step", ("", "TFLOPs", "saved"), cost)
         + _table("Time and place", ("", ""), [(name, text) for name, text in facts.items() if text is not None])
     )
 
@@ -95,20 +94,8 @@ def _share(metric: Metric | None) -> str:
     return f"{metric.value:.1%} [{low:.1%}, {high:.1%}]"
 
 
-def _flops(count: float) -> str:
-    power, prefix = next(((p, n) for p, n in ((1e15, "P"), (1e12, "T")) if count >= p), (1e9, "G"))
-    return f"{count / power:.3g} {prefix}FLOPs"
-
-
-def _table(caption: str, heads: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"<table>\n<caption>{escape(caption)}</caption>\n<tr>"]
-    lines += [f"<th>{escape(head)}</th>" for head in heads]
-    lines.append("</tr>\n")
-    for row in rows:
-        cells = (f"<td{_numeric(cell)}>{escape(str(cell))}</td>" for cell in row)
-        lines.append("<tr>" + "".join(cells) + "</tr>\n")
-    return "".join([*lines, "</table>\n"])
-
-
-def _numeric(cell: object) -> str:
-    return ' class="n"' if isinstance(cell, int) else ""
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
+    lines += ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
+    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
+    return f"<table>\n<caption>{escape(caption)}</caption>\n{body}</table>\n"

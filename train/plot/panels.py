@@ -22,7 +22,7 @@ REASONS = {  # why the target moved: a marker, and what it means to a newcomer
     "budget": ("o", "budget: the block's share of the steps was used up"),
     "schedule": ("^", "schedule: by the step count alone"),
 }
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar in a name is no formula
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -73,7 +73,7 @@ def neighbours(axes: Axes, history: History, look: dict[str, Any], *, intervals:
 
 def explain(axes: Axes, meanings: dict[str, str]) -> None:
     """A legend of markers, whatever the colours: marker -> meaning."""
-    look = {"linestyle": "", "color": "#444444"}
+    look: dict[str, Any] = {"linestyle": "", "color": "#444444"}
     axes.legend(handles=[Line2D([], [], marker=marker, label=text, **look) for marker, text in meanings.items()])
 
 

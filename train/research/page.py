@@ -31,7 +31,8 @@ def render(study: Study, rows: Sequence[Result], source: str, picture: str = "")
         f"Within a seed all start from the same student and see the same batches. A cell is the mean over seeds; below "
         f"it, for each seed, the difference from `{study.baseline}`. Shares are in per cent. ± is half of the 95 % "
         "interval of one run's figure: a smaller difference is not settled by one seed. **Bold**: ahead of the "
-        "baseline by more than the spread of the seeds (t interval of the paired differences, 95 %); *italic*: behind by more.",
+        "baseline by more than the spread of the seeds (t interval of the paired differences, 95 %); *italic*: behind "
+        "by more.",
     ]
     if picture:
         parts.append(f"![Every change's difference from `{study.baseline}`, a dot per seed]({picture})")
@@ -53,9 +54,7 @@ def _table(study: Study, own: Sequence[Result], every: Sequence[Result], cost: s
         base = at_cost(same, study.baseline, "epochs")
         one = next(iter(base.values()), same[0])
         half = "" if one.low is None or one.high is None else f"{50 * (one.high - one.low):.1f}"
-        cells = []
-        for change in changes:
-            cells.append(_cell(at_cost(same, change, cost), base, change == study.baseline))
+        cells = [_cell(at_cost(same, change, cost), base, change == study.baseline) for change in changes]
         where = ", ".join(filter(None, (dataset, split)))
         lines.append(f"| {metric} | {where} | {one.n or ''} | {half} | {' | '.join(cells)} |")
     return "\n".join(lines)

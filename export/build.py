@@ -111,7 +111,7 @@ def _photos(run: Run) -> tuple[Labelled, Labelled]:
         ("calibration", order[:count]),
         ("selection", order[count : count + SELECTION_PHOTOS]),
     ):
-        photos = train.take(np.sort(chosen)).decode(run.recipe.preprocessing, f"{what} photos")
+        photos = run.decode(train.take(np.sort(chosen)), f"{what} photos")
         parts.append(Labelled(photos.pixels, photos.labels, run.recipe.data.head, run.recipe.data.name, "train"))
     return parts[0], parts[1]
 

@@ -138,11 +138,11 @@ def objection(compared: list[Metric]) -> str | None:
 def _test_sets(run: Run) -> list[Labelled]:
     """val for the probe; for the teacher's own classes, where it has them, photos that no training saw."""
     recipe, splits = run.recipe, run.photos()
-    val = splits.val.decode(recipe.preprocessing, "validation photos")
+    val = run.decode(splits.val, "validation photos")
     sets = [Labelled(val.pixels, val.labels, recipe.data.head, recipe.data.name, "val")]
     indices = run.teacher_classes()
     if indices is not None and len(splits.held_out):
-        held = splits.held_out.decode(recipe.preprocessing, "held-out photos")
+        held = run.decode(splits.held_out, "held-out photos")
         head = str(recipe.teacher.head)
         sets.append(Labelled(held.pixels, indices[held.labels], head, recipe.data.name, "held-out"))
     return sets

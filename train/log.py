@@ -1,21 +1,19 @@
-"""The log of a training: a CSV row every few steps, read back by pictures and by resumed runs."""
+"""The log of a training, FOLDER/log.csv: a row every few steps, for pictures and for whoever looks on."""
 
 from __future__ import annotations
 
 import csv
-import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from train.errors import TrainError
+from train import table
 
 FILE, EVERY = "log.csv", 10  # steps
-MOST_BYTES = 200_000_000  # a row is about 60 bytes long
 
 
 @dataclass(frozen=True)
 class LogRow:
-    """After `step` steps (from 1): means since the last row but for `block`, the target of the newest step.
+    """After `step` steps (from 1): means since the last decision of the curriculum, whose target was `block`.
 
     rate: of the optimiser. images_per_second: of the newest step. waiting: share of the time so far that steps waited
     for photos, 0..1.
@@ -44,24 +42,10 @@ class Log:
 
     def write(self, row: LogRow) -> None:
         """Add a row, and let readers see it."""
-        self._writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in asdict(row).values()])
+        self._writer.writerow(table.cells(row))
         self._stream.flush()
 
 
 def read(file: Path) -> list[LogRow]:
-    """The whole rows of a log that may be growing; none where there is no file. Raises TrainError for another file."""
-    if not file.is_file():
-        return []
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"larger than {MOST_BYTES // 1_000_000} MB")
-        text = file.read_text(encoding="utf-8")
-        lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        return [_row(line) for line in lines]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise TrainError(f"{file} is not a log of `python -m train` ({error}); move it away") from error
-
-
-def _row(line: dict[str, str]) -> LogRow:
-    kinds = {field.name: int if field.type == "int" else float for field in fields(LogRow)}
-    return LogRow(**{name: kind(line[name]) for name, kind in kinds.items()})
+    """The rows of a log that may be growing; none where there is no file. Raises TrainError for another file."""
+    return table.read(file, LogRow) if file.is_file() else []

@@ -51,12 +51,15 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         shapes = check_teacher(recipe.teacher, recipe.preprocessing.size)
         if recipe.student.init == "teacher":
             slicing.check_sliceable(shapes, student)
-    found, more = splits.find_splits(recipe.data), splits.find_more(recipe.data)
+    found = splits.find_splits(recipe.data)
     check_labels(found.train.labels, found.train.classes)
     seed_everything(recipe.seed, verbose=False)
     with processes.first_ahead():
-        photos, probe_photos = _photos(recipe, found, more)
-        sizes, weights = [len(part) for part in photos.sets], [recipe.data.weight, *(weight for _, weight in more)]
+        photos, probe_photos = _photos(recipe, found)
+        sizes, weights = (
+            [len(part) for part in photos.sets],
+            [recipe.data.weight, *(weight for _, weight in found.more)],
+        )
         epochs = Epochs.of(sizes, weights, batch=recipe.batch, seed=recipe.seed, photos=recipe.data.epoch_photos)
         teacher = _teacher(recipe, photos, folder, fabric)
     print(
@@ -93,7 +96,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     return result
 
 
-def _photos(recipe: Recipe, found: splits.Splits, more: list[tuple[splits.Split, float]]) -> tuple[Mixture, Photos]:
+def _photos(recipe: Recipe, found: splits.Splits) -> tuple[Mixture, Photos]:
     """What the student learns from, and what the probe learns from; a photo of both is decoded once."""
     store, whole, shown = Path(recipe.data.store), Whole(recipe.data.store_side), Shown(recipe.preprocessing)
     amount = len(found.train)
@@ -103,7 +106,9 @@ def _photos(recipe: Recipe, found: splits.Splits, more: list[tuple[splits.Split,
         (train_photos,) = open_photos(found.train, [whole], store, "training photos")
         chosen = np.random.default_rng(0).permutation(amount)[: recipe.data.probe_photos]
         (probe_photos,) = open_photos(found.train.take(np.sort(chosen)), [shown], store, "photos for the probe")
-    others = [open_photos(split, [whole], store, f"further photos, set {n}")[0] for n, (split, _) in enumerate(more, 1)]
+    others = [
+        open_photos(split, [whole], store, f"further photos, set {n}")[0] for n, (split, _) in enumerate(found.more, 1)
+    ]
     return Mixture([train_photos, *others]), probe_photos
 
 
@@ -111,7 +116,8 @@ def _judged(recipe: Recipe, found: splits.Splits, probe_photos: Photos) -> stand
     store, shown = Path(recipe.data.store), [Shown(recipe.preprocessing)]
     (val,) = open_photos(found.val, shown, store, "validation photos")
     held_out = open_photos(found.held_out, shown, store, "held-out photos")[0] if len(found.held_out) else None
-    return standard.Judged(probe_photos, val, held_out)
+    aside = open_photos(found.aside, shown, store, "photos kept aside")[0] if len(found.aside) else None
+    return standard.Judged(probe_photos, val, held_out, aside)
 
 
 def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> Teacher:

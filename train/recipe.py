@@ -57,7 +57,7 @@ class Teacher(_Strict, frozen=True, kw_only=True):
 
 
 class MoreData(_Strict, frozen=True, kw_only=True):
-    """Further photos to distil on, without labels: a folder, a .tar file or a saved Hugging Face dataset.
+    """Further photos to distil on, without labels: a folder or a .tar file.
 
     weight: how often a photo of this set is seen in an epoch, on average.
     """
@@ -77,6 +77,9 @@ class Data(_Strict, frozen=True, kw_only=True):
     weight: AboveZero = 1.0  # of the photos of `train`, as in MoreData
     more: list[MoreData | str] = []  # a string is the path of a set of weight 1
     held_out: str | None = None  # file-name pattern, left out of all training (a test set for the teacher's head)
+    holdout: Annotated[int, Meta(ge=2)] | None = (
+        None  # keep one photo in so many aside: figures are of them, not of val
+    )
     epoch_photos: Count | None = None  # photos in an epoch; None: each set once, times its weight
     probe_photos: Count = 50_000  # the probe and the monitor learn from so many photos of `train` at most
     store: str = "runs/photos"  # folder of decoded photos, which later runs and other processes reuse
@@ -100,7 +103,7 @@ class _Curriculum(_Strict, frozen=True, kw_only=True, tag_field="strategy"):
     On a GPU each decision waits for the steps before it, so rare decisions are cheaper.
     """
 
-    similarity: Literal["cka", "cosine", "recoverability"] = "cka"
+    similarity: Literal["cka", "cosine"] = "cka"
     every: Count = 10
 
     @property

@@ -23,8 +23,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from leap_zoo.card import Metric
+from train import table
 from train.data.labels import imagenet_indices
-from train.data.splits import Splits, find_splits
+from train.data.splits import Split, Splits, find_splits
+from train.data.store import Photos, Shown, in_memory
 from train.errors import TrainError
 from train.method.curriculum import Move
 from train.method.student import make_student
@@ -96,6 +98,10 @@ class Run(msgspec.Struct, kw_only=True):
         """Where the photos of its recipe are. Raises TrainError when they are not there any more."""
         return find_splits(self.recipe.data)
 
+    def decode(self, split: Split, what: str) -> Photos:
+        """The photos of a split as the deployed model sees them, in memory. Raises TrainError when there are none."""
+        return in_memory(split, Shown(self.recipe.preprocessing), what)
+
     def teacher_classes(self) -> npt.NDArray[np.int64] | None:
         """For each class folder, its index among the outputs of the teacher's ImageNet head; None without one."""
         head = next((head for head in self.info.heads if head.features == "teacher_embedding"), None)
@@ -111,13 +117,7 @@ def save_run(folder: Path, run: Run) -> None:
     for name, tensors in (("student", run.student.state_dict()), ("head", run.tensors)):
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     write_json(folder / "model.json", run.info)
-    with (folder / "curriculum.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "block", "similarity", "reason"])
-        for move in run.moves:
-            writer.writerow(
-                [move.step, move.block, "" if move.similarity is None else f"{move.similarity:.6f}", move.reason]
-            )
+    table.write(folder / "curriculum.csv", run.moves)
     write_json(folder / "metrics.json", run.report)  # last: its presence says that the run is finished
 
 
@@ -136,18 +136,12 @@ def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
         tensors = load_file(folder / "head.safetensors")
         info = msgspec.json.decode((folder / "model.json").read_bytes(), type=ModelInfo)
         report = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=RunReport)
-        moves = read_moves(folder / "curriculum.csv")
+        moves = table.read(folder / "curriculum.csv", Move)
     except (SafetensorError, RuntimeError, msgspec.MsgspecError, KeyError, ValueError) as error:
         raise TrainError(
             f"{folder} does not fit together: {' '.join(str(error).split())[:300]}; train it anew"
         ) from error
     return Run(recipe=recipe, info=info, report=report, moves=moves, student=student.eval(), tensors=tensors)
-
-
-def read_moves(path: Path) -> list[Move]:
-    """The moves of curriculum.csv. Raises KeyError or ValueError for another kind of file."""
-    with path.open(newline="") as file:
-        return [_move(row) for row in csv.DictReader(file)]
 
 
 def save_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> None:
@@ -181,8 +175,3 @@ def commit() -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Versions of Python and of installed packages."""
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
-
-
-def _move(row: dict[str, str]) -> Move:
-    similarity = float(row["similarity"]) if row["similarity"] else None
-    return Move(int(row["step"]), int(row["block"]), similarity, row["reason"])  # type: ignore[arg-type]

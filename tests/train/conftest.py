@@ -13,13 +13,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from train.distill import Distiller
+from train import processes
+from train.data.sampling import Epochs, Mixture
+from train.data.store import Photos
+from train.loop import Training, train
+from train.method import curriculum
+from train.method.distiller import Distiller
+from train.method.teacher import Teacher
 from train.recipe import Recipe
-from train.teacher import Teacher
 
-SIDE, PATCH = 32, 8
+SIDE, PATCH, BATCH = 32, 8, 8
 CLASSES = ("blue", "green", "red")
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # of the tiny teacher
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,7 +78,13 @@ def pixels() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def tree(teacher_file: Path) -> Callable[[], dict]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for decoded photos, shared by all runs of the session."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def tree(teacher_file: Path, store: Path) -> Callable[[], dict]:
     """A small recipe as plain values, a new copy per call."""
 
     def make() -> dict:
@@ -87,27 +98,69 @@ def tree(teacher_file: Path) -> Callable[[], dict]:
                 "options": {"patch_size": PATCH, "embed_dim": 48, "num_heads": 3, "depth": 12, "num_classes": 3},
                 "head": "own",
             },
-            "data": {"name": "drawn", "head": "colours", "store_side": 40},
+            "data": {"name": "drawn", "head": "colours", "store": str(store), "store_side": 40},
             "preprocessing": {"size": SIDE, "short_side": 36},
             "epochs": 2,
-            "batch": 16,
+            "batch": BATCH,
         }
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_distiller(tree: Callable[[], dict], teacher: Teacher) -> Callable[..., Distiller]:
-    """A fresh distiller; keywords replace parts of the recipe."""
+def make_recipe(tree: Callable[[], dict]) -> Callable[..., Recipe]:
+    """The small recipe; keywords replace values, and values within its sections."""
 
-    def make(steps_per_epoch: int = 4, **parts: dict) -> Distiller:
+    def make(**parts: object) -> Recipe:
         values = tree()
         for key, part in parts.items():
-            values[key] = {**values.get(key, {}), **part}
-        torch.manual_seed(3)
-        return Distiller(msgspec.convert(values, Recipe), teacher, MEAN, STD, steps_per_epoch)
+            values[key] = {**values.get(key, {}), **part} if isinstance(part, dict) else part
+        return msgspec.convert(values, Recipe)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_training(make_recipe: Callable[..., Recipe], teacher: Teacher) -> Callable[..., Training]:
+    """A fresh student of the small recipe (keywords as of `make_recipe`) and its curriculum."""
+
+    def make(*, steps_per_epoch: int = 4, teacher: Teacher = teacher, **parts: object) -> Training:
+        recipe = make_recipe(**parts)
+        plan = curriculum.make(recipe.curriculum, teacher.blocks, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs)
+        torch.manual_seed(3)
+        return Training(Distiller(recipe, teacher, plan), plan)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_distiller(make_training: Callable[..., Training]) -> Callable[..., Distiller]:
+    """A fresh distiller; keywords as of `make_training`."""
+    return lambda **parts: make_training(**parts).distiller
+
+
+@pytest.fixture(scope="session")
+def photos() -> Mixture:
+    """32 photos of noise, 40 x 40, in memory: 4 batches an epoch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 40, 40, 3), dtype=np.uint8)
+    return Mixture([Photos(pixels, np.full(32, -1), (), np.ones(32, np.float32))])
+
+
+@pytest.fixture(scope="session")
+def learn(make_training: Callable[..., Training], photos: Mixture, teacher: Teacher) -> Callable[..., Training]:
+    """Train the small recipe (keywords as of `make_training`) in a folder, by the real loop, on `photos`."""
+
+    def run(
+        folder: Path, *, resume: bool = False, after_epoch: Callable[[int], None] = lambda done: None, **parts: object
+    ) -> Training:
+        training = make_training(**parts)
+        recipe = training.distiller.recipe
+        epochs = Epochs.of([len(photos)], [1.0], batch=recipe.batch, seed=recipe.seed)
+        fabric = processes.join(recipe)
+        train(recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=after_epoch)
+        return training
+
+    return run
 
 
 def draw_folders(root: Path, train: int = 12, val: int = 6) -> Path:

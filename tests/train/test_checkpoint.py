@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from train.checkpoint import SafeCheckpointIO, latest
+from train import checkpoint
 from train.errors import TrainError
 
 tensors = st.sampled_from(
@@ -53,17 +52,26 @@ def same(one: Any, other: Any) -> bool:
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees)
 def test_checkpoint__gives_back_what_was_saved(tmp_path: Path, tree: Any) -> None:
-    checkpoint = {"state": tree, "step": 1}
-    path = tmp_path / "folder" / "a.ckpt"
-    SafeCheckpointIO().save_checkpoint(checkpoint, path)
-    assert same(SafeCheckpointIO().load_checkpoint(path), checkpoint)
-    assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
+    state = {"state": tree, "step": 1}
+    path = checkpoint.save(state, tmp_path / "folder")
+    assert same(checkpoint.load(path), state)
+    assert [file.name for file in path.parent.iterdir()] == ["step-00000001.safetensors"]
 
 
 def test_checkpoint__of_tied_tensors_is_saved(tmp_path: Path) -> None:
     shared = torch.ones(3)
-    SafeCheckpointIO().save_checkpoint({"a": shared, "b": shared}, tmp_path / "a.ckpt")
-    assert torch.equal(SafeCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")["b"], shared)
+    path = checkpoint.save({"step": 1, "a": shared, "b": shared, "c": shared[1:]}, tmp_path)
+    assert torch.equal(checkpoint.load(path)["b"], shared)
+
+
+def test_checkpoint__the_newest_two_of_a_run_stay_and_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
+    (tmp_path / "step-00000002.partial").write_bytes(b"half a file")
+    for step in (9, 10, 110):
+        checkpoint.save({"step": step}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000010.safetensors",
+        "step-00000110.safetensors",
+    ]
 
 
 class Trap:
@@ -77,62 +85,42 @@ class Trap:
 
 
 def test_checkpoint__that_is_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}, "trap": Trap(tmp_path / "fallen")}, tmp_path / "evil.ckpt")
-    with pytest.raises(TrainError, match="no checkpoint of ours"):
-        SafeCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt")
+    torch.save({"state_dict": {}, "trap": Trap(tmp_path / "fallen")}, tmp_path / "evil.safetensors")
+    with pytest.raises(TrainError, match="not a checkpoint"):
+        checkpoint.load(tmp_path / "evil.safetensors")
     assert not (tmp_path / "fallen").exists()
 
 
 def test_checkpoint__refuses_other_files(tmp_path: Path) -> None:
-    save_file({"x": torch.ones(1)}, tmp_path / "weights.ckpt")
-    (tmp_path / "empty.ckpt").touch()
-    for name in ("weights.ckpt", "empty.ckpt", "absent.ckpt"):
-        with pytest.raises(TrainError, match=name):
-            SafeCheckpointIO().load_checkpoint(tmp_path / name)
+    save_file({"x": torch.ones(1)}, tmp_path / "weights.safetensors")
+    save_file({"x": torch.ones(1)}, tmp_path / "list.safetensors", metadata={"tree": "[1, 2]"})
+    save_file({"x": torch.ones(1)}, tmp_path / "text.safetensors", metadata={"tree": "{not JSON"})
+    save_file({"x": torch.ones(1)}, tmp_path / "gone.safetensors", metadata={"tree": '{"step": {"!tensor": "9"}}'})
+    (tmp_path / "empty.safetensors").touch()
+    for name in ("weights", "list", "text", "gone", "empty", "absent"):
+        with pytest.raises(TrainError, match=rf"{name}\.safetensors is not a checkpoint.*delete it"):
+            checkpoint.load(tmp_path / f"{name}.safetensors")
 
 
 def test_checkpoint__takes_no_objects_and_leaves_the_last_one_alone(tmp_path: Path) -> None:
-    path = tmp_path / "a.ckpt"
-    SafeCheckpointIO().save_checkpoint({"step": 1}, path)
+    path = checkpoint.save({"step": 1}, tmp_path)
     with pytest.raises(TypeError, match="Trap"):
-        SafeCheckpointIO().save_checkpoint({"step": 2, "trap": Trap(path)}, path)
-    assert SafeCheckpointIO().load_checkpoint(path) == {"step": 1}
+        checkpoint.save({"step": 1, "trap": Trap(path)}, tmp_path)
+    assert checkpoint.load(path) == {"step": 1}
 
 
-def test_checkpoint__is_removed_once(tmp_path: Path) -> None:
-    path = tmp_path / "a.ckpt"
-    SafeCheckpointIO().save_checkpoint({}, path)
-    for _ in range(2):
-        SafeCheckpointIO().remove_checkpoint(path)
-    assert not path.exists()
-
-
-def checkpoint_of(path: Path, step: int, age: int) -> None:
-    """A whole checkpoint of `step`, written so many seconds ago."""
-    SafeCheckpointIO().save_checkpoint({"global_step": step, "w": torch.ones(9)}, path)
-    os.utime(path, (1e9 - age, 1e9 - age))
-
-
-def test_latest__is_the_newest_whatever_its_name(tmp_path: Path) -> None:
-    assert latest(tmp_path / "absent") is None
-    checkpoint_of(tmp_path / "epoch-010.ckpt", 9, age=30)
-    checkpoint_of(tmp_path / "epoch-002.ckpt", 3, age=10)
-    (tmp_path / "epoch-011.ckpt.partial").touch()
-    assert latest(tmp_path) == tmp_path / "epoch-002.ckpt"
-
-
-def test_latest__of_one_instant_is_the_one_of_more_steps(tmp_path: Path) -> None:
-    for name, step in (("step-00000004.ckpt", 4), ("epoch-001.ckpt", 6), ("step-00000005.ckpt", 5)):
-        checkpoint_of(tmp_path / name, step, age=0)
-    assert latest(tmp_path) == tmp_path / "epoch-001.ckpt"
+def test_latest__is_the_one_of_most_steps(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path / "absent") is None
+    for step in (99_999_999, 9):
+        path = checkpoint.save({"step": step}, tmp_path)
+    (tmp_path / "step-00000100.partial").touch()
+    assert checkpoint.latest(tmp_path).name == "step-99999999.safetensors" != path.name
 
 
 def test_latest__passes_over_files_that_are_cut_short(tmp_path: Path) -> None:
-    checkpoint_of(tmp_path / "step-00000004.ckpt", 4, age=10)
-    checkpoint_of(tmp_path / "step-00000005.ckpt", 5, age=5)
-    whole = (tmp_path / "step-00000005.ckpt").read_bytes()
-    (tmp_path / "step-00000005.ckpt").write_bytes(whole[:-4])
-    assert latest(tmp_path) == tmp_path / "step-00000004.ckpt"
-    (tmp_path / "step-00000004.ckpt").write_bytes(b"")
-    with pytest.raises(TrainError, match=r"step-0000000\d.ckpt is no checkpoint of ours"):
-        SafeCheckpointIO().load_checkpoint(latest(tmp_path))
+    paths = [checkpoint.save({"step": step, "w": torch.ones(9)}, tmp_path) for step in (4, 5)]
+    paths[1].write_bytes(paths[1].read_bytes()[:-4])
+    assert checkpoint.latest(tmp_path) == paths[0]
+    paths[0].write_bytes(b"")
+    with pytest.raises(TrainError, match=r"step-00000005.safetensors is not a checkpoint"):
+        checkpoint.load(checkpoint.latest(tmp_path))

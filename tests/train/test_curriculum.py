@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from train import recipe
-from train.curriculum import Curriculum, CurriculumError, Fixed, Last, LastTwo, Leap, LeapBudget, Linear, OneToOne, make
+from train.method.curriculum import (
+    Curriculum,
+    CurriculumError,
+    Fixed,
+    Last,
+    Leap,
+    LeapGrow,
+    Linear,
+    Move,
+    OneToOne,
+    Plateau,
+    make,
+)
 
 similarities = st.floats(0, 1) | st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+def restored(curriculum: Curriculum, fresh: Curriculum) -> Curriculum:
+    """`fresh` with the state of `curriculum`, which has been through a file."""
+    fresh.load_state_dict(json.loads(json.dumps(curriculum.state_dict())))
+    return fresh
 
 
 class LeapMachine(RuleBasedStateMachine):
@@ -23,20 +42,21 @@ class LeapMachine(RuleBasedStateMachine):
         first=st.lists(st.floats(0, 1), min_size=1, max_size=6),
         threshold=st.floats(0, 1),
         smoothing=st.floats(0.05, 1),
-        max_steps=st.integers(1, 6),
+        max_epochs=st.integers(1, 3),
+        steps_per_epoch=st.integers(1, 4),
     )
-    def start(self, first: list[float], threshold: float, smoothing: float, max_steps: int) -> None:
-        self.settings = {"threshold": threshold, "smoothing": smoothing, "max_steps": max_steps}
-        self.leap = Leap(len(first), **self.settings)
+    def start(self, first: list[float], **settings: float) -> None:
+        self.settings = settings
+        self.leap = Leap(len(first), **settings)
         self.leap.calibrate(first)
-        self.step = self.dropped = self.dwell = 0
+        self.step = self.dropped = self.ends = 0
         self.average = 0.0
         self.block = first.index(max(first)) + 1
 
     @rule(similarity=similarities)
     def observe(self, similarity: float) -> None:
         self.step += 1
-        self.dwell += 1
+        self.ends += self.step % self.settings["steps_per_epoch"] == 0  # ends of epochs that the block has seen
         if math.isfinite(similarity):
             share = self.settings["smoothing"]
             self.average = share * similarity + (1 - share) * self.average
@@ -46,21 +66,18 @@ class LeapMachine(RuleBasedStateMachine):
         if self.block < self.leap.blocks:
             if self.average >= self.settings["threshold"]:
                 reason = "similarity"
-            elif self.dwell == self.settings["max_steps"]:
+            elif self.ends == self.settings["max_epochs"]:
                 reason = "timeout"
         move = self.leap.observe(self.step, similarity)
         assert (move.reason if move else None) == reason
         if move:
             self.block += 1
             assert (move.step, move.block, move.similarity) == (self.step, self.block, self.average)
-            self.average, self.dwell = 0.0, 0
+            self.average, self.ends = 0.0, 0
 
-    @precondition(lambda self: self.step % 2)
     @rule()
     def save_and_restore(self) -> None:
-        state = json.loads(json.dumps(self.leap.state_dict()))
-        self.leap = Leap(self.leap.blocks, **self.settings)
-        self.leap.load_state_dict(state)
+        self.leap = restored(self.leap, Leap(self.leap.blocks, **self.settings))
 
     @invariant()
     def agrees_with_the_model(self) -> None:
@@ -75,49 +92,47 @@ class LeapMachine(RuleBasedStateMachine):
 
 
 TestLeapMachine = LeapMachine.TestCase
-TestLeapMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLeapMachine.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
 
 
 def leap(blocks: int = 4, **options: float) -> Leap:
     """A calibrated curriculum at block 1."""
-    curriculum = Leap(blocks, **{"threshold": 0.85, "max_steps": 3, **options})
+    curriculum = Leap(blocks, **{"max_epochs": 3, "steps_per_epoch": 10, **options})
     curriculum.calibrate([0.5] + [0.1] * (blocks - 1))
     return curriculum
 
 
-def test_leap__times_out_exactly_at_max_steps() -> None:
-    curriculum = leap(blocks=3, max_steps=5)
-    moves = [step for step in range(1, 20) if curriculum.observe(step, 0.2)]
-    assert moves == [5, 10]
-    assert [move.reason for move in curriculum.history] == ["calibration", "timeout", "timeout"]
+def test_leap__times_out_at_ends_of_epochs_of_which_a_begun_one_counts() -> None:
+    curriculum = leap(blocks=4, max_epochs=2)
+    similarity = {25: 0.9}  # block 2 begins within the third epoch
+    moves = [
+        (step, move.reason) for step in range(1, 61) if (move := curriculum.observe(step, similarity.get(step, 0)))
+    ]
+    assert moves == [(20, "timeout"), (25, "similarity"), (40, "timeout")]
 
 
 def test_leap__moves_at_the_first_step_that_reaches_the_threshold() -> None:
-    curriculum = leap(max_steps=100)
+    curriculum = leap()
     assert curriculum.observe(1, 0.849) is None
-    move = curriculum.observe(2, 0.85)
-    assert move is not None
-    assert (move.block, move.reason, move.similarity) == (2, "similarity", 0.85)
+    assert curriculum.observe(2, 0.85) == Move(2, 2, 0.85, "similarity")
 
 
 def test_leap__forgets_the_average_when_it_moves() -> None:
-    curriculum = leap(smoothing=0.5, threshold=0.4, max_steps=100)
+    curriculum = leap(smoothing=0.5, threshold=0.4)
     assert curriculum.observe(1, 1.0) is not None  # average .5
     assert curriculum.observe(2, 0.7) is None  # .35; with the old average it would be .6
 
 
-def test_leap__times_out_on_similarities_that_are_not_finite() -> None:
-    curriculum = leap(max_steps=2)
+def test_leap__one_similarity_that_is_not_finite_does_not_freeze_it() -> None:
+    curriculum = leap(max_epochs=1, steps_per_epoch=2)
     assert curriculum.observe(1, math.nan) is None
-    move = curriculum.observe(2, math.inf)
-    assert move is not None
-    assert move.reason == "timeout"
+    assert curriculum.observe(2, math.inf).reason == "timeout"
     assert curriculum.dropped == 2
-    assert curriculum.observe(3, 0.9) is not None  # one NaN does not freeze the average
+    assert curriculum.observe(3, 0.9).reason == "similarity"
 
 
 def test_leap__stays_on_the_last_block() -> None:
-    curriculum = leap(blocks=2, max_steps=1)
+    curriculum = leap(blocks=2, max_epochs=1, steps_per_epoch=1)
     curriculum.observe(1, 0.0)
     assert all(curriculum.observe(step, 1.0) is None for step in range(2, 9))
     assert curriculum.block == 2
@@ -125,12 +140,14 @@ def test_leap__stays_on_the_last_block() -> None:
 
 def test_leap__needs_calibration_before_it_observes() -> None:
     with pytest.raises(CurriculumError, match="calibrate"):
-        Leap(3, max_steps=1).observe(1, 0.5)
+        Leap(3, max_epochs=1, steps_per_epoch=1).observe(1, 0.5)
 
 
-@given(st.lists(similarities, min_size=1, max_size=12))
-def test_calibration__picks_the_first_of_the_most_similar_finite_blocks(values: list[float]) -> None:
-    curriculum = Leap(len(values), max_steps=1)
+@given(st.lists(similarities, min_size=1, max_size=12), st.booleans())
+def test_calibration__picks_the_first_of_the_most_similar_finite_blocks(values: list[float], grow: bool) -> None:
+    blocks = len(values)
+    curriculum = LeapGrow(blocks, steps=9, start=None) if grow else Leap(blocks, max_epochs=1, steps_per_epoch=1)
+    assert curriculum.needs_calibration
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         with pytest.raises(CurriculumError, match="finite"):
@@ -138,19 +155,13 @@ def test_calibration__picks_the_first_of_the_most_similar_finite_blocks(values: 
         return
     curriculum.calibrate(values)
     assert curriculum.block == values.index(max(finite)) + 1
-    assert curriculum.dropped == len(values) - len(finite)
-    assert curriculum.history[0].similarity == max(finite)
+    assert curriculum.dropped == blocks - len(finite)
+    assert curriculum.history == [Move(0, curriculum.block, max(finite), "calibration")]
 
 
 def test_calibration__of_another_number_of_blocks_is_refused() -> None:
     with pytest.raises(CurriculumError, match="4 similarities, got 3"):
-        Leap(4, max_steps=1).calibrate([0.1, 0.2, 0.3])
-
-
-@pytest.mark.parametrize("options", [{"smoothing": 0.0}, {"smoothing": 1.1}, {"max_steps": 0}])
-def test_leap__refuses_settings_that_mean_nothing(options: dict) -> None:
-    with pytest.raises(CurriculumError):
-        Leap(4, **{"max_steps": 1, **options})
+        Leap(4, max_epochs=1, steps_per_epoch=1).calibrate([0.1, 0.2, 0.3])
 
 
 @given(st.integers(1, 24), st.lists(similarities, max_size=30))
@@ -173,107 +184,122 @@ def test_state__of_another_strategy_or_teacher_is_refused_and_changes_nothing() 
 
 
 def test_state__of_a_fresh_curriculum_is_not_started() -> None:
-    fresh = Leap(4, max_steps=2)
+    fresh = Leap(4, max_epochs=2, steps_per_epoch=2)
     assert not fresh.started
-    restored = Leap(4, max_steps=2)
-    restored.load_state_dict(json.loads(json.dumps(leap().state_dict())))
-    assert restored.started
+    assert restored(leap(), fresh).started
 
 
-class BudgetMachine(RuleBasedStateMachine):
-    """Whatever the similarities do: the last block comes no later than its share begins, and blocks get their dwell."""
+class PlateauMachine(RuleBasedStateMachine):
+    """Any similarities of steps 1, 2, ... (some left out) against the definition, computed anew each time."""
+
+    @initialize(steps=st.integers(1, 5), rise=st.floats(0, 0.2), since=st.integers(0, 20))
+    def start(self, steps: int, rise: float, since: int) -> None:
+        self.plateau, self.steps, self.rise, self.since = Plateau(steps, rise), steps, rise, since
+        self.step, self.seen = since, {}
+
+    @rule(similarity=st.none() | st.floats(0, 1), ahead=st.integers(1, 3))
+    def observe(self, similarity: float | None, ahead: int) -> None:
+        self.step += ahead
+        if similarity is not None:
+            self.seen[self.step] = similarity
+        newer = [v for at, v in self.seen.items() if self.step - self.steps < at]
+        older = [v for at, v in self.seen.items() if self.step - 2 * self.steps < at <= self.step - self.steps]
+        level = bool(newer and older) and sum(newer) / len(newer) - sum(older) / len(older) < self.rise
+        expected = level and self.step - self.since >= 2 * self.steps
+        assert self.plateau.reached(self.step, similarity, self.since) == expected
+
+
+TestPlateauMachine = PlateauMachine.TestCase
+TestPlateauMachine.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+
+
+def test_plateau__fires_at_the_first_step_whose_means_are_less_than_the_rise_apart() -> None:
+    # Similarities .1, .2, ... .5, then .5 for ever. After step t the means of the newest two and of the two before are
+    # t=4: .35 - .15 = .2; t=5: .45 - .25 = .2; t=6: .5 - .35 = .15; t=7: .5 - .45 = .05; t=8: 0
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5]
+    for rise, first in ((0.25, 4), (0.16, 6), (0.06, 7), (0.01, 8)):
+        plateau = Plateau(2, rise)
+        assert next(step for step, v in enumerate(values, 1) if plateau.reached(step, v, 0)) == first
+
+
+class GrowMachine(RuleBasedStateMachine):
+    """Whatever the similarities do: the last block comes no later than its share begins, and targets only deepen."""
 
     @initialize(
-        first=st.lists(st.floats(0, 1), min_size=1, max_size=8),
+        first=st.none() | st.lists(st.floats(0, 1), min_size=8, max_size=8),
+        blocks=st.integers(1, 8),
         steps=st.integers(1, 60),
         last_share=st.floats(0, 1),
-        threshold=st.floats(0, 1),
-        smoothing=st.floats(0.01, 1),
-        min_steps=st.integers(0, 8),
-        retreat=st.none() | st.floats(0, 1),
+        plateau=st.tuples(st.integers(1, 6), st.floats(0, 1)),
     )
-    def start(self, first: list[float], **options: float) -> None:
-        self.options = options
-        self.budget = LeapBudget(len(first), **options)
-        self.budget.calibrate(first)
-        self.step = 0
+    def start(
+        self, first: list[float] | None, blocks: int, steps: int, last_share: float, plateau: tuple[int, float]
+    ) -> None:
+        self.fresh: Callable[[], LeapGrow] = lambda: LeapGrow(
+            blocks, steps=steps, last_share=last_share, start=1 if first is None else None, plateau=Plateau(*plateau)
+        )
+        self.grow, self.twin = self.fresh(), self.fresh()  # the twin is never restored
+        if first is not None:
+            for each in (self.grow, self.twin):
+                each.calibrate(first[:blocks])
+        self.step, self.ramp, self.plateau = 0, round(steps * (1 - last_share)), plateau[0]
 
-    @rule(similarity=similarities)
-    def observe(self, similarity: float) -> None:
-        self.step += 1
-        before, entered = self.budget.block, self.budget.entered
-        move = self.budget.observe(self.step, similarity)
+    @rule(similarity=similarities, ahead=st.integers(1, 4))
+    def observe(self, similarity: float, ahead: int) -> None:
+        self.step += ahead
+        before, entered = self.grow.block, self.grow.entered
+        move = self.grow.observe(self.step, similarity)
+        self.twin.observe(self.step, similarity)
         if move is None:
-            assert self.budget.block == before
+            assert self.grow.block == before
             return
         assert move.step == self.step
-        if move.reason == "budget":
-            assert move.block > before
-        else:  # the block was given its minimum, and its neighbour comes next
-            assert self.step - entered >= self.options["min_steps"]
-            assert move.block - before == {"similarity": 1, "retreat": -1}[move.reason]
-        if move.reason == "similarity":
-            assert move.similarity >= self.options["threshold"]
+        assert move.block > before
+        assert move.reason in ("budget", "plateau")
+        if move.reason == "plateau":
+            assert move.block == before + 1
+            assert self.step - entered >= 2 * self.plateau
 
     @rule()
     def save_and_restore(self) -> None:
-        state = json.loads(json.dumps(self.budget.state_dict()))
-        self.budget = LeapBudget(self.budget.blocks, **self.options)
-        self.budget.load_state_dict(state)
+        self.grow = restored(self.grow, self.fresh())
 
     @invariant()
     def the_last_block_has_its_share(self) -> None:
-        ramp = math.floor(self.options["steps"] * (1 - self.options["last_share"]))
-        if self.step >= max(1, ramp):
-            assert self.budget.block == self.budget.blocks
-        assert 1 <= self.budget.block <= self.budget.blocks
+        if self.step >= max(1, self.ramp):
+            assert self.grow.block == self.grow.blocks
+        assert 1 <= self.grow.block <= self.grow.blocks
 
     @invariant()
-    def it_only_deepens_unless_asked(self) -> None:
-        blocks = [move.block for move in self.budget.history]
-        if self.options["retreat"] is None:
-            assert blocks == sorted(set(blocks))
-        else:  # a block is left backwards once at most
-            assert sum(move.reason == "retreat" for move in self.budget.history) < self.budget.blocks
+    def a_resumed_one_makes_the_same_moves(self) -> None:
+        assert self.grow.history == self.twin.history
 
 
-TestBudgetMachine = BudgetMachine.TestCase
-TestBudgetMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestGrowMachine = GrowMachine.TestCase
+TestGrowMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def budget(blocks: int = 4, **options: float) -> LeapBudget:
-    """A calibrated curriculum at block 1: 100 steps, 70 of them for the ramp."""
-    curriculum = LeapBudget(blocks, **{"steps": 100, "min_steps": 5, **options})
-    curriculum.calibrate([0.5] + [0.1] * (blocks - 1))
-    return curriculum
+def grow(blocks: int, **options: object) -> LeapGrow:
+    """From block 1: 100 steps, 70 of them for the ramp; a plateau of 2 x 5 steps."""
+    return LeapGrow(blocks, **{"steps": 100, "plateau": Plateau(5, 0.01), **options})
 
 
-def test_budget__shares_the_ramp_out_equally_when_nothing_is_similar() -> None:
-    curriculum = budget(blocks=8)
-    moves = [step for step in range(1, 101) if curriculum.observe(step, 0.0)]
+def test_grow__shares_the_ramp_out_equally_while_the_similarity_rises() -> None:
+    curriculum = grow(blocks=8)
+    moves = [step for step in range(1, 101) if curriculum.observe(step, step / 100)]
     assert moves == [10, 20, 30, 40, 50, 60, 70]
     assert {move.reason for move in curriculum.history[1:]} == {"budget"}
 
 
-def test_budget__gives_the_steps_that_it_saves_to_deeper_blocks() -> None:
-    curriculum = budget(blocks=4)
-    moves = [step for step in range(1, 101) if curriculum.observe(step, 1.0 if step <= 10 else 0.0)]
-    assert moves == [5, 10, 70]  # two early advances; the third block has all that is left of 70
-    assert [move.reason for move in curriculum.history[1:]] == ["similarity", "similarity", "budget"]
+def test_grow__a_plateau_leaves_its_steps_to_deeper_blocks() -> None:
+    curriculum = grow(blocks=4)  # shares of 70 / 3
+    moves = [step for step in range(1, 101) if curriculum.observe(step, 0.5 if step <= 10 else step / 100)]
+    assert moves == [10, 40, 70]  # block 1 is level after 10 steps: the others have 60 / 2 each
+    assert [move.reason for move in curriculum.history[1:]] == ["plateau", "budget", "budget"]
 
 
-def test_budget__average_of_one_similarity_is_that_similarity() -> None:
-    curriculum = budget(smoothing=0.05, min_steps=0)
-    curriculum.observe(1, 0.6)
-    assert curriculum.average == pytest.approx(0.6)
-    curriculum.observe(2, math.nan)
-    assert curriculum.average == pytest.approx(0.6)
-    curriculum.observe(3, 0.8)
-    assert curriculum.average == pytest.approx((0.95 * 0.6 + 0.8) / 1.95)
-
-
-def test_budget__skips_blocks_rather_than_miss_the_last() -> None:
-    curriculum = budget(blocks=12, steps=5, last_share=0.4)
+def test_grow__skips_blocks_rather_than_miss_the_last() -> None:
+    curriculum = grow(blocks=12, steps=5, last_share=0.4)
     blocks = [curriculum.block]
     for step in range(1, 6):
         curriculum.observe(step, 0.0)
@@ -282,30 +308,35 @@ def test_budget__skips_blocks_rather_than_miss_the_last() -> None:
     assert blocks == sorted(blocks)
 
 
-def test_budget__retreats_once_when_the_deeper_block_is_lost() -> None:
-    curriculum = budget(blocks=3, threshold=0.5, retreat=0.5)
-    for step in range(1, 6):
-        curriculum.observe(step, 0.9)
-    assert curriculum.block == 2
-    reasons = []
-    for step in range(6, 40):
-        move = curriculum.observe(step, 0.1 if curriculum.block == 2 else 0.9)
-        reasons += [move.reason] if move else []
-    assert reasons[:2] == ["retreat", "similarity"]
-    assert "retreat" not in reasons[1:]
+def test_grow__starts_where_it_is_told_and_at_the_end_where_there_is_no_ramp() -> None:
+    assert grow(blocks=12, start=7).block == 7
+    assert grow(blocks=12, last_share=1.0).block == 12
+    with pytest.raises(CurriculumError, match=r"curriculum.start=13: the teacher's blocks are 1 to 12"):
+        grow(blocks=12, start=13)
+
+
+@pytest.mark.parametrize(("blocks", "depths"), [(12, [1, 2, 6, 12]), (24, [1, 1, 3, 12]), (4, [3, 6, 12])])
+def test_depth__of_a_growing_student_is_in_proportion_to_its_target(blocks: int, depths: list[int]) -> None:
+    curriculum = grow(blocks=blocks)
+    targets = [1, 2, 6, blocks] if blocks > 4 else [1, 2, 4]
+    assert [curriculum.depth(target, 12) for target in targets] == depths
+    assert [grow(blocks=blocks, grow=False).depth(target, 12) for target in targets] == [12] * len(targets)
+    assert Linear(blocks, steps=9).depth(1, 12) == 12
 
 
 @given(st.integers(1, 24), st.integers(1, 300), st.floats(0, 1))
 def test_linear__is_a_ramp_that_ends_with_the_last_blocks_share(blocks: int, steps: int, last_share: float) -> None:
-    curriculum = Linear(blocks, steps=steps, last_share=last_share)
-    seen = [curriculum.block]
+    curriculum, seen = Linear(blocks, steps=steps, last_share=last_share), []
+    seen.append(curriculum.block)
     for step in range(1, steps + 1):
         curriculum.observe(step, math.nan)
         seen.append(curriculum.block)
-    ramp = math.floor(steps * (1 - last_share))
+        if step == steps // 2:
+            curriculum = restored(curriculum, Linear(blocks, steps=steps, last_share=last_share))
+    ramp = round(steps * (1 - last_share))
     assert seen == sorted(seen)
     assert all(block == blocks for block in seen[ramp:])
-    assert {move.reason for move in curriculum.history[1:]} <= {"schedule"}
+    assert {move.reason for move in curriculum.history[1:]} <= {"budget"}
     if ramp >= blocks > 1:
         assert seen[0] == 1
         counts = [seen[:ramp].count(block) for block in range(1, blocks)]
@@ -319,11 +350,11 @@ def test_fixed__refuses_a_block_that_the_teacher_has_not() -> None:
             Fixed(12, block)
 
 
-def test_layerwise__targets() -> None:
-    assert OneToOne(4).targets == (1, 2, 3, 4)
-    assert LastTwo(4).targets == (3, 4)
-    assert LastTwo(1).targets == (1,)
-    assert OneToOne(4).layerwise
+def test_one_to_one__has_every_block_as_a_target_at_its_own_depth() -> None:
+    curriculum = OneToOne(4)
+    assert curriculum.targets == (1, 2, 3, 4)
+    assert curriculum.layerwise
+    assert [curriculum.depth(target, 12) for target in curriculum.targets] == [3, 6, 9, 12]
     assert not Last(4).layerwise
 
 
@@ -333,6 +364,9 @@ def test_make__knows_every_strategy_of_the_recipes() -> None:
         spec = kind(block=2) if name == "fixed" else kind()
         made[name] = make(spec, 12, steps_per_epoch=10, epochs=100)
         assert isinstance(made[name], Curriculum)
+    assert sorted(made) == ["fixed", "last", "leap", "leap-grow", "linear", "one-to-one"]
     assert len({type(curriculum) for curriculum in made.values()}) == len(recipe.CURRICULA)
-    assert made["leap"].max_steps == 50
-    assert made["leap-budget"].ramp == 700
+    assert (made["leap"].max_epochs, made["leap"].steps_per_epoch) == (5, 10)
+    assert made["leap-grow"].ramp == made["linear"].ramp == 700
+    assert made["leap-grow"].grows
+    assert make(recipe.LeapGrow(start="calibrated"), 12, steps_per_epoch=1, epochs=9).needs_calibration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
@@ -33,7 +34,9 @@ class Augmenter:
 
     def __call__(self, pixels: Tensor, aspect: Tensor, step: int, piece: int = 0) -> Tensor:
         """Augment the batch of optimiser step `step`, or one piece of it; aspect (B,): width / height of the photos."""
-        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + step + (piece << 40))
+        # Torch's generator takes 32 bits of a seed: three numbers are hashed into them.
+        mixed = np.random.SeedSequence((self.seed, step, piece)).generate_state(1)
+        draw = torch.Generator().manual_seed(int(mixed[0]))
         amount, device = len(pixels), pixels.device
         boxes = crops(aspect.cpu(), self.spec.scale, draw) * pixels.shape[1]
         images = pixels.permute(0, 3, 1, 2).float()  # (B, 3, side, side)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train import recipe
-from train.data.sources import EXTENSIONS, Source, find_photos
+from train.data.sources import Source, find_photos, photos_below
 from train.errors import TrainError
 
 
@@ -33,53 +33,68 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """train: distillation and probe. val: reported. held_out: photos that no training sees (may be empty)."""
+    """train: distillation and probe. val: reported. held_out: photos that no training sees (may be empty).
+
+    more: sets without labels that are distilled on too, and their weights. aside: photos that `data.holdout` keeps aside,
+    of train and of all further sets (may be empty); then val is those of train.
+    """
 
     train: Split
     val: Split
     held_out: Split
+    more: list[tuple[Split, float]]
+    aside: Split
 
 
 def find_splits(data: recipe.Data) -> Splits:
     """List the photos of a recipe, without decoding them. Raises TrainError for a missing or empty folder."""
     if data.source == "digits":
         return _digits()
-    folders: dict[str, Split] = {}
-    for key in ("train", "val"):
-        folder = getattr(data, key)
-        if folder is None:
-            raise TrainError(f"this recipe needs photos: give data.{key}=FOLDER, with a folder per class in it")
-        folders[key] = labelled_folder(Path(folder), key)
-    train, val = folders["train"], folders["val"]
-    if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))
-        raise TrainError(f"data.train and data.val have different class folders: {', '.join(odd[:5])}")
-    kept = {"train": train, "val": val}
-    out: list[Split] = []
-    if data.held_out:
-        matches = {
-            key: np.array([fnmatch(source.name, data.held_out) for source in split.sources], bool)
-            for key, split in kept.items()
-        }
-        out = [split.take(np.flatnonzero(matches[key])) for key, split in kept.items()]
-        kept["train"] = train.take(np.flatnonzero(~matches["train"]))
-    held_out = Split(
-        [source for split in out for source in split.sources],
-        np.concatenate([split.labels for split in out]) if out else np.empty(0, np.int64),
-        train.classes,
+    train, val = _folder(data, "train"), None
+    if data.holdout is None:
+        val = _folder(data, "val")
+        if train.classes != val.classes:
+            odd = sorted(set(train.classes) ^ set(val.classes))
+            raise TrainError(f"data.train and data.val have different class folders: {', '.join(odd[:5])}")
+    train, held_train = _held_out(train, data.held_out)
+    _, held_val = _held_out(val, data.held_out) if val else (None, train.take(np.empty(0, np.intp)))
+    more = [
+        (_held_out(unlabelled(find_photos(Path(set_.path))), data.held_out)[0], set_.weight) for set_ in data.further
+    ]
+    aside = []
+    if data.holdout is not None:
+        train, val = _every(train, data.holdout)
+        parted = [(*_every(split, data.holdout), weight) for split, weight in more]
+        more, aside = [(kept, weight) for kept, _, weight in parted], [val, *(split for _, split, _ in parted)]
+    return Splits(
+        train,
+        val,  # type: ignore[arg-type]
+        Split(
+            held_train.sources + held_val.sources, np.concatenate([held_train.labels, held_val.labels]), train.classes
+        ),
+        more,
+        unlabelled([source for split in aside for source in split.sources]),
     )
-    return Splits(kept["train"], kept["val"], held_out)
 
 
-def find_more(data: recipe.Data) -> list[tuple[Split, float]]:
-    """The sets of `data.more` and their weights; held-out photos are left out. Raises TrainError."""
-    sets = []
-    for spec in data.further:
-        found = find_photos(Path(spec.path))
-        if data.held_out:
-            found = [photo for photo in found if not fnmatch(photo.name, data.held_out)]
-        sets.append((unlabelled(found), spec.weight))
-    return sets
+def _folder(data: recipe.Data, key: str) -> Split:
+    folder = getattr(data, key)
+    if folder is None:
+        raise TrainError(f"this recipe needs photos: give data.{key}=FOLDER, with a folder per class in it")
+    return labelled_folder(Path(folder), key)
+
+
+def _held_out(split: Split, pattern: str | None) -> tuple[Split, Split]:
+    """The photos whose file names do not match, and those that do."""
+    names = [getattr(source, "name", "") for source in split.sources]
+    matches = np.array([pattern is not None and fnmatch(name, pattern) for name in names], bool)
+    return split.take(np.flatnonzero(~matches)), split.take(np.flatnonzero(matches))
+
+
+def _every(split: Split, nth: int) -> tuple[Split, Split]:
+    """The photos but for every n-th, and those; in a random order that is always the same."""
+    order = np.random.default_rng(0).permutation(len(split))
+    return split.take(np.sort(order[len(order) // nth :])), split.take(np.sort(order[: len(order) // nth]))
 
 
 def unlabelled(sources: Sequence[Source]) -> Split:
@@ -95,7 +110,7 @@ def labelled_folder(folder: Path, key: str = "train") -> Split:
     sources: list[Source] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        found = photos_below(folder / name)
         sources += found
         labels += [label] * len(found)
     if not sources:
@@ -115,4 +130,5 @@ def _digits() -> Splits:
     classes = tuple(str(digit) for digit in range(10))
     train, val = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     every = Split(sources, labels, classes)
-    return Splits(every.take(train), every.take(val), every.take(np.empty(0, np.intp)))
+    none = every.take(np.empty(0, np.intp))
+    return Splits(every.take(train), every.take(val), none, [], none)

@@ -157,8 +157,8 @@ def _decode(sources: Sequence[Source], views: Sequence[tuple[View, str]], folder
         os.replace(partial, folder / f"{name}.u8")
         about = {"view": repr(view), "side": view.side, "skipped": skipped[:SKIPPED_SHOWN]}
         table = pyarrow.table(rows).replace_schema_metadata({"store": json.dumps(about)})
-        pyarrow.parquet.write_table(table, folder / f"{name}.part")
-        os.replace(folder / f"{name}.part", _index(folder, name))
+        pyarrow.parquet.write_table(table, partial)
+        os.replace(partial, _index(folder, name))
 
 
 def _decoded(

@@ -10,6 +10,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 import torch
+from torch.nn import functional
 
 from leap_zoo.card import Metric
 from train.data.labels import imagenet_indices
@@ -31,12 +32,14 @@ FILE = "teacher.json"
 class Judged:
     """Photos as the deployed model will see them: the probe learns from `train`, figures are of the other two.
 
-    held_out: photos that neither the student nor the probe learned from; None where there are none.
+    held_out: photos that neither the student nor the probe learned from. aside: photos of all sets that `data.holdout`
+    keeps aside, labelled or not. None where there are none.
     """
 
     train: Photos
     val: Photos
     held_out: Photos | None
+    aside: Photos | None = None
 
 
 def measure(
@@ -63,6 +66,8 @@ def measure(
     pooling = max(probes, key=lambda kind: probes[kind].selection.value)
     if recipe.teacher.head is not None:
         metrics += _teacher_head(recipe, features, photos, teacher)
+    if photos.aside is not None:
+        metrics += _fidelity(recipe, features, photos.aside, teacher)
     return metrics, pooling, probes[pooling]
 
 
@@ -78,6 +83,19 @@ def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: T
     logits = teacher.head(space.to(next(teacher.parameters()).device)).cpu()
     score = scores.accuracy(logits.argmax(1), torch.from_numpy(indices[judged.labels]))
     return [scores.share(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
+
+
+def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teacher) -> list[Metric]:
+    """How near the student is to its teacher on the same photos: cosine of the CLS tokens, and the same top-1."""
+    ours = extract(features, photos.pixels, "photos kept aside")["teacher"]
+    theirs = extract(_features(teacher), photos.pixels, "photos kept aside, the teacher")["teacher"]
+    where = "all training photos", f"one in {recipe.data.holdout}, kept aside"
+    metrics = [scores.mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
+    if recipe.teacher.head is not None:
+        device = next(teacher.parameters()).device
+        mine, its = (teacher.head(space.to(device)).argmax(1).cpu() for space in (ours, theirs))
+        metrics.append(scores.share("top-1 agreement with the teacher", *where, scores.accuracy(mine, its)))
+    return metrics
 
 
 def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher, folder: Path) -> list[Metric]:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from train import recipe
 from train.errors import TrainError
 
-Reason = Literal["start", "calibration", "similarity", "timeout", "plateau", "budget", "schedule"]
+Reason = Literal["start", "calibration", "similarity", "timeout", "plateau", "budget"]
 
 
 class CurriculumError(TrainError):
@@ -35,8 +35,8 @@ class Move:
 
     step: int
     block: int
-    similarity: float | None
-    reason: Reason
+    similarity: float | None = None
+    reason: Reason = "start"
 
 
 class Curriculum:
@@ -133,7 +133,7 @@ class Curriculum:
                     f"the checkpoint's curriculum has {key}={state.get(key)!r}, this run has {mine!r}; "
                     "resume with the recipe that began the run, or start a new run folder"
                 )
-        self.block, self.dropped = int(state["block"]), int(state["dropped"])
+        self.block, self.dropped = state["block"], state["dropped"]
         self.history = [Move(**move) for move in state["history"]]
 
 
@@ -162,24 +162,6 @@ class OneToOne(Last):
     def targets(self) -> tuple[int, ...]:
         """All blocks."""
         return tuple(range(1, self.blocks + 1))
-
-
-class Linear(Curriculum):
-    """A ramp by the step count alone: equal shares for all blocks but the last, which has `last_share` of `steps`."""
-
-    def __init__(self, blocks: int, *, steps: int, last_share: float = 0.3) -> None:
-        super().__init__(blocks)
-        self.ramp = _ramp(steps, last_share)
-        self._move(0, self._due(0), None, "start")
-
-    def _decide(self, step: int, similarity: float | None) -> Move | None:
-        due = self._due(step)
-        return self._move(step, due, similarity, "schedule") if due > self.block else None
-
-    def _due(self, step: int) -> int:
-        if step >= self.ramp:
-            return self.blocks
-        return 1 + step * (self.blocks - 1) // self.ramp
 
 
 class Leap(Curriculum):
@@ -220,7 +202,7 @@ class Leap(Curriculum):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         super().load_state_dict(state)
-        self.average = float(state["average"])
+        self.average = state["average"]
 
 
 class Plateau:
@@ -291,30 +273,29 @@ class LeapGrow(Curriculum):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         super().load_state_dict(state)
-        self.plateau.seen = [(int(step), float(value)) for step, value in state["seen"]]
+        self.plateau.seen = [(step, value) for step, value in state["seen"]]
+
+
+class Linear(LeapGrow):
+    """A ramp by the step count alone: equal shares for all blocks but the last, which has `last_share` of `steps`."""
+
+    def __init__(self, blocks: int, *, steps: int, last_share: float = 0.3) -> None:
+        never = Plateau(steps + 1, 0.0)
+        super().__init__(blocks, steps=steps, last_share=last_share, grow=False, plateau=never)
 
 
 def make(spec: recipe.AnyCurriculum, blocks: int, *, steps_per_epoch: int, epochs: int) -> Curriculum:
     """The strategy that a recipe asks for, its epochs turned into steps."""
     steps = epochs * steps_per_epoch
     match spec:
-        case recipe.Leap():
+        case recipe.Leap(threshold=threshold, smoothing=smoothing, max_epochs=most):
             return Leap(
-                blocks,
-                threshold=spec.threshold,
-                smoothing=spec.smoothing,
-                max_epochs=spec.max_epochs,
-                steps_per_epoch=steps_per_epoch,
+                blocks, threshold=threshold, smoothing=smoothing, max_epochs=most, steps_per_epoch=steps_per_epoch
             )
-        case recipe.LeapGrow():
-            return LeapGrow(
-                blocks,
-                steps=steps,
-                last_share=spec.last_share,
-                start=None if spec.start == "calibrated" else spec.start,
-                grow=spec.grow,
-                plateau=Plateau(spec.plateau_steps, spec.plateau_rise),
-            )
+        case recipe.LeapGrow(last_share=share, grow=grow):
+            start = None if spec.start == "calibrated" else spec.start
+            plateau = Plateau(spec.plateau_steps, spec.plateau_rise)
+            return LeapGrow(blocks, steps=steps, last_share=share, start=start, grow=grow, plateau=plateau)
         case recipe.Linear():
             return Linear(blocks, steps=steps, last_share=spec.last_share)
         case recipe.Fixed():

@@ -21,9 +21,8 @@ from train.recipe import Recipe
 
 
 class View(NamedTuple):
-    """One target as the student sees it: its patch tokens (B, N, D_s), g of patches (B, N, D_t) and CLS (B, D_t)."""
+    """One target as the student sees it, in the teacher's space: g of patches (B, N, D_t) and of CLS (B, D_t)."""
 
-    student: Tensor
     patches: Tensor
     cls: Tensor
 
@@ -66,7 +65,7 @@ class Distiller(nn.Module):
             if self.recipe.loss.logits_weight and target == self.blocks:
                 loss = loss + self.recipe.loss.logits_weight * self._class_divergence(view.cls, found.cls)
             losses.append(loss)
-        return torch.stack(losses).mean(), self.measure(view.student, view.patches, wanted.patches)
+        return torch.stack(losses).mean(), self.measure(view.patches, wanted.patches)
 
     def views(self, images: Tensor, targets: tuple[int, ...]) -> list[View]:
         """Normalised images (B, 3, H, W) -> a view per target, float32; no block deeper than they need is run."""
@@ -75,7 +74,7 @@ class Distiller(nn.Module):
         found = tokens_at(self.student, images, [self.depth(target) for target in targets])
         for tokens, projection in zip(found, [*self.others, self.projection], strict=True):
             projected = projection(tokens).float()  # (B, prefix + N, D_t)
-            views.append(View(tokens[:, prefix:], projected[:, prefix:], projected[:, 0]))
+            views.append(View(projected[:, prefix:], projected[:, 0]))
         return views
 
     @torch.no_grad()
@@ -87,7 +86,7 @@ class Distiller(nn.Module):
         for tokens, theirs in zip(tokens_at(self.student, images, depths), every_block, strict=True):
             projected = self.projection(tokens[:, prefix:]).float()
             wanted = match_grid(theirs.patches, projected)
-            found.append(self.measure(tokens[:, prefix:], projected, wanted))
+            found.append(self.measure(projected, wanted))
         return torch.stack(found)
 
     @torch.no_grad()

@@ -8,22 +8,23 @@ from typing import NamedTuple
 
 import timm
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from train import recipe
 from train.errors import TrainError
-from train.method.hub import fetch_weights
 
 # The modules of timm whose ViTs agree on tokens, final norm and early exit, as the tests show.
 FAMILIES = {
     f"timm.models.{name}"
     for name in ("vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "deit", "beit", "eva")
 }
+HUB_FILE = "model.safetensors"  # what timm's own repositories hold; custom names are those of other formats
 LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 EXAMPLE = "vit_small_patch14_dinov2 or vit_tiny_patch16_224"
-_NO_BLOCKS = f"{{}} is no ViT whose blocks LEAP can follow; choose one with a CLS token, such as {EXAMPLE}"
+_NO_BLOCKS = f"{{}} is not a ViT whose blocks LEAP can follow; choose one with a CLS token, such as {EXAMPLE}"
 
 
 class Tokens(NamedTuple):
@@ -181,7 +182,7 @@ def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> nn.Module
         return timm.create_model(spec.model, img_size=pixels, **{**spec.options, **arguments})
     except SafetensorError as error:
         raise TrainError(
-            f"{spec.checkpoint or spec.model} is no safetensors file ({error}); download it again"
+            f"{spec.checkpoint or spec.model} is not a safetensors file ({error}); download it again"
         ) from error
     except OSError as error:
         raise TrainError(f"cannot read the teacher's weights: {error}") from error
@@ -199,9 +200,9 @@ def _local_weights(spec: recipe.Teacher) -> Path | None:
         return None
     path = Path(spec.checkpoint)
     if not path.is_file():
-        raise TrainError(f"no teacher file {path}; give teacher.checkpoint=FILE.safetensors")
+        raise TrainError(f"there is no teacher file {path}; give teacher.checkpoint=FILE.safetensors")
     if path.suffix != ".safetensors":
-        raise TrainError(f"{path.name} is no .safetensors file; other checkpoints are pickles and are never opened")
+        raise TrainError(f"{path.name} is not a .safetensors file; other checkpoints are pickles and are never opened")
     return path
 
 
@@ -213,3 +214,23 @@ def _check(vit: nn.Module) -> None:
         raise TrainError(
             f"this {name} has no CLS token, which the loss needs; choose a ViT with one, such as {EXAMPLE}"
         )
+
+
+def fetch_weights(model: str) -> Path:
+    """The weights of a timm model, from the hub or from its local cache. Raises TrainError."""
+    config = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    repository = config.hf_hub_id if config is not None else None
+    if not repository:
+        raise TrainError(
+            f"timm names no safetensors weights for {model}; "
+            "give them: teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
+        )
+    try:
+        return Path(hf_hub_download(repository, config.hf_hub_filename or HUB_FILE))
+    except Exception as error:  # the client passes on errors of whatever HTTP library it uses; they share no ancestor
+        reason = " ".join(str(error).split())[:160]
+        raise TrainError(
+            f"cannot fetch {model} from the hub ({type(error).__name__}: {reason}); where its licence must be "
+            f"accepted first, log in with `hf auth login`; offline, download {HUB_FILE} of {repository} elsewhere and "
+            "give it: teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
+        ) from error

@@ -1,0 +1,102 @@
+"""`python -m train` in processes that can be killed: forked from a server that has imported torch once for all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train.pipeline", "train.summary", "train.plot.report"])
+LONGEST = 200  # seconds that a process may take on a busy machine
+
+
+@dataclass
+class Command:
+    """A running command line and the file that it writes to."""
+
+    process: ForkServerProcess
+    output: Path
+
+    def finish(self) -> tuple[int, str]:
+        """Its exit status (negative: the signal that ended it) and what it printed."""
+        self.process.join(LONGEST)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"the command still ran after {LONGEST} s:\n{self.output.read_text()[-3000:]}")
+        return self.process.exitcode, self.output.read_text()
+
+    def signal_after(self, step: int, folder: Path, number: signal.Signals) -> tuple[int, str]:
+        """Send a signal once the run in `folder` has a checkpoint of `step` steps or more; as `finish`."""
+        until = time.monotonic() + LONGEST
+        while not any(path.name >= f"step-{step:08d}" for path in (folder / "checkpoints").glob("step-*.safetensors")):
+            assert self.process.is_alive(), self.output.read_text()
+            assert time.monotonic() < until, "no such checkpoint was written"
+            time.sleep(0.005)
+        os.kill(self.process.pid, number)
+        return self.finish()
+
+
+def start(*words: object, output: Path, environment: dict[str, str] | None = None) -> Command:
+    """`python -m train WORDS`, on one thread: there the arithmetic is the same each time."""
+    process = CONTEXT.Process(target=_main, args=([str(word) for word in words], str(output), environment or {}))
+    process.start()
+    return Command(process, output)
+
+
+def start_two(*words: object, output: Path) -> list[Command]:
+    """The command in two processes that meet, with the environment that torchrun would give them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {
+        "TORCHELASTIC_RUN_ID": "test",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "1",
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return [
+        start(
+            *words,
+            output=output.with_name(f"{output.stem}-{rank}.txt"),
+            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+
+
+def finish_all(commands: list[Command]) -> list[str]:
+    """What commands printed that all ended well; where one fails, the others are ended."""
+    until = time.monotonic() + LONGEST
+    while any(command.process.is_alive() for command in commands) and time.monotonic() < until:
+        if any(command.process.exitcode for command in commands):
+            break
+        time.sleep(0.05)
+    for command in commands:
+        if any(other.process.exitcode for other in commands) or time.monotonic() >= until:
+            command.process.kill()
+    done = [command.finish() for command in commands]
+    assert [code for code, _ in done] == [0] * len(done), "\n".join(text[-2000:] for _, text in done)
+    return [text for _, text in done]
+
+
+def _main(words: list[str], output: str, environment: dict[str, str]) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update(environment)
+    import torch
+
+    from train.__main__ import main
+
+    torch.set_num_threads(1)
+    raise SystemExit(main(words))

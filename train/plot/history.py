@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from train import checkpoint, log
+from train import checkpoint, log, table
 from train.errors import TrainError
 from train.evaluate import monitor
 from train.method.curriculum import Move
 from train.recipe import Recipe
 from train.recipe_file import load_recipe
-from train.run import RECIPE, RunReport, read_moves
+from train.run import RECIPE, RunReport
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,8 @@ def load_history(folder: Path) -> History:
 
 def _moves(folder: Path) -> list[Move]:
     """From curriculum.csv or, before the end of the run has written it, from the newest checkpoint."""
-    path = folder / "curriculum.csv"
-    if path.is_file():
-        try:
-            return read_moves(path)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise TrainError(
-                f"{path} does not list the moves of a target block; move it away to draw without"
-            ) from error
+    if (folder / "curriculum.csv").is_file():
+        return table.read(folder / "curriculum.csv", Move)
     saved = checkpoint.latest(folder / "checkpoints")
     if saved is None:
         return []

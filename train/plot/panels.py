@@ -20,7 +20,6 @@ REASONS = {  # why the target moved: a marker, and what it means to a newcomer
     "timeout": ("X", "timeout: the longest stay was over"),
     "plateau": ("P", "plateau: the similarity stopped rising"),
     "budget": ("o", "budget: the block's share of the steps was used up"),
-    "schedule": ("^", "schedule: by the step count alone"),
 }
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar in a name is no formula

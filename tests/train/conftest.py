@@ -115,6 +115,7 @@ def make_recipe(tree: Callable[[], dict]) -> Callable[..., Recipe]:
         values = tree()
         for key, part in parts.items():
             values[key] = {**values.get(key, {}), **part} if isinstance(part, dict) else part
+        values.get("curriculum", {}).setdefault("strategy", "leap")
         return msgspec.convert(values, Recipe)
 
     return make

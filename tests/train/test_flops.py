@@ -6,47 +6,66 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from train.distill import Distiller
-from train.flops import count, student_flops, teacher_flops
+from train.method.distiller import Distiller
+from train.method.flops import count, student_flops, teacher_flops
+from train.method.teacher import Teacher
 
 IMAGE = torch.zeros(1, 3, 32, 32)
-TOKENS, WIDTH = 1 + 16, 48  # of the tiny teacher
+TOKENS, WIDTH = 1 + 16, 48  # of the tiny teacher, and of the student, which has its shape
 BLOCK = 2 * TOKENS * WIDTH * WIDTH * 12 + 2 * 2 * TOKENS * TOKENS * WIDTH  # qkv 3, out 1, MLP 8; two attention products
 PATCHES = 2 * 16 * WIDTH * 3 * 8 * 8
+PROJECTION = 2 * TOKENS * WIDTH * WIDTH
 
 
-def test_teacher_flops__are_those_of_its_matrix_products(make_distiller: Callable[..., Distiller]) -> None:
-    assert teacher_flops(make_distiller(), IMAGE) == [PATCHES + block * BLOCK for block in range(1, 13)]
+def student_step(depth: int) -> int:
+    """Forward, and twice as much backward but for the gradient of the photo, which nobody asks for."""
+    return 3 * (PATCHES + depth * BLOCK + PROJECTION) - PATCHES
 
 
-def test_student_flops__are_about_three_forward_passes(make_distiller: Callable[..., Distiller]) -> None:
+def test_teacher_flops__are_those_of_its_matrix_products(teacher: Teacher) -> None:
+    assert teacher_flops(teacher, IMAGE) == [PATCHES + block * BLOCK for block in range(1, 13)]
+
+
+def test_student_flops__are_three_forward_passes(make_distiller: Callable[..., Distiller]) -> None:
     distiller = make_distiller()
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        distiller.views(IMAGE)
-    assert 2.8 < student_flops(distiller, IMAGE) / counter.get_total_flops() <= 3
+    assert [student_flops(distiller, IMAGE, block) for block in (1, 12)] == [student_step(12)] * 2
     assert all(parameter.grad is None for parameter in distiller.parameters())
 
 
-def test_saving__is_the_hand_calculation(make_distiller: Callable[..., Distiller]) -> None:
-    distiller = make_distiller()
-    distiller.block_images = [64, 0, 48] + [0] * 8 + [80]
-    distiller.calibration_images = 16
+def test_student_flops__of_a_growing_one_are_of_the_blocks_that_it_runs(
+    make_distiller: Callable[..., Distiller],
+) -> None:
+    distiller = make_distiller(curriculum={"strategy": "leap-grow"})
+    assert [student_flops(distiller, IMAGE, block) for block in (1, 5, 12)] == [student_step(d) for d in (1, 5, 12)]
+
+
+def test_student_flops__of_one_to_one_have_a_projection_per_block(make_distiller: Callable[..., Distiller]) -> None:
+    distiller = make_distiller(curriculum={"strategy": "one-to-one"})
+    assert student_flops(distiller, IMAGE, 12) == student_step(12) + 11 * 3 * PROJECTION
+
+
+@pytest.mark.parametrize("strategy", ["leap", "leap-grow"])
+def test_saving__is_the_hand_calculation(
+    make_distiller: Callable[..., Distiller], teacher: Teacher, strategy: str
+) -> None:
+    distiller = make_distiller(curriculum={"strategy": strategy})
     depths = [PATCHES + block * BLOCK for block in range(1, 13)]
-    run = 4 * depths[0] + 3 * depths[2] + 5 * depths[11] + depths[11]
-    cost = count(distiller)
-    assert cost.teacher == 16 * run
-    assert cost.teacher_full == 16 * 12 * depths[11]
-    assert cost.teacher_saved == pytest.approx(1 - run / (12 * depths[11]))
-    student = 16 * 12 * student_flops(distiller, IMAGE)
-    assert cost.total == cost.teacher + student
-    assert cost.total_saved == pytest.approx(1 - cost.total / (cost.teacher_full + student))
-    assert 0 < cost.total_saved < cost.teacher_saved < 1
+    images = {1: 64, 3: 48, 12: 80}
+    cost = count(distiller, teacher, [images.get(block, 0) for block in range(1, 13)], 16, 32)
+    assert cost.teacher == sum(n * depths[block - 1] for block, n in images.items()) + 16 * depths[11]
+    assert cost.teacher_full == 192 * depths[11]
+    assert cost.student_full == 192 * student_step(12)
+    grown = strategy == "leap-grow"
+    assert cost.student == sum(n * student_step(block if grown else 12) for block, n in images.items())
+    assert cost.teacher_saved == pytest.approx(1 - cost.teacher / cost.teacher_full)
+    assert cost.total_saved == pytest.approx(
+        1 - (cost.teacher + cost.student) / (cost.teacher_full + cost.student_full)
+    )
+    assert 0.2 < cost.teacher_saved < 1
+    assert cost.total_saved > 0.4 if grown else cost.total_saved < cost.teacher_saved / 2
 
 
-def test_saving__of_the_whole_teacher_is_nothing(make_distiller: Callable[..., Distiller]) -> None:
-    distiller = make_distiller(curriculum={"strategy": "last"})
-    distiller.block_images = [0] * 11 + [14]
-    assert count(distiller).teacher_saved == 0
+def test_saving__of_the_whole_teacher_is_nothing(make_distiller: Callable[..., Distiller], teacher: Teacher) -> None:
+    cost = count(make_distiller(curriculum={"strategy": "last"}), teacher, [0] * 11 + [14], 0, 32)
+    assert (cost.teacher_saved, cost.total_saved) == (0, 0)

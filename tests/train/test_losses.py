@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.losses import DISTANCES, TargetScale
-from train.teacher import Tokens
+from train.method.losses import DISTANCES, TargetScale
+from train.method.teacher import Tokens
 
 
 def batch(seed: int) -> Tokens:

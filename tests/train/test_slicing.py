@@ -9,9 +9,12 @@ import timm
 import torch
 from torch import nn
 
-from train import recipe, slicing
+from train import recipe
 from train.errors import TrainError
-from train.teacher import Teacher
+from train.method import slicing
+from train.method.distiller import Distiller
+from train.method.student import make_student
+from train.method.teacher import Teacher
 
 
 def images(count: int = 48, side: int = 32) -> torch.Tensor:
@@ -85,7 +88,7 @@ def test_other_patch_and_resolution__are_resampled(make_teacher: Callable[..., T
 @pytest.mark.parametrize(
     ("teacher_options", "student_options", "words"),
     [
-        ({"model": "deit3_small_patch16_224"}, {}, "no plain ViT"),
+        ({"model": "deit3_small_patch16_224"}, {}, "not a plain ViT"),
         ({"reg_tokens": 2}, {}, "student.registers=2"),
         ({}, {"size": "nano"}, "which is smaller"),
         ({}, {"layerscale": 0.1}, "exclude each other"),
@@ -95,26 +98,26 @@ def test_other_patch_and_resolution__are_resampled(make_teacher: Callable[..., T
 def test_student_that_cannot_start_from_its_teacher__is_refused(
     make_teacher: Callable[..., Teacher], teacher_options: dict, student_options: dict, words: str
 ) -> None:
-    from train.students import make_student
-
     teacher = make_teacher(**teacher_options)
     student = make_student(recipe.Student(**{"size": "digits", "patch": 8, **student_options}), pixels=32)
     with pytest.raises(TrainError, match=words):
         slicing.start_from_teacher(student, nn.Linear(student.embed_dim, 48), teacher.vit, images())
 
 
-def test_distiller__starts_where_its_teacher_is(make_distiller: Callable, pixels: torch.Tensor) -> None:
+def test_distiller__starts_where_its_teacher_is(make_distiller: Callable[..., Distiller], teacher: Teacher) -> None:
     fresh, warm = (make_distiller(loss={"targets": "raw"}, curriculum={"strategy": "last"}) for _ in range(2))
-    warm.start_from_teacher(torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8))
-    assert float(warm.training_step(pixels, 0).detach()) < 0.3 * float(fresh.training_step(pixels, 0).detach())
+    warm.start_from_teacher(teacher, images())
+    asked = images(8)
+    ours, theirs = (each(asked, teacher.at(asked, (12,)), (12,))[0] for each in (warm, fresh))
+    assert float(ours.detach()) < 0.1 * float(theirs.detach())
 
 
-def test_distiller_of_standardised_targets__has_a_projection_of_standardised_tokens(make_distiller: Callable) -> None:
+def test_distiller_of_standardised_targets__has_a_projection_of_standardised_tokens(
+    make_distiller: Callable[..., Distiller], teacher: Teacher
+) -> None:
     warm = make_distiller(loss={"targets": "standardised"}, curriculum={"strategy": "last"})
-    seen = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
-    warm.start_from_teacher(seen)
-    images = (seen.permute(0, 3, 1, 2) / 255 - warm.pixel_mean) / warm.pixel_std
+    warm.start_from_teacher(teacher, images())
     with torch.no_grad():
-        patches = warm.views(images)[-1].patches.flatten(0, 1)  # a student of the teacher's width: its very patches
+        patches = warm.views(images(), (12,))[-1].patches.flatten(0, 1)  # of the teacher's width: its very patches
     torch.testing.assert_close(patches.mean(0), torch.zeros(48), atol=0.05, rtol=0)
     torch.testing.assert_close(patches.std(0), torch.ones(48), atol=0.05, rtol=0)

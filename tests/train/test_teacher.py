@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from train.errors import TrainError
-from train.teacher import Teacher
+from train.method.teacher import Teacher
 
 # Every family that recipes may name, small: options replace those of `make_teacher`; registers and CLS by `prefix`.
 KINDS = {
@@ -164,7 +164,7 @@ def test_teacher__is_frozen_and_stays_in_evaluation_mode(make_teacher: Callable[
 
 
 @pytest.mark.parametrize(
-    ("model", "reason"), [("resnet18", "is no ViT whose blocks"), ("vit_small_patch16_36x1_224", None)]
+    ("model", "reason"), [("resnet18", "is not a ViT whose blocks"), ("vit_small_patch16_36x1_224", None)]
 )
 def test_teacher__needs_blocks(model: str, reason: str | None) -> None:
     vit = timm.create_model(model, **({} if reason else {"depth": 1, "embed_dim": 48, "num_heads": 3}))

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from train import recipe
-from train.distill import Distiller
-from train.teacher import Teacher, make_vit
+from train.loop import Training
+from train.method.distiller import Distiller
+from train.method.teacher import Teacher, make_vit
 
 
 def test_teacher_of_other_pixels__sees_the_photo_enlarged(make_teacher: Callable[..., Teacher]) -> None:
@@ -26,21 +27,22 @@ def test_recipe__decides_the_pixels_of_the_teacher() -> None:
     assert Teacher(make_vit(spec, 64)).grid == 6
 
 
-def test_distiller__matches_the_larger_teachers_grid(make_teacher: Callable[..., Teacher], make_distiller) -> None:
-    like = make_distiller()
+def test_distiller__matches_the_larger_teachers_grid(
+    make_teacher: Callable[..., Teacher], make_training: Callable[..., Training], images: torch.Tensor
+) -> None:
     teacher = make_teacher(img_size=48, num_classes=3)
-    distiller = Distiller(like.spec, teacher, (0.5,) * 3, (0.5,) * 3, 4)
-    assert torch.isfinite(distiller.training_step(torch.zeros(4, 40, 40, 3, dtype=torch.uint8), 0))
+    distiller = make_training(teacher=teacher).distiller
+    loss, _ = distiller(images, teacher.at(images, (12,)), (12,))
+    assert torch.isfinite(loss)
 
 
 @pytest.mark.parametrize("targets", ["raw", "standardised"])
 def test_class_divergence__joins_the_loss_at_the_last_block_only(
-    make_distiller: Callable[..., Distiller], pixels: torch.Tensor, targets: str
+    make_distiller: Callable[..., Distiller], teacher: Teacher, images: torch.Tensor, targets: str
 ) -> None:
     def loss(weight: float, block: int) -> float:
-        part = {"targets": targets, "logits_weight": weight}
-        distiller = make_distiller(loss=part, curriculum={"strategy": "fixed", "block": block})
-        return float(distiller.training_step(pixels, 0))
+        distiller = make_distiller(loss={"targets": targets, "logits_weight": weight})
+        return float(distiller(images, teacher.at(images, (block,)), (block,))[0].detach())
 
     assert loss(1.0, 11) == loss(0.0, 11)
     gain = [loss(weight, 12) - loss(0.0, 12) for weight in (1.0, 2.0)]
@@ -48,11 +50,14 @@ def test_class_divergence__joins_the_loss_at_the_last_block_only(
     assert gain[1] == pytest.approx(2 * gain[0], rel=1e-3)
 
 
-def test_class_divergence__is_zero_where_the_classes_agree(make_distiller: Callable[..., Distiller]) -> None:
-    distiller = make_distiller(loss={"targets": "raw", "logits_weight": 1.0})
-    cls = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
-    asked = cls.clone().requires_grad_()
-    assert float(distiller._class_divergence(asked, cls).detach()) == pytest.approx(0, abs=1e-6)
-    other = torch.randn(5, 48, requires_grad=True)
-    distiller._class_divergence(other, cls).backward()
-    assert other.grad.abs().sum() > 0
+def test_class_divergence__of_a_student_that_is_its_teacher_is_nothing(
+    make_distiller: Callable[..., Distiller], teacher: Teacher, images: torch.Tensor
+) -> None:
+    def loss(weight: float) -> float:
+        parts = {"targets": "raw", "cls_weight": 0.0, "logits_weight": weight}
+        distiller = make_distiller(loss=parts, curriculum={"strategy": "last"})
+        distiller.student.load_state_dict(teacher.vit.state_dict(), strict=False)  # all but the classifier
+        torch.nn.init.eye_(distiller.projection.weight)
+        return float(distiller(images, teacher.at(images, (12,)), (12,))[0].detach())
+
+    assert loss(1.0) == pytest.approx(loss(0.0), abs=1e-5)

@@ -12,9 +12,10 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
-from train import hub, recipe
+from train import recipe
 from train.errors import TrainError
-from train.teacher import Teacher, make_vit
+from train.method import teacher as teachers
+from train.method.teacher import Teacher, make_vit
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "teachers" / "vit_tiny_patch16_224.safetensors"
 
@@ -79,7 +80,7 @@ def test_make_vit__refuses_what_is_no_safetensors_file(
 ) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(teacher_file.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(TrainError, match=r"broken\.safetensors is no safetensors file") as caught:
+    with pytest.raises(TrainError, match=r"broken\.safetensors is not a safetensors file") as caught:
         make_vit(spec(checkpoint=str(broken)), 32, classes=3)
     one_line(caught)
 
@@ -87,10 +88,10 @@ def test_make_vit__refuses_what_is_no_safetensors_file(
 @pytest.mark.parametrize(
     ("values", "pixels", "reason"),
     [
-        ({"model": "resnet18"}, 32, "resnet18 is no ViT whose blocks"),
-        ({"model": "swin_tiny_patch4_window7_224"}, 224, "is no ViT whose blocks"),
-        ({"model": "convnext_tiny"}, 32, "is no ViT whose blocks"),
-        ({"model": "mixer_b16_224"}, 32, "is no ViT whose blocks"),
+        ({"model": "resnet18"}, 32, "resnet18 is not a ViT whose blocks"),
+        ({"model": "swin_tiny_patch4_window7_224"}, 224, "is not a ViT whose blocks"),
+        ({"model": "convnext_tiny"}, 32, "is not a ViT whose blocks"),
+        ({"model": "mixer_b16_224"}, 32, "is not a ViT whose blocks"),
         ({"model": "vit_base_patch16_siglip_224"}, 32, "no CLS token"),
         ({"model": "vit_small_patch14_dinov2", "options": {}}, 160, "multiple of 14"),
         ({"model": "vit_small_patch14_dinov2", "options": {}, "head": "imagenet1k"}, 224, "no classifier"),
@@ -104,7 +105,7 @@ def test_make_vit__refuses_what_is_no_safetensors_file(
 def test_make_vit__refuses_before_it_fetches(
     values: dict, pixels: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "hf_hub_download", lambda *_: pytest.fail("weights were fetched"))
+    monkeypatch.setattr(teachers, "hf_hub_download", lambda *_: pytest.fail("weights were fetched"))
     with pytest.raises(TrainError, match=re.escape(reason)) as caught:
         make_vit(spec(pretrained=True, **values), pixels)
     one_line(caught)
@@ -119,7 +120,7 @@ def test_pretrained__loads_the_file_that_the_hub_gives(
     weights |= {"head.weight": torch.ones(21843, 48), "head.bias": torch.ones(21843)}
     save_file(weights, tmp_path / "model.safetensors")
     monkeypatch.setattr(
-        hub, "hf_hub_download", lambda *names: asked.append(names) or str(tmp_path / "model.safetensors")
+        teachers, "hf_hub_download", lambda *names: asked.append(names) or str(tmp_path / "model.safetensors")
     )
     vit = make_vit(spec(model="vit_tiny_patch16_224.augreg_in21k", pretrained=True), 32)
     assert asked == [("timm/vit_tiny_patch16_224.augreg_in21k", "model.safetensors")]
@@ -151,7 +152,7 @@ def test_pretrained__names_the_offline_way_when_the_hub_gives_nothing(
     def download(*_: str) -> str:
         raise error
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(teachers, "hf_hub_download", download)
     with pytest.raises(TrainError, match="cannot fetch vit_small_patch16_dinov3") as caught:
         make_vit(recipe.Teacher(model="vit_small_patch16_dinov3", pretrained=True), 32)
     message = one_line(caught)
@@ -217,7 +218,7 @@ def test_make_vit__opens_no_pickle(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="never opened"):
         make_vit(spec(checkpoint=str(trap)), 32)
     disguised = trap.rename(tmp_path / "teacher.safetensors")
-    with pytest.raises(TrainError, match="no safetensors file"):
+    with pytest.raises(TrainError, match="not a safetensors file"):
         make_vit(spec(checkpoint=str(disguised)), 32)
     assert not fallen.exists()
 

@@ -46,7 +46,7 @@ def study_figure(rows: Sequence[Result], path: Path, baseline: str) -> Figure | 
             axes.axhline(0, color="black", linewidth=1)
             axes.grid(visible=False, axis="x")
             axes.set_xlim(-0.6, len(figures) - 0.4)
-            names = ["\n".join((metric, ", ".join(filter(None, where)))) for metric, *where in figures]
+            names = ["\n".join(filter(None, (metric, ", ".join(filter(None, where))))) for metric, *where in figures]
             axes.set_xticks(range(len(figures)), names, rotation=35, ha="right", rotation_mode="anchor")
         seeds = len({row.seed for row in scored})
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=min(3, len(changes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -39,18 +40,19 @@ def ratios(above: Seconds, below: Seconds) -> Seconds:
 def row(device: torch.device, subject: str, metric: str, values: Sequence[float], variant: str = "") -> Result:
     """The median over rounds, with the smallest and the largest as its interval; n: the number of rounds.
 
-    The range of six rounds holds their true median with a probability of 97 %, that of five with 94 %.
+    The range of six rounds holds their true median with a probability of 97 %. A single value has neither n nor range.
     """
+    several = len(values) > 1
     return Result(
         subject=subject,
         variant=variant,
         metric=metric,
-        n=len(values),
+        n=len(values) if several else None,
         value=statistics.median(values),
-        low=min(values),
-        high=max(values),
+        low=min(values) if several else None,
+        high=max(values) if several else None,
         hardware=describe(device),
-        commit=commit(),
+        commit=_commit(),
     )
 
 
@@ -65,3 +67,9 @@ def wait(device: torch.device) -> None:
     """Until the device has done what it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@functools.cache
+def _commit() -> str:
+    """Of all rows of a measurement, whatever is committed meanwhile."""
+    return commit()

@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from train.evaluate.datasets import open_pair
         from train.evaluate.plan import Plan
+        from train.plot.study import study_figure
         from train.research import page, results, runner
 
         study = runner.load_study(options.study)
@@ -36,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             runner.train_all(study, options.seeds, options.overrides, out, processes=options.processes)
         rows = runner.measure_all(study, out, plan)
         results.write_results(options.results / f"{name}.csv", rows)
-        page.write_page(study, rows, options.docs / f"{name}.md", f"results/{name}.csv")
+        drawn = study_figure(rows, options.docs / "images" / f"{name}.png", study.baseline)
+        picture = f"images/{name}.png" if drawn else ""
+        page.write_page(study, rows, options.docs / f"{name}.md", f"results/{name}.csv", picture)
     except TrainError as error:
         print(f"train.research: {error}", file=sys.stderr)
         return 2

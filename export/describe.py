@@ -30,7 +30,6 @@ def metadata(run: Run) -> dict[str, str]:
         "description": run.recipe.description,
         "preprocessing": json.dumps({"size": spec.size, "short_side": spec.short_side, "filter": spec.filter}),
         "labels": json.dumps({head.name: head.labels for head in run.info.heads}),
-        "default_head": run.info.default_head,
         "licences": json.dumps(msgspec.structs.asdict(licences(run))),
     }
 

@@ -2,7 +2,7 @@
 
     import leap_zoo
 
-    model = leap_zoo.load("leap-nano")
+    model = leap_zoo.load("leap-tiny")
     model.classify("photo.jpg", top=3)   # [Prediction(label, score, index), ...]
     model.embed(["a.jpg", "b.jpg"])      # float32 (2, D), L2-normalised
     head = leap_zoo.fit(model, "flowers/").head           # a folder of photos per class

@@ -117,15 +117,25 @@ class MissingExtra(LeapZooError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known name and all of them, at most twelve.
 
+    Of equally near ones the first of `known` is taken, so a default should come first.
     Returns for example `; did you mean 'leap-nano'? Known: leap-micro, leap-nano`, or "" when nothing is known.
     """
-    names = sorted(set(known))
+    names = list(dict.fromkeys(known))
     if not names:
         return ""
-    close = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.5)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
-    listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    close = _closest(name[:200], names)
+    guess = f"; did you mean {close!r}?" if close else "."
+    listed = ", ".join(sorted(names)[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"{guess} Known: {listed}"
+
+
+def _closest(name: str, known: list[str]) -> str | None:
+    """The shortest that begins with `name`, else the shortest that contains it, else the one that is spelt alike."""
+    longer = [one for one in known if name in one] if len(name) > 2 else []
+    if longer:
+        return min(longer, key=lambda one: (not one.startswith(name), len(one)))
+    alike = sorted(difflib.get_close_matches(name, known, cutoff=0.5), key=known.index)
+    return max(alike, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default=None)
 
 
 def short(text: object, limit: int = 80) -> str:

@@ -18,7 +18,7 @@ from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import ImageSource, to_tensor
 from leap_zoo.registry import Zoo, ZooLocation, find_all
 from leap_zoo.runtimes import Session, open_session
-from leap_zoo.settings import parse_threads, read_settings
+from leap_zoo.settings import DEFAULT_MODEL, parse_threads, read_settings
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
 
@@ -41,7 +41,7 @@ AnyHead = str | os.PathLike[str] | CustomHead | None
 
 
 def load(
-    name: str = "leap-nano",
+    name: str = DEFAULT_MODEL,
     *,
     zoo: ZooLocation | None = None,
     precision: Precision | None = None,

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
 
+DEFAULT_MODEL = "leap-tiny"  # bundled; it answers wherever no model is named
 PREFIX = "LEAP_ZOO_"
 MAX_THREADS = 1024
 REMOTE = ("http", "https", "hf")  # schemes of zoos that are pulled from

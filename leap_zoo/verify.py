@@ -22,6 +22,7 @@ from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
 from leap_zoo.model import Model, open_artifact, softmax
 from leap_zoo.registry import Zoo, ZooLocation, find
+from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.signing import check_signature
 
 MAX_GOLDEN_BYTES = 64 * 1024 * 1024
@@ -84,7 +85,7 @@ class Report:
 
 
 def verify(
-    name: str = "leap-nano", zoo: ZooLocation | None = None, key: str | os.PathLike[str] | None = None
+    name: str = DEFAULT_MODEL, zoo: ZooLocation | None = None, key: str | os.PathLike[str] | None = None
 ) -> Report:
     """Check every artifact of a model on this device. A file that fails is reported, not raised.
 

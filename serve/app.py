@@ -41,7 +41,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         lifespan=_closing(stores),
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
-    app.state.shelf = Shelf(zoos_to_hand_on(settings))
+    app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
     photos = predict.router(engine, stores.heads, settings.max_photos)
     app.include_router(photos)
     app.add_middleware(DirectRoutes, router=photos, options=predict.OPTIONS)

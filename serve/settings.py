@@ -2,7 +2,7 @@
 
 | variable | value | meaning |
 |---|---|---|
-| LEAP_ZOO_SERVE_MODEL | a model's id | the default model, loaded before the server is ready; default leap-nano |
+| LEAP_ZOO_SERVE_MODEL | a model's id | the default model, loaded before the server is ready; default leap-tiny |
 | LEAP_ZOO_SERVE_MODELS_HELD | 1..64 | models in memory at once, the default one included; default 3 |
 | LEAP_ZOO_SERVE_MAX_PHOTOS | 1..1024 | photos in one request; default 32 |
 | LEAP_ZOO_SERVE_MAX_BODY_MB | 1..4096 | MiB in one request's body; default 64 |
@@ -32,6 +32,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.settings import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "LEAP_ZOO_SERVE_"
@@ -43,7 +44,7 @@ _ORIGIN = re.compile(r"\Ahttps?://[A-Za-z0-9.\-\[\]:]{1,255}\Z")
 class ServeSettings:
     """Each field is the variable of its name, see above; None where it is unset or empty. Sizes are in MiB."""
 
-    model: str = "leap-nano"
+    model: str = DEFAULT_MODEL
     models_held: int = 3
     max_photos: int = 32
     max_body_mb: int = 64

@@ -16,6 +16,7 @@ import msgspec
 from leap_zoo import registry
 from leap_zoo.card import Index, IndexEntry
 from leap_zoo.errors import LeapZooError
+from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.zoo import BUNDLED, Zoo
 from serve.settings import ServeSettings
 
@@ -47,8 +48,9 @@ class Shelf:
     A zoo that changes is read again; one that is broken then stays as it was, and the log says why.
     """
 
-    def __init__(self, zoos: Sequence[Zoo]) -> None:
-        """Raises a LeapZooError when one cannot be read."""
+    def __init__(self, zoos: Sequence[Zoo], first: str = DEFAULT_MODEL) -> None:
+        """first: the model that the index lists before the others. Raises a LeapZooError when a zoo cannot be read."""
+        self._first = first
         self._zoos = list(zoos)
         self._lock = threading.Lock()
         self._digests: dict[Path, tuple[_State, str]] = {}
@@ -120,7 +122,7 @@ class Shelf:
                 digests = {file.file: file.sha256 for file in card.files} | {"card.json": entry.sha256}
                 for name, path in zoo.paths(entry, card).items():
                     listed.setdefault((entry.id, name), Listed(path, digests.get(name)))
-        models = sorted(entries.values(), key=lambda entry: entry.id)
+        models = sorted(entries.values(), key=lambda entry: (entry.id != self._first, entry.id))
         return msgspec.json.format(msgspec.json.encode(Index(models=models))), listed
 
 

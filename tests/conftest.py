@@ -75,7 +75,7 @@ def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def golf_ball() -> Image.Image:
-    """A drawn photo of one of the bundled student's classes."""
+    """A drawn photo of one of the bundled students' classes."""
     return drawn.golf_ball()
 
 

@@ -37,7 +37,6 @@ from tools.server_process import ROOT, server_process
 
 RESULT = ROOT / "results" / "serving" / "bench.json"
 PHOTOS = ROOT / "serve" / "demo" / "samples"
-MODEL = "leap-nano"
 CLIENTS = 32
 TURN = 30  # requests in a turn of the one client
 
@@ -75,7 +74,7 @@ def jpegs(folder: Path) -> list[bytes]:
 def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, Any]:
     """All measurements, in turns."""
     threads = available_threads()
-    model = leap_zoo.load(MODEL, threads=1)
+    model = leap_zoo.load(threads=1)
     requests = [photo_request("/v1/embed", photo) for photo in photos]
     forms = [photo_request("/embed", photo, multipart=True) for photo in photos]
     engine: Times = []
@@ -104,7 +103,7 @@ def measure(photos: Sequence[bytes], seconds: float, rounds: int) -> dict[str, A
     single = 1000 * statistics.median(alone["served"])
     tails = [1000 * float(np.quantile(load.latencies, 0.99)) / single for load in half]
     return {
-        "model": f"{MODEL} {model.artifact.precision}",
+        "model": f"{model.card.id} {model.artifact.precision}",
         "clients": CLIENTS,
         "engine_per_second": spread(engine),
         "served_per_second": spread([load.per_second for load in served]),

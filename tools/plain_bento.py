@@ -18,7 +18,7 @@ class Plain:
     """One method."""
 
     def __init__(self) -> None:
-        self.model = leap_zoo.load("leap-nano", threads=1)
+        self.model = leap_zoo.load(threads=1)
 
     @bentoml.api
     def embed(self, image: Image.Image) -> npt.NDArray[np.float32]:

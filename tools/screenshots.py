@@ -1,6 +1,6 @@
 """Takes the pictures of the demo in docs/images: `python -m tools.screenshots http://127.0.0.1:7860`.
 
-The page must run already, over a zoo that has fp32 and int8: `LEAP_ZOO_URL=zoo python -m serve.demo`.
+The page must run already: `LEAP_ZOO_URL=zoo python -m serve.demo`.
 """
 
 from __future__ import annotations

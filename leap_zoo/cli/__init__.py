@@ -20,7 +20,7 @@ from leap_zoo.errors import LeapZooError
 
 _EXAMPLES = """examples:
   leap-zoo list
-  leap-zoo show leap-nano
+  leap-zoo show leap-tiny
   leap-zoo show downloads/model_int8.onnx
   leap-zoo classify photo.jpg --top 3
   leap-zoo classify holiday/ --json > classes.json
@@ -29,11 +29,11 @@ _EXAMPLES = """examples:
   leap-zoo fit flowers.head --images flowers/
   leap-zoo index holiday/
   leap-zoo search photo.jpg -k 5
-  leap-zoo verify leap-nano
-  leap-zoo pull leap-nano --from https://example.org/zoo
-  leap-zoo publish runs/leap-nano/model --zoo my-zoo/
+  leap-zoo verify leap-tiny
+  leap-zoo pull leap-tiny --from https://example.org/zoo
+  leap-zoo publish runs/leap-tiny/model --zoo my-zoo/
   leap-zoo sign my-zoo/ --key private.pem
-  leap-zoo bench leap-nano --threads 1 2
+  leap-zoo bench leap-tiny --threads 1 2
 
 environment:
   LEAP_ZOO_URL      folder of a zoo to look in before the others, or URL of one to pull from

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leap_zoo.cli.grammar import DEFAULT_MODEL, Commands, add_zoo, at_least_one
+from leap_zoo.cli.grammar import Commands, add_zoo, at_least_one
 from leap_zoo.cli.output import print_json
 from leap_zoo.errors import short
+from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ BUSY = 1.5  # medians beyond this many times the fastest call say more about the
 def add(commands: Commands) -> None:
     """Declare the command."""
     command = commands.add(
-        "bench", _bench, "measure speed and memory on this device", "leap-zoo bench leap-nano --threads 1 2 --batch 1 8"
+        "bench", _bench, "measure speed and memory on this device", "leap-zoo bench leap-tiny --threads 1 2 --batch 1 8"
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {DEFAULT_MODEL}")
     add_zoo(command)

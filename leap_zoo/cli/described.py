@@ -93,7 +93,7 @@ def _file_lines(file: LoneFile, listed: str) -> Iterable[str]:
     yield f"  model       {says.model_id}  revision {says.revision}"
     yield f"              {says.description}"
     yield _photo(says.preprocessing)
-    yield from _heads(says.labels, says.default_head)
+    yield from _heads(says.labels)
     yield "  licences    " + "; ".join(f"{of} {licence}" for of, licence in says.licences.items())
 
 
@@ -101,7 +101,7 @@ def _photo(spec: Preprocessing) -> str:
     return f"  photo       short side to {spec.short_side} ({spec.filter}), centre {spec.size} x {spec.size}"
 
 
-def _heads(labels: Mapping[str, Sequence[str]], default: str) -> Iterable[str]:
+def _heads(labels: Mapping[str, Sequence[str]], default: str | None = None) -> Iterable[str]:
     for head, names in labels.items():
         sample = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         yield f"  head        {head}{' (default)' if head == default else ''}: {len(names)} classes: {sample}"

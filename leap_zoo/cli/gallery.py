@@ -6,18 +6,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from leap_zoo.cli.grammar import (
-    DEFAULT_MODEL,
-    Commands,
-    add_artifact,
-    add_model,
-    add_zoo,
-    at_least_one,
-    load_model,
-)
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json
 from leap_zoo.cli.photos import each_photo, expand, report_bad
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
+from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from leap_zoo.folders import Row

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from leap_zoo.errors import short
+from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from leap_zoo.model import Model
-
-DEFAULT_MODEL = "leap-nano"
 
 
 class Parser(argparse.ArgumentParser):

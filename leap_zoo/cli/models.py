@@ -16,10 +16,10 @@ def add(commands: Commands) -> None:
     command = commands.add("list", _list, "list the models of the zoo", "leap-zoo list --zoo my-zoo/")
     add_zoo(command)
     text = "show a model's card, or what a lone file (.onnx, OpenVINO's .xml) says about itself"
-    command = commands.add("show", _show, text, "leap-zoo show leap-nano --json; leap-zoo show model_int8.onnx")
+    command = commands.add("show", _show, text, "leap-zoo show leap-tiny --json; leap-zoo show model_int8.onnx")
     add_model(command, positional=True)
     command = commands.add(
-        "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-nano"
+        "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-tiny"
     )
     add_model(command, positional=True)
     command.add_argument("--key", metavar="PEM", help="also check that the owner of this public key signed the card")

@@ -13,7 +13,7 @@ from leap_zoo.errors import InvalidArgument
 def add(commands: Commands) -> None:
     """Declare the commands."""
     command = commands.add(
-        "publish", _publish, "check a model's folder and list it in a zoo", "leap-zoo publish leap-nano/ --zoo my-zoo/"
+        "publish", _publish, "check a model's folder and list it in a zoo", "leap-zoo publish leap-tiny/ --zoo my-zoo/"
     )
     command.add_argument("folder", nargs="?", help="a folder with card.json and the files that it lists")
     command.add_argument("--zoo", metavar="FOLDER", required=True, help="the zoo, made when it is not there")

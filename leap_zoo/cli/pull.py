@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
         "pull",
         _pull,
         "fetch a model from a server, a hub or a folder",
-        "leap-zoo pull leap-nano --from https://example.org/zoo --precision fp32",
+        "leap-zoo pull leap-tiny --from https://example.org/zoo --precision fp32",
     )
     command.add_argument("model", help="a model of that zoo")
     command.add_argument(

@@ -1,6 +1,6 @@
 """Nearest neighbours among embeddings that stay: the interface, what a gallery belongs to, and `open_gallery`.
 
-    model = leap_zoo.load("leap-nano")
+    model = leap_zoo.load("leap-tiny")
     with open_gallery("gallery", model=model) as gallery:
         gallery.add(["a.jpg", "b.jpg"], model.embed(["a.jpg", "b.jpg"]), [{"label": "cat"}, {"label": "dog"}])
         gallery.search(model.embed(["query.jpg"]), k=10, where={"label": "cat"})  # [[Hit(id, score, metadata), ...]]

@@ -34,7 +34,6 @@ class Says(msgspec.Struct, frozen=True):
     description: str
     preprocessing: Preprocessing
     labels: dict[str, list[str]]
-    default_head: str
     licences: dict[str, str]
 
 

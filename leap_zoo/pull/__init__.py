@@ -27,7 +27,7 @@ from leap_zoo.model import choose_artifact
 from leap_zoo.progress import Progress
 from leap_zoo.pull.sources import Source, open_source
 from leap_zoo.pull.unfinished import partial
-from leap_zoo.settings import read_settings
+from leap_zoo.settings import DEFAULT_MODEL, read_settings
 from leap_zoo.zoo import MAX_SIGNATURE_BYTES, check_card, check_digest
 
 _ROUNDS = 3  # another process may prune what this one is about to list
@@ -56,7 +56,7 @@ class Pulled:
 
 
 def pull(
-    name: str = "leap-nano",
+    name: str = DEFAULT_MODEL,
     source: str | os.PathLike[str] | None = None,
     *,
     precision: Precision | None = None,

@@ -105,5 +105,6 @@ async def _show(backend: Backend, path: str | None, name: str, visitor: Visitor)
 
 
 def _choices(backend: Backend, own: CustomHead | None) -> list[tuple[str, str]]:
-    choices = [(f"{head.name} · {len(head.labels):,} classes", head.name) for head in backend.card.heads]
+    heads = sorted(backend.card.heads, key=lambda head: head.name != backend.card.default_head)
+    choices = [(f"{head.name} · {len(head.labels):,} classes", head.name) for head in heads]
     return choices if own is None else [*choices, (f"your own · {len(own.labels):,} classes", OWN)]

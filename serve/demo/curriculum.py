@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 34, 14, 14, 34
 
 REASONS = {
     "start": "where this strategy starts",
-    "calibration": "the fresh student was nearest to a block this shallow",
+    "calibration": "the fresh student was nearest to it",
     "similarity": "the student had become similar enough to the block before",
     "timeout": "the block before had had its time",
     "budget": "the block before had used up its share of the steps",

@@ -12,6 +12,11 @@ from serve.demo.curriculum import PLAY, figure
 from serve.demo.markup import chips, empty, percent
 
 NO_CURRICULUM = empty("Not known", "The card of this model does not say how it was trained.")
+MOVED = (
+    "The target was one of the teacher's inner blocks at first, an easy one, and moved to deeper blocks as training "
+    "went on. Blocks above the target need not run."
+)
+STAYED = "The target was block {} all the time: the fresh student was already nearest to it."
 
 
 def build(card: ModelCard) -> None:
@@ -30,8 +35,8 @@ def _words(card: ModelCard, training: Training) -> str:
         f"{training.epochs:g} epochs",
         f"{percent(training.teacher_flops_saved)} of the teacher's FLOPs saved",
     ]
+    target = MOVED if len(training.curriculum) > 1 else STAYED.format(training.curriculum[0].block)
     return (
         f"<p class='leap-lead'>{escape(card.id)} learned from a larger network, {escape(training.teacher.name)}, that "
-        "never changed. The target was one of the teacher's inner blocks at first, an easy one, and moved "
-        f"to deeper blocks as training went on. Blocks above the target need not run.</p>{chips(facts)}"
+        f"never changed. {target}</p>{chips(facts)}"
     )

@@ -16,8 +16,8 @@ from serve.engine import Answer, Space
 Encoding = Literal["float", "base64", "int8"]
 
 _EXAMPLE: dict[str, Any] = {
-    "model": "leap-nano",
-    "revision": "14dc382a93da",
+    "model": "leap-tiny",
+    "revision": "7bc54546bcc9",
     "precision": "int8",
     "milliseconds": 2.5,
     "decode_ms": 0.6,
@@ -53,7 +53,7 @@ class Classification(Answered):
         json_schema_extra={
             "example": {
                 "predictions": [[{"label": "golf ball", "score": 0.93, "index": 574}]],
-                "head": "imagenet",
+                "head": "imagenet1k",
                 **_EXAMPLE,
             }
         }

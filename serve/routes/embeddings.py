@@ -55,14 +55,14 @@ class EmbeddingList(BaseModel):
             "example": {
                 "object": "list",
                 "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
-                "model": "leap-nano",
+                "model": "leap-tiny",
                 "usage": {"prompt_tokens": 0, "total_tokens": 0},
             }
         }
     )
     object: Literal["list"]
     data: list[Row]
-    model: str = Field(examples=["leap-nano"])
+    model: str = Field(examples=["leap-tiny"])
     usage: Usage
 
 
@@ -75,7 +75,7 @@ _BODY: dict[str, Any] = {
                 "schema": msgspec.json.schema_components(
                     [EmbeddingsRequest], ref_template="#/components/schemas/{name}"
                 )[1]["EmbeddingsRequest"],
-                "example": {"model": "leap-nano", "input": [_DATA_URI], "encoding_format": "float"},
+                "example": {"model": "leap-tiny", "input": [_DATA_URI], "encoding_format": "float"},
             }
         },
     }

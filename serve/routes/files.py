@@ -52,17 +52,17 @@ class ZooEntry(BaseModel):
 
 
 class ZooIndex(BaseModel):
-    """The answer of GET /zoo/index.json, by id."""
+    """The answer of GET /zoo/index.json, the default model first."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
                 "models": [
                     {
-                        "id": "leap-nano",
-                        "revision": "14dc382a93da",
+                        "id": "leap-tiny",
+                        "revision": "7bc54546bcc9",
                         "sha256": "0" * 64,
-                        "bytes": 9000,
+                        "bytes": 51_000,
                         "description": "A small vision transformer",
                     }
                 ],
@@ -82,7 +82,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-ModelId = Annotated[str, Path(description="The model's id", examples=["leap-nano"])]
+ModelId = Annotated[str, Path(description="The model's id", examples=["leap-tiny"])]
 FileName = Annotated[str, Path(description="A file that the model's card lists", examples=["card.json"])]
 
 

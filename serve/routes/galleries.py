@@ -42,7 +42,7 @@ _ADD = (
     "invalid_metadata",
     "uneven_items",
 )
-_KIND: dict[str, Any] = {"model": "leap-nano", "revision": "14dc382a93da", "space": "student", "dim": 192}
+_KIND: dict[str, Any] = {"model": "leap-tiny", "revision": "7bc54546bcc9", "space": "student", "dim": 192}
 _GALLERY: dict[str, Any] = {"name": "holiday", **_KIND, "items": 2, "bytes": 1800}
 _ITEM: dict[str, Any] = {"id": "beach", "metadata": {"label": "sea"}}
 _TIMES: dict[str, Any] = {

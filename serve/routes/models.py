@@ -16,22 +16,22 @@ from serve.routes.answers import json_response
 from serve.routes.described import READ_PROBLEMS, problems
 
 _EXAMPLE: dict[str, Any] = {
-    "id": "leap-nano",
+    "id": "leap-tiny",
     "object": "model",
     "owned_by": "leap-zoo",
-    "revision": "14dc382a93da",
+    "revision": "7bc54546bcc9",
     "description": "A small vision transformer",
-    "parameters": 2_600_000,
+    "parameters": 5_500_000,
     "default": True,
-    "heads": [{"name": "imagenette", "classes": 10}],
-    "default_head": "imagenette",
-    "embedding_dims": {"student": 128, "teacher": 384},
+    "heads": [{"name": "imagenet1k", "classes": 1000}],
+    "default_head": "imagenet1k",
+    "embedding_dims": {"student": 192, "teacher": 192},
     "artifacts": [
         {
             "file": "model_int8.onnx",
             "format": "onnx",
             "precision": "int8",
-            "bytes": 1_500_000,
+            "bytes": 6_300_000,
             "sha256": "0" * 64,
             "loaded": True,
         }

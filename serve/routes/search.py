@@ -52,8 +52,8 @@ class SearchAnswer(Answered):
             "example": {
                 "hits": [[{"id": "beach", "score": 0.87, "metadata": {"label": "sea"}}]],
                 "gallery": "holiday",
-                "model": "leap-nano",
-                "revision": "14dc382a93da",
+                "model": "leap-tiny",
+                "revision": "7bc54546bcc9",
                 "space": "student",
                 "dim": 192,
                 "precision": "int8",

@@ -16,11 +16,11 @@ from serve.routes.models import ModelHead
 from serve.routes.predict import MAX_TOP
 
 _CLASSIFIED: dict[str, Any] = {
-    "predictions": [{"label": "golf ball", "score": 0.93, "index": 5}],
-    "head": "imagenette",
+    "predictions": [{"label": "golf ball", "score": 0.93, "index": 574}],
+    "head": "imagenet1k",
 }
 _EMBEDDED: dict[str, Any] = {"embedding": [0.6, 0.8], "dim": 2, "space": "student"}
-_BY: dict[str, Any] = {"model": "leap-nano", "precision": "int8", "milliseconds": 2.5}
+_BY: dict[str, Any] = {"model": "leap-tiny", "precision": "int8", "milliseconds": 2.5}
 
 
 class ShortClassifyOptions(BaseModel):
@@ -84,16 +84,16 @@ class ShortModels(BaseModel):
             "example": {
                 "models": [
                     {
-                        "id": "leap-nano",
-                        "revision": "14dc382a93da",
+                        "id": "leap-tiny",
+                        "revision": "7bc54546bcc9",
                         "description": "A small vision transformer",
-                        "parameters": 2_600_000,
+                        "parameters": 5_500_000,
                         "precision": "int8",
-                        "bytes": 1_500_000,
+                        "bytes": 6_300_000,
                         "sha256": "0" * 64,
-                        "heads": [{"name": "imagenette", "classes": 10}],
-                        "default_head": "imagenette",
-                        "embedding_dims": {"student": 128, "teacher": 384},
+                        "heads": [{"name": "imagenet1k", "classes": 1000}],
+                        "default_head": "imagenet1k",
+                        "embedding_dims": {"student": 192, "teacher": 192},
                     }
                 ]
             }

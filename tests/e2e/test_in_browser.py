@@ -22,6 +22,7 @@ from PIL import Image
 import leap_zoo
 from leap_zoo import preprocess
 from leap_zoo.card import Preprocessing
+from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.zoo import BUNDLED
 from serve.browser import routes
 from serve.browser.runtime import CannotFetch, fetch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from conftest import Server
     from playwright.sync_api import Browser, Page, Route
 
-PAGE = "/browser/?model=leap-nano"
+PAGE = f"/browser/?model={DEFAULT_MODEL}"
 DOC = Path(__file__).parents[2] / "docs" / "browser.md"
 KEY = "a-key-of-this-test-only"
 SCORE = 1e-2  # WebAssembly rounds elsewhere than this machine's instructions for int8 do
@@ -47,16 +48,16 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nano(start: Callable[..., contextlib.AbstractContextManager[Server]], runtime: Path) -> Iterator[Server]:
-    """A server with the bundled model, and with onnxruntime-web."""
+def bundled(start: Callable[..., contextlib.AbstractContextManager[Server]], runtime: Path) -> Iterator[Server]:
+    """A server with the bundled models, and with onnxruntime-web."""
     with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser, nano: Server) -> Iterator[Page]:
+def page(browser: Browser, bundled: Server) -> Iterator[Page]:
     """The page, with the model loaded; for what changes nothing there."""
-    with visiting(browser, nano.url, path=PAGE) as page:
+    with visiting(browser, bundled.url, path=PAGE) as page:
         expect(page.locator(".best")).to_have_text("golf ball")
         yield page
 
@@ -169,11 +170,11 @@ def test_pixels__follow_the_card(page: Page, spec: Preprocessing) -> None:
 
 
 @SIZES
-def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, nano: Server, size: tuple[int, int]) -> None:
-    with visiting(browser, nano.url, size, color_scheme="dark") as page:
+def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: Server, size: tuple[int, int]) -> None:
+    with visiting(browser, bundled.url, size, color_scheme="dark") as page:
         open_tab(page, "Zoo")
         page.get_by_role("link", name="Run it in this browser").click()
-        expect(page).to_have_url(nano.url + PAGE)
+        expect(page).to_have_url(bundled.url + PAGE)
         expect(page.locator(".best")).to_have_text("golf ball")
         expect(page.locator("ol li")).to_have_count(5)
         facts = page.locator("#facts")
@@ -186,11 +187,11 @@ def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, nano: Ser
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_answers__are_those_of_python(browser: Browser, nano: Server, kind: str, tmp_path: Path) -> None:
+def test_answers__are_those_of_python(browser: Browser, bundled: Server, kind: str, tmp_path: Path) -> None:
     photo = tmp_path / "photo"
     photo.write_bytes(saved(ball().rotate(20), kind))
-    model = leap_zoo.load("leap-nano", zoo=BUNDLED, threads=1)
-    with visiting(browser, nano.url, path=PAGE) as page:
+    model = leap_zoo.load(zoo=BUNDLED, threads=1)
+    with visiting(browser, bundled.url, path=PAGE) as page:
         expect(page.locator(".best")).to_be_visible()
         page.set_input_files("#file", photo)
         for head in model.card.heads:
@@ -207,7 +208,7 @@ def test_answers__are_those_of_python(browser: Browser, nano: Server, kind: str,
 
 def test_embeddings__are_those_of_python(page: Page) -> None:
     photo = saved(ball())
-    model = leap_zoo.load("leap-nano", zoo=BUNDLED, threads=1)
+    model = leap_zoo.load(zoo=BUNDLED, threads=1)
     ours = page.evaluate(EMBED, base64.b64encode(photo).decode())
     for space in ("student", "teacher"):
         assert float(np.array(ours[space]) @ model.embed(photo, space=space)) > 1 - 1e-3
@@ -215,7 +216,7 @@ def test_embeddings__are_those_of_python(page: Page) -> None:
 
 EMBED = """async (encoded) => {
   const { loadModel } = await import(new URL("model.js", location.href));
-  const model = await loadModel("leap-nano", { zoo: "../zoo", runtime: "runtime" });
+  const model = await loadModel("leap-tiny", { zoo: "../zoo", runtime: "runtime" });
   const photo = new Blob([Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0))]);
   const found = {};
   for (const space of ["student", "teacher"]) found[space] = Array.from(await model.embed(photo, { space }));
@@ -223,16 +224,16 @@ EMBED = """async (encoded) => {
 }"""
 
 
-def test_file__that_was_changed_on_the_way_is_refused(browser: Browser, nano: Server) -> None:
+def test_file__that_was_changed_on_the_way_is_refused(browser: Browser, bundled: Server) -> None:
     def tampered(route: Route) -> None:
         answer = route.fetch()
         body = bytearray(answer.body())
         body[len(body) // 2] ^= 1
         route.fulfill(response=answer, body=bytes(body))
 
-    with visiting(browser, nano.url, path="/browser/page.css") as page:
+    with visiting(browser, bundled.url, path="/browser/page.css") as page:
         page.route("**/model_int8.onnx", tampered)
-        page.goto(nano.url + PAGE)
+        page.goto(bundled.url + PAGE)
         expect(page.get_by_role("alert")).to_contain_text("model_int8.onnx is not what the card says")
         expect(page.locator(".best")).to_have_count(0)
         page.unroute_all()
@@ -240,32 +241,32 @@ def test_file__that_was_changed_on_the_way_is_refused(browser: Browser, nano: Se
         expect(page.locator(".best")).to_have_text("golf ball")
 
 
-def test_digest__that_cannot_be_computed_is_said_plainly(browser: Browser, nano: Server) -> None:
+def test_digest__that_cannot_be_computed_is_said_plainly(browser: Browser, bundled: Server) -> None:
     # Chromium complains of a header that it heeds on https and localhost only.
-    with visiting(browser, f"http://{INSECURE}:{nano.port}", path=PAGE, fails=PAGE) as page:
+    with visiting(browser, f"http://{INSECURE}:{bundled.port}", path=PAGE, fails=PAGE) as page:
         expect(page.locator("#facts .bad")).to_contain_text("NOT checked")
         expect(page.locator(".best")).to_have_text("golf ball")
 
 
-def test_runtime__that_is_missing_is_named_with_the_mend(browser: Browser, nano: Server, runtime: Path) -> None:
+def test_runtime__that_is_missing_is_named_with_the_mend(browser: Browser, bundled: Server, runtime: Path) -> None:
     away = runtime.rename(runtime.with_name("away"))
     try:
-        with visiting(browser, nano.url, path=PAGE, fails="runtime.json") as page:
+        with visiting(browser, bundled.url, path=PAGE, fails="runtime.json") as page:
             expect(page.get_by_role("alert")).to_contain_text("make browser")
             expect(page.get_by_role("alert")).to_contain_text("onnxruntime-web")
     finally:
         away.rename(runtime)
 
 
-def test_troubles__are_words_and_pass(browser: Browser, nano: Server, tmp_path: Path) -> None:
+def test_troubles__are_words_and_pass(browser: Browser, bundled: Server, tmp_path: Path) -> None:
     lie = tmp_path / "lie.png"
     lie.write_bytes(b"no photo")
-    with visiting(browser, nano.url, path="/browser/?model=leap-huge") as page:
+    with visiting(browser, bundled.url, path="/browser/?model=leap-huge") as page:
         expect(page.get_by_role("alert")).to_contain_text("This zoo has no model leap-huge")
-        page.get_by_label("Model", exact=True).select_option("leap-nano")
+        page.get_by_label("Model", exact=True).select_option(DEFAULT_MODEL)
         expect(page.locator(".best")).to_have_text("golf ball")
         expect(page.get_by_role("alert")).to_be_hidden()
-        expect(page).to_have_url(nano.url + PAGE)
+        expect(page).to_have_url(bundled.url + PAGE)
         page.set_input_files("#file", lie)
         expect(page.get_by_role("alert")).to_contain_text("cannot read the file as a photo")
         expect(page.locator(".best")).to_have_count(0)
@@ -274,16 +275,16 @@ def test_troubles__are_words_and_pass(browser: Browser, nano: Server, tmp_path: 
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_key__is_asked_for_where_one_is_needed(browser: Browser, nano: Server) -> None:
+def test_key__is_asked_for_where_one_is_needed(browser: Browser, bundled: Server) -> None:
     def guarded(route: Route) -> None:
         if route.request.headers.get("x-api-key") == KEY:
             route.continue_()
         else:
             route.fulfill(status=401)
 
-    with visiting(browser, nano.url, path="/browser/page.css", fails="/zoo/index.json") as page:
+    with visiting(browser, bundled.url, path="/browser/page.css", fails="/zoo/index.json") as page:
         page.route("**/zoo/**", guarded)
-        page.goto(nano.url + PAGE)
+        page.goto(bundled.url + PAGE)
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Use it").click()
         expect(page.get_by_role("alert")).to_contain_text("with a key only")
@@ -293,9 +294,10 @@ def test_key__is_asked_for_where_one_is_needed(browser: Browser, nano: Server) -
         expect(page.get_by_label("API key")).to_be_hidden()
 
 
-def test_page__works_by_keyboard(browser: Browser, nano: Server) -> None:
-    with visiting(browser, nano.url, path=PAGE) as page:
+def test_page__works_by_keyboard(browser: Browser, bundled: Server) -> None:
+    with visiting(browser, bundled.url, path="/browser/") as page:
         expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.get_by_label("Model", exact=True)).to_have_value(DEFAULT_MODEL)
         reached = []
         for _ in range(8):
             page.keyboard.press("Tab")
@@ -304,9 +306,9 @@ def test_page__works_by_keyboard(browser: Browser, nano: Server) -> None:
                 page.keyboard.press("Enter")
                 expect(page.locator(".best")).to_have_text("parachute")
         assert reached[:5] == ["model", "file", "golf-ball-1.jpg", "parachute-1.jpg", "church-1.jpg"]
-        page.get_by_role("radio", name="imagenette").focus()
+        page.get_by_role("radio", name="imagenet1k").focus()
         page.keyboard.press("ArrowRight")
-        expect(page.get_by_role("radio", name="imagenet1k")).to_be_checked()
+        expect(page.get_by_role("radio", name="imagenette")).to_be_checked()
         expect(page.locator(".times")).to_be_visible()
 
 
@@ -321,7 +323,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_golden__that_is_broken_is_refused(page: Page, damage: str) -> None:
-    golden = DAMAGES[damage]((BUNDLED / "leap-nano" / "golden.npz").read_bytes())
+    golden = DAMAGES[damage]((BUNDLED / DEFAULT_MODEL / "golden.npz").read_bytes())
     said = page.evaluate(VERIFY, base64.b64encode(golden).decode())
     assert said.startswith("LeapZooError: The golden file")
     assert said.endswith("exported again.")
@@ -330,7 +332,7 @@ def test_golden__that_is_broken_is_refused(page: Page, damage: str) -> None:
 VERIFY = """async (golden) => {
   const { verify } = await import(new URL("golden.js", location.href));
   const { loadModel } = await import(new URL("model.js", location.href));
-  const model = await loadModel("leap-nano", { zoo: "../zoo", runtime: "runtime" });
+  const model = await loadModel("leap-tiny", { zoo: "../zoo", runtime: "runtime" });
   model.zoo.file = async () => Uint8Array.from(atob(golden), (c) => c.charCodeAt(0));
   return await verify(model).then(String, String);
 }"""
@@ -362,7 +364,7 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
     (site / "favicon.ico").touch()
     photo = tmp_path / "ball.jpg"
     photo.write_bytes((routes.SAMPLES / "golf-ball-2.jpg").read_bytes())
-    (best, *_) = leap_zoo.load("leap-nano", zoo=BUNDLED, threads=1).classify(photo)
+    (best, *_) = leap_zoo.load(zoo=BUNDLED, threads=1).classify(photo)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from leap_zoo.registry import BUNDLED
+from leap_zoo.settings import DEFAULT_MODEL
 
 TINY = "leap-tiny-test"
 
@@ -84,7 +85,7 @@ def test_start__a_damaged_file_ends_it(start, zoo_copy: Path) -> None:
 def test_start__without_any_variable_serves_the_bundled_student(start, sample_photos: list[Path]) -> None:
     with start() as server:
         body = httpx.post(server.url + "/classify", files={"image": sample_photos[0].open("rb")}, timeout=60).json()
-        assert (body["model"], body["precision"]) == ("leap-nano", "int8")
+        assert (body["model"], body["head"], body["precision"]) == (DEFAULT_MODEL, "imagenet1k", "int8")
         assert len(body["predictions"]) == 5
         start_of_call = time.monotonic()
         vector = httpx.post(server.url + "/embed", files={"image": sample_photos[1].open("rb")}, timeout=60).json()

@@ -1,4 +1,4 @@
-"""The student that ships with the package."""
+"""The students that ship with the package."""
 
 from pathlib import Path
 
@@ -7,29 +7,36 @@ from PIL import Image
 
 import leap_zoo
 from leap_zoo.registry import BUNDLED
+from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.verify import verify
 
-pytestmark = pytest.mark.skipif(
-    not (BUNDLED / "index.json").is_file(), reason="no student is bundled yet: export one to leap_zoo/bundled"
-)
+CARDS = {card.id: card for card in leap_zoo.models(BUNDLED)}
 
 
-def test_bundled__is_small_and_verifies() -> None:
-    card = next(card for card in leap_zoo.models(BUNDLED) if card.id == "leap-nano")
-    assert [artifact.precision for artifact in card.artifacts] == ["int8"]
-    assert card.artifacts[0].bytes <= 8_000_000
-    report = verify("leap-nano", BUNDLED)
+@pytest.mark.parametrize("name", CARDS)
+def test_bundled__is_small_and_verifies(name: str) -> None:
+    assert [artifact.precision for artifact in CARDS[name].artifacts] == ["int8"]
+    assert CARDS[name].artifacts[0].bytes <= 8_000_000
+    report = verify(name, BUNDLED)
     assert report.ok, [artifact.error for artifact in report.artifacts]
 
 
-def test_bundled__knows_a_golf_ball(golf_ball: Image.Image) -> None:
-    assert leap_zoo.load("leap-nano", zoo=BUNDLED).classify(golf_ball, top=1)[0].label == "golf ball"
+@pytest.mark.parametrize("name", CARDS)
+def test_bundled__answers_with_a_thousand_classes(name: str, golf_ball: Image.Image) -> None:
+    model = leap_zoo.load(name, zoo=BUNDLED)
+    (best, *others) = model.classify(golf_ball, top=10_000)
+    assert (model.heads[0], len(others), best.label) == ("imagenet1k", 999, "golf ball")
 
 
-def test_bundled__is_what_load_finds(sample_photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundled__a_cut_name_of_a_head_suggests_the_thousand_classes(golf_ball: Image.Image) -> None:
+    with pytest.raises(leap_zoo.UnknownHead, match="did you mean 'imagenet1k'"):
+        leap_zoo.load(zoo=BUNDLED).classify(golf_ball, head="imagenet")
+
+
+def test_bundled__the_default_is_what_load_finds(sample_photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEAP_ZOO_URL", raising=False)
     model = leap_zoo.load()
-    assert model.card.id == "leap-nano"
+    assert model.card.id == verify().model == DEFAULT_MODEL
     assert sum(prediction.score for prediction in model.classify(sample_photos[0], top=10_000)) == pytest.approx(
         1, abs=1e-3
     )

@@ -27,7 +27,6 @@ ENTRIES = {
     "description": "Knows colours",
     "preprocessing": json.dumps({"size": 32, "short_side": 36, "filter": "bicubic"}),
     "labels": json.dumps({"colours": ["red", "green", "blue"], "brightness": ["dark", "bright"]}),
-    "default_head": "colours",
     "licences": json.dumps({"code": "Apache-2.0", "weights": "MIT", "teacher": "none", "data": "none"}),
 }
 XML = """<?xml version="1.0"?>
@@ -126,7 +125,6 @@ def test_bundled__files_say_what_their_card_says() -> None:
             assert (file.says.model_id, file.says.revision, file.sha256) == (card.id, card.revision, artifact.sha256)
             assert file.says.labels == {head.name: head.labels for head in card.heads}
             assert file.says.preprocessing == card.preprocessing
-            assert file.says.default_head == card.default_head
             assert {port.name: port.shape for port in file.outputs} == {port.name: port.shape for port in card.outputs}
             assert listed(file) == Listed(card.id, card.revision, artifact.file)
 
@@ -246,7 +244,7 @@ def varint(value: int) -> bytes:
 def test_show__a_file(tiny_onnx: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(tiny_onnx), "--zoo", str(tiny_zoo)]) == 0
     text = capsys.readouterr().out
-    for part in ("no zoo", "opset 17", "uint8 (batch, 32, 32, 3)", "colours (default): 3 classes", "teacher none"):
+    for part in ("no zoo", "opset 17", "uint8 (batch, 32, 32, 3)", "colours: 3 classes", "teacher none"):
         assert part in text
     assert main(["show", str(tiny_onnx), "--zoo", str(tiny_zoo), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -20,7 +20,7 @@ from leap_zoo.documents import parse_index, read_card
 from leap_zoo.errors import LeapZooError
 from leap_zoo.pull import pull
 from leap_zoo.registry import publish
-from leap_zoo.zoo import Zoo
+from leap_zoo.zoo import BUNDLED, Zoo
 from serve.problems import Refused
 from serve.routes import files
 from serve.settings import ServeSettings
@@ -183,6 +183,12 @@ def test_index__follows_what_is_published(zoo_copy: Path) -> None:
     assert client.get(f"/zoo/{TINY}/card.json").json()["description"] == "A new one."
     (zoo_copy / "index.json").write_text("{")
     assert json.loads(client.get("/zoo/index.json").content)["models"][0]["description"] == "A new one."
+
+
+def test_shelf__lists_its_first_model_before_the_others() -> None:
+    ids = [entry.id for entry in parse_index(Shelf([Zoo(BUNDLED)], first="leap-tiny").index(), "it").models]
+    assert ids[0] == "leap-tiny"
+    assert ids[1:] == sorted(ids[1:])
 
 
 def test_shelf__of_no_zoo_is_refused(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ def test_linear__is_a_ramp_that_ends_with_the_last_blocks_share(blocks: int, ste
     ramp = round(steps * (1 - last_share))
     assert seen == sorted(seen)
     assert all(block == blocks for block in seen[ramp:])
-    assert {move.reason for move in curriculum.history[1:]} <= {"schedule"}
+    assert {move.reason for move in curriculum.history[1:]} <= {"budget"}
     if ramp >= blocks > 1:
         assert seen[0] == 1
         counts = [seen[:ramp].count(block) for block in range(1, blocks)]

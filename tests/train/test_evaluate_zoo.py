@@ -59,6 +59,7 @@ def test_survey__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, 
         "vit_tiny_patch16_224 at 224 px",
         "vit_tiny_patch16_224 at 160 px",
         "leap-nano",
+        "leap-tiny",
     ]
     by = {(f.model, f.metric, f.dataset, f.split): f for f in figures}
     assert len(by) == len(figures)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from train import recipe
 from train.errors import TrainError
 
-Reason = Literal["start", "calibration", "similarity", "timeout", "plateau", "budget", "schedule"]
+Reason = Literal["start", "calibration", "similarity", "timeout", "plateau", "budget"]
 
 
 class CurriculumError(TrainError):
@@ -164,24 +164,6 @@ class OneToOne(Last):
         return tuple(range(1, self.blocks + 1))
 
 
-class Linear(Curriculum):
-    """A ramp by the step count alone: equal shares for all blocks but the last, which has `last_share` of `steps`."""
-
-    def __init__(self, blocks: int, *, steps: int, last_share: float = 0.3) -> None:
-        super().__init__(blocks)
-        self.ramp = _ramp(steps, last_share)
-        self._move(0, self._due(0), None, "start")
-
-    def _decide(self, step: int, similarity: float | None) -> Move | None:
-        due = self._due(step)
-        return self._move(step, due, similarity, "schedule") if due > self.block else None
-
-    def _due(self, step: int) -> int:
-        if step >= self.ramp:
-            return self.blocks
-        return 1 + step * (self.blocks - 1) // self.ramp
-
-
 class Leap(Curriculum):
     """LEAP as published: from the calibrated block to the last, one at a time.
 
@@ -292,6 +274,14 @@ class LeapGrow(Curriculum):
         """Continue from `state_dict()`."""
         super().load_state_dict(state)
         self.plateau.seen = [(step, value) for step, value in state["seen"]]
+
+
+class Linear(LeapGrow):
+    """A ramp by the step count alone: equal shares for all blocks but the last, which has `last_share` of `steps`."""
+
+    def __init__(self, blocks: int, *, steps: int, last_share: float = 0.3) -> None:
+        never = Plateau(steps + 1, 0.0)
+        super().__init__(blocks, steps=steps, last_share=last_share, grow=False, plateau=never)
 
 
 def make(spec: recipe.AnyCurriculum, blocks: int, *, steps_per_epoch: int, epochs: int) -> Curriculum:

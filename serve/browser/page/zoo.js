@@ -14,7 +14,7 @@ export class Zoo {
     this.headers = key ? { "X-API-Key": key } : {};
   }
 
-  /** The entries of index.json, by id. */
+  /** The entries of index.json, in its order. */
   async index() {
     const { models } = parse(await this.#get("index.json", MOST_INDEX_BYTES), "index.json");
     return models;

@@ -1,0 +1,37 @@
+"""Which known name a message suggests for an unknown one."""
+
+from __future__ import annotations
+
+import pytest
+
+from leap_zoo.errors import nearest
+
+HEADS = ("imagenet1k", "imagenette")  # the default one first
+MODELS = ("leap-micro", "leap-nano", "leap-tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "suggested"),
+    [
+        ("imagenet", HEADS, "imagenet1k"),  # both begin so: the first
+        ("imagenet", HEADS[::-1], "imagenette"),
+        ("imagnet", HEADS, "imagenet1k"),  # spelt equally alike
+        ("imagenete", HEADS, "imagenette"),
+        ("nette", HEADS, "imagenette"),  # inside
+        ("tiny", MODELS, "leap-tiny"),
+        ("leap-tinny", MODELS, "leap-tiny"),
+        ("col", ("colours-of-things", "a-colour", "colours"), "colours"),  # the shortest that begins so
+    ],
+)
+def test_nearest__suggests(name: str, known: tuple[str, ...], suggested: str) -> None:
+    assert nearest(name, known) == f"; did you mean {suggested!r}? Known: {', '.join(sorted(known))}"
+
+
+@pytest.mark.parametrize("name", ["", "l", "zebra", "x" * 10_000])
+def test_nearest__suggests_nothing_far_off(name: str) -> None:
+    assert nearest(name, MODELS) == ". Known: leap-micro, leap-nano, leap-tiny"
+
+
+def test_nearest__of_many_lists_twelve() -> None:
+    assert nearest("zebra", (f"model-{number:02}" for number in range(20))).endswith("model-11 and 8 more")
+    assert nearest("zebra", ()) == ""

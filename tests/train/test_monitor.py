@@ -2,88 +2,90 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 
-from train import monitor
-from train.data import Photos
-from train.distill import Distiller
+from train import clock
+from train.data.store import Photos
 from train.errors import TrainError
-from train.fit import distil
-from train.monitor import Measurement, Monitor
-from train.recipe import Recipe, load_recipe, save_recipe
+from train.evaluate import monitor
+from train.evaluate.monitor import Measurement, Monitor
+from train.loop import Training
+from train.recipe import Recipe
+from train.recipe_file import load_recipe, save_recipe
 
-SIDE = 32
-Make = Callable[..., Distiller]
+SIDE, NORMALISATION = 32, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Make = Callable[..., Training]
 
 
-def photos(side: int, count: int = 60, classes: int = 3) -> Photos:
+def photos(count: int = 60, classes: int = 3) -> Photos:
+    """A strong colour per class."""
     random = np.random.default_rng(0)
     labels = np.arange(count, dtype=np.int64) % classes
-    pixels = random.integers(0, 60, (count, side, side, 3), dtype=np.uint8)
-    pixels[np.arange(count), ..., labels % 3] += 180  # a colour per class
-    return Photos(pixels, labels, tuple("abcdefghij"[:classes]))
+    pixels = random.integers(0, 60, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[np.arange(count), ..., labels % 3] += 180
+    return Photos(pixels, labels, tuple("abcdefghij"[:classes]), np.ones(count, np.float32))
 
 
-def train(make_distiller: Make, folder: Path, *, watched: bool) -> Distiller:
-    distiller = make_distiller(steps_per_epoch=4)
-    watch = [Monitor(photos(SIDE), folder / monitor.FILE, every=1)] if watched else []
-    distil(distiller, photos(40), folder, resume=False, callbacks=watch)
-    return distiller
+def test_monitor__leaves_the_training_as_it_is(learn: Make, make_training: Make, tmp_path: Path) -> None:
+    look = Monitor(photos(), NORMALISATION)
+    watched = make_training()
 
+    def after_epoch(done: int) -> None:
+        look.measure(watched, done)
 
-@pytest.fixture
-def recipe(tree: Callable[[], dict]) -> Recipe:
-    return msgspec.convert(tree(), Recipe)
-
-
-def test_monitor__leaves_the_training_as_it_is(make_distiller: Make, tmp_path: Path) -> None:
-    with_it = train(make_distiller, tmp_path / "with", watched=True)
-    without = train(make_distiller, tmp_path / "without", watched=False)
-    state = without.state_dict()
+    with_it = learn(tmp_path / "with", after_epoch=after_epoch)
+    without = learn(tmp_path / "without")
+    state = without.distiller.state_dict()
     assert state
-    assert all(torch.equal(value, state[key]) for key, value in with_it.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in with_it.distiller.state_dict().items())
     assert with_it.curriculum.history == without.curriculum.history
-    assert not (tmp_path / "without" / monitor.FILE).exists()
 
 
-def test_monitor__measures_cls_and_patch_mean_after_each_epoch(make_distiller: Make, tmp_path: Path) -> None:
-    train(make_distiller, tmp_path, watched=True)
-    rows = monitor.read(tmp_path / monitor.FILE)
+def test_monitor__measures_cls_and_patch_mean(make_training: Make) -> None:
+    training = make_training()
+    training.step = 8
+    rows = Monitor(photos(), NORMALISATION).measure(training, 2)
     assert [(row.epoch, row.step, row.metric, row.n) for row in rows] == [
-        (epoch, 4 * epoch, f"10-NN, {kind}", 6) for epoch in (1, 2) for kind in ("cls", "patch_mean")
+        (2, 8, f"10-NN, {kind}", 6) for kind in ("cls", "patch_mean")
     ]
     assert all(0 <= row.low <= row.value <= row.high <= 1 for row in rows)
     assert max(row.value for row in rows) > 0.8  # a colour per class: even a fresh student sees that
 
 
-def test_monitor__gives_back_mode_and_random_state(make_distiller: Make, tmp_path: Path) -> None:
-    distiller = make_distiller()
+def test_monitor__measures_a_growing_student_at_its_depth(make_training: Make) -> None:
+    training = make_training(curriculum={"strategy": "leap-grow", "start": 3})
+    student, seen = training.distiller.student, []
+    for number, block in enumerate(student.blocks, 1):
+        block.register_forward_hook(lambda *_, number=number: seen.append(number))
+    Monitor(photos(), NORMALISATION).measure(training, 1)
+    assert set(seen) == {1, 2, 3}
+
+
+def test_monitor__gives_back_mode_and_random_state(make_training: Make) -> None:
+    distiller = (training := make_training()).distiller
     before = torch.get_rng_state()
     for mode in (True, False):
-        distiller.student.train(mode)
-        Monitor(photos(SIDE), tmp_path / monitor.FILE, every=1).measure(distiller, 1)
+        distiller.train(mode)
+        Monitor(photos(), NORMALISATION).measure(training, 1)
         assert distiller.student.training is mode
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_monitor__is_no_training_time(make_distiller: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = Monitor.measure
+def test_monitor__is_no_training_time(learn: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
 
-    def slow(self: Monitor, module: Distiller, epoch: int) -> list[Measurement]:
-        time.sleep(1.0)
-        return measure(self, module, epoch)
+    def slow(done: int) -> None:
+        now[0] += 1000
 
-    monkeypatch.setattr(Monitor, "measure", slow)
-    start = time.perf_counter()
-    distiller = train(make_distiller, tmp_path, watched=True)
-    assert 0 < distiller.clock.seconds <= time.perf_counter() - start - 2.0
+    training = learn(tmp_path, after_epoch=slow)
+    assert now[0] == 2000
+    assert training.clock.seconds == 0
 
 
 def test_monitor__resumed_run_has_no_row_twice(tmp_path: Path) -> None:
@@ -122,25 +124,37 @@ def test_monitor__many_photos_are_not_all_looked_at() -> None:
     assert np.bincount(gallery % 10).tolist() == pytest.approx([200] * 10, abs=2)
 
 
+def watch(make_training: Make, folder: Path, shown: Photos, **parts: object) -> Callable[[int], None] | None:
+    """What a recipe with these parts has done after its epochs."""
+    training = make_training(**parts)
+    return monitor.for_recipe(training.distiller.recipe, training, shown, folder, NORMALISATION)
+
+
 @pytest.mark.parametrize(("epochs", "every"), [(1, 1), (4, 1), (12, 1), (40, 4), (100, 10)])
-def test_monitor__ten_times_a_run_by_default(recipe: Recipe, tmp_path: Path, epochs: int, every: int) -> None:
-    (watch,) = monitor.for_recipe(msgspec.structs.replace(recipe, epochs=epochs), photos(SIDE), tmp_path)
-    assert watch.every == every
+def test_monitor__ten_times_a_run_by_default(epochs: int, every: int) -> None:
+    assert monitor.default_interval(epochs) == every
 
 
-def test_monitor__recipe_chooses(recipe: Recipe, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    save_recipe(recipe, path)
-    (watch,) = monitor.for_recipe(load_recipe(path, ["monitor=3"]), photos(SIDE), tmp_path)
-    assert watch.every == 3
-    assert monitor.for_recipe(load_recipe(path, ["monitor=0"]), photos(SIDE), tmp_path) == []
+def test_monitor__measures_as_often_as_the_recipe_says_and_at_the_end(make_training: Make, tmp_path: Path) -> None:
+    after_epoch = watch(make_training, tmp_path, photos(), monitor=3, epochs=7)
+    assert after_epoch is not None
+    for done in range(1, 8):
+        after_epoch(done)
+    assert [row.epoch for row in monitor.read(tmp_path / monitor.FILE)] == [3, 3, 6, 6, 7, 7]
+
+
+def test_monitor__is_off_where_the_recipe_says_so(
+    make_training: Make, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    assert watch(make_training, tmp_path, photos(), monitor=0) is None
+    save_recipe(make_recipe(), tmp_path / "recipe.yaml")
     with pytest.raises(TrainError, match="monitor"):
-        load_recipe(path, ["monitor=-1"])
+        load_recipe(tmp_path / "recipe.yaml", ["monitor=-1"])
 
 
-def test_monitor__silently_off_without_labels_or_with_too_little_to_tell(recipe: Recipe, tmp_path: Path) -> None:
-    whole = photos(SIDE)
-    no_labels = Photos(whole.pixels, np.full(len(whole), -1), ())
-    one_class = Photos(whole.pixels, np.zeros(len(whole), np.int64), ("a",))
-    for poor in (no_labels, one_class, photos(SIDE, count=19)):
-        assert monitor.for_recipe(recipe, poor, tmp_path) == []
+def test_monitor__is_silently_off_without_labels_or_with_too_few_photos(make_training: Make, tmp_path: Path) -> None:
+    whole = photos()
+    no_labels = Photos(whole.pixels, np.full(len(whole), -1), (), whole.aspect)
+    one_class = Photos(whole.pixels, np.zeros(len(whole), np.int64), ("a",), whole.aspect)
+    for poor in (no_labels, one_class, photos(count=19)):
+        assert watch(make_training, tmp_path, poor) is None

@@ -1,8 +1,7 @@
-"""Pictures of trainings: the right data in them, from finished, unfinished and resumed runs; a page that is safe."""
+"""Pictures of trainings and studies: the right data in them, also of unfinished runs; a page that is safe."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -14,51 +13,35 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from leap_zoo.card import Metric
-from train import monitor, pipeline, plot
-from train.history import load_history
-from train.monitor import Measurement
-from train.recipe import Recipe, load_recipe, save_recipe
+from train import checkpoint, pipeline, table
+from train.evaluate import monitor
+from train.evaluate.monitor import Measurement
+from train.log import LogRow
+from train.method.curriculum import Move
+from train.plot import report
+from train.plot.__main__ import main
+from train.plot.history import load_history
+from train.plot.panels import REASONS
+from train.plot.study import study_figure
+from train.recipe import Recipe
+from train.recipe_file import save_recipe
+from train.research.results import Result
 from train.run import RunReport, write_json
 
-Rows = list[tuple[int, float, float, float]]  # step as Lightning counts, loss, block, similarity
-MOVES = [
-    (0, 1, "0.3", "calibration"),
-    (20, 2, "0.9", "similarity"),
-    (40, 3, "0.4", "timeout"),
-    (50, 4, "0.4", "budget"),
-    (60, 3, "0.1", "retreat"),
-    (70, 4, "0.2", "schedule"),
-]
+MOVES = [Move(10 * number, number + 1, 0.5, reason) for number, reason in enumerate(REASONS)]  # type: ignore[arg-type]
 Folder = Callable[..., Path]
 
 
-def write_log(folder: Path, version: int, rows: Rows) -> Path:
-    path = folder / "log" / f"version_{version}" / "metrics.csv"
-    path.parent.mkdir(parents=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["block", "epoch", "images/s", "loss", "similarity", "step", "seen"])
-        for step, loss, block, similarity in rows:
-            writer.writerow([block, 0, 90.5, loss, similarity, step, ""])
-        writer.writerow(["", 0, "", "", "", rows[-1][0], 3])  # figures of an epoch
-    return path
-
-
-def climb(first: int, last: int, loss: float = 2.0) -> Rows:
-    """A row per tenth step: loss falls from 2, the block is 1 for 20 steps, then 2."""
-    return [(step, loss - step / 100, 1.0 + (step >= 20), step / 100) for step in range(first, last, 10)]
-
-
 @pytest.fixture
-def make_run(tree: Callable[[], dict], tmp_path: Path) -> Folder:
+def make_run(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Folder:
     """An unfinished run that has logged 80 steps; `finished` adds what the end of a run writes."""
 
     def make(name: str = "run", strategy: str = "leap", *, finished: bool = False, **values: object) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        recipe = msgspec.convert({**tree(), "curriculum": {"strategy": strategy}, **values}, Recipe)
-        save_recipe(recipe, folder / "recipe.yaml")
-        write_log(folder, 0, climb(9, 80))
+        save_recipe(make_recipe(curriculum={"strategy": strategy}, **values), folder / "recipe.yaml")
+        rows = [LogRow(n, 2 - n / 100, 1 + (n > 10), n / 100, 1e-3, 90.5, 0.1) for n in range(10, 81, 10)]
+        table.write(folder / "log.csv", rows)
         for epoch, share in ((1, 0.5), (2, 0.6)):
             kinds = (("cls", share), ("patch_mean", share + 0.1))
             monitor.append(
@@ -66,15 +49,14 @@ def make_run(tree: Callable[[], dict], tmp_path: Path) -> Folder:
                 [Measurement(epoch, 8 * epoch, f"10-NN, {k}", v, 90, v - 0.1, v + 0.1) for k, v in kinds],
             )
         if finished:
-            with (folder / "curriculum.csv").open("w", newline="") as file:
-                csv.writer(file).writerows([("step", "block", "similarity", "reason"), *MOVES])
-            write_json(folder / "metrics.json", report())
+            table.write(folder / "curriculum.csv", MOVES)
+            write_json(folder / "metrics.json", run_report())
         return folder
 
     return make
 
 
-def report() -> RunReport:
+def run_report() -> RunReport:
     score = Metric(name="linear probe, cls", dataset="drawn", split="val", n=18, value=0.75, interval=(0.5, 0.9))
     return RunReport(
         name="leap-tiny",
@@ -100,96 +82,78 @@ def report() -> RunReport:
 
 def line(axes: Axes, label: str) -> tuple[list[float], list[float]]:
     """The points of the one line with this label."""
-    (found,) = [item for item in axes.lines if str(item.get_label()).startswith(label)]
+    (found,) = [item for item in axes.lines if item.get_label() == label]
     return list(found.get_xdata()), list(found.get_ydata())
 
 
-def test_run_figure__shows_what_was_logged(make_run: Folder) -> None:
-    loss, similarity, target, neighbours, *_ = plot.run_figure(load_history(make_run(finished=True))).axes
-    points = loss.lines[0]
-    assert list(points.get_xdata()) == [10, 20, 30, 40, 50, 60, 70, 80]
-    assert points.get_ydata()[:2] == pytest.approx([1.91, 1.81])
-    dots = similarity.collections[0]
-    assert dots.get_offsets()[:, 1].tolist() == pytest.approx([0.09 + 0.1 * i for i in range(8)])
-    assert dots.get_array().tolist() == [1, 1, 2, 2, 2, 2, 2, 2]
-    colours = dots.to_rgba(dots.get_array())
-    assert (colours[0] != colours[-1]).any()
-    assert line(neighbours, "CLS token") == ([1, 2], pytest.approx([0.5, 0.6]))
-    assert line(neighbours, "mean of the patch tokens") == ([1, 2], pytest.approx([0.6, 0.7]))
-    assert all(axes.get_title(loc="left") and axes.get_xlabel() and axes.get_ylabel() for axes in (loss, target))
+def test_report_figure__shows_what_was_logged(make_run: Folder) -> None:
+    loss, similarity, rate, target, neighbours, speed = report.report_figure(
+        [load_history(make_run(finished=True))]
+    ).axes
+    steps = list(range(10, 81, 10))
+    assert line(loss, "leap") == (steps, pytest.approx([2 - step / 100 for step in steps]))
+    assert line(similarity, "leap") == (steps, pytest.approx([step / 100 for step in steps]))
+    assert line(rate, "leap") == (steps, pytest.approx([1e-3] * 8))
+    assert line(speed, "leap") == (steps, pytest.approx([90.5] * 8))
+    assert line(neighbours, "_cls") == ([1, 2], pytest.approx([0.5, 0.6]))
+    assert line(neighbours, "_patch_mean") == ([1, 2], pytest.approx([0.6, 0.7]))
+    for axes in (loss, similarity, rate, target, neighbours, speed):
+        assert axes.get_title(loc="left")
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
 
 
-def test_run_figure__marks_each_move_by_its_reason(make_run: Folder) -> None:
-    target = plot.run_figure(load_history(make_run(finished=True))).axes[2]
-    for step, block, _, reason in MOVES:
-        assert line(target, reason) == ([step], [block])
+def test_report_figure__marks_each_move_by_its_reason(make_run: Folder) -> None:
+    target = report.report_figure([load_history(make_run(finished=True))]).axes[3]
     stairs = target.lines[0]
     assert stairs.get_drawstyle() == "steps-post"
-    assert list(zip(stairs.get_xdata(), stairs.get_ydata(), strict=True)) == [m[:2] for m in MOVES] + [(80, 4)]
-    markers = [item.get_marker() for item in target.lines[1:]]
-    assert len(set(markers)) == len(MOVES)
-    assert len(target.get_legend().get_texts()) == len(MOVES)
+    assert list(zip(*line(target, "leap"), strict=True)) == [(m.step, m.block) for m in MOVES] + [(80, MOVES[-1].block)]
+    for move in MOVES:
+        assert line(target, f"_{move.reason}") == ([move.step], [move.block])
+    assert len({item.get_marker() for item in target.lines[1:]}) == len(MOVES)
+    assert [text.get_text() for text in target.get_legend().get_texts()] == [text for _, text in REASONS.values()]
 
 
-def test_run_figure__of_an_unfinished_run_takes_the_blocks_from_the_log(make_run: Folder) -> None:
+def test_history__of_an_unfinished_run_takes_the_blocks_from_the_log(make_run: Folder) -> None:
     history = load_history(make_run())
-    assert history.targets == [(0, 1), (29, 2)]
-    figure = plot.run_figure(history)
-    assert "unfinished, 80 steps" in figure.get_suptitle()
-    assert list(figure.axes[2].lines[0].get_xdata()) == [0, 29, 80]
+    assert history.targets == [(0, 1), (10, 2)]
+    assert "unfinished, 80 steps" in report.report_figure([history]).get_suptitle()
 
 
-def test_run_figure__of_a_run_that_has_only_begun(make_run: Folder, tmp_path: Path) -> None:
-    folder = tmp_path / "young"
-    folder.mkdir()
-    save_recipe(load_recipe(make_run() / "recipe.yaml"), folder / "recipe.yaml")
-    texts = [text.get_text() for axes in plot.run_figure(load_history(folder)).axes for text in axes.texts]
+def test_history__of_an_unfinished_run_takes_the_moves_from_its_newest_checkpoint(make_run: Folder) -> None:
+    folder = make_run()
+    moves = [{"step": 0, "block": 1, "similarity": None, "reason": "start"}]
+    checkpoint.save({"step": 10, "curriculum": {"history": moves}}, folder / "checkpoints")
+    moves = [*moves, {"step": 17, "block": 2, "similarity": 0.5, "reason": "budget"}]
+    checkpoint.save({"step": 30, "curriculum": {"history": moves}}, folder / "checkpoints")
+    history = load_history(folder)
+    assert history.moves == [Move(0, 1, None, "start"), Move(17, 2, 0.5, "budget")]
+    assert history.targets == [(0, 1), (17, 2)]
+
+
+def test_report_figure__of_a_run_that_has_only_begun(make_run: Folder) -> None:
+    folder = make_run()
+    for name in ("log.csv", monitor.FILE):
+        (folder / name).unlink()
+    texts = [text.get_text() for axes in report.report_figure([load_history(folder)]).axes for text in axes.texts]
     assert "nothing logged yet" in texts
     assert any("no monitor.csv" in text for text in texts)
-    assert plot.draw([folder]).stat().st_size > 1000
+    report.write_report(folder)
+    assert (folder / "report.png").stat().st_size > 1000
 
 
-def test_history__of_a_resumed_run_is_one_story_and_the_later_tells_it(make_run: Folder) -> None:
-    folder = make_run()
-    write_log(folder, 10, [(49, 7.0, 3.0, 0.5)])
-    write_log(folder, 2, [(39, 5.0, 2.0, 0.5), (49, 6.0, 2.0, 0.5), (59, 6.0, 2.0, 0.5)])
-    log = load_history(folder).log
-    assert [row.step for row in log] == [10, 20, 30, 40, 50]
-    assert [row.loss for row in log[-2:]] == [5.0, 7.0]
-    assert log[-1].block == 3
-
-
-def test_history__a_line_that_is_being_written_is_left_for_later(make_run: Folder) -> None:
-    folder = make_run()
-    with (folder / "log" / "version_0" / "metrics.csv").open("a") as file:
-        file.write("2.0,0,90.5,1.2345,0.2")
-    assert load_history(folder).log[-1].step == 80
-
-
-def test_history__of_an_unfinished_rival_has_its_own_strategy(make_run: Folder) -> None:
-    folder = make_run(compare=[{"strategy": "last"}, {"strategy": "fixed", "block": 3}])
-    rival = folder / "compare" / "fixed"
-    write_log(rival, 0, climb(9, 30))
-    history = load_history(rival)
-    assert (history.strategy, history.recipe.curriculum.block, history.steps) == ("fixed", 3, 30)
-
-
-def test_comparison__has_a_line_and_a_label_per_run(make_run: Folder) -> None:
+def test_report_figure__of_several_has_a_line_and_a_label_per_run(make_run: Folder) -> None:
     folders = [make_run("a"), make_run("b", "last"), make_run("c", "last", seed=1)]
-    figure = plot.comparison_figure([load_history(folder) for folder in folders])
-    _, similarity, target, neighbours = figure.axes
+    figure = report.report_figure([load_history(folder) for folder in folders])
     names = ["leap", "last, seed 0", "last, seed 1"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
-    for axes in (similarity, target):
-        assert [item.get_label() for item in axes.lines] == names
-        looks = {(item.get_color(), item.get_linestyle()) for item in axes.lines}
-        assert len(looks) == 3
-    assert line(neighbours, "last, seed 1, CLS token") == ([1, 2], pytest.approx([0.5, 0.6]))
+    for axes in figure.axes[:4]:
+        lines = [item for item in axes.lines if item.get_label() in names]
+        assert len({item.get_color() for item in lines}) == len(lines) == 3
 
 
 def test_labels__fall_back_on_the_folder(make_run: Folder) -> None:
-    one, other = plot.labels([load_history(make_run("a")), load_history(make_run("b"))])
-    assert one != other
+    one, other = report.labels([load_history(make_run("a")), load_history(make_run("b"))])
     assert one.endswith("/a")
     assert other.endswith("/b")
 
@@ -214,39 +178,33 @@ class Page(HTMLParser):
 
 def test_page__tells_the_run_and_asks_for_nothing(make_run: Folder) -> None:
     folder = make_run(finished=True)
-    source = plot.draw([folder], folder / "report.html").read_text()
+    report.write_report(folder)
+    source = (folder / "report.html").read_text()
     page = Page(source)
     (address,) = page.addresses
     assert address.startswith("data:image/png;base64,")
     assert not re.search(r"url\(|@import|https?://", source)
-    for told in (
-        "75.0% [50.0%, 90.0%]",
-        "2 PFLOPs",
-        "25.0%",
-        "12.5%",
-        "61 s",
-        "3.1%",
-        "timeout",
-        "retreat",
-        "epochs: 2",
-    ):
+    for told in ("75.0% [50.0%, 90.0%]", "2000", "25.0%", "12.5%", "61 s", "3.1%", "timeout", "plateau", "epochs: 2"):
         assert told in page.text, told
 
 
 def test_page__escapes_what_a_folder_says(make_run: Folder) -> None:
     evil = '<script>alert("1")</script><img src=//x onerror=y>'
     folder = make_run(finished=True, description=evil)
-    write_json(folder / "metrics.json", msgspec.structs.replace(report(), hardware=evil, versions={evil: "</table>"}))
-    page = Page(plot.draw([folder], folder / "report.html").read_text())
+    write_json(
+        folder / "metrics.json", msgspec.structs.replace(run_report(), hardware=evil, versions={evil: "</table>"})
+    )
+    report.write_report(folder)
+    page = Page((folder / "report.html").read_text())
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
     assert page.text.count('alert("1")') >= 3  # there to be read: description, recipe, hardware
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_draw__writes_the_kind_of_file_that_its_name_says(make_run: Folder, tmp_path: Path, suffix: str) -> None:
+def test_command__writes_the_kind_of_file_that_its_name_says(make_run: Folder, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"picture{suffix}"
-    assert plot.main([str(make_run()), "--out", str(out)]) == 0
+    assert main([str(make_run()), "--out", str(out)]) == 0
     if suffix == ".svg":
         assert "optimiser step" in out.read_text()
     else:
@@ -256,11 +214,11 @@ def test_draw__writes_the_kind_of_file_that_its_name_says(make_run: Folder, tmp_
 @pytest.mark.parametrize(
     ("name", "content", "out", "told"),
     [
-        ("recipe.yaml", None, None, "is no run folder"),
-        ("log/version_0/metrics.csv", "step,loss,block,similarity\nx,y,1,1\n", None, "is no log of a training"),
-        ("curriculum.csv", "step,block\n1,2\n", None, "lists no moves"),
-        ("metrics.json", "{}", None, "is no report"),
-        ("monitor.csv", "a\n1\n", None, "was not written by the monitor"),
+        ("recipe.yaml", None, None, "is not a run folder"),
+        ("log.csv", "step,loss,block,similarity\nx,y,1,1\n", None, "log.csv is not a table"),
+        ("curriculum.csv", "step,block\n1,x\n", None, "curriculum.csv is not a table"),
+        ("metrics.json", "{}", None, "is not the report"),
+        ("monitor.csv", "a\n1\n", None, "monitor.csv"),
         ("spare", "", "picture.gif", "must end in .png, .svg or .html"),
         ("spare", "", "nowhere/picture.png", "cannot write"),
     ],
@@ -268,7 +226,7 @@ def test_draw__writes_the_kind_of_file_that_its_name_says(make_run: Folder, tmp_
 def test_mistake__is_one_line(
     make_run: Folder,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture[str],
     name: str,
     content: str | None,
     out: str | None,
@@ -279,53 +237,79 @@ def test_mistake__is_one_line(
         (folder / name).unlink()
     else:
         (folder / name).write_text(content)
-    assert plot.main([str(folder), "--out", str(tmp_path / (out or "picture.png"))]) == 2
+    assert main([str(folder), "--out", str(tmp_path / (out or "picture.png"))]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
 
 
-def test_training__leaves_its_picture_and_survives_a_painter_that_fails(
-    tree: Callable[[], dict], photo_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object
+def test_training__survives_a_painter_that_fails(
+    make_recipe: Callable[..., Recipe],
+    photo_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    values = tree()
-    values["data"] |= {"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}
-    values |= {"epochs": 1, "compare": [{"strategy": "last"}]}
+    write_report, folder = report.write_report, tmp_path / "run"
 
-    def fail(*_: object) -> None:
+    def fail(folder: Path) -> None:
+        write_report(folder)
         raise RuntimeError("no\npaint")
 
-    draw = plot.draw
-    monkeypatch.setattr(plot, "draw", lambda runs, out=None: fail() if "compare" in str(runs[0]) else draw(runs, out))
-    runs = pipeline.run(msgspec.convert(values, Recipe), tmp_path / "run")
-    assert len(runs) == 2
-    assert (tmp_path / "run" / "report.png").is_file()
-    assert (tmp_path / "run" / "report.html").is_file()
-    assert {row.metric for row in monitor.read(tmp_path / "run" / monitor.FILE)} == {"10-NN, cls", "10-NN, patch_mean"}
-    assert (tmp_path / "run" / "compare" / "last" / "metrics.json").is_file()
-    assert "no picture of this run (no paint)" in capsys.readouterr().out  # type: ignore[attr-defined]
+    monkeypatch.setattr(report, "write_report", fail)
+    recipe = make_recipe(
+        data={"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}, epochs=1, batch=16
+    )
+    assert pipeline.run(recipe, folder) is not None
+    assert (folder / "report.png").is_file()
+    assert (folder / "report.html").is_file()
+    assert {row.metric for row in monitor.read(folder / monitor.FILE)} == {"10-NN, cls", "10-NN, patch_mean"}
+    assert "no picture of this run (no paint)" in capsys.readouterr().out
 
 
-def test_strategies_figure__has_a_dot_per_seed_and_the_mean(tmp_path: Path) -> None:
-    shares = {"last": (0.5, 0.6), "leap": (0.7, 0.9), "linear": (0.6, 0.6)}
-    rows = [
-        {"strategy": name, "seed": seed, "probe": share, "seconds": 100.0 * share, "saved": None if seed else share}
-        for name, both in shares.items()
-        for seed, share in enumerate(both)
-    ]
-    probe, seconds, saved, *_ = plot.strategies_figure(rows, tmp_path / "figure.png").axes
-    assert [label.get_text() for label in probe.get_yticklabels()] == ["last", "linear", "leap"]  # best on top
-    assert line(probe, "leap") == ([0.7, 0.9], [2, 2])
-    means = [item for item in probe.lines if item.get_marker() == "|"]
-    assert [item.get_xdata()[0] for item in means] == pytest.approx([0.55, 0.6, 0.8])
-    reference = next(item for item in probe.lines if item.get_linestyle() == "--")
-    assert list(reference.get_xdata()) == pytest.approx([0.55, 0.55])
-    assert line(saved, "leap") == ([0.7], [2])  # what was not measured is left out
-    assert probe.xaxis.get_major_formatter()(0.5) == "50 %"
-    assert "%" not in seconds.xaxis.get_major_formatter()(50.0)
-    assert Image.open(tmp_path / "figure.png").width > 500
+def figure(change: str, cost: str, seed: int, value: float, metric: str = "probe", n: int | None = 100) -> Result:
+    """One figure of a study."""
+    return Result(
+        subject=change, variant=cost, seed=seed, metric=metric, value=value, n=n, hardware="one thread", commit="abc"
+    )
 
 
-def test_strategies_figure__of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no run"):
-        plot.strategies_figure([], tmp_path / "figure.png")
+STUDY = [
+    *(figure("last", "epochs", seed, 0.5 + seed / 10) for seed in (0, 1)),
+    *(figure("late", "epochs", seed, 0.6 + seed / 10) for seed in (0, 1)),
+    *(figure("leap", "epochs", seed, 0.4 + seed / 5) for seed in (0, 1)),
+    figure("leap", "FLOPs", 1, 0.9),
+    *(figure(change, "epochs", 0, 3.0, "total PFLOPs", None) for change in ("last", "late", "leap")),
+]
+
+
+def test_study_figure__has_a_dot_per_seed_and_a_bar_at_their_mean(tmp_path: Path) -> None:
+    drawn = study_figure(STUDY, tmp_path / "images" / "study.png", "last")
+    assert drawn is not None
+    epochs, flops = drawn.axes
+    assert line(epochs, "late")[1] == pytest.approx([10, 10])
+    assert line(epochs, "leap")[1] == pytest.approx([-10, 0])
+    bars = [item for item in epochs.lines if item.get_marker() == "_"]
+    assert [list(item.get_ydata()) for item in bars] == [pytest.approx([10]), pytest.approx([-5])]
+    assert bars[0].get_xdata()[0] < bars[1].get_xdata()[0]  # side by side
+    assert [text.get_text() for text in flops.get_xticklabels()] == ["probe"]  # costs are left to the table
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["late", "leap"]
+    assert Image.open(tmp_path / "images" / "study.png").width > 500
+
+
+def test_study_figure__has_a_run_of_equal_flops_where_there_is_one(tmp_path: Path) -> None:
+    drawn = study_figure(STUDY, tmp_path / "study.png", "last")
+    assert drawn is not None
+    assert line(drawn.axes[1], "late")[1] == pytest.approx([10, 10])  # its FLOPs are equal at equal epochs
+    assert line(drawn.axes[1], "leap")[1] == pytest.approx([-10, 30])
+
+
+def test_study_figure__of_one_cost_has_one_panel(tmp_path: Path) -> None:
+    drawn = study_figure([row for row in STUDY if row.variant == "epochs"], tmp_path / "study.svg", "last")
+    assert drawn is not None
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["At equal epochs"]
+
+
+def test_study_figure__of_the_baseline_alone_is_none(tmp_path: Path) -> None:
+    assert study_figure([row for row in STUDY if row.subject == "last"], tmp_path / "study.png", "last") is None
+    assert not (tmp_path / "study.png").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from train.similarity import MEASURES
 
 from train.__main__ import main
 from train.errors import TrainError

@@ -1,4 +1,4 @@
-"""The sizes that we publish, and the table of what they cost."""
+"""The sizes that we publish: their tokens, their growth, and the table of what they cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from train.errors import TrainError
+from train.method.student import SIZES, grow_from_identity, make_student, plain_attention, tokens_at
 from train.recipe import Student
-from train.students import DOCUMENT, SIZES, cost, document, main, make_student
+from train.research.sizes import DOCUMENT, cost, document, main
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,35 @@ def test_student__of_unknown_size_or_patch_is_refused() -> None:
         make_student(Student(size="nano"), pixels=40)
 
 
+def test_tokens_at__are_those_of_a_student_cut_to_that_depth() -> None:
+    student = make_student(Student(size="digits", patch=8, registers=2), pixels=24).eval()
+    images = torch.randn(2, 3, 24, 24)
+    deep, shallow = tokens_at(student, images, [12, 5])
+    assert torch.allclose(deep, student.forward_features(images), atol=1e-5)
+    del student.blocks[5:]
+    assert torch.allclose(shallow, student.forward_features(images), atol=1e-5)
+
+
+def test_grow_from_identity__deeper_blocks_change_nothing_and_learn() -> None:
+    student = make_student(Student(size="digits", patch=8), pixels=24)
+    grow_from_identity(student, 5)
+    shallow, deep = tokens_at(student, torch.randn(2, 3, 24, 24), [5, 12])
+    assert torch.allclose(shallow, deep, atol=1e-5)
+    (deep * torch.randn_like(deep)).sum().backward()
+    assert all(block.mlp.fc2.weight.grad.abs().max() > 0 for block in student.blocks[5:])
+
+
+def test_plain_attention__gives_the_same_tokens() -> None:
+    student = make_student(Student(size="digits", patch=8), pixels=24).eval()
+    images = torch.randn(2, 3, 24, 24)
+    plain_attention(student, True)
+    assert not any(block.attn.fused_attn for block in student.blocks)
+    found = student.forward_features(images)
+    plain_attention(student, False)
+    assert all(block.attn.fused_attn for block in student.blocks)
+    assert torch.allclose(found, student.forward_features(images), atol=1e-5)
+
+
 def test_cost__is_the_calculation_by_hand() -> None:
     found = cost(Student(size="tiny", patch=16, registers=4), pixels=224)
     tokens, width = 1 + 4 + 14 * 14, 192
@@ -85,9 +115,9 @@ def test_table__is_printed_for_any_resolution(capsys: pytest.CaptureFixture[str]
 def test_table__of_a_patch_that_does_not_fit_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--pixels", "224", "--patch", "15"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "train.students: patches of 15 px do not tile an image of 224 px; choose a multiple of 15"
+        "train.research.sizes: patches of 15 px do not tile an image of 224 px; choose a multiple of 15"
     ]
 
 
 def test_document__is_what_the_command_writes() -> None:
-    assert DOCUMENT.read_text() == document(), "run `python -m train.students --markdown`"
+    assert DOCUMENT.read_text() == document(), "run `python -m train.research.sizes --markdown`"

@@ -1,1 +1,1 @@
-"""Pictures of trainings: one run, several side by side, the comparisons of `train.research`."""
+"""Pictures of trainings: one run, several side by side, the studies of `train.research`."""

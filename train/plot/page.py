@@ -1,16 +1,16 @@
-"""report.html: a training on one page that asks nothing of the network: picture, advances, figures, cost, recipe."""
+"""report.html: a training on one page that asks nothing of the network: picture, figures, cost, moves, recipe."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import msgspec
 import yaml
 
 from leap_zoo.card import Metric
-from train.history import History
+from train.plot.history import History
 from train.run import RunReport
 
 STYLE = """
@@ -18,7 +18,6 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto
 img { max-width: 100% } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem } caption { text-align: left; color: #555 }
 th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 13px }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -33,7 +32,7 @@ def render(histories: Sequence[History], picture: bytes) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{escape(title)}: training</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n"
-        '<img alt="Loss, similarity, target block and 10-NN accuracy over the training" '
+        '<img alt="Loss, similarity, learning rate, target block, 10-NN accuracy and speed over the training" '
         f'src="data:image/png;base64,{image}">\n' + "".join(map(_section, histories)) + "</body>\n</html>\n"
     )
 
@@ -54,29 +53,27 @@ def _section(history: History) -> str:
 def _figures(report: RunReport) -> str:
     teacher = {(metric.name, metric.split): metric for metric in report.teacher_metrics}
     rows = [
-        (metric.name, metric.dataset, metric.split, metric.n, _share(metric), _share(teacher.get(_key(metric))))
-        for metric in report.metrics
+        (one.name, one.dataset, one.split, one.n, _share(one), _share(teacher.get((one.name, one.split))))
+        for one in report.metrics
     ]
     cost = [
-        ("teacher, forward", _flops(report.teacher_flops), f"{report.teacher_flops_saved:.1%}"),
-        ("teacher and student", _flops(report.total_flops), f"{report.total_flops_saved:.1%}"),
+        ("teacher, forward", f"{report.teacher_flops / 1e12:.4g}", f"{report.teacher_flops_saved:.1%}"),
+        ("teacher and student", f"{report.total_flops / 1e12:.4g}", f"{report.total_flops_saved:.1%}"),
     ]
-    time = [("training, wall clock", f"{report.train_seconds:.0f} s")]
-    if report.cpu_seconds is not None:
-        time.append(("training, CPU time of all threads", f"{report.cpu_seconds:.0f} s"))
-    if report.data_wait is not None:
-        time.append(("waiting for photos", f"{report.data_wait:.1%} of the wall clock"))
-    time += [
-        ("speed", f"{report.images_per_second:.0f} images/s"),
-        ("photos", f"{report.train_photos}, {report.epochs} epochs"),
-        ("hardware", report.hardware),
-        ("commit", report.commit),
-        ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
-    ]
+    facts = {
+        "training, wall clock": f"{report.train_seconds:.0f} s",
+        "training, CPU time of all threads": None if report.cpu_seconds is None else f"{report.cpu_seconds:.0f} s",
+        "waiting for photos": None if report.data_wait is None else f"{report.data_wait:.1%} of the wall clock",
+        "speed": f"{report.images_per_second:.0f} images/s",
+        "photos": f"{report.train_photos}, {report.epochs} epochs",
+        "hardware": report.hardware,
+        "commit": report.commit,
+        "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+    }
     return (
         _table("Figures, 95 % intervals in brackets", ("", "data set", "split", "n", "student", "teacher"), rows)
-        + _table("Cost; saved by early exit, against the whole teacher all along", ("", "FLOPs", "saved"), cost)
-        + _table("Time and place", ("", ""), time)
+        + _table("Cost; saved against a run of all blocks at every step", ("", "TFLOPs", "saved"), cost)
+        + _table("Time and place", ("", ""), [(name, text) for name, text in facts.items() if text is not None])
     )
 
 
@@ -90,10 +87,6 @@ def _moves(history: History) -> str:
     return _table("Target block of the teacher", ("step", "block", "similarity", "reason"), rows)
 
 
-def _key(metric: Metric) -> tuple[str, str]:
-    return metric.name, metric.split
-
-
 def _share(metric: Metric | None) -> str:
     if metric is None:
         return ""
@@ -101,20 +94,8 @@ def _share(metric: Metric | None) -> str:
     return f"{metric.value:.1%} [{low:.1%}, {high:.1%}]"
 
 
-def _flops(count: float) -> str:
-    power, prefix = next(((p, n) for p, n in ((1e15, "P"), (1e12, "T")) if count >= p), (1e9, "G"))
-    return f"{count / power:.3g} {prefix}FLOPs"
-
-
-def _table(caption: str, heads: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"<table>\n<caption>{escape(caption)}</caption>\n<tr>"]
-    lines += [f"<th>{escape(head)}</th>" for head in heads]
-    lines.append("</tr>\n")
-    for row in rows:
-        cells = (f"<td{_numeric(cell)}>{escape(str(cell))}</td>" for cell in row)
-        lines.append("<tr>" + "".join(cells) + "</tr>\n")
-    return "".join([*lines, "</table>\n"])
-
-
-def _numeric(cell: object) -> str:
-    return ' class="n"' if isinstance(cell, int) else ""
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
+    lines += ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
+    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
+    return f"<table>\n<caption>{escape(caption)}</caption>\n{body}</table>\n"

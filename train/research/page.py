@@ -13,13 +13,13 @@ from train.research.runner import Study
 NOT_SHARES = ("total PFLOPs", "images", "CPU seconds", "wall seconds")
 
 
-def write_page(study: Study, rows: Sequence[Result], path: Path, source: str) -> None:
-    """Write the page. source: the table that it is generated from."""
+def write_page(study: Study, rows: Sequence[Result], path: Path, source: str, picture: str = "") -> None:
+    """Write the page. source: the table that it is generated from. picture: its address as seen from the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(study, rows, source))
+    path.write_text(render(study, rows, source, picture))
 
 
-def render(study: Study, rows: Sequence[Result], source: str) -> str:
+def render(study: Study, rows: Sequence[Result], source: str, picture: str = "") -> str:
     """The page as Markdown."""
     seeds = sorted({row.seed for row in rows if row.seed is not None})
     first = rows[0]
@@ -31,8 +31,11 @@ def render(study: Study, rows: Sequence[Result], source: str) -> str:
         f"Within a seed all start from the same student and see the same batches. A cell is the mean over seeds; below "
         f"it, for each seed, the difference from `{study.baseline}`. Shares are in per cent. ± is half of the 95 % "
         "interval of one run's figure: a smaller difference is not settled by one seed. **Bold**: ahead of the "
-        "baseline by more than the spread of the seeds (t interval of the paired differences, 95 %); *italic*: behind by more.",
+        "baseline by more than the spread of the seeds (t interval of the paired differences, 95 %); *italic*: behind "
+        "by more.",
     ]
+    if picture:
+        parts.append(f"![Every change's difference from `{study.baseline}`, a dot per seed]({picture})")
     for cost, title in (("epochs", "At equal epochs"), ("FLOPs", "At equal total FLOPs")):
         table = _table(study, [row for row in rows if row.variant == cost], rows, cost)
         if table:
@@ -41,25 +44,27 @@ def render(study: Study, rows: Sequence[Result], source: str) -> str:
 
 
 def _table(study: Study, own: Sequence[Result], every: Sequence[Result], cost: str) -> str:
-    """A line per figure. A change without a run of its own at equal FLOPs has them at equal epochs already."""
+    """A line per figure."""
     if not own:
         return ""
     changes = [change for change in study.changes if any(row.subject == change for row in every)]
     lines = [f"| figure | data, split | n | ± | {' | '.join(changes)} |", "|---" * (4 + len(changes)) + "|"]
     for metric, dataset, split in dict.fromkeys((row.metric, row.dataset, row.split) for row in every):
         same = [row for row in every if (row.metric, row.dataset, row.split) == (metric, dataset, split)]
-        base = {row.seed: row for row in same if row.subject == study.baseline and row.variant == "epochs"}
+        base = at_cost(same, study.baseline, "epochs")
         one = next(iter(base.values()), same[0])
         half = "" if one.low is None or one.high is None else f"{50 * (one.high - one.low):.1f}"
-        cells = []
-        for change in changes:
-            found = {row.seed: row for row in same if row.subject == change and row.variant == "epochs"}
-            if cost == "FLOPs":
-                found |= {row.seed: row for row in same if row.subject == change and row.variant == "FLOPs"}
-            cells.append(_cell(found, base, change == study.baseline))
+        cells = [_cell(at_cost(same, change, cost), base, change == study.baseline) for change in changes]
         where = ", ".join(filter(None, (dataset, split)))
         lines.append(f"| {metric} | {where} | {one.n or ''} | {half} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def at_cost(same: Sequence[Result], change: str, cost: str) -> dict[int | None, Result]:
+    """One figure of a change by seed: a run without one of its own at equal FLOPs has them at equal epochs already."""
+    mine = [row for row in same if row.subject == change]
+    found = {row.seed: row for row in mine if row.variant == "epochs"}
+    return found | {row.seed: row for row in mine if row.variant == cost}
 
 
 def _cell(found: dict[int | None, Result], base: dict[int | None, Result], is_base: bool) -> str:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,17 +116,9 @@ def open_photos(split: Split, views: Sequence[View], folder: Path, what: str = "
 
 def in_memory(split: Split, view: View, what: str = "photos") -> Photos:
     """The photos of a split, decoded into memory: for small sets that are read once. Raises as `open_photos` does."""
-    kept, pixels, sizes, skipped = [], [], [], []
-    for number, found in _decoded(split.sources, [view], what):
-        if isinstance(found, str):
-            skipped.append((str(split.sources[number]), found))
-        else:
-            kept.append(number)
-            pixels.append(found[0][0])
-            sizes.append(found[1])
-    _report(skipped, len(split), what)
-    aspect = np.array([width / height for width, height in sizes], np.float32)
-    return Photos(np.stack(pixels), split.labels[kept], split.classes, aspect, tuple(skipped))
+    with tempfile.TemporaryDirectory() as folder:
+        (photos,) = open_photos(split, [view], Path(folder), what)
+        return photos.take(np.arange(len(photos)))
 
 
 def _decode(sources: Sequence[Source], views: Sequence[tuple[View, str]], folder: Path, what: str) -> None:
@@ -132,33 +126,33 @@ def _decode(sources: Sequence[Source], views: Sequence[tuple[View, str]], folder
     partials = [folder / f"{name}.{os.getpid()}.partial" for _, name in views]
     rows: dict[str, list[object]] = {"position": [], "path": [], "width": [], "height": []}
     skipped: list[tuple[str, str]] = []
-    files = [partial.open("wb") for partial in partials]
     try:
-        for number, found in _decoded(sources, [view for view, _ in views], what):
-            if isinstance(found, str):
-                skipped.append((_name(sources[number]), found))
-                continue
-            for file, pixels in zip(files, found[0], strict=True):
-                file.write(pixels.tobytes())
-            for key, value in zip(rows, (number, _name(sources[number]), *found[1]), strict=True):
-                rows[key].append(value)
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-        _report(skipped, len(sources), what)
-    except BaseException:
+        with ExitStack() as stack:
+            files = [stack.enter_context(partial.open("wb")) for partial in partials]
+            for number, found in _decoded(sources, [view for view, _ in views], what):
+                if isinstance(found, str):
+                    skipped.append((_name(sources[number]), found))
+                    continue
+                for file, pixels in zip(files, found[0], strict=True):
+                    file.write(pixels.tobytes())
+                for key, value in zip(rows, (number, _name(sources[number]), *found[1]), strict=True):
+                    rows[key].append(value)
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        if skipped:
+            print(f"{len(skipped)} of {len(sources)} {what} left out, the first: {': '.join(skipped[0])}")
+        if len(skipped) == len(sources):
+            raise TrainError(f"none of the {len(sources)} {what} can be decoded; look at the folder")
+        for partial, (view, name) in zip(partials, views, strict=True):
+            os.replace(partial, folder / f"{name}.u8")
+            about = {"view": repr(view), "side": view.side, "skipped": skipped[:SKIPPED_SHOWN]}
+            table = pyarrow.table(rows).replace_schema_metadata({"store": json.dumps(about)})
+            pyarrow.parquet.write_table(table, partial)
+            os.replace(partial, _index(folder, name))
+    finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
-        raise
-    finally:
-        for file in files:
-            file.close()
-    for partial, (view, name) in zip(partials, views, strict=True):
-        os.replace(partial, folder / f"{name}.u8")
-        about = {"view": repr(view), "side": view.side, "skipped": skipped[:SKIPPED_SHOWN]}
-        table = pyarrow.table(rows).replace_schema_metadata({"store": json.dumps(about)})
-        pyarrow.parquet.write_table(table, partial)
-        os.replace(partial, _index(folder, name))
 
 
 def _decoded(
@@ -184,13 +178,6 @@ def _decoded(
 def _draft_side(view: View) -> int:
     """A JPEG may be decoded at a fraction of its size, as long as its short side stays above these pixels."""
     return 2 * view.side if isinstance(view, Whole) else max(512, view.spec.short_side)
-
-
-def _report(skipped: Sequence[tuple[str, str]], listed: int, what: str) -> None:
-    if skipped:
-        print(f"{len(skipped)} of {listed} {what} left out, the first: {skipped[0][0]}: {skipped[0][1]}")
-    if len(skipped) == listed:
-        raise TrainError(f"none of the {listed} {what} can be decoded; look at the folder")
 
 
 def _read(folder: Path, name: str, view: View, split: Split) -> Photos:

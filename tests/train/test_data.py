@@ -10,7 +10,7 @@ import pytest
 
 from train import recipe
 from train.data.labels import class_labels, imagenet_indices, imagenet_labels
-from train.data.splits import Split, find_more, find_splits
+from train.data.splits import Split, find_splits
 from train.errors import TrainError
 
 
@@ -57,11 +57,19 @@ def test_folders__that_do_not_fit_are_named(own_folders: Path, tmp_path: Path) -
         find_splits(data(own_folders))
 
 
-def test_more__has_a_weight_for_each_set(photo_folders: Path) -> None:
-    red, blue = str(photo_folders / "train" / "red"), str(photo_folders / "val" / "blue")
-    found = find_more(data(more=[red, recipe.MoreData(path=blue, weight=0.5)], held_out="away_*"))
-    assert [(len(split), weight) for split, weight in found] == [(9, 1.0), (4, 0.5)]
-    assert all(set(split.labels) == {-1} for split, _ in found)
+def test_holdout__keeps_photos_of_every_set_aside_always_the_same(photo_folders: Path) -> None:
+    more = [str(photo_folders / "val" / "red"), str(photo_folders / "val" / "blue")]
+    folders = {"train": str(photo_folders / "train"), "more": more}
+    one, two = (find_splits(data(**folders, holdout=3, held_out="away_*")) for _ in range(2))
+    assert (len(one.train), len(one.val), [len(split) for split, _ in one.more]) == (18, 9, [3, 3])
+    assert len(one.aside) == 9 + 1 + 1
+    assert len(one.held_out) == 9
+    learned = [source for split in (one.train, *(split for split, _ in one.more)) for source in split.sources]
+    assert not set(learned) & set(one.aside.sources)
+    assert not [source for source in (*learned, *one.aside.sources) if source.name.startswith("away")]
+    assert one.aside.sources == two.aside.sources
+    owners = [one.val.classes[label] for label in one.val.labels]
+    assert owners == [path.parent.name for path in one.val.sources]
 
 
 def test_digits__are_split_once_and_for_all() -> None:

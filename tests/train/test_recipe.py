@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from train.students import SIZES
 
 from train.errors import TrainError
-from train.recipe import (
-    CURRICULA,
-    RECIPES,
-    Leap,
-    Loss,
-    Recipe,
-    differences,
-    find_recipe,
-    load_recipe,
-    recipe_files,
-    save_recipe,
-)
+from train.method.student import SIZES
+from train.recipe import CURRICULA, MoreData, Recipe
+from train.recipe_file import RECIPES, differences, find_recipe, load_recipe, recipe_files, save_recipe
 
 
 @pytest.fixture
@@ -64,33 +53,6 @@ def test_recipes__of_the_paper_are_found_in_their_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "threshold"),
-    [
-        ("in100-vits", "small", 0.85),
-        ("in100-vitt", "tiny", 0.85),
-        ("in1k-vits", "small", 0.80),
-        ("in1k-vitt", "tiny", 0.80),
-    ],
-)
-def test_recipes__of_the_paper_have_its_values(name: str, size: str, threshold: float) -> None:
-    recipe = load_recipe(find_recipe(f"paper/{name}"))
-    teacher, optimizer, augment = recipe.teacher, recipe.optimizer, recipe.augment
-    assert recipe.name == f"leap-{name}"
-    assert (teacher.model, teacher.pretrained, teacher.head) == ("vit_giant_patch14_dinov2", True, None)
-    assert (recipe.student.size, recipe.student.patch, recipe.preprocessing.size) == (size, 14, 224)
-    assert recipe.curriculum == Leap(similarity="cka", threshold=threshold, smoothing=1, max_epochs=5)
-    assert recipe.loss == Loss(targets="raw", distance="mse", cls_weight=0.05)
-    assert optimizer.name == "lars"
-    assert optimizer.lr == pytest.approx(6 * math.sqrt(256 / 1536), rel=1e-12)
-    assert (optimizer.momentum, optimizer.weight_decay, optimizer.warmup_epochs) == (0.9, 1e-6, 10)
-    assert (optimizer.final_share, optimizer.clip) == (0.001, 1)
-    assert (augment.scale, augment.jitter, augment.grey, augment.mix) == ((0.14, 1), 0.8, 0.2, True)
-    assert augment.flip > 0
-    assert augment.blur > 0
-    assert (recipe.epochs, recipe.batch, recipe.precision) == (100, 256, "fp16")
-
-
-@pytest.mark.parametrize(
     ("override", "named"),
     [
         ("optimzer.lr=1", "unknown key `optimzer`, did you mean `optimizer`"),
@@ -105,8 +67,13 @@ def test_recipes__of_the_paper_have_its_values(name: str, size: str, threshold: 
         ("epochs=many", "epochs"),
         ("epochs=0", "epochs"),
         ("optimizer.lr=-1e-3", "optimizer.lr"),
-        ("curriculum.threshold=1.2", "curriculum.threshold"),
-        ("curriculum.strategy=leep", "leep"),
+        ("curriculum.last_share=1.2", "curriculum.last_share"),
+        ("curriculum.strategy=leep", "no strategy 'leep', did you mean `leap`"),
+        ("curriculum.plateau_step=9", "unknown key `plateau_step` in `curriculum`, did you mean `plateau_steps`"),
+        ("curriculum={strategy: linear, threshold: 0.8}", "unknown key `threshold` in `curriculum`"),
+        ("curriculum={strategy: last}", "optimizer.decay=last-block needs optimizer.decay_share: `last` reserves no"),
+        ("augment.blur=0.5", "unknown key `blur` in `augment`"),
+        ("data.more=[{path: a, weight: 0}]", "data.more[0].weight"),
         ("data.head=own head", "data.head"),
         ("data.head=digits-teacher", "own names"),
         ("teacher.pretrained=true", "only one of"),
@@ -142,7 +109,27 @@ def test_override__keeps_text_as_text_and_later_ones_win() -> None:
 
 
 def test_override__opens_sections_that_the_recipe_leaves_out(write: Callable[..., Path]) -> None:
-    assert load_recipe(write(), ["augment.flip=0", "compare=[{strategy: last}]"]).augment.flip == 0
+    assert load_recipe(write(), ["augment.flip=0"]).augment.flip == 0
+
+
+def test_override__of_the_strategy_leaves_the_settings_of_the_other_behind() -> None:
+    assert load_recipe(find_recipe("digits")).curriculum.plateau_steps == 20
+    changed = load_recipe(find_recipe("digits"), ["curriculum.strategy=linear", "curriculum.last_share=0.5"])
+    assert (changed.curriculum.strategy, changed.curriculum.last_share) == ("linear", 0.5)
+    same = load_recipe(find_recipe("digits"), ["curriculum.strategy=leap-grow"])
+    assert same.curriculum.plateau_steps == 20
+
+
+def test_more__is_a_path_or_a_path_with_its_weight(write: Callable[..., Path]) -> None:
+    recipe = load_recipe(write(), ["data.more=[photos, {path: more.tar, weight: 0.25}]"])
+    assert recipe.data.further == [MoreData(path="photos", weight=1.0), MoreData(path="more.tar", weight=0.25)]
+
+
+def test_decay_share__is_the_optimisers_own_or_that_of_the_last_block(write: Callable[..., Path]) -> None:
+    grow = ["curriculum={strategy: leap-grow, last_share: 0.4}", "optimizer.decay=last-block"]
+    assert load_recipe(write(), grow).decay_share == 0.4
+    assert load_recipe(write(), [*grow, "optimizer.decay_share=0.1"]).decay_share == 0.1
+    assert load_recipe(write(), ["curriculum={strategy: last}"]).decay_share is None
 
 
 def test_recipe__misspelt_in_the_file_is_named(write: Callable[..., Path]) -> None:
@@ -177,11 +164,15 @@ def test_recipe__defaults_are_the_published_ones(tree: Callable[[], dict]) -> No
 
 def test_accumulate__cuts_the_batch_into_equal_pieces(write: Callable[..., Path]) -> None:
     assert load_recipe(write(), ["batch=12", "accumulate=3"]).accumulate == 3
-    with pytest.raises(TrainError, match="batch=16 cannot be cut into accumulate=3 equal pieces"):
-        load_recipe(write(), ["batch=16", "accumulate=3"])
+    with pytest.raises(TrainError, match="batch=8 cannot be cut into accumulate=3 equal pieces"):
+        load_recipe(write(), ["batch=8", "accumulate=3"])
 
 
 def test_differences__are_of_what_is_learned_not_of_how_often_it_is_saved(write: Callable[..., Path]) -> None:
     one = load_recipe(write())
-    assert differences(one, load_recipe(write(), ["checkpoint_minutes=1", "data.train=elsewhere"])) == []
+    assert (
+        differences(one, load_recipe(write(), ["checkpoint_minutes=1", "data.train=elsewhere", "data.workers=3"])) == []
+    )
     assert differences(one, load_recipe(write(), ["accumulate=2"])) == ["accumulate"]
+    other = load_recipe(write(), ["curriculum={strategy: last, every: 2}"])
+    assert {"curriculum.strategy", "curriculum.every"} <= set(differences(one, other))

@@ -62,7 +62,7 @@ def test_help__lists_the_recipes_without_torch() -> None:
         (("{recipe}", "teacher.checkpoint={tmp}/absent.safetensors"), "no teacher file"),
         (("{recipe}", "teacher.checkpoint={tmp}/teacher.pth"), "pickles"),
         (("{recipe}", "teacher.checkpoint={tmp}/other.safetensors"), "does not fit"),
-        (("{recipe}", "teacher.checkpoint={tmp}/broken.safetensors"), "no safetensors file"),
+        (("{recipe}", "teacher.checkpoint={tmp}/broken.safetensors"), "not a safetensors file"),
         (("{recipe}", "teacher.checkpoint=null"), "needs a teacher"),
         (("{recipe}", "teacher.model=vit_tiny_patch"), "timm has no model"),
         (("{recipe}", "teacher.options.num_classes=7", "teacher.checkpoint={tmp}/seven.safetensors"), "7 outputs"),

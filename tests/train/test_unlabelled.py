@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import pyarrow as arrow
 import pytest
 from PIL import Image
-from train.unlabelled import Source, find_photos
 
-from leap_zoo.card import Preprocessing
 from train.__main__ import main
-from train.data import Split, find_more
+from train.data.sources import Source, find_photos
+from train.data.splits import find_splits, unlabelled
+from train.data.store import Whole, in_memory
 from train.errors import TrainError
-from train.recipe import Data
-
-SIZE = Preprocessing(size=8, short_side=8)
+from train.recipe import Data, MoreData
 
 
 def photo(shade: int) -> bytes:
@@ -35,8 +29,7 @@ def photo(shade: int) -> bytes:
 
 def shades(found: list[Source]) -> list[int]:
     """The greys of photos, decoded."""
-    photos = Split(list(found), np.full(len(found), -1, np.int64), ()).decode(SIZE)
-    return [int(pixels[0, 0, 0]) for pixels in photos.pixels]
+    return in_memory(unlabelled(found), Whole(8)).pixels[:, 0, 0, 0].tolist()
 
 
 def pack(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
@@ -47,22 +40,6 @@ def pack(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
-
-
-def save_dataset(folder: Path, rows: list[dict], shards: int = 2, column: str = "image") -> Path:
-    """What `datasets` leaves on disk: shards in Arrow's stream format, and two JSON files."""
-    folder.mkdir()
-    kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    names = []
-    for shard in range(shards):
-        part = rows[shard::shards]
-        table = arrow.table({"label": list(range(len(part))), column: arrow.array(part, kind)})
-        names.append(f"data-{shard:05d}-of-{shards:05d}.arrow")
-        with arrow.OSFile(str(folder / names[-1]), "wb") as file, arrow.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=2)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
-    (folder / "dataset_info.json").write_text("{}")
-    return folder
 
 
 def test_folder__is_searched_to_any_depth(tmp_path: Path) -> None:
@@ -114,78 +91,6 @@ def test_tar__compressed_is_refused_with_the_mend(tmp_path: Path) -> None:
         find_photos(fake)
 
 
-def test_dataset__of_hugging_face_gives_its_images(tmp_path: Path) -> None:
-    rows = [{"bytes": photo(10 * number), "path": f"{number}.png"} for number in range(1, 6)]
-    found = find_photos(save_dataset(tmp_path / "saved", rows))
-    assert sorted(shades(found)) == [10, 20, 30, 40, 50]
-    assert {source.name for source in found} == {f"{number}.png" for number in range(1, 6)}
-
-
-def test_dataset__rows_without_bytes_are_skipped_and_named(tmp_path: Path) -> None:
-    rows = [{"bytes": photo(10), "path": None}, {"bytes": None, "path": "elsewhere.png"}]
-    found = find_photos(save_dataset(tmp_path / "saved", rows, shards=1))
-    photos = Split(list(found), np.full(2, -1, np.int64), ()).decode(SIZE)
-    assert len(photos) == 1
-    assert "images embedded" in photos.skipped[0][1]
-
-
-def test_dataset__without_images_or_with_shards_elsewhere_is_refused(tmp_path: Path) -> None:
-    folder = save_dataset(tmp_path / "saved", [{"bytes": photo(1), "path": "a"}], shards=1)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../other.arrow"}]}))
-    with pytest.raises(TrainError, match="outside the folder"):
-        find_photos(folder)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "broken.arrow"}]}))
-    (folder / "broken.arrow").write_bytes(b"no arrow")
-    with pytest.raises(TrainError, match="save the dataset again"):
-        find_photos(folder)
-
-
-def test_dataset__whose_columns_only_look_like_images_is_refused(tmp_path: Path) -> None:
-    folder = save_dataset(tmp_path / "saved", [{"bytes": photo(1), "path": "a"}], shards=1)
-    table = arrow.table({"image": arrow.array([{"bytes": 7}], arrow.struct([("bytes", arrow.int64())]))})
-    shard = next(folder.glob("*.arrow"))
-    with arrow.OSFile(str(shard), "wb") as file, arrow.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(TrainError, match="no column of images; its columns are image"):
-        find_photos(folder)
-
-
-def test_dataset__damaged_anywhere_is_read_or_refused_and_kills_nothing(tmp_path: Path) -> None:
-    """In a process of its own: an offset that is believed ends in a segmentation fault, not in an exception."""
-    rows = [{"bytes": photo(10 * number), "path": f"{number}.png"} for number in range(6)]
-    folder = save_dataset(tmp_path / "saved", rows, shards=1)
-    script = """
-import random, sys
-from pathlib import Path
-from train.errors import TrainError
-from train.unlabelled import find_photos
-folder = Path(sys.argv[1])
-shard = next(folder.glob("*.arrow"))
-whole = shard.read_bytes()
-refused = 0
-for seed in range(150):
-    draw = random.Random(seed)
-    bad = bytearray(whole)
-    for _ in range(draw.randint(1, 6)):
-        bad[draw.randrange(len(bad))] = draw.randrange(256)
-    other = shard.with_name(f"{seed}.arrow")  # a new file: the old one may still be mapped
-    other.write_bytes(bad)
-    (folder / "state.json").write_text('{"_data_files": [{"filename": "%s"}]}' % other.name)
-    try:
-        for source in find_photos(folder):
-            try:
-                source.name, source.read()
-            except OSError:
-                pass
-    except TrainError:
-        refused += 1
-print(refused)
-"""
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 20
-
-
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("x"), lambda path: None])
 def test_place__that_holds_no_photos_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "place")
@@ -193,15 +98,16 @@ def test_place__that_holds_no_photos_is_refused(tmp_path: Path, make: Callable[[
         find_photos(tmp_path / "place")
 
 
-def test_more__leaves_out_the_held_out_ones_of_every_kind(tmp_path: Path) -> None:
+def test_more__leaves_out_the_held_out_ones_of_every_kind(photo_folders: Path, tmp_path: Path) -> None:
     pack(tmp_path / "shard.tar", [("keep_1.png", photo(10)), ("away_1.png", photo(20))])
     (tmp_path / "flat").mkdir()
     for name, shade in (("keep_2.png", 30), ("away_2.png", 40)):
         (tmp_path / "flat" / name).write_bytes(photo(shade))
-    places = [str(tmp_path / "shard.tar"), str(tmp_path / "flat")]
-    split = find_more(Data(name="x", head="x", held_out="away_*", more=places))
-    assert shades(list(split.sources)) == [10, 30]
-    assert set(split.labels) == {-1}
+    more = [str(tmp_path / "shard.tar"), MoreData(path=str(tmp_path / "flat"), weight=0.5)]
+    folders = {"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}
+    splits = find_splits(Data(name="x", head="x", held_out="away_*", more=more, **folders))
+    assert [(shades(split.sources), weight) for split, weight in splits.more] == [([10], 1.0), ([30], 0.5)]
+    assert all(set(split.labels) == {-1} for split, _ in splits.more)
 
 
 def test_run__distils_on_more_photos_and_reports_the_broken_ones(
@@ -209,7 +115,7 @@ def test_run__distils_on_more_photos_and_reports_the_broken_ones(
 ) -> None:
     pack(tmp_path / "more.tar", [(f"{number}.png", photo(number)) for number in range(7)] + [("bad.png", b"no photo")])
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_bytes(msgspec.yaml.encode({**tree(), "epochs": 1}))
+    recipe.write_bytes(msgspec.yaml.encode({**tree(), "epochs": 1, "monitor": 0}))
     data = [f"data.train={photo_folders / 'train'}", f"data.val={photo_folders / 'val'}"]
     out = tmp_path / "run"
     assert main([str(recipe), *data, f"data.more=[{tmp_path / 'more.tar'}]", "--out", str(out)]) == 0

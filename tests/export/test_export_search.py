@@ -13,7 +13,7 @@ import onnx as onnx_format
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from small_export import DEPTH
+from small_export import DEPTH, unfused
 
 from export import fp16, general, names, onnx, openvino, quantize, search
 from export.build import open_built
@@ -153,15 +153,11 @@ def test_search__a_way_that_loses_the_classes_of_a_further_head_is_out(monkeypat
     assert candidates[0].outcome.startswith("refused: it loses 100.00% of top-1 of the head many")
 
 
-def session_of(proto: onnx_format.ModelProto) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
 def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
     """Of the embeddings of drawn photos, to those of the fp32 graph: the least."""
     photos = draw(32)
-    fp32 = session_of(onnx.write(weights_of(model)).proto).run(["embedding"], {"image": photos})[0]
-    return float((session_of(proto).run(["embedding"], {"image": photos})[0] * fp32).sum(1).min())
+    fp32 = unfused(onnx.write(weights_of(model)).proto.SerializeToString()).run(["embedding"], {"image": photos})[0]
+    return float((unfused(proto.SerializeToString()).run(["embedding"], {"image": photos})[0] * fp32).sum(1).min())
 
 
 @pytest.mark.parametrize(
@@ -245,7 +241,9 @@ def test_shorten__numbers_what_is_inside_and_changes_no_answer(model: DeployedSt
     assert [value.name for value in short.graph.output] == [value.name for value in full.graph.output]
     assert short.SerializeToString(deterministic=True) == names.shorten(full).SerializeToString(deterministic=True)
     photos = draw(32)
-    ours, theirs = (session_of(onnx.finish(each, {})).run(None, {"image": photos}) for each in (short, full))
+    ours, theirs = (
+        unfused(onnx.finish(each, {}).SerializeToString()).run(None, {"image": photos}) for each in (short, full)
+    )
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 200  # a few on an idle machine; a training in the background takes most of this one
+PATIENT = {"LEAP_ZOO_SERVE_TIMEOUT": "120", "LEAP_ZOO_SERVE_SLOW_TIMEOUT": "240"}  # a slow machine is no failure
 
 ABSENT = """
 import sys
@@ -83,7 +84,7 @@ def start(
     def run(*, wait: bool = True, port: int | None = None, **variables: str) -> Iterator[Server]:
         folder = tmp_path_factory.mktemp("server")
         # Two servers that share a BENTOML_HOME wipe each other's metrics.
-        env = torchless | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
+        env = torchless | PATIENT | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
         port = port or free_port()
         command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
         log = folder / "log"

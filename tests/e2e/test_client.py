@@ -18,7 +18,7 @@ from leap_zoo.client import Client
 
 @pytest.fixture(scope="module")
 def client(server) -> Iterator[Client]:
-    with Client(server.url) as client:
+    with Client(server.url, timeout=300) as client:
         yield client
 
 

@@ -53,7 +53,7 @@ class Writer:
         self.thread.start()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=30) as http:
+        with httpx.Client(base_url=self.url, timeout=120) as http:
             for number in range(10_000):
                 try:
                     self._step(http, f"{self.seed}-{number}", number)
@@ -114,13 +114,16 @@ def test_kill__loses_nothing_that_was_acknowledged(start, variables: dict[str, s
                 time.sleep(0.01)
             kill(psutil.Process(server.process.pid))
             for writer in writers:
-                writer.thread.join(30)
+                writer.thread.join(120)
                 assert writer.wrong == []
                 kept[writer.gallery] |= writer.kept
                 deleted[writer.gallery] |= writer.deleted
                 unsure |= writer.unsure
                 heads |= writer.heads
-    with start(**variables, LEAP_ZOO_SERVE_DATA=str(data)) as server, httpx.Client(base_url=server.url) as http:
+    with (
+        start(**variables, LEAP_ZOO_SERVE_DATA=str(data)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         for name in kept:
             page = http.get(f"/v1/gallery/{name}/items?limit=1000").json()
             there = {item["id"] for item in page["items"]}

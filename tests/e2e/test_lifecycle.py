@@ -26,7 +26,7 @@ def test_stop__an_open_page_does_not_hold_it_up(start, tiny_zoo: Path) -> None:
         server.terminate(seconds=120)  # without an end to the stream, never
         assert not [line for line in lines if line]  # the stream has been ended, not broken off
         with pytest.raises(httpx.TransportError):
-            httpx.get(server.url + "/livez")
+            httpx.get(server.url + "/livez", timeout=60)
 
 
 def test_page__an_unknown_visitor_leaves_no_traceback(server) -> None:
@@ -48,7 +48,7 @@ def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(start, tiny_
             worker.kill()
             pytest.fail(first.log.read_text()[-2000:])
         with start(port=first.port, **variables) as second:
-            assert httpx.get(second.url + "/v1/models").status_code == 200
+            assert httpx.get(second.url + "/v1/models", timeout=60).status_code == 200
             said = second.log.read_text()
             assert "in use" not in said
 

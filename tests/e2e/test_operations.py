@@ -58,9 +58,9 @@ def test_pull__from_a_running_server(server, tmp_path: Path, monkeypatch: pytest
 def test_zoo__a_download_goes_on_where_it_stopped(server, tiny_zoo: Path) -> None:
     url = f"{server.url}/zoo/{TINY}/model_int8.onnx"
     whole = (tiny_zoo / TINY / "model_int8.onnx").read_bytes()
-    head = httpx.head(url)
+    head = httpx.head(url, timeout=60)
     assert head.headers["content-length"] == str(len(whole))
-    rest = httpx.get(url, headers={"range": "bytes=100-", "if-range": head.headers["etag"]})
+    rest = httpx.get(url, headers={"range": "bytes=100-", "if-range": head.headers["etag"]}, timeout=60)
     assert (rest.status_code, rest.content) == (206, whole[100:])
 
 
@@ -74,16 +74,16 @@ def test_metrics__ours_are_beside_bentomls(server, red: bytes) -> None:
     answer = httpx.post(server.url + "/v1/embed", content=red, headers=image, timeout=60)
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "known")
     httpx.post(server.url + "/classify", content=red, headers={"content-type": "image/jpeg"}, timeout=60)
-    series = httpx.get(server.url + "/metrics").text.count("\n")
+    series = httpx.get(server.url + "/metrics", timeout=60).text.count("\n")
     for guess in range(5):
         for path in (f"/v1/guess-{guess}", f"/guess-{guess}", f"/zoo/guess-{guess}/card.json", f"/ui/guess-{guess}"):
-            assert httpx.get(server.url + path).status_code == 404
-            assert httpx.request(f"GUESS{guess}", server.url + path).status_code in (400, 404, 405)
-    text = httpx.get(server.url + "/metrics").text
+            assert httpx.get(server.url + path, timeout=60).status_code == 404
+            assert httpx.request(f"GUESS{guess}", server.url + path, timeout=60).status_code in (400, 404, 405)
+    text = httpx.get(server.url + "/metrics", timeout=60).text
     # One route `unmatched`, the templates of /zoo and /ui, and for each a status class and a method `other`.
     assert text.count("\n") - series < 4 * 25
-    assert httpx.get(server.url + "/v1/again").status_code == 404
-    assert httpx.get(server.url + "/metrics").text.count("\n") == text.count("\n")
+    assert httpx.get(server.url + "/v1/again", timeout=60).status_code == 404
+    assert httpx.get(server.url + "/metrics", timeout=60).text.count("\n") == text.count("\n")
     assert 'leap_zoo_requests_total{method="POST",route="/v1/embed",status_class="2xx"}' in text
     assert 'leap_zoo_stage_seconds_count{stage="inference"}' in text
     assert re.search(r"^leap_zoo_models_loaded [1-9]", text, re.M)  # the page, and other tests, load more than one
@@ -150,7 +150,7 @@ class Load:
             thread.join(60)
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=30) as http:
+        with httpx.Client(base_url=self._url, timeout=120) as http:
             while not self.stop.is_set():
                 try:
                     status = http.post(
@@ -239,7 +239,7 @@ def test_kill__a_worker_comes_back(mortal: Server, red: bytes) -> None:
             pytest.fail(server.log.read_text()[-3000:])
         load.stop.set()
         assert psutil.Process(server.process.pid).children()[0].pid != worker.pid
-        text = httpx.get(server.url + "/metrics").text
+        text = httpx.get(server.url + "/metrics", timeout=60).text
         assert float(text.partition("\nleap_zoo_in_flight ")[2].split("\n")[0]) <= 3  # those of the dead are forgotten
 
 
@@ -258,11 +258,11 @@ def test_stop__of_the_worker_alone_brings_another(mortal: Server) -> None:
 
 
 def test_metrics__of_two_servers_of_one_user_are_apart(server, start, variables: dict[str, str]) -> None:
-    httpx.get(server.url + "/v1/models")
+    httpx.get(server.url + "/v1/models", timeout=60)
     with start(**variables, BENTOML_HOME=server.home) as second:
-        assert 'route="/v1/models"' in httpx.get(server.url + "/metrics").text
-        assert 'route="/v1/models"' not in httpx.get(second.url + "/metrics").text
-    assert 'route="/v1/models"' in httpx.get(server.url + "/metrics").text
+        assert 'route="/v1/models"' in httpx.get(server.url + "/metrics", timeout=60).text
+        assert 'route="/v1/models"' not in httpx.get(second.url + "/metrics", timeout=60).text
+    assert 'route="/v1/models"' in httpx.get(server.url + "/metrics", timeout=60).text
 
 
 @pytest.fixture(scope="module")
@@ -316,9 +316,9 @@ def test_bento__is_served_from_the_store(
         assert answer.status_code == 200, log.read_text()[-3000:]
         assert answer.headers["x-content-type-options"] == "nosniff"  # our outermost layer came along
         assert httpx.get(url + "/ui/", timeout=60).status_code == 200
-        assert httpx.get(url + "/zoo/index.json").json()["models"][0]["id"] == "leap-nano"
+        assert httpx.get(url + "/zoo/index.json", timeout=60).json()["models"][0]["id"] == "leap-nano"
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
     finally:
         if process.poll() is None:
             for child in psutil.Process(process.pid).children(recursive=True):

@@ -26,6 +26,7 @@ from train.run import Run
 GOLDEN = "golden.npz"
 REFERENCE: Kind = ("onnx", "fp32")
 MINUTES = 10.0
+TIMING_SECONDS = 3.0  # per file, for the latencies in the card
 
 Say = Callable[[str], None]
 
@@ -62,7 +63,7 @@ def publish(
         shutil.rmtree(staging / card.id)
         card = _write(run, model, forms, kept, search, staging)
         say("timing the files on this device")
-        card = replace(card, latency=bench.latency_rows(card.id, staging))
+        card = replace(card, latency=bench.latency_rows(card.id, staging, seconds=TIMING_SECONDS))
         list_model(card, staging)
         report = verify_published(card.id, zoo=staging)
         if not report.ok:

@@ -14,6 +14,7 @@ from pathlib import Path
 import drawn
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from leap_zoo import card as cards
@@ -26,6 +27,10 @@ TINY_SIZE = 32
 TINY_DIMS = {"student": 8, "teacher": 12}
 COLOURS = ["red", "green", "blue"]
 BRIGHTNESS = ["dark", "bright"]
+
+# A slow machine finds the same examples, only later.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -54,11 +54,15 @@ class Unreachable(Exception):
 
 def weigh(folder: Path, photo: Path = PHOTO, repeats: int = 5) -> dict[str, Any]:
     """Install into the empty `folder` and measure. Raises Unreachable with what pip said."""
-    python = install(folder)
+    return measure(install(folder), photo, repeats)
+
+
+def measure(python: Path, photo: Path = PHOTO, repeats: int = 5) -> dict[str, Any]:
+    """The environment of `python`, which `install` made."""
     cli = python.parent / ("leap-zoo.exe" if os.name == "nt" else "leap-zoo")
     _run([str(cli), "classify", str(photo), "--json"])  # the first start writes bytecode
     packages = json.loads(_run([str(python), "-c", _SIZES]))
-    site = [path for path in folder.rglob("site-packages") if path.is_dir()]
+    site = [path for path in python.parents[1].rglob("site-packages") if path.is_dir()]
     imports = [float(_run([str(python), "-c", _IMPORT])) for _ in range(repeats)]
     answers, predictions = [], ""
     for _ in range(repeats):

@@ -22,12 +22,14 @@ import httpx
 import psutil
 
 import leap_zoo
+from tools import weigh
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 200  # a few on an idle machine; a training in the background takes most of this one
+PATIENT = {"LEAP_ZOO_SERVE_TIMEOUT": "120", "LEAP_ZOO_SERVE_SLOW_TIMEOUT": "240"}  # a slow machine is no failure
 
 ABSENT = """
 import sys
@@ -50,6 +52,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
     log: Path
+    home: str  # BENTOML_HOME
 
     @property
     def url(self) -> str:
@@ -81,7 +84,7 @@ def start(
     def run(*, wait: bool = True, port: int | None = None, **variables: str) -> Iterator[Server]:
         folder = tmp_path_factory.mktemp("server")
         # Two servers that share a BENTOML_HOME wipe each other's metrics.
-        env = torchless | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
+        env = torchless | PATIENT | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
         port = port or free_port()
         command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
         log = folder / "log"
@@ -90,7 +93,7 @@ def start(
                 command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
-            server = Server(port, process, log)
+            server = Server(port, process, log, env["BENTOML_HOME"])
             if wait:
                 wait_until_ready(server)
             yield server
@@ -105,6 +108,22 @@ def server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny
     """One server with the tiny model for all tests that leave it running."""
     with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=leap_zoo.models(tiny_zoo)[0].id) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bundled_server(start: Callable[..., contextlib.AbstractContextManager[Server]]) -> Iterator[Server]:
+    """One server that was told nothing, so that it serves the bundled student, for all tests that leave it running."""
+    with start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def edge_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment that has nothing but the edge package. Read only."""
+    try:
+        return weigh.install(tmp_path_factory.mktemp("edge"))
+    except weigh.Unreachable as error:
+        pytest.skip(f"the package index cannot be reached: {error}")
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ def test_stop__an_open_page_does_not_hold_it_up(start, tiny_zoo: Path) -> None:
     ):
         lines = stream.iter_lines()
         assert next(lines) == "data: ALIVE"
-        server.terminate(seconds=10)  # about one on an idle machine; without an end to the stream, never
+        server.terminate(seconds=120)  # without an end to the stream, never
         assert not [line for line in lines if line]  # the stream has been ended, not broken off
         with pytest.raises(httpx.TransportError):
-            httpx.get(server.url + "/livez")
+            httpx.get(server.url + "/livez", timeout=60)
 
 
 def test_page__an_unknown_visitor_leaves_no_traceback(server) -> None:
@@ -44,12 +44,12 @@ def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(start, tiny_
         first.process.kill()
         first.process.wait()
         try:
-            worker.wait(10)  # about two on an idle machine
+            worker.wait(120)
         except psutil.TimeoutExpired:
             worker.kill()
             pytest.fail(first.log.read_text()[-2000:])
         with start(port=first.port, **variables) as second:
-            assert httpx.get(second.url + "/v1/models").status_code == 200
+            assert httpx.get(second.url + "/v1/models", timeout=60).status_code == 200
             said = second.log.read_text()
             assert "in use" not in said
 
@@ -82,12 +82,12 @@ def test_start__a_damaged_file_ends_it(start, zoo_copy: Path) -> None:
 
 
 @pytest.mark.skipif(not (BUNDLED / "index.json").is_file(), reason="no student is bundled in this checkout")
-def test_start__without_any_variable_serves_the_bundled_student(start, sample_photos: list[Path]) -> None:
-    with start() as server:
-        body = httpx.post(server.url + "/classify", files={"image": sample_photos[0].open("rb")}, timeout=60).json()
-        assert (body["model"], body["head"], body["precision"]) == (DEFAULT_MODEL, "imagenet1k", "int8")
-        assert len(body["predictions"]) == 5
-        start_of_call = time.monotonic()
-        vector = httpx.post(server.url + "/embed", files={"image": sample_photos[1].open("rb")}, timeout=60).json()
-        assert vector["milliseconds"] < (time.monotonic() - start_of_call) * 1000
-        assert sum(x * x for x in vector["embedding"]) == pytest.approx(1, abs=1e-3)
+def test_start__without_any_variable_serves_the_bundled_student(bundled_server, sample_photos: list[Path]) -> None:
+    url = bundled_server.url
+    body = httpx.post(url + "/classify", files={"image": sample_photos[0].open("rb")}, timeout=60).json()
+    assert (body["model"], body["head"], body["precision"]) == (DEFAULT_MODEL, "imagenet1k", "int8")
+    assert len(body["predictions"]) == 5
+    start_of_call = time.monotonic()
+    vector = httpx.post(url + "/embed", files={"image": sample_photos[1].open("rb")}, timeout=60).json()
+    assert vector["milliseconds"] < (time.monotonic() - start_of_call) * 1000
+    assert sum(x * x for x in vector["embedding"]) == pytest.approx(1, abs=1e-3)

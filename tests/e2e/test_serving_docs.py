@@ -128,16 +128,19 @@ def test_routes__are_those_of_the_server(served) -> None:
         for methods, path in re.findall(r"`((?:[A-Z]+, )*[A-Z]+) (/[^`]+)`", table)
         for method in methods.split(", ")
     }
-    schema = httpx.get(f"http://{served('')}/openapi.json").json()
+    schema = httpx.get(f"http://{served('')}/openapi.json", timeout=60).json()
     described = {(method.upper(), path) for path, one in schema["paths"].items() for method in one if method != "head"}
     assert described <= listed
     for method, path in listed - described:
-        assert (method, httpx.get(f"http://{served('')}{path}", follow_redirects=True).status_code) == ("GET", 200)
+        assert (method, httpx.get(f"http://{served('')}{path}", follow_redirects=True, timeout=60).status_code) == (
+            "GET",
+            200,
+        )
     assert {path for _, path in listed} >= front.HEALTH_PATHS | front.NATIVE_PATHS
 
 
 def test_metrics__are_those_of_the_server(served) -> None:
-    text = httpx.get(f"http://{served('')}/metrics").text
+    text = httpx.get(f"http://{served('')}/metrics", timeout=60).text
     ours = set(re.findall(r"^# TYPE (leap_zoo_\w+) ", text, re.MULTILINE))
     assert set(re.findall(r"^\| `(leap_zoo_\w+)` \|", DOC, re.MULTILINE)) == ours
 

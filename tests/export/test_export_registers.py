@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from small_export import DEPTH
 from torch.nn import functional
 
 from export import describe, onnx
 from export.golden import draw
 from export.graph import DeployedStudent
 from export.weights import weights_of
-from train.__main__ import main as train
+from train.evaluate import of_run
 from train.run import Run, load_run
 
 REGISTERS = 16  # as many as patches: counted among them, they would move every mean
-RECIPE = [
-    "digits",
-    "epochs=1",
-    "batch=128",
-    "teacher.options.embed_dim=48",
-    "teacher.supervised.epochs=1",
-    "compare=[]",
-    f"student.registers={REGISTERS}",
-    "student.layerscale=0.3",
-]
 
 
 @pytest.fixture(scope="module")
-def registers_folder(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("registers") / "digits"
-    assert train([*RECIPE, "--out", str(folder)]) == 0
-    return folder
+def registers_folder(trained: Callable[..., Path]) -> Path:
+    return trained(
+        "epochs=1", "teacher.supervised.epochs=1", f"student.registers={REGISTERS}", "student.layerscale=0.3"
+    )
 
 
 @pytest.fixture
@@ -53,23 +45,19 @@ def test_run__brings_registers_and_layerscale_back(registers_run: Run) -> None:
     student = registers_run.student
     assert student.num_prefix_tokens == 1 + REGISTERS
     gammas = [value for name, value in student.named_parameters() if "gamma" in name]
-    assert len(gammas) == 24
+    assert len(gammas) == 2 * DEPTH
     assert all(0 < (gamma - 0.3).abs().max() < 0.1 for gamma in gammas)
 
 
-def test_run__measured_the_mean_of_patches_only(registers_run: Run) -> None:
-    """The k-NN figure of the run, recomputed."""
-    photos = registers_run.photos()
-    sets = [split.decode(registers_run.recipe.preprocessing, "photos") for split in (photos.train, photos.val)]
-    ours, theirs = (
-        functional.normalize(tokens(registers_run, photos.pixels)[:, 1 + REGISTERS :].mean(1), dim=1) for photos in sets
-    )
-    similar, nearest = (theirs @ ours.T).topk(10, dim=1)
-    votes = torch.zeros(len(theirs), 10)
-    votes.scatter_add_(1, torch.from_numpy(sets[0].labels)[nearest], (similar / 0.07).exp())
-    right = int((votes.argmax(1) == torch.from_numpy(sets[1].labels)).sum())
-    (metric,) = [m for m in registers_run.report.metrics if m.name == "10-NN, patch_mean"]
-    assert right == pytest.approx(metric.value * metric.n, abs=1.01)
+def test_run__is_measured_by_the_mean_of_patches_only(registers_run: Run) -> None:
+    """On the features, since another order of sums may swap neighbours that are equally near."""
+    images = draw(32)
+    with torch.inference_mode():
+        measured = of_run(registers_run).features(torch.from_numpy(images))
+    every = tokens(registers_run, images)
+    torch.testing.assert_close(measured["patch_mean"], every[:, 1 + REGISTERS :].mean(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(measured["cls"], every[:, 0], atol=1e-4, rtol=1e-4)
+    assert "10-NN, patch_mean" in {metric.name for metric in registers_run.report.metrics}
 
 
 @pytest.mark.parametrize("pooling", ["cls", "patch_mean"])
@@ -83,7 +71,7 @@ def test_file__leaves_registers_out_and_answers_as_torch(registers_run: Run, poo
     with torch.inference_mode():
         expected = dict(zip(model.names, model(torch.from_numpy(images)), strict=True))
     for name in model.names:
-        np.testing.assert_allclose(found[name], expected[name].numpy(), atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name].numpy(), atol=1e-4, rtol=1e-5, err_msg=name)
 
     every = tokens(registers_run, images)
     features = every[:, 0] if pooling == "cls" else every[:, 1 + REGISTERS :].mean(1)

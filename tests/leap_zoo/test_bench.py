@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +18,11 @@ import leap_zoo
 from leap_zoo.bench import ROUNDS, Plan, bench, latency_rows, take_turns
 from leap_zoo.bench.costs import Task, probe
 from leap_zoo.bench.latency import Row, card_rows, file_name, newest, read_rows, slowdown, write_rows
+from leap_zoo.card import Preprocessing
 from leap_zoo.cli import main
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, UnknownModel
+from leap_zoo.preprocess import to_tensor
 from leap_zoo.registry import find, publish
 
 TINY = "leap-tiny-test"
@@ -63,12 +66,20 @@ def test_turns__alternate_and_count_no_first_call() -> None:
     assert [len(row) for row in samples] == [4, 4]
 
 
-def test_turns__measure_the_slow_as_slow_for_as_long_as_asked() -> None:
-    quick, slow = take_turns([lambda: time.sleep(0.001), lambda: time.sleep(0.004)], seconds=0.1)
-    assert min(quick) >= 1
-    assert min(slow) >= 4
+def test_turns__measure_the_slow_as_slow_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def takes(milliseconds: float) -> None:
+        nonlocal now
+        now += milliseconds / 1000
+
+    monkeypatch.setattr("leap_zoo.bench.time", SimpleNamespace(perf_counter=lambda: now))
+    quick, slow = take_turns([lambda: takes(1), lambda: takes(4)], seconds=0.1)
+    assert quick == pytest.approx([1] * len(quick))
+    assert slow == pytest.approx([4] * len(slow))
     assert len(quick) > len(slow) >= ROUNDS
-    assert sum(quick) >= 90
+    assert 100 <= sum(quick) <= 100 + ROUNDS * 1.001
+    assert 100 <= sum(slow) <= 100 + ROUNDS * 4.001
 
 
 def test_bench__measures_every_file_on_all_conditions(tiny_zoo: Path) -> None:
@@ -78,7 +89,8 @@ def test_bench__measures_every_file_on_all_conditions(tiny_zoo: Path) -> None:
     assert found == {(p, t, b) for p in ("fp32", "int8") for t in (1, 2) for b in (1, 3)}
     for row in rows:
         assert 0 < row.min_ms <= row.median_ms <= row.p95_ms
-        assert row.images_per_second == pytest.approx(row.batch / row.median_ms * 1000, rel=0.01)
+        rounding = 0.0001 / row.median_ms  # of the milliseconds in the row
+        assert row.images_per_second == pytest.approx(row.batch / row.median_ms * 1000, rel=0.001 + rounding)
         assert row.n >= ROUNDS
         assert (row.device, row.isa) == (cpu_name(), " ".join(instruction_sets()))
         assert row.runtime.startswith("onnxruntime ")
@@ -95,10 +107,17 @@ def test_bench__ratios_are_of_rows_under_the_same_conditions(tiny_zoo: Path) -> 
     assert [(row.precision, row.times_fp32) for row in only] == [("int8", None)]
 
 
-def test_bench__decoding_takes_time_and_is_a_row_of_its_own(tiny_zoo: Path) -> None:
+def test_bench__decoding_is_timed_and_is_a_row_of_its_own(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def counted(photo: bytes, spec: Preprocessing) -> np.ndarray:
+        decoded.append(photo)
+        return to_tensor(photo, spec)
+
+    monkeypatch.setattr("leap_zoo.bench.to_tensor", counted)
     rows, _ = bench([TINY], Plan(precision="fp32", seconds=0.05, decode=True), tiny_zoo)
     by_input = {row.input: row for row in rows}
-    assert by_input["jpeg"].min_ms > by_input["pixels"].min_ms + 0.1  # a decoded photo is 0.9 MB
+    assert len(decoded) > by_input["jpeg"].n  # once in every call that was timed, and in those to warm up
     assert by_input["pixels"].peak_memory_bytes is not None
     assert by_input["jpeg"].peak_memory_bytes is None
 
@@ -110,7 +129,8 @@ def test_bench__steps_are_as_many_as_announced(tiny_zoo: Path) -> None:
         announced.append(total)
         return lambda: steps.append(1)
 
-    bench([TINY], Plan(threads=(1, 2, 1), batches=(1, 2, 2), seconds=0.02, decode=True), tiny_zoo, begin)
+    plan = Plan(precision="fp32", threads=(1, 2, 1), batches=(1, 2, 2), seconds=0.02, decode=True)
+    bench([TINY], plan, tiny_zoo, begin)
     assert announced == [len(steps)]
 
 
@@ -147,7 +167,7 @@ def test_probe__peak_memory_is_of_its_own_process_and_grows_with_the_batch(tiny_
     assert small.load_ms > 0
     if small.peak_memory_bytes is None or large.peak_memory_bytes is None:
         pytest.skip("this system does not tell the peak memory of a process")
-    assert 30e6 < small.peak_memory_bytes < 300e6  # Python, numpy and ONNX Runtime
+    assert 0 < small.peak_memory_bytes < len(ballast)
     photos = 1024 * 32 * 32 * 3
     assert large.peak_memory_bytes > small.peak_memory_bytes + photos
 

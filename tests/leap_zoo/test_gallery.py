@@ -311,22 +311,23 @@ def test_faiss__index_is_kept_beside_the_gallery_and_rebuilt_when_damaged(tmp_pa
     expected = ids(flat.search(queries, 10))
 
     def recall() -> float:
+        """Nearly 1, as exactly as the number of threads makes the index; of half of the photos it would be a half."""
         found = ids(FaissGallery(FlatGallery(flat.folder), index_from=1).search(queries, 10))
         return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)]))
 
-    assert recall() > 0.99
+    assert recall() > 0.9
     (index,) = (flat.folder / "faiss").glob("*.faiss")
     built = index.stat().st_ino
-    assert recall() > 0.99
+    assert recall() > 0.9
     assert index.stat().st_ino == built  # read, not built again
     data = bytearray(index.read_bytes())
     data[len(data) // 2] ^= 1
     index.write_bytes(data)
-    assert recall() > 0.99
+    assert recall() > 0.9
     assert bytes(data) != index.read_bytes()
     flat.add([str(i) for i in range(1000)], random.normal(size=(1000, 16)))  # half of the index is gone
     expected = ids(flat.search(queries, 10))
-    assert recall() > 0.99
+    assert recall() > 0.9
 
 
 @needs("qdrant_client", "qdrant")

@@ -21,6 +21,7 @@ from leap_zoo.pull.patience import Patience
 TINY = "leap-tiny-test"
 INDEX, CARD, FILE = "/index.json", f"/{TINY}/card.json", f"/{TINY}/model_int8.onnx"
 SIGNATURE = f"/{TINY}/model.sig"
+PATIENT = download.PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +181,7 @@ def test_hostile_server__is_refused(
     behaviour: Behaviour,
     says: str,
     kept: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.behaviours[path] = behaviour
     line, left = refused(capsys, server.url, no_pulled_models)
@@ -187,6 +189,7 @@ def test_hostile_server__is_refused(
     assert bool(left) == kept
     assert {file.parent.name for file in left} <= {"partial", "blobs"}
     del server.behaviours[path]
+    monkeypatch.setattr(download, "PATIENCE", PATIENT)
     assert main(["pull", TINY, "--from", server.url]) == 0  # and none of it is in the way later
     assert leap_zoo.load(TINY).card.id == TINY
 

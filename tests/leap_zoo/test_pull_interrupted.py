@@ -62,15 +62,15 @@ def test_pull__killed_goes_on_there(big_server: ZooServer, no_pulled_models: Pat
     def wait(handler: Handler, data: bytes) -> None:
         serve_until(handler, data, position)
         reached.set()
-        killed.wait(20)
+        killed.wait(120)
 
     big_server.behaviours[FILE] = wait
     process = start(big_server.url)
     try:
-        assert reached.wait(20)
+        assert reached.wait(60)
         digest = read_card(big_server.folder / TINY / "card.json").artifacts[1].sha256
         partial = no_pulled_models / "partial" / digest
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while position and not (partial.exists() and partial.stat().st_size == position):
             assert time.monotonic() < until, "the bytes that were served are not on the disk"
             time.sleep(0.01)
@@ -84,7 +84,7 @@ def test_pull__killed_goes_on_there(big_server: ZooServer, no_pulled_models: Pat
     del big_server.behaviours[FILE]
     big_server.served.clear()
     again = start(big_server.url)
-    out, error = again.communicate(timeout=30)
+    out, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
     assert digest.encode() in out
     assert hashlib.sha256((no_pulled_models / "blobs" / digest).read_bytes()).hexdigest() == digest

@@ -321,9 +321,9 @@ def test_fit__that_takes_too_long_leaves_no_head(engine: Engine, classes: Classe
         limited = httpx.ASGITransport(TimeLimit(app, 0.5))
         async with httpx.AsyncClient(transport=limited, base_url="http://server") as hurried:
             given_up = await hurried.post("/v1/heads/h", files=form(classes))
-            meanwhile = await hurried.post("/v1/heads/h", files=form(classes))
-        slow.go.set()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            meanwhile = await client.post("/v1/heads/h", files=form(classes))
+            slow.go.set()
             deadline = time.monotonic() + 30
             while (again := await client.post("/v1/heads/i", files=form(classes))).status_code == 503:
                 assert time.monotonic() < deadline

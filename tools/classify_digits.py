@@ -1,4 +1,4 @@
-"""`python -m train.demo MODEL --zoo FOLDER`: classify handwritten digits with an exported file, as a user would.
+"""`python -m tools.classify_digits MODEL --zoo FOLDER`: classify handwritten digits with an exported file.
 
 The end of `make train-demo`: scikit-learn's digits that no training saw go through `leap_zoo.load(...).classify`.
 """
@@ -18,7 +18,7 @@ from train.recipe import RECIPES, load_recipe
 
 def main() -> int:
     """Classify, print some digits beside what the file says of them, and the accuracy; exit 1 below 95 %."""
-    parser = argparse.ArgumentParser(prog="python -m train.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.classify_digits", description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--precision", choices=["fp32", "int8"], default="int8")
@@ -27,7 +27,7 @@ def main() -> int:
     try:
         model = leap_zoo.load(options.model, zoo=options.zoo, precision=options.precision)
     except LeapZooError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"classify_digits: {error}", file=sys.stderr)
         return 2
     best = [predictions[0] for predictions in model.classify(list(digits.sources), top=1)]
     for source, prediction in list(zip(digits.sources, best, strict=True))[:3]:

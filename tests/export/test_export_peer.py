@@ -12,6 +12,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 from onnx import helper, numpy_helper
+from train.students import make_student
 
 from export import describe, onnx
 from export.built import Built
@@ -25,7 +26,6 @@ from leap_zoo.card import Architecture, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
 from train.run import Run, load_run
-from train.students import make_student
 
 
 @pytest.fixture(

@@ -116,9 +116,9 @@ def report_figure(histories: Sequence[History]) -> Figure:
 
 def _target(axes: Axes, history: History, look: dict[str, str]) -> None:
     """A staircase, with a marker at each move that says why; of an unfinished run the log has it every few steps."""
-    rows = history.log[-1:] if history.moves else history.log  # a finished staircase reaches to the last step
-    points = [*history.moves, *rows]
-    axes.plot([one.step for one in points], [one.block for one in points], drawstyle="steps-post", **look)
+    points = [(one.step, one.block) for one in history.moves or history.log]
+    points += [(row.step, points[-1][1]) for row in history.log[-1:]]
+    axes.plot([step for step, _ in points], [block for _, block in points], drawstyle="steps-post", **look)
     for move in history.moves:
         axes.plot([move.step], [move.block], REASONS[move.reason], color=look["color"], markersize=8)
 

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -18,28 +17,15 @@ from tools import bench_data, bench_train, turns
 from train.data.augment import Augmenter
 from train.method.distiller import Distiller
 from train.recipe import Recipe
-from train.recipe_file import save_recipe
+from train.recipe_file import find_recipe, load_recipe, save_recipe
 from train.research.results import read_results
 
 CPU = torch.device("cpu")
-RECIPE = {
-    "name": "leap-tiny",
-    "student": {"size": "digits", "patch": 8},
-    "teacher": {
-        "model": "vit_tiny_patch16_224",
-        "options": {"patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 2, "num_classes": 3},
-        "head": "own",
-    },
-    "data": {"name": "drawn", "head": "colours", "store_side": 40},
-    "preprocessing": {"size": 32, "short_side": 36},
-    "curriculum": {"strategy": "leap"},
-    "epochs": 2,
-    "batch": 2,
-}
+SHALLOW = "teacher.options={patch_size: 8, embed_dim: 64, num_heads: 2, depth: 2}"
 
 
-def recipe(**parts: object) -> Recipe:
-    return msgspec.convert({**RECIPE, **parts}, Recipe)
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe(find_recipe("digits"), ["batch=2", SHALLOW, *overrides])
 
 
 @pytest.fixture
@@ -109,7 +95,7 @@ def test_tool__names_an_unknown_recipe(tool: object, capsys: pytest.CaptureFixtu
 
 
 def test_peer__does_what_the_augmentation_does() -> None:
-    spec = recipe(augment={"scale": [1.0, 1.0], "flip": 1.0, "jitter": 0.0, "grey": 1.0, "mix": False})
+    spec = recipe("augment={scale: [1.0, 1.0], flip: 1.0, jitter: 0.0, grey: 1.0, mix: false}")
     photos = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     peer = bench_data.torchvision_peer(spec)
     theirs = torch.stack([peer(photo) for photo in photos])

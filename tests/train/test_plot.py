@@ -92,7 +92,7 @@ def test_report_figure__shows_what_was_logged(make_run: Folder) -> None:
         pytest.approx([0.6, 0.7]),
     ]
     assert all(axes.get_title() and axes.get_xlabel() for axes in (*figure.axes, target))
-    assert "25.0% of the teacher's FLOPs" in figure.get_suptitle()
+    assert "25.0% of the teacher's, 12.5% of all" in figure.get_suptitle()
 
 
 def test_report_figure__marks_each_move_by_its_reason(make_run: Folder) -> None:

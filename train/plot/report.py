@@ -104,7 +104,7 @@ def report_figure(histories: Sequence[History]) -> Figure:
             axes.set(title=title, xlabel="optimiser step")
         target.set(title="Target block of the teacher (1 = first), and why it moved", xlabel="optimiser step")
         target.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _explain(target, {reason: REASONS[reason] for one in histories for reason in [m.reason for m in one.moves]})
+        _explain(target, {move.reason: REASONS[move.reason] for one in histories for move in one.moves})
         neighbours.set(title="10-NN accuracy on a tenth of the training photos", xlabel="epoch")
         neighbours.xaxis.set_major_locator(MaxNLocator(integer=True))
         _explain(neighbours, KINDS)
@@ -143,5 +143,5 @@ def _caption(history: History) -> str:
     if report is None:
         return f"{text}; unfinished"
     return (
-        f"{text}; saved {report.teacher_flops_saved:.1%} of the teacher's FLOPs, {report.total_flops_saved:.1%} of all"
+        f"{text}; FLOPs saved: {report.teacher_flops_saved:.1%} of the teacher's, {report.total_flops_saved:.1%} of all"
     )

@@ -38,9 +38,16 @@ def row(device: torch.device, subject: str, metric: str, values: Sequence[float]
     """The median over rounds, with the smallest and the largest as its interval; n: the number of rounds. Printed."""
     value, low, high = statistics.median(values), min(values), max(values)
     print(f"{subject:40} {variant:20} {metric:44} {value:.4g}  [{low:.4g}, {high:.4g}]")
-    about = {"hardware": describe(device), "commit": commit()}
     return Result(
-        subject=subject, variant=variant, metric=metric, n=len(values), value=value, low=low, high=high, **about
+        subject=subject,
+        variant=variant,
+        metric=metric,
+        n=len(values),
+        value=value,
+        low=low,
+        high=high,
+        hardware=describe(device),
+        commit=commit(),
     )
 
 

@@ -95,7 +95,7 @@ def report_figure(histories: Sequence[History]) -> Figure:
         figure = Figure(figsize=(17, 8), layout="constrained")
         *columns, target, neighbours = figure.subplots(2, 3).flat
         for number, (history, name) in enumerate(zip(histories, names, strict=True)):
-            look = {"color": COLOURS[number % len(COLOURS)], "label": name}
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": name}
             for axes, field in zip(columns, COLUMNS, strict=True):
                 axes.plot([row.step for row in history.log], [getattr(row, field) for row in history.log], **look)
             _target(target, history, look)
@@ -114,16 +114,16 @@ def report_figure(histories: Sequence[History]) -> Figure:
     return figure
 
 
-def _target(axes: Axes, history: History, look: dict[str, str]) -> None:
+def _target(axes: Axes, history: History, look: dict[str, Any]) -> None:
     """A staircase, with a marker at each move that says why; of an unfinished run the log has it every few steps."""
-    points = [(one.step, one.block) for one in history.moves or history.log]
+    points = [(move.step, move.block) for move in history.moves] or [(row.step, row.block) for row in history.log]
     points += [(row.step, points[-1][1]) for row in history.log[-1:]]
     axes.plot([step for step, _ in points], [block for _, block in points], drawstyle="steps-post", **look)
     for move in history.moves:
         axes.plot([move.step], [move.block], REASONS[move.reason], color=look["color"], markersize=8)
 
 
-def _neighbours(axes: Axes, history: History, look: dict[str, str]) -> None:
+def _neighbours(axes: Axes, history: History, look: dict[str, Any]) -> None:
     """10-NN accuracy over epochs, 0..1, with 95 % intervals."""
     for kind, marker in KINDS.items():
         rows = [row for row in history.monitor if row.metric == f"10-NN, {kind}"]
@@ -139,9 +139,8 @@ def _explain(axes: Axes, markers: dict[str, str]) -> None:
 
 def _caption(history: History) -> str:
     """Recipe, strategy, seed, and what early exit saved, in one line."""
-    report, text = history.report, f"{history.recipe.name}: {history.name}, {history.recipe.epochs} epochs"
+    text, report = f"{history.recipe.name}: {history.name}, {history.recipe.epochs} epochs", history.report
     if report is None:
         return f"{text}; unfinished"
-    return (
-        f"{text}; FLOPs saved: {report.teacher_flops_saved:.1%} of the teacher's, {report.total_flops_saved:.1%} of all"
-    )
+    teacher, total = report.teacher_flops_saved, report.total_flops_saved
+    return f"{text}; FLOPs saved: {teacher:.1%} of the teacher's, {total:.1%} of all"

@@ -42,7 +42,7 @@ def study_figure(rows: Sequence[Result], path: Path, baseline: str) -> Figure | 
             names = ["\n".join(filter(None, (metric, ", ".join(filter(None, where))))) for metric, *where in figures]
             axes.set_xticks(range(len(figures)), names, rotation=35, ha="right", rotation_mode="anchor")
         handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(3, len(changes)))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(changes)))
         seeds = len({row.seed for row in scored})
         figure.suptitle(f"Difference from `{baseline}`: a dot per seed ({seeds}), a bar at their mean", fontsize=12)
         path.parent.mkdir(parents=True, exist_ok=True)

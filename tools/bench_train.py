@@ -36,7 +36,6 @@ class Variant:
     """One way to take the step; the target is the last block unless `block` says otherwise."""
 
     name: str
-    fused: bool = True  # the optimiser
     bf16: bool = True
     plain: bool = True  # the attention: see train.method.student.plain_attention
     compiled: bool = False
@@ -44,11 +43,10 @@ class Variant:
     grown: bool = False  # the student runs no deeper than the target
 
 
-PLAIN = Variant("plain eager fp32 step", fused=False, bf16=False, plain=False)
-FUSED = replace(PLAIN, name="+ fused optimiser", fused=True)
-BF16 = replace(FUSED, name="+ bf16 autocast", bf16=True)
+PLAIN = Variant("plain eager fp32 step", bf16=False, plain=False)
+BF16 = replace(PLAIN, name="+ bf16 autocast", bf16=True)
 FAST = replace(BF16, name="+ plain attention", plain=True)
-VARIANTS = (PLAIN, FUSED, BF16, FAST, replace(FAST, name="all that, torch.compile", compiled=True))
+VARIANTS = (PLAIN, BF16, FAST, replace(FAST, name="all that, torch.compile", compiled=True))
 
 
 def early_exits(blocks: int, *, plain: bool) -> list[Variant]:
@@ -85,8 +83,6 @@ def make_step(spec: Recipe, variant: Variant, device: torch.device) -> Callable[
     plan = curriculum.make(spec.curriculum, teacher.blocks, steps_per_epoch=100, epochs=spec.epochs)
     distiller = Distiller(spec, teacher, plan).to(device)
     optimizer = make_optimizer(spec, distiller)
-    for group in optimizer.param_groups:
-        group["fused"] = variant.fused
     vits: tuple[Any, ...] = (distiller.student, teacher.vit)
     for vit in vits:
         plain_attention(vit, variant.plain)

@@ -139,8 +139,7 @@ def _explain(axes: Axes, markers: dict[str, str]) -> None:
 
 def _caption(history: History) -> str:
     """Recipe, strategy, seed, and what early exit saved, in one line."""
-    text, report = f"{history.recipe.name}: {history.name}, {history.recipe.epochs} epochs", history.report
-    if report is None:
+    text, done = f"{history.recipe.name}: {history.name}, {history.recipe.epochs} epochs", history.report
+    if done is None:
         return f"{text}; unfinished"
-    teacher, total = report.teacher_flops_saved, report.total_flops_saved
-    return f"{text}; FLOPs saved: {teacher:.1%} of the teacher's, {total:.1%} of all"
+    return f"{text}; FLOPs saved: {done.teacher_flops_saved:.1%} of the teacher's, {done.total_flops_saved:.1%} of all"

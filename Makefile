@@ -34,7 +34,7 @@ train-demo: .venv/installed ## distil a student of handwritten digits, export it
 	rm -rf runs/leap-digits
 	.venv/bin/python -m train digits --out runs/leap-digits
 	.venv/bin/python -m export runs/leap-digits --zoo zoo-out
-	.venv/bin/python -m train.demo leap-digits --zoo zoo-out
+	.venv/bin/python -m tools.classify_digits leap-digits --zoo zoo-out
 
 bench-serve: .venv/installed ## what serving costs and stands, about fifteen minutes; see docs/serving.md
 	.venv/bin/python -m tools.bench_serve

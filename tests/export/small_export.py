@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export import build, publish, verify
-from train import students
+from train.method import student
 
 DEPTH, WIDTH, HEADS = 4, 48, 3
 
@@ -22,7 +22,6 @@ RECIPE = [
     "teacher.options.embed_dim=48",
     f"teacher.options.depth={DEPTH}",
     "teacher.supervised.epochs=2",
-    "compare=[]",
 ]
 
 
@@ -36,7 +35,7 @@ def small_export() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEAP_ZOO_THREADS", "1")
-        patch.setitem(students.SIZES, "digits", students.Size(width=WIDTH, depth=DEPTH, heads=HEADS))
+        patch.setitem(student.SIZES, "digits", student.Size(width=WIDTH, depth=DEPTH, heads=HEADS))
         patch.setattr(build, "CALIBRATION_PHOTOS", 8)
         patch.setattr(build, "SELECTION_PHOTOS", 40)
         patch.setattr(build, "SENSITIVITY_PHOTOS", 8)

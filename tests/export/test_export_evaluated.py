@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from export.golden import draw
 from leap_zoo.model import Model
-from train.evaluate import of_artifact, of_run
 from train.evaluate.__main__ import main
+from train.evaluate.features import of_artifact, of_run
 from train.run import Run
 
 

@@ -25,8 +25,8 @@ from leap_zoo.bench.peer_weights import Weights, read_weights
 from leap_zoo.card import Architecture, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
+from train.method.student import make_student
 from train.run import Run, load_run
-from train.students import make_student
 
 
 @pytest.fixture(

@@ -16,7 +16,7 @@ from export import describe, onnx
 from export.golden import draw
 from export.graph import DeployedStudent
 from export.weights import weights_of
-from train.evaluate import of_run
+from train.evaluate.features import of_run
 from train.run import Run, load_run
 
 REGISTERS = 16  # as many as patches: counted among them, they would move every mean

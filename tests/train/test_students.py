@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
+from tools.student_sizes import DOCUMENT, cost, document
 from train.errors import TrainError
 from train.method.student import SIZES, grow_from_identity, make_student, plain_attention, tokens_at
 from train.recipe import Student
-from train.research.sizes import DOCUMENT, cost, document, main
 
 
 @pytest.mark.parametrize(
@@ -25,9 +23,8 @@ from train.research.sizes import DOCUMENT, cost, document, main
     ],
 )
 def test_student__has_the_parameters_that_it_says(size: str, millions: float, pixels: int, patch: int) -> None:
-    found = cost(Student(size=size, patch=patch), pixels=pixels)
-    assert found.million_parameters == pytest.approx(millions, rel=0.06)
-    assert found.depth == 12
+    _, parameters, _ = cost(Student(size=size, patch=patch), pixels=pixels)
+    assert parameters / 1e6 == pytest.approx(millions, rel=0.06)
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size != "base"])
@@ -95,29 +92,12 @@ def test_plain_attention__gives_the_same_tokens() -> None:
 
 
 def test_cost__is_the_calculation_by_hand() -> None:
-    found = cost(Student(size="tiny", patch=16, registers=4), pixels=224)
-    tokens, width = 1 + 4 + 14 * 14, 192
+    tokens, _, flops = cost(Student(size="tiny", patch=16, registers=4), pixels=224)
+    width = 192
     block = 2 * tokens * width * width * 12 + 2 * 2 * tokens * tokens * width
-    assert found.tokens == tokens
-    assert found.gflops == round((2 * 14 * 14 * width * 3 * 16 * 16 + 12 * block) / 1e9, 2)
-    assert found.megabytes_fp32 == pytest.approx(4 * found.million_parameters, abs=0.1)
-
-
-def test_table__is_printed_for_any_resolution(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--pixels", "56", "--patch", "14", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["size"] for row in rows] == list(SIZES)
-    assert {row["tokens"] for row in rows} == {17}
-    assert main(["--pixels", "56", "--patch", "14"]) == 0
-    assert f"| `nano` | 128 | 12 | 4 | 17 | {rows[2]['million_parameters']} |" in capsys.readouterr().out
-
-
-def test_table__of_a_patch_that_does_not_fit_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--pixels", "224", "--patch", "15"]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "train.research.sizes: patches of 15 px do not tile an image of 224 px; choose a multiple of 15"
-    ]
+    assert tokens == 1 + 4 + 14 * 14
+    assert flops == 2 * 14 * 14 * width * 3 * 16 * 16 + 12 * block
 
 
 def test_document__is_what_the_command_writes() -> None:
-    assert DOCUMENT.read_text() == document(), "run `python -m train.research.sizes --markdown`"
+    assert DOCUMENT.read_text() == document(), "run `python -m tools.student_sizes`"

@@ -89,7 +89,7 @@ def plain_attention(vit: nn.Module, plain: bool) -> None:
     """Attention as matrix products and a softmax, or by torch's fused kernel: the same numbers but for rounding.
 
     On a CPU the fused kernel's backward pass takes a third of a small student's step, and a fifth of a small teacher's
-    forward pass (`python -m train.research.speed`).
+    forward pass (`python -m tools.bench_train`).
     """
     for block in vit.blocks:
         if hasattr(getattr(block, "attn", None), "fused_attn"):  # not every teacher's attention has the choice

@@ -1,1 +1,1 @@
-"""Pictures of trainings: one run, several side by side, the studies of `train.research`."""
+"""Pictures: of a run, of several runs side by side, of a study."""

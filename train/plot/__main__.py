@@ -1,4 +1,4 @@
-"""`python -m train.plot RUN [RUN ...] [--out FILE]`: draw a training, or several side by side."""
+"""`python -m train.plot RUN [RUN ...] [--out FILE]`: draw a training, finished or not, or several side by side."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import sys
 from pathlib import Path
 
 from train.errors import TrainError
-from train.plot.report import FORMATS, PICTURE, draw
+from train.plot.report import PICTURE, draw
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for what the user can fix)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.plot",
-        description="Draw a training, finished or not: loss, similarity, learning rate, target block with the reasons "
-        "of its moves, 10-NN accuracy, speed. Several runs are drawn into one picture, to compare.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m train.plot", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     default = f"{PICTURE} in the run folder; comparison.png here for several"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"{', '.join(FORMATS)} (default: {default})")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f".png, .svg or .pdf (default: {default})")
     options = parser.parse_args(arguments)
     out = options.out or (Path("comparison.png") if len(options.runs) > 1 else options.runs[0] / PICTURE)
     try:

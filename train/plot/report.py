@@ -1,127 +1,145 @@
-"""One picture of one training, finished or not, or of several side by side; report.png and report.html of a run."""
+"""report.png: a training in one picture, finished or still going; or several, a colour per run."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from train import log, table
 from train.errors import TrainError
-from train.plot import page, panels
-from train.plot.history import History, load_history
-from train.plot.panels import COLOURS, STYLE
+from train.evaluate import monitor
+from train.method.curriculum import Move
+from train.recipe import Recipe
+from train.recipe_file import load_recipe
+from train.run import RECIPE, RunReport
 
-PICTURE, PAGE = "report.png", "report.html"
-FORMATS = (".png", ".svg", ".html")
+PICTURE = "report.png"
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+REASONS = {"start": "s", "calibration": "D", "similarity": "*", "timeout": "X", "plateau": "P", "budget": "o"}
+KINDS = {"cls": "o", "patch_mean": "^"}
+COLUMNS = {  # of log.csv
+    "loss": "Loss (each target block has its own scale)",
+    "similarity": "Similarity of student and target (1 = alike)",
+    "rate": "Learning rate",
+    "images_per_second": "Images per second",
+}
+STYLE: dict[Any, Any] = {"text.parse_math": False, "axes.grid": True, "grid.color": "#dddddd"}  # `$` may be in a name
+
+
+@dataclass(frozen=True)
+class History:
+    """A training as its folder tells it. Unfinished: `report` is None, and there are no `moves`."""
+
+    folder: Path
+    recipe: Recipe
+    log: list[log.LogRow]
+    moves: list[Move]
+    monitor: list[monitor.Measurement]
+    report: RunReport | None
+
+    @property
+    def name(self) -> str:
+        """What tells it apart from other runs of its recipe."""
+        return f"{self.recipe.curriculum.strategy}, seed {self.recipe.seed}"
+
+
+def load_history(folder: Path) -> History:
+    """Read a run folder. Raises TrainError when it is not one, or its files are damaged."""
+    if not (folder / RECIPE).is_file():
+        raise TrainError(f"{folder} is not a run folder ({RECIPE} is missing); name one that `python -m train` wrote")
+    moves, report = folder / "curriculum.csv", folder / "metrics.json"
+    try:
+        done = msgspec.json.decode(report.read_bytes(), type=RunReport) if report.is_file() else None
+    except msgspec.MsgspecError as error:
+        raise TrainError(f"{report} is not the report of a run ({error}); move it away") from error
+    return History(
+        folder=folder,
+        recipe=load_recipe(folder / RECIPE),
+        log=log.read(folder / log.FILE),
+        moves=table.read(moves, Move) if moves.is_file() else [],
+        monitor=monitor.read(folder / monitor.FILE),
+        report=done,
+    )
 
 
 def write_report(folder: Path) -> None:
-    """Write report.png and report.html into a run folder. Raises TrainError for what cannot be read or written."""
+    """Write report.png into a run folder. Raises TrainError for what cannot be read or written."""
     draw([folder], folder / PICTURE)
-    draw([folder], folder / PAGE)
 
 
 def draw(runs: Sequence[Path], out: Path) -> None:
     """Draw run folders into one file. Raises TrainError for what cannot be read or written."""
-    if out.suffix not in FORMATS:
-        raise TrainError(f"--out {out}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    histories = [load_history(run) for run in runs]
-    figure = report_figure(histories)
+    figure = report_figure([load_history(run) for run in runs])
     try:
-        if out.suffix == ".html":
-            picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=110)
-            out.write_text(page.render(histories, picture.getvalue()), encoding="utf-8")
-        else:
-            save(figure, out)
-    except OSError as error:
-        raise TrainError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+        figure.savefig(out, dpi=110)
+    except (OSError, ValueError) as error:
+        raise TrainError(f"cannot write {out} ({error}); choose another --out") from error
 
 
 def report_figure(histories: Sequence[History]) -> Figure:
-    """Loss, similarity, learning rate, target block and why it moved, 10-NN, speed; a colour per run."""
-    alone = histories[0] if len(histories) == 1 else None
+    """What was logged, the target block and why it moved, 10-NN accuracy."""
+    names = [history.name for history in histories]
+    if len(set(names)) < len(names):
+        names = [str(history.folder) for history in histories]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(17, 8), layout="constrained")
-        (loss, similarity, rate), (target, neighbours, speed) = figure.subplots(2, 3)
-        columns = {"loss": loss, "similarity": similarity, "rate": rate, "images_per_second": speed}
-        for number, (history, label) in enumerate(zip(histories, labels(histories), strict=True)):
-            style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
-            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": style, "linewidth": 1.5, "label": label}
-            for field, axes in columns.items():
-                panels.logged(axes, history, field, look)
-            if history.targets:
-                panels.target(target, history, look)
-            panels.neighbours(neighbours, history, look, intervals=alone is not None)
-        _name_axes(histories, columns, target, neighbours)
-        if alone:
-            for step, _ in alone.targets[1:]:  # so that the panels can be read together
-                for axes in columns.values():
-                    axes.axvline(step, color="#999999", linewidth=0.6, alpha=0.6, zorder=0)
-            figure.suptitle(f"{alone.recipe.name}: {caption(alone)}", fontsize=12)
-        else:
-            handles = [line for line in rate.lines if not str(line.get_label()).startswith("_")]
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(histories)))
-            figure.suptitle(f"{len(histories)} runs side by side", fontsize=12)
+        *columns, target, neighbours = figure.subplots(2, 3).flat
+        for number, (history, name) in enumerate(zip(histories, names, strict=True)):
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": name}
+            for axes, field in zip(columns, COLUMNS, strict=True):
+                axes.plot([row.step for row in history.log], [getattr(row, field) for row in history.log], **look)
+            _target(target, history, look)
+            _neighbours(neighbours, history, look)
+        for axes, title in zip(columns, COLUMNS.values(), strict=True):
+            axes.set(title=title, xlabel="optimiser step")
+        target.set(title="Target block of the teacher (1 = first), and why it moved", xlabel="optimiser step")
+        target.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _explain(target, {move.reason: REASONS[move.reason] for one in histories for move in one.moves})
+        neighbours.set(title="10-NN accuracy on a tenth of the training photos", xlabel="epoch")
+        neighbours.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _explain(neighbours, KINDS)
+        if len(histories) > 1:
+            figure.legend(*target.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.suptitle(_caption(histories[0]) if len(histories) == 1 else f"{len(histories)} runs side by side")
     return figure
 
 
-def _name_axes(histories: Sequence[History], columns: dict[str, Axes], target: Axes, neighbours: Axes) -> None:
-    losses = sorted({f"{one.recipe.loss.distance} on {one.recipe.loss.targets} features" for one in histories})
-    measures = sorted({one.recipe.curriculum.similarity for one in histories})
-    columns["loss"].set(title="Loss (each target block has its own scale)", ylabel=" or ".join(losses))
-    columns["similarity"].set(title="Similarity of student and target", ylabel=f"{' or '.join(measures)} (1 = alike)")
-    columns["rate"].set(title="Learning rate", ylabel="of the optimiser")
-    columns["images_per_second"].set(title="Speed", ylabel="images per second")
-    target.set(title="Target block of the teacher, and why it moved", ylabel="block (1 = first)")
-    neighbours.set(title="10-NN accuracy on a tenth of the training photos", xlabel="epoch", ylabel="right answers")
-    for axes in (*columns.values(), target):
-        axes.set_xlabel("optimiser step")
-        if any(one.log for one in histories):
-            axes.set_xlim(left=0)
-        else:
-            panels.nothing_yet(axes, "nothing logged yet")
-    target.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    seen = {move.reason for one in histories for move in one.moves}
-    if seen:
-        panels.explain(target, {mark: text for reason, (mark, text) in panels.REASONS.items() if reason in seen})
-    if any(one.monitor for one in histories):
-        neighbours.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        neighbours.xaxis.set_major_locator(MaxNLocator(integer=True))
-        neighbours.set_xlim(0, max(one.recipe.epochs for one in histories))
-        panels.explain(neighbours, dict(panels.KINDS.values()))
-    else:
-        panels.nothing_yet(neighbours, "no monitor.csv: the monitor was off,\nor has not measured yet")
+def _target(axes: Axes, history: History, look: dict[str, Any]) -> None:
+    """A staircase, with a marker at each move that says why; of an unfinished run the log has it every few steps."""
+    points = [(move.step, move.block) for move in history.moves] or [(row.step, row.block) for row in history.log]
+    points += [(row.step, points[-1][1]) for row in history.log[-1:]]
+    axes.plot([step for step, _ in points], [block for _, block in points], drawstyle="steps-post", **look)
+    for move in history.moves:
+        axes.plot([move.step], [move.block], REASONS[move.reason], color=look["color"], markersize=8)
 
 
-def labels(histories: Sequence[History]) -> list[str]:
-    """A name for each run: its strategy, with seed and then folder where that does not tell them apart."""
-    names = [history.strategy for history in histories]
-    for extra in (lambda history: f"seed {history.recipe.seed}", lambda history: history.folder.as_posix()):
-        names = [
-            f"{name}, {extra(history)}" if names.count(name) > 1 else name
-            for name, history in zip(names, histories, strict=True)
-        ]
-    return names
+def _neighbours(axes: Axes, history: History, look: dict[str, Any]) -> None:
+    """10-NN accuracy over epochs, 0..1, with 95 % intervals."""
+    for kind, marker in KINDS.items():
+        rows = [row for row in history.monitor if row.metric == f"10-NN, {kind}"]
+        epochs, low, high = [row.epoch for row in rows], [row.low for row in rows], [row.high for row in rows]
+        axes.plot(epochs, [row.value for row in rows], marker=marker, **look)
+        axes.fill_between(epochs, low, high, color=look["color"], alpha=0.1)
 
 
-def caption(history: History) -> str:
-    """Strategy, seed, length, and what early exit saved, in one line."""
-    recipe, report = history.recipe, history.report
-    text = f"`{history.strategy}`, {recipe.epochs} epochs, seed {recipe.seed}"
-    if report is None:
-        return f"{text}; unfinished, {history.steps} steps so far"
-    return (
-        f"{text}; {report.teacher_flops_saved:.1%} of the teacher's FLOPs saved, {report.total_flops_saved:.1%} of all"
-    )
+def _explain(axes: Axes, markers: dict[str, str]) -> None:
+    """A legend of markers, whatever the colours."""
+    axes.legend(handles=[Line2D([], [], ls="", color="k", marker=m, label=text) for text, m in markers.items()])
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture; an .svg without its date, so that the same picture is the same file. Raises OSError."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+def _caption(history: History) -> str:
+    """Recipe, strategy, seed, and what early exit saved, in one line."""
+    text, done = f"{history.recipe.name}: {history.name}, {history.recipe.epochs} epochs", history.report
+    if done is None:
+        return f"{text}; unfinished"
+    return f"{text}; FLOPs saved: {done.teacher_flops_saved:.1%} of the teacher's, {done.total_flops_saved:.1%} of all"

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.plot.panels import COLOURS, STYLE
-from train.plot.report import save
+from train.plot.report import COLOURS, STYLE
 from train.research.page import at_cost
 from train.research.results import Result
 
 COSTS = {"epochs": "At equal epochs", "FLOPs": "At equal total FLOPs"}
-Key = tuple[str, str, str]  # metric, data set, split
-Points = list[tuple[int, float]]
 ROOM = 0.8  # of the distance between two figures, for the changes side by side
 
 
@@ -37,39 +35,28 @@ def study_figure(rows: Sequence[Result], path: Path, baseline: str) -> Figure | 
         figure = Figure(figsize=(wide, 2.4 + 3.1 * len(costs)), layout="constrained")
         for axes, cost in zip(figure.subplots(len(costs), sharex=True, squeeze=False)[:, 0], costs, strict=True):
             axes.set(title=COSTS[cost], ylabel=f"points ahead of `{baseline}`")
-            for number, change in enumerate(changes):
-                dots, means = _ahead(rows, figures, change, baseline, cost)
-                place = ROOM * ((number + 0.5) / len(changes) - 0.5)
-                colour = COLOURS[number % len(COLOURS)]
-                axes.plot(*_moved(dots, place), "o", color=colour, alpha=0.6, markeredgewidth=0, label=change)
-                axes.plot(*_moved(means, place), "_", color=colour, markersize=11, markeredgewidth=2.5)
+            for number, key in enumerate(figures):
+                same = [row for row in scored if (row.metric, row.dataset, row.split) == key]
+                _figure(axes, number, same, changes, baseline, cost)
             axes.axhline(0, color="black", linewidth=1)
-            axes.grid(visible=False, axis="x")
-            axes.set_xlim(-0.6, len(figures) - 0.4)
             names = ["\n".join(filter(None, (metric, ", ".join(filter(None, where))))) for metric, *where in figures]
             axes.set_xticks(range(len(figures)), names, rotation=35, ha="right", rotation_mode="anchor")
+        handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(changes)))
         seeds = len({row.seed for row in scored})
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=min(3, len(changes)))
         figure.suptitle(f"Difference from `{baseline}`: a dot per seed ({seeds}), a bar at their mean", fontsize=12)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(figure, path)
+        figure.savefig(path, dpi=110)
     return figure
 
 
-def _ahead(
-    rows: Sequence[Result], figures: Sequence[Key], change: str, baseline: str, cost: str
-) -> tuple[Points, Points]:
-    """(number of the figure, difference) of each seed, and of the mean over the seeds."""
-    dots: Points = []
-    means: Points = []
-    for number, key in enumerate(figures):
-        same = [row for row in rows if (row.metric, row.dataset, row.split) == key]
-        base, found = at_cost(same, baseline, "epochs"), at_cost(same, change, cost)
+def _figure(axes: Axes, number: int, same: Sequence[Result], changes: Sequence[str], baseline: str, cost: str) -> None:
+    """One figure's dots and bars, the changes side by side around x = number."""
+    base = at_cost(same, baseline, "epochs")
+    for place, change in enumerate(changes):
+        found = at_cost(same, change, cost)
         ahead = [100 * (found[seed].value - base[seed].value) for seed in found if seed in base]
-        dots += [(number, value) for value in ahead]
-        means += [(number, statistics.mean(ahead))] if ahead else []
-    return dots, means
-
-
-def _moved(points: Points, place: float) -> tuple[list[float], list[float]]:
-    return [number + place for number, _ in points], [value for _, value in points]
+        x, colour = number + ROOM * ((place + 0.5) / len(changes) - 0.5), COLOURS[place % len(COLOURS)]
+        axes.plot([x] * len(ahead), ahead, "o", color=colour, alpha=0.6, markeredgewidth=0, label=change)
+        if ahead:
+            axes.plot([x], [statistics.mean(ahead)], "_", color=colour, markersize=11, markeredgewidth=2.5)

@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     def run(*settings: str) -> Path:
         folder = tmp_path_factory.mktemp("run") / "digits"
         with small_export():
-            assert train([*RECIPE, *settings, "--out", str(folder)]) == 0
+            assert train([*RECIPE, *settings, f"data.store={folder.parent / 'store'}", "--out", str(folder)]) == 0
         return folder
 
     return run

@@ -218,7 +218,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
     kinds = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = {kind: signal.signal(kind, catch) for kind in kinds}
+        before: dict[int, Any] = {kind: signal.signal(kind, catch) for kind in kinds}
     except ValueError:  # not the main thread: whoever called has the signals
         before = {}
     try:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leap_zoo.card import Metric
 from train import processes
 from train.data import labels, splits
 from train.data.augment import Augmenter
@@ -150,7 +151,7 @@ def _finish(
     training: Training,
     teacher: Teacher,
     judged: standard.Judged,
-    teacher_metrics: list,
+    teacher_metrics: list[Metric],
     epochs: Epochs,
     photos: int,
 ) -> Run:

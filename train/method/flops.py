@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def count(
 
 def teacher_flops(teacher: Teacher, image: Tensor) -> list[int]:
     """FLOPs of one image (1, 3, H, W) through blocks 1..k, for every k; counted by running them."""
-    return [count_flops(lambda k=k: teacher(image, k)) for k in range(1, teacher.blocks + 1)]
+    return [count_flops(partial(teacher, image, k)) for k in range(1, teacher.blocks + 1)]
 
 
 def student_flops(distiller: Distiller, image: Tensor, block: int) -> int:
@@ -72,7 +73,7 @@ def student_flops(distiller: Distiller, image: Tensor, block: int) -> int:
     targets = tuple(range(1, distiller.blocks + 1)) if len(distiller.others) else (block,)
 
     def step() -> None:
-        sum(view.patches.sum() + view.cls.sum() for view in distiller.views(image, targets)).backward()
+        torch.stack([view.patches.sum() + view.cls.sum() for view in distiller.views(image, targets)]).sum().backward()
         distiller.zero_grad()
 
     return count_flops(step)
@@ -83,4 +84,4 @@ def count_flops(call: Callable[[], object]) -> int:
     # Fused attention kernels are opaque to the counter on some devices; the plain one is matrix products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())

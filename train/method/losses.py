@@ -18,6 +18,10 @@ class TargetScale(nn.Module):
     The average of the first 100 batches on a block, then an exponential one: the teacher is frozen, so it settles.
     """
 
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
     def __init__(self, blocks: int, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(blocks, 2, width))

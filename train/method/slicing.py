@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from train.errors import TrainError
 from train.method.stream import Moments, Reading, Stream, root, solve, solve_right
+from train.method.teacher import ViT
 
 PHOTOS = 512  # of the training photos: some 50,000 tokens, for products of at most a few thousand channels
 CLS_SHARE = 0.25  # of the weight of all tokens: a photo's one CLS counts as much as a third of its patches
 LEAVE = "leave out student.init, or set student.init=random"
 
 
-def check_sliceable(vit: nn.Module, student: VisionTransformer) -> None:
+def check_sliceable(vit: ViT, student: VisionTransformer) -> None:
     """Refuse a teacher that `student` cannot start from. Raises TrainError."""
     plain = (
         isinstance(vit, VisionTransformer)
@@ -101,7 +102,7 @@ def _measure(vit: VisionTransformer, images: Tensor) -> tuple[list[Moments], lis
     weights[0] = CLS_SHARE
 
     def watch(moments: Moments, normalised: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def hook(module: ViT, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].float()
             if normalised:
                 rows = nn.functional.layer_norm(rows, rows.shape[-1:], eps=module.eps)
@@ -133,7 +134,7 @@ def _embeddings(student: VisionTransformer, vit: VisionTransformer, stream: Stre
             getattr(student, name).copy_(stream.write(value.detach()[0].T).T[None])
 
 
-def _attention(attn: Attention, block: nn.Module, reading: Reading, stream: Stream) -> None:
+def _attention(attn: Attention, block: ViT, reading: Reading, stream: Stream) -> None:
     """Each head's products, cut to the student's head width; spare heads take what was cut from the values."""
     teacher, kept = block.attn, attn.head_dim
     shape = (teacher.num_heads, teacher.head_dim)
@@ -194,7 +195,7 @@ def _share_out(sizes: list[Tensor], heads: int, kept: int) -> list[tuple[int, in
     return sorted((head, at) for _, head, at in sorted(parts, reverse=True)[:heads])
 
 
-def _mlp(mlp: Mlp, block: nn.Module, reading: Reading, hidden: Moments, stream: Stream) -> None:
+def _mlp(mlp: Mlp, block: ViT, reading: Reading, hidden: Moments, stream: Stream) -> None:
     """The strongest hidden units, and the output layer that makes the best of them."""
     teacher, kept = block.mlp, mlp.fc1.out_features
     weight, bias = reading.linear(teacher.fc1.weight, teacher.fc1.bias)
@@ -214,7 +215,7 @@ def _mlp(mlp: Mlp, block: nn.Module, reading: Reading, hidden: Moments, stream: 
     mlp.fc2.bias.copy_(stream.up @ (constant + output @ mean - fitted @ mean[chosen]))
 
 
-def _gain(scale: nn.Module) -> Tensor:
+def _gain(scale: ViT) -> Tensor:
     """LayerScale's factors (D,), or one."""
     gamma = getattr(scale, "gamma", None)
     return torch.ones(1, dtype=torch.float64) if gamma is None else gamma.detach().double()

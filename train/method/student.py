@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from train import recipe
 from train.errors import TrainError
+from train.method.teacher import ViT
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def grow_from_identity(student: VisionTransformer, depth: int) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def plain_attention(vit: nn.Module, plain: bool) -> None:
+def plain_attention(vit: ViT, plain: bool) -> None:
     """Attention as matrix products and a softmax, or by torch's fused kernel: the same numbers but for rounding.
 
     On a CPU the fused kernel's backward pass takes a third of a small student's step, and a fifth of a small teacher's

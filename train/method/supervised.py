@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from train.data.augment import Augmenter
 from train.data.sampling import Epochs, Mixture
+from train.method.teacher import ViT
 from train.recipe import Supervised
 
 
-def train_teacher(vit: nn.Module, spec: Supervised, photos: Mixture, augment: Augmenter, seed: int) -> None:
+def train_teacher(vit: ViT, spec: Supervised, photos: Mixture, augment: Augmenter, seed: int) -> None:
     """Cross-entropy on the labels of the mixture's first set: AdamW, one-cycle schedule warmed up over a tenth."""
     epochs = Epochs.of([len(photos)], [1.0], batch=min(spec.batch, len(photos)), seed=seed)
     labels = torch.from_numpy(photos.sets[0].labels)

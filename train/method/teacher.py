@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -26,6 +26,8 @@ LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint
 EXAMPLE = "vit_small_patch14_dinov2 or vit_tiny_patch16_224"
 _NO_BLOCKS = f"{{}} is not a ViT whose blocks LEAP can follow; choose one with a CLS token, such as {EXAMPLE}"
 
+ViT = Any  # a model of timm, of whichever family: its parts have no common type
+
 
 class Tokens(NamedTuple):
     """What a block says about B images: patches (B, N, D) and CLS (B, D), both after the model's final norm."""
@@ -44,7 +46,7 @@ class Teacher(nn.Module):
     Photos of another size than `pixels`, the side that its positions are for, are resized to it first.
     """
 
-    def __init__(self, vit: nn.Module) -> None:
+    def __init__(self, vit: ViT) -> None:
         super().__init__()
         _check(vit)
         self.vit = vit.eval().requires_grad_(False)
@@ -104,7 +106,7 @@ class Teacher(nn.Module):
         return [Tokens(self.vit.fc_norm(patches), self.vit.fc_norm(cls)) for patches, cls in tokens]
 
 
-def classifier(vit: nn.Module) -> nn.Linear:
+def classifier(vit: ViT) -> nn.Linear:
     """The linear classifier of a ViT that reads its CLS token (after the final norm).
 
     Raises TrainError for a ViT without one: a student's CLS is all that its projection offers to a head.
@@ -121,7 +123,7 @@ def classifier(vit: nn.Module) -> nn.Linear:
     return vit.head
 
 
-def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
+def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> ViT:
     """Refuse what the model's shape, or a missing file, tells before weights are fetched. Arguments as of `make_vit`.
 
     Returns the model without memory (on torch's `meta` device): its shapes. Raises TrainError.
@@ -152,7 +154,7 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
     return vit
 
 
-def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> nn.Module:
+def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> ViT:
     """The timm model of a recipe, for images of its own `pixels`, else of `pixels` px.
 
     Position embeddings are resampled, weights loaded strictly. timm's own filters translate the key names of
@@ -172,12 +174,12 @@ def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> n
     return _create(spec, pixels, **outputs, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
-def normalisation(vit: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(vit: ViT) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and deviation per RGB channel, in 0..1, that the teacher's own configuration names."""
-    return tuple(vit.pretrained_cfg["mean"]), tuple(vit.pretrained_cfg["std"])
+    return vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]
 
 
-def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> nn.Module:
+def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> ViT:
     try:
         return timm.create_model(spec.model, img_size=pixels, **{**spec.options, **arguments})
     except SafetensorError as error:
@@ -206,7 +208,7 @@ def _local_weights(spec: recipe.Teacher) -> Path | None:
     return path
 
 
-def _check(vit: nn.Module) -> None:
+def _check(vit: ViT) -> None:
     name = type(vit).__name__
     if not hasattr(vit, "blocks") or not hasattr(vit, "forward_intermediates"):
         raise TrainError(_NO_BLOCKS.format(name))

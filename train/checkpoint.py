@@ -46,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
             state = _unpack(tree, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - not a mapping
         if not isinstance(state, dict) or "step" not in state:
             raise ValueError("it holds no step")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise TrainError(f"{path} is not a checkpoint of `python -m train` ({error}); delete it") from error
     return state
 

@@ -96,8 +96,9 @@ def test_checkpoint__refuses_other_files(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "list.safetensors", metadata={"tree": "[1, 2]"})
     save_file({"x": torch.ones(1)}, tmp_path / "text.safetensors", metadata={"tree": "{not JSON"})
     save_file({"x": torch.ones(1)}, tmp_path / "gone.safetensors", metadata={"tree": '{"step": {"!tensor": "9"}}'})
+    save_file({"x": torch.ones(1)}, tmp_path / "odd.safetensors", metadata={"tree": '{"step": {"!tensor": []}}'})
     (tmp_path / "empty.safetensors").touch()
-    for name in ("weights", "list", "text", "gone", "empty", "absent"):
+    for name in ("weights", "list", "text", "gone", "odd", "empty", "absent"):
         with pytest.raises(TrainError, match=rf"{name}\.safetensors is not a checkpoint.*delete it"):
             checkpoint.load(tmp_path / f"{name}.safetensors")
 

@@ -17,7 +17,7 @@ from train.recipe import Recipe
 from train.recipe_file import save_recipe
 from train.research import data_speed, speed, turns
 from train.research.results import read_results
-from train.research.store_memory import STATUS, Memory, open_drawn, pass_over
+from train.research.store_memory import STATUS, Memory, open_made, pass_over
 from train.run import RunReport, write_json
 
 CPU = torch.device("cpu")
@@ -132,7 +132,7 @@ def test_peer__does_what_the_augmentation_does(make_recipe: Callable[..., Recipe
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="needs /proc")
 def test_memory__of_a_pass_is_counted_by_the_kernel(tmp_path: Path) -> None:
-    photos = open_drawn(40, 32, tmp_path)
+    photos = open_made(40, 32, tmp_path)
     assert photos.pixels.shape == (40, 32, 32, 3)
     found = pass_over(photos, batch=8)
     assert 0 < found.anonymous_before <= found.anonymous_peak <= found.peak

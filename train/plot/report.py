@@ -21,9 +21,9 @@ FORMATS = (".png", ".svg", ".html")
 
 
 def write_report(folder: Path) -> None:
-    """Write report.png and report.html into a run folder. Raises TrainError for what cannot be read or written."""
+    """Write report.png and report.html into a run folder. Raises TrainError or OSError where that cannot be."""
     draw([folder], folder / PICTURE)
-    draw([folder], folder / PAGE)
+    (folder / PAGE).write_text(page.render([load_history(folder)], (folder / PICTURE).read_bytes()), encoding="utf-8")
 
 
 def draw(runs: Sequence[Path], out: Path) -> None:

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from train.clock import Clock
 from train.data.augment import Augmenter
 from train.data.sampling import Epochs, Mixture, Pieces, loader
-from train.data.sources import Source, find_photos
-from train.data.splits import Split
+from train.data.sources import find_photos
+from train.data.splits import unlabelled
 from train.data.store import Photos, Whole, open_photos
 from train.errors import TrainError
 from train.plot.history import load_history
@@ -32,7 +32,7 @@ from train.recipe import Recipe
 from train.recipe_file import find_recipe, load_recipe
 from train.research.results import Result, write_results
 from train.research.speed import Variant, make_step
-from train.research.store_memory import STATUS, Memory, open_drawn
+from train.research.store_memory import STATUS, Memory, open_made
 from train.research.turns import ratios, row, show, take_turns, wait
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ WARM_UP = 3  # steps of a loop before it is timed
 def decoding(folder: Path, spec: Recipe, most: int, rounds: int) -> list[Result]:
     """Photos per second, on the wall clock and of CPU time, of at most so many photos spread over a folder."""
     found = find_photos(folder)
-    split = _split([found[i] for i in np.linspace(0, len(found) - 1, min(most, len(found)), dtype=int)])
+    split = unlabelled([found[i] for i in np.linspace(0, len(found) - 1, min(most, len(found)), dtype=int)])
     wall, cpu = [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as store:
@@ -180,22 +180,18 @@ def main(arguments: list[str] | None = None) -> int:
             rows += decoding(options.photos, spec, options.most, max(1, options.rounds // 2))
         rows += augmentation(spec, device, options.rounds)
         with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-            drawn = open_drawn(options.stored, options.side, Path(folder))
+            made = open_made(options.stored, options.side, Path(folder))
             if STATUS.is_file():
                 rows += memory(options.stored, options.side, spec.batch, Path(folder))
             else:
                 print("memory is not measured: this system has no /proc", file=sys.stderr)
-            rows += [] if options.run else waiting(drawn, spec, device, options.steps)
+            rows += [] if options.run else waiting(made, spec, device, options.steps)
         show(rows)
         write_results(options.out / "data_speed.csv", rows)
     except TrainError as error:
         print(f"train.research.data_speed: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _split(sources: list[Source]) -> Split:
-    return Split(sources, np.full(len(sources), -1, np.int64), ())
 
 
 if __name__ == "__main__":

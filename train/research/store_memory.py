@@ -5,8 +5,6 @@ A process of its own for `train.research.data_speed`: it imports and does nothin
 
 from __future__ import annotations
 
-import functools
-import io
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -16,32 +14,10 @@ import numpy as np
 from PIL import Image
 
 from train.data.sampling import Epochs, Mixture, Pieces, loader
-from train.data.splits import Split
+from train.data.splits import unlabelled
 from train.data.store import Photos, Whole, open_photos
 
 STATUS = Path("/proc/self/status")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A photo that exists once it is read."""
-
-    number: int
-    side: int
-
-    @property
-    def name(self) -> str:
-        """Its number."""
-        return str(self.number)
-
-    @property
-    def identity(self) -> str:
-        """Number and side."""
-        return f"drawn {self.number} {self.side}"
-
-    def read(self) -> bytes:
-        """As a BMP file, the same for all."""
-        return _bmp(self.side)
 
 
 @dataclass(frozen=True)
@@ -54,10 +30,13 @@ class Memory:
     anonymous_peak: int
 
 
-def open_drawn(amount: int, side: int, folder: Path) -> Photos:
-    """A store of so many photos; made where there is none."""
-    drawn = Split([Drawn(number, side) for number in range(amount)], np.full(amount, -1, np.int64), ())
-    return open_photos(drawn, [Whole(side)], folder, "drawn photos")[0]
+def open_made(amount: int, side: int, folder: Path) -> Photos:
+    """A store of so many photos, all of one file; made where there is none."""
+    photo = folder / "photo.bmp"
+    if not photo.is_file():
+        pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photo)
+    return open_photos(unlabelled([photo] * amount), [Whole(side)], folder, "made photos")[0]
 
 
 def pass_over(photos: Photos, batch: int) -> Memory:
@@ -77,14 +56,6 @@ def _status() -> dict[str, int]:
     return {words[0].rstrip(":"): 1024 * int(words[1]) for words in fields if words[-1] == "kB"}
 
 
-@functools.cache
-def _bmp(side: int) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "BMP")
-    return file.getvalue()
-
-
 if __name__ == "__main__":
     count, pixels_a_side, per_batch = map(int, sys.argv[1:4])
-    print(json.dumps(asdict(pass_over(open_drawn(count, pixels_a_side, Path(sys.argv[4])), per_batch))))
+    print(json.dumps(asdict(pass_over(open_made(count, pixels_a_side, Path(sys.argv[4])), per_batch))))

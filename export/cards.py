@@ -20,10 +20,10 @@ from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.registry import models
 from train.errors import TrainError
-from train.figures import Figure, read_figures
+from train.research.results import Result, read_results
 
 
-def with_figures(card: ModelCard, figures: Sequence[Figure]) -> ModelCard:
+def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
     """The card with these figures of its files, and of its teacher as the reference.
 
     They take the place of earlier ones of the same name, data set and split; the gate's, which name a head, stay.
@@ -35,8 +35,8 @@ def with_figures(card: ModelCard, figures: Sequence[Figure]) -> ModelCard:
         teacher = training.teacher
         reached: dict[str, list[Metric]] = {}
         for figure in figures:
-            if teacher_of(figure.model) == teacher.name and figure.n is not None:
-                reached.setdefault(figure.model.rpartition(" at ")[2], []).append(_metric(figure))
+            if teacher_of(figure.subject) == teacher.name and figure.n is not None:
+                reached.setdefault(figure.subject.rpartition(" at ")[2], []).append(_metric(figure))
         training = replace(training, teacher=replace(teacher, metrics=reached))
     return replace(card, artifacts=artifacts, training=training)
 
@@ -47,11 +47,11 @@ def timed(cards: Sequence[ModelCard], zoo: Path, seconds: float) -> list[ModelCa
     return [replace(card, latency=bench.card_rows([row for row in rows if row.model == card.id])) for card in cards]
 
 
-def _measured(model: str, artifact: Artifact, figures: Sequence[Figure]) -> Artifact:
+def _measured(model: str, artifact: Artifact, figures: Sequence[Result]) -> Artifact:
     ours = [
         _metric(figure)
         for figure in figures
-        if (figure.model, figure.file, figure.sha256) == (model, artifact.file, artifact.sha256)
+        if (figure.subject, figure.variant, figure.digest) == (model, artifact.file, artifact.sha256)
         and figure.n is not None
     ]
     if not ours:
@@ -62,7 +62,7 @@ def _measured(model: str, artifact: Artifact, figures: Sequence[Figure]) -> Arti
     return replace(artifact, metrics=[*(metric for metric in artifact.metrics if _key(metric) not in new), *ours])
 
 
-def _metric(figure: Figure) -> Metric:
+def _metric(figure: Result) -> Metric:
     interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
     return Metric(
         name=figure.metric,
@@ -79,7 +79,7 @@ def _key(metric: Metric) -> tuple[str | None, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the cards; exit status 2, with nothing written, for what the user can mend."""
+    """Write the cards; exit status 2, with nothing written, for what the user can fix."""
     parser = argparse.ArgumentParser(
         prog="python -m export.cards",
         description="Write the figures that python -m train.evaluate.zoo measured into the cards of a zoo.",
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        figures = read_figures(options.figures, Figure)
+        figures = read_results(options.figures)
         cards = models(options.zoo)
         fresh = [with_figures(card, figures) for card in cards]
         if options.time:

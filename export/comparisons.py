@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from export.markdown import table
 from export.quality import Column, Line, columns_of, number, students_of, with_interval
-from train.figures import Trial
+from train.research.results import Result
 
 POINTS = 0.05  # a student is close to its teacher when it is not further below it than this
 LIKENESS = ("agreement", "cosine")  # of a student to its teacher: the teacher's own would be whole
@@ -62,22 +62,24 @@ def close_to_teacher(lines: Sequence[Line], model: str) -> list[str]:
     return text
 
 
-def trials_table(trials: Sequence[Trial]) -> list[str]:
-    """A row per trial, the first being what the others are compared with, and a column per figure."""
-    rows: dict[tuple[str, str, float, int], dict[Column, Trial]] = {}
+def trials_table(trials: Sequence[Result]) -> list[str]:
+    """A row per change of a recipe, the first being what the others are compared with, and a column per figure."""
+    rows: dict[tuple[str, str], list[Result]] = {}
     for trial in trials:
-        key = (trial.lever, trial.student, trial.epochs, trial.photos)
-        rows.setdefault(key, {})[Column(trial.metric, trial.dataset, trial.split)] = trial
-    columns = list(dict.fromkeys(column for found in rows.values() for column in found))
+        rows.setdefault((trial.subject, trial.variant), []).append(trial)
+    columns = list(dict.fromkeys(Column(t.metric, t.dataset, t.split) for t in trials if t.n is not None))
     body = []
-    for (lever, student, epochs, photos), found in rows.items():
-        seconds = next((trial.seconds for trial in found.values() if trial.seconds is not None), None)
-        minutes = "" if seconds is None else f"{seconds / 60:.0f}"
-        cells = [with_interval(column, found.get(column)) for column in columns]
-        body.append([lever, student, f"{epochs:g}", str(photos), minutes, *cells])
+    for (change, student), mine in rows.items():
+        found = {Column(t.metric, t.dataset, t.split): t for t in mine if t.n is not None}
+        costs = {t.metric: t.value for t in mine if t.n is None}
+        minutes = f"{costs['CPU seconds'] / 60:.0f}" if "CPU seconds" in costs else ""
+        spent = [f"{costs[name]:.10g}" if name in costs else "" for name in ("epochs", "photos")]
+        body.append(
+            [change, student, *spent, minutes, *(with_interval(column, found.get(column)) for column in columns)]
+        )
     where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in trials)
     counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in trials if t.n is not None)
-    titles = ["lever", "student", "epochs", "photos", "CPU minutes", *(column.title for column in columns)]
+    titles = ["change", "student", "epochs", "photos", "CPU minutes", *(column.title for column in columns)]
     notes = [*counts, "shares in per cent, 95 % intervals in brackets", *where]
     return [*table(titles, body), "; ".join(notes) + ".", ""] if body else []
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from leap_zoo.card import Artifact, Latency, ModelCard
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.model import choose_artifact
-from train.figures import Figure, Trial
+from train.research.results import Result
 
 
 class Column(NamedTuple):
@@ -40,7 +40,7 @@ class Line:
     model: str
     file: str
     costs: dict[str, float]
-    figures: dict[Column, Figure] = field(default_factory=dict)
+    figures: dict[Column, Result] = field(default_factory=dict)
     card: ModelCard | None = None
     artifact: Artifact | None = None
 
@@ -51,14 +51,14 @@ class Line:
         return next((row for row in rows if (row.file, row.threads, row.batch) == (self.file, 1, 1)), None)
 
 
-def lines_of(cards: Iterable[ModelCard], figures: Sequence[Figure]) -> list[Line]:
+def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line]:
     """The teacher at each resolution, then every artifact. Figures of a file that is not published are left out.
 
     A line whose file was not measured has no figures.
     """
-    by_sha256: dict[tuple[str, str, str], list[Figure]] = {}
+    by_sha256: dict[tuple[str, str, str], list[Result]] = {}
     for figure in figures:
-        by_sha256.setdefault((figure.model, figure.file, figure.sha256), []).append(figure)
+        by_sha256.setdefault((figure.subject, figure.variant, figure.digest), []).append(figure)
     published = {card.id: card for card in cards}
     lines = [
         Line(model, file, _costs(found), _columns(found))
@@ -103,7 +103,7 @@ def number(column: Column, value: float) -> str:
     return f"{100 * value:.1f}" if column.is_share else f"{value:.3f}"
 
 
-def with_interval(column: Column, figure: Figure | Trial | None) -> str:
+def with_interval(column: Column, figure: Result | None) -> str:
     """The value, and in brackets its 95 % interval; nothing for what was not measured."""
     if figure is None:
         return ""
@@ -113,7 +113,7 @@ def with_interval(column: Column, figure: Figure | Trial | None) -> str:
     return f"{value} [{number(column, figure.low)}, {number(column, figure.high)}]"
 
 
-def with_half(column: Column, figure: Figure | None) -> str:
+def with_half(column: Column, figure: Result | None) -> str:
     """The value, and half of its 95 % interval."""
     if figure is None:
         return ""
@@ -121,9 +121,9 @@ def with_half(column: Column, figure: Figure | None) -> str:
     return number(column, figure.value) + half
 
 
-def _columns(figures: Sequence[Figure]) -> dict[Column, Figure]:
+def _columns(figures: Sequence[Result]) -> dict[Column, Result]:
     return {Column(f.metric, f.dataset, f.split): f for f in figures if f.n is not None}
 
 
-def _costs(figures: Sequence[Figure]) -> dict[str, float]:
+def _costs(figures: Sequence[Result]) -> dict[str, float]:
     return {figure.metric: figure.value for figure in figures if figure.n is None}

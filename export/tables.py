@@ -15,7 +15,7 @@ from leap_zoo.bench import latency
 from leap_zoo.errors import LeapZooError
 from leap_zoo.registry import models
 from train.errors import TrainError
-from train.figures import Figure, Trial, read_figures
+from train.research.results import Result, read_results
 from train.run import RunReport
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ ZOO = ROOT / "zoo"
 FIGURES = ROOT / "results" / "zoo.csv"
 TAUGHT = sorted((ROOT / "results").glob("leap-*.json"))  # a run's own report, by the name of its model
 TRIALS = {  # title of a section of docs/zoo.md -> what was tried
-    "What each lever gave": ROOT / "results" / "levers.csv",
+    "What each change gave": ROOT / "results" / "ablations.csv",
     "Against a plain `last` student of equal cost": ROOT / "results" / "zoo_rivals.csv",
 }
 
@@ -60,7 +60,7 @@ def main() -> int:
 
 def zoo_lines() -> list[Line]:
     """The published files of zoo/ with their figures; without, where nothing was measured yet. Raises TrainError."""
-    return lines_of(models(ZOO), read_figures(FIGURES, Figure) if FIGURES.is_file() else [])
+    return lines_of(models(ZOO), read_results(FIGURES) if FIGURES.is_file() else [])
 
 
 def render(text: str) -> str:
@@ -75,9 +75,9 @@ def page() -> str:
     return zoo_page.render(models(ZOO), zoo_lines(), read_trials(), speed, taught)
 
 
-def read_trials() -> dict[str, list[Trial]]:
+def read_trials() -> dict[str, list[Result]]:
     """What was tried in training, by the title of its section, where it was measured. Raises TrainError."""
-    return {title: read_figures(path, Trial) for title, path in TRIALS.items() if path.is_file()}
+    return {title: read_results(path) for title, path in TRIALS.items() if path.is_file()}
 
 
 def _replace(text: str, block: str, content: str) -> str:

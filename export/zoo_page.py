@@ -10,7 +10,7 @@ from export.metric_text import cell
 from export.quality import Column, Line, columns_of, with_half, with_interval
 from export.taught import training_table
 from leap_zoo.card import ModelCard
-from train.figures import Trial
+from train.research.results import Result
 from train.run import RunReport
 
 CLOSE = "leap-tiny"  # which is meant to be close to its teacher
@@ -49,7 +49,7 @@ other work meanwhile."""
 def render(
     cards: Sequence[ModelCard],
     lines: Sequence[Line],
-    trials: Mapping[str, Sequence[Trial]],
+    trials: Mapping[str, Sequence[Result]],
     speed: str = "",
     taught: Mapping[str, RunReport] | None = None,
 ) -> str:

@@ -15,7 +15,7 @@ ALLOWED = {
     "leap_zoo": {"leap_zoo"},
     "serve": {"serve", "leap_zoo"},
     "train": {"train", "leap_zoo"},
-    "export": {"export", "leap_zoo", "train.run", "train.errors", "train.figures"},
+    "export": {"export", "leap_zoo", "train.run", "train.errors", "train.research.results"},
 }
 
 

@@ -95,8 +95,8 @@ class Run(msgspec.Struct, kw_only=True):
     tensors: dict[str, Tensor]
 
     def photos(self) -> Splits:
-        """Where the photos of its recipe are. Raises TrainError when they are not there any more."""
-        return find_splits(self.recipe.data)
+        """Where its labelled photos are. Raises TrainError when they are not there any more."""
+        return find_splits(msgspec.structs.replace(self.recipe.data, more=[]))
 
     def decode(self, split: Split, what: str) -> Photos:
         """The photos of a split as the deployed model sees them, in memory. Raises TrainError when there are none."""

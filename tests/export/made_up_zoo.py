@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from whole_card import whole_card
 
 from leap_zoo.card import Artifact, Latency, ModelCard
-from train.figures import Figure
+from train.research.results import Result
 
 TEACHER = "vit_made_up"
 PROBE, THOUSAND = "linear probe, embedding", "top-1 of 1000 through the teacher's head"
@@ -23,11 +23,11 @@ def made_up_cards() -> list[ModelCard]:
     return [_card(name, parameters) for name, parameters in SIZES.items()]
 
 
-def made_up_figures() -> list[Figure]:
+def made_up_figures() -> list[Result]:
     """The larger the better, but for grocery's mAP, where nano falls behind micro; tiny is 6 points below in one."""
     rows = []
     for pixels, probe, thousand, mean in ((224, 0.98, 0.70, 0.40), (160, 0.97, 0.62, 0.31)):
-        teacher = {"model": f"{TEACHER} at {pixels} px", "file": "vit.safetensors", "sha256": "f" * 64}
+        teacher = {"subject": f"{TEACHER} at {pixels} px", "variant": "vit.safetensors", "digest": "f" * 64}
         rows += [
             _figure(teacher, "parameters", 5_700_000),
             _figure(teacher, "bytes", 22_900_000),
@@ -41,7 +41,7 @@ def made_up_figures() -> list[Figure]:
     }
     for card in made_up_cards():
         for artifact in card.artifacts:
-            ours = {"model": card.id, "file": artifact.file, "sha256": artifact.sha256}
+            ours = {"subject": card.id, "variant": artifact.file, "digest": artifact.sha256}
             rows += _measured(ours, *values[card.id])
             where = {"dataset": "drawn", "split": "held-out", "n": 500}
             rows.append(_figure(ours, COSINE, values[card.id][0] - 0.2, **where, low=0.5, high=0.8))
@@ -66,7 +66,7 @@ def _timed(row: Latency, file: str, scale: float) -> Latency:
     return replace(row, file=file, median_ms=3.0 * scale * faster, min_ms=2.9 * scale * faster)
 
 
-def _measured(about: dict[str, str], probe: float, thousand: float, mean: float) -> list[Figure]:
+def _measured(about: dict[str, str], probe: float, thousand: float, mean: float) -> list[Result]:
     val, test, held = (
         {"dataset": name, "split": split, "n": n}
         for name, split, n in (("drawn", "val", 3925), ("grocery", "test", 2485), ("drawn", "held-out", 500))
@@ -78,5 +78,5 @@ def _measured(about: dict[str, str], probe: float, thousand: float, mean: float)
     ]
 
 
-def _figure(about: dict[str, str], metric: str, value: float, **rest: object) -> Figure:
-    return Figure(revision="1", metric=metric, value=value, hardware="a CPU", commit="0123abc", **about, **rest)
+def _figure(about: dict[str, str], metric: str, value: float, **rest: object) -> Result:
+    return Result(metric=metric, value=value, hardware="a CPU", commit="0123abc", **about, **rest)

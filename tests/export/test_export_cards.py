@@ -1,4 +1,4 @@
-"""`python -m export.cards`: figures of a survey into cards, READMEs and the index; weights and revision stay."""
+"""`python -m export.cards`: measured figures into cards, READMEs and the index; weights and revision stay."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from export.cards import main
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.documents import read_card, read_index
 from leap_zoo.verify import verify
-from train.figures import Figure, write_figures
+from train.research.results import Result, write_results
 
 TINY, TEACHER = "leap-tiny-test", "none"  # the tiny model's card names its teacher so
 WHERE = {"dataset": "drawn", "split": "val", "n": 40}
 
 
-def figures_of(card: ModelCard, probe: float = 0.75) -> list[Figure]:
+def figures_of(card: ModelCard, probe: float = 0.75) -> list[Result]:
     """A probe of each artifact and of the teacher at two resolutions."""
-    about = {"hardware": "a CPU", "commit": "0123abc", "revision": "1"}
+    about = {"hardware": "a CPU", "commit": "0123abc"}
     probe_of = {"metric": "linear probe, embedding", **WHERE, **about}
     found = [
-        Figure(model=f"{TEACHER} at {pixels} px", file="v", sha256="f" * 64, value=0.9, low=0.8, high=1.0, **probe_of)
+        Result(subject=f"{TEACHER} at {pixels} px", digest="f" * 64, value=0.9, low=0.8, high=1.0, **probe_of)
         for pixels in (224, 32)
     ]
     for artifact in card.artifacts:
-        ours = {"model": card.id, "file": artifact.file, "sha256": artifact.sha256}
-        found.append(Figure(metric="parameters", value=card.parameters, **about, **ours))
-        found.append(Figure(value=probe, low=0.5, high=0.875, **probe_of, **ours))
+        ours = {"subject": card.id, "variant": artifact.file, "digest": artifact.sha256}
+        found.append(Result(metric="parameters", value=card.parameters, **about, **ours))
+        found.append(Result(value=probe, low=0.5, high=0.875, **probe_of, **ours))
     return found
 
 
@@ -40,8 +40,8 @@ def card(zoo_copy: Path) -> ModelCard:
     return read_card(zoo_copy / TINY / "card.json")
 
 
-def write(zoo: Path, figures: list[Figure], *words: str) -> int:
-    write_figures(zoo / "figures.csv", figures)
+def write(zoo: Path, figures: list[Result], *words: str) -> int:
+    write_results(zoo / "figures.csv", figures)
     return main(["--zoo", str(zoo), "--figures", str(zoo / "figures.csv"), *words])
 
 
@@ -81,7 +81,7 @@ def test_cards__again_is_the_same_and_newer_takes_the_place(zoo_copy: Path, card
 def test_cards__of_a_file_that_was_not_measured_nothing_is_written(zoo_copy: Path, card: ModelCard, capsys) -> None:
     before = (zoo_copy / "index.json").read_bytes()
     stale = [
-        msgspec.structs.replace(figure, sha256="0" * 64) if figure.file == "model_int8.onnx" else figure
+        msgspec.structs.replace(figure, digest="0" * 64) if figure.variant == "model_int8.onnx" else figure
         for figure in figures_of(card)
     ]
     assert write(zoo_copy, stale) == 2
@@ -90,7 +90,9 @@ def test_cards__of_a_file_that_was_not_measured_nothing_is_written(zoo_copy: Pat
     assert (zoo_copy / "index.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"model,value\nx,1\n", b"\xff\xfe", b"model,value\n" * 2, b"\0", b"a" * 200_000])
+@pytest.mark.parametrize(
+    "content", [b"subject,value\nx,1\n", b"\xff\xfe", b"subject,value\n" * 2, b"\0", b"a" * 200_000]
+)
 def test_cards__broken_figures_are_one_line(content: bytes, zoo_copy: Path, capsys: pytest.CaptureFixture) -> None:
     (zoo_copy / "figures.csv").write_bytes(content)
     assert main(["--zoo", str(zoo_copy), "--figures", str(zoo_copy / "figures.csv")]) == 2

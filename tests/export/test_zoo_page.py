@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from export import comparisons, tables, zoo_figure, zoo_page
 from export.quality import Line, lines_of
 from leap_zoo.registry import models
-from train.figures import Figure, Trial, read_figures, write_figures
+from train.research.results import Result, read_results, write_results
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def lines() -> list[Line]:
 def changed(metric: str, model: str, value: float) -> list[Line]:
     """The lines, with another value of one figure of a model."""
     figures = [
-        replace(figure, value=value) if (figure.metric, figure.model) == (metric, model) else figure
+        replace(figure, value=value) if (figure.metric, figure.subject) == (metric, model) else figure
         for figure in made_up_figures()
     ]
     return lines_of(made_up_cards(), figures)
@@ -50,11 +50,11 @@ def test_page__has_not_drifted() -> None:
 def test_check__fails_when_a_figure_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     about = {"metric": PROBE, "dataset": "drawn", "split": "val", "n": 40, "hardware": "a CPU", "commit": "0123abc"}
     figures = [
-        Figure(model=card.id, revision=card.revision, file=file.file, sha256=file.sha256, value=0.123, **about)
+        Result(subject=card.id, variant=file.file, digest=file.sha256, value=0.123, **about)
         for card in models(tables.ZOO)
         for file in card.artifacts
     ]
-    write_figures(tmp_path / "zoo.csv", figures)
+    write_results(tmp_path / "zoo.csv", figures)
     monkeypatch.setattr(tables, "FIGURES", tmp_path / "zoo.csv")
     monkeypatch.setattr("sys.argv", ["export.tables", "--check"])
     assert tables.main() == 1
@@ -67,7 +67,7 @@ def test_check__a_broken_table_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tables, "FIGURES", tmp_path / "zoo.csv")
     monkeypatch.setattr("sys.argv", ["export.tables", "--check"])
     assert tables.main() == 2
-    assert re.fullmatch(r"export\.tables: .*zoo\.csv is no table of figures \(.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"export\.tables: .*zoo\.csv is not a table of results \(.*\n", capsys.readouterr().err)
 
 
 def test_tables__the_teacher_first_and_a_line_per_file(lines: list[Line]) -> None:
@@ -111,7 +111,7 @@ def test_larger__the_same_is_not_better_and_far_is_apart() -> None:
     same = "\n".join(comparisons.larger_is_better(changed(PROBE, "leap-tiny", 0.9)))
     assert "not better on 1 of 5 columns" in same.partition("`leap-tiny`")[2]
     far = {"value": 0.1, "low": 0.09, "high": 0.11}
-    figures = [replace(f, **far) if (f.metric, f.model) == (MAP, "leap-nano") else f for f in made_up_figures()]
+    figures = [replace(f, **far) if (f.metric, f.subject) == (MAP, "leap-nano") else f for f in made_up_figures()]
     apart = comparisons.larger_is_better(lines_of(made_up_cards(), figures))
     assert rows("\n".join(apart))[1][-1] == "are apart"
 
@@ -139,30 +139,22 @@ def test_close__only_of_a_student_that_is_there(lines: list[Line]) -> None:
     assert "not better on 1 of 5" in text
 
 
-def test_trials__a_row_per_lever_and_a_column_per_figure(lines: list[Line], tmp_path: Path) -> None:
-    about = {"student": "nano", "epochs": 4.0, "photos": 9103, "hardware": "a CPU", "commit": "0123abcdef0123"}
-    tried = [
-        Trial(
-            lever=lever, metric=metric, dataset="drawn", split="val", n=100, value=value, low=value - 0.125,
-            high=value + 0.125, seconds=120.0, **about,
-        )
-        for lever, values in (("baseline", (0.5, 0.25)), ("EMA of weights", (0.625, 0.125)))
-        for metric, value in zip((PROBE, COSINE), values, strict=True)
-    ]  # fmt: skip
-    write_figures(tmp_path / "levers.csv", tried)
-    read = read_figures(tmp_path / "levers.csv", Trial)
+def test_trials__a_row_per_change_and_a_column_per_figure(lines: list[Line], tmp_path: Path) -> None:
+    where = {"dataset": "drawn", "split": "val", "n": 100}
+    tried = []
+    for change, values in (("baseline", (0.5, 0.25)), ("EMA of weights", (0.625, 0.125))):
+        about = {"subject": change, "variant": "nano", "hardware": "a CPU", "commit": "0123abcdef0123"}
+        for metric, value in zip((PROBE, COSINE), values, strict=True):
+            tried.append(Result(metric=metric, value=value, low=value - 0.125, high=value + 0.125, **where, **about))
+        costs = {"epochs": 4.0, "photos": 9103.0, "CPU seconds": 120.0}
+        tried += [Result(metric=metric, value=value, **about) for metric, value in costs.items()]
+    write_results(tmp_path / "ablations.csv", tried)
+    read = read_results(tmp_path / "ablations.csv")
     assert read == tried
-    text = section("What each lever gave", zoo_page.render(made_up_cards(), lines, {"What each lever gave": read}))
+    text = section("What each change gave", zoo_page.render(made_up_cards(), lines, {"What each change gave": read}))
+    figures = ["drawn, val: probe", "drawn, val: cosine to teacher, mean"]
     assert rows(text) == [
-        [
-            "lever",
-            "student",
-            "epochs",
-            "photos",
-            "CPU minutes",
-            "drawn, val: probe",
-            "drawn, val: cosine to teacher, mean",
-        ],
+        ["change", "student", "epochs", "photos", "CPU minutes", *figures],
         ["baseline", "nano", "4", "9103", "2", "50.0 [37.5, 62.5]", "0.250 [0.125, 0.375]"],
         ["EMA of weights", "nano", "4", "9103", "2", "62.5 [50.0, 75.0]", "0.125 [0.000, 0.250]"],
     ]

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from leap_zoo.intervals import wilson
 from train.errors import TrainError
-from train.evaluate import Score, accuracy, extract, knn, linear_probe
+from train.evaluate.features import extract
+from train.evaluate.knn import knn
+from train.evaluate.probe import linear_probe
+from train.evaluate.scores import Score, accuracy, mean
 
 
 @settings(deadline=None, max_examples=40)
@@ -36,6 +39,26 @@ def test_knn__is_the_weighted_vote_of_brute_force(seed: int, gallery: int, queri
 def test_knn__weighs_near_neighbours_more_than_many_far_ones() -> None:
     gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert knn(gallery, torch.tensor([0, 1, 1]), torch.tensor([[5.0, 1.0]]), k=3).tolist() == [0]
+
+
+def test_knn__compares_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    known, asked = torch.randn(40, 5, generator=generator), torch.randn(25, 5, generator=generator)
+    labels = torch.randint(0, 4, (40,), generator=generator)
+    whole = knn(known, labels, asked, k=7)
+    monkeypatch.setattr("train.evaluate.knn.GALLERY", 6)  # fewer than k
+    monkeypatch.setattr("train.evaluate.knn.QUERIES", 10)
+    assert torch.equal(knn(known, labels, asked, k=7), whole)
+
+
+def test_knn__of_nothing_and_of_nan() -> None:
+    some, labels = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    assert knn(some, labels, torch.empty(0, 3), k=2).tolist() == []
+    with pytest.raises(TrainError, match="no photos to find"):
+        knn(torch.empty(0, 3), torch.empty(0, dtype=torch.long), some, k=2)
+    for gallery, queries in ((some, some * torch.nan), (some * torch.nan, some)):
+        with pytest.raises(TrainError, match="not finite"):
+            knn(gallery, labels, queries, k=2)
 
 
 def separable(count: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,10 +101,32 @@ def test_probe__is_the_same_for_the_same_seed() -> None:
     assert torch.equal(one.weight, two.weight)
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 2, 0, 1, 2], [0] * 30 + [1]])
-def test_probe__of_too_few_photos_is_a_users_error(labels: list[int]) -> None:
-    with pytest.raises(TrainError, match="too few for a probe"):
-        linear_probe(torch.randn(len(labels), 2), torch.tensor(labels), 3)
+def test_probe__classifies_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = separable()
+    probe = linear_probe(features, labels, 3, epochs=3)
+    monkeypatch.setattr("train.evaluate.probe.ROWS", 50)
+    assert torch.equal(probe.classify(features), probe(features).argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        ([0, 1, 2, 0, 1, 2], 3, "too few for a probe"),
+        ([0] * 30 + [1], 2, "class 1 has 1 photos"),
+        ([0] * 30 + [1] * 3, ["ant", "bee", "cat"], "class cat has 0 photos"),
+        ([0] * 40, ["ant"], "all of one class, ant"),  # which it would always get right
+    ],
+)
+def test_probe__refuses_photos_it_cannot_learn_from(labels: list[int], classes: int | list[str], message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        linear_probe(torch.randn(len(labels), 2), torch.tensor(labels), classes)
+
+
+def test_probe__refuses_features_that_are_not_finite() -> None:
+    features, labels = separable()
+    features[7, 2] = torch.inf
+    with pytest.raises(TrainError, match="not finite"):
+        linear_probe(features, labels, 3)
 
 
 def test_extract__keeps_order_over_batches() -> None:
@@ -96,6 +141,11 @@ def test_extract__keeps_order_over_batches() -> None:
     assert sizes == [3, 3, 1]
     assert found.dtype == torch.float32
     assert found[:, 0].tolist() == list(range(7))
+
+
+def test_extract__of_no_photos() -> None:
+    with pytest.raises(TrainError, match="val: there are no photos"):
+        extract(lambda batch: {}, torch.empty(0, 2, 2, 3, dtype=torch.uint8).numpy(), "val")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +168,18 @@ def test_wilson__contains_the_share_within_0_and_1(counts: tuple[int, int]) -> N
     low, high = wilson(right / n, n)
     assert 0 <= low <= right / n + 1e-12
     assert right / n - 1e-12 <= high <= 1
+
+
+def test_wilson__of_nothing() -> None:
+    with pytest.raises(ValueError, match="a share of 0 has no interval"):
+        wilson(0, 0)
+
+
+def test_scores__of_nothing() -> None:
+    with pytest.raises(TrainError, match="no photos"):
+        accuracy(torch.empty(0), torch.empty(0))
+    with pytest.raises(TrainError, match="nothing to average"):
+        mean("mAP", "drawn", "val", torch.empty(0))
 
 
 def test_accuracy__is_the_share_of_right_answers() -> None:

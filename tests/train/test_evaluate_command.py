@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from train.evaluate.__main__ import main
-from train.evaluate.plan import PhotoSets
+from train.evaluate.datasets import open_pair
+from train.research.results import read_results
 
 
 @pytest.fixture
@@ -19,28 +21,31 @@ def photos(own_folders: Path) -> list[str]:
     return ["drawn", str(own_folders / "train"), str(own_folders / "val")]
 
 
-def test_artifact__is_measured_by_every_protocol(photos: list[str], capsys: pytest.CaptureFixture) -> None:
-    assert main(["leap-nano", "--data", *photos, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    by = {metric["name"]: metric for metric in report["metrics"]}
+def test_artifact__is_measured_by_every_protocol(photos: list[str], tmp_path: Path, capsys) -> None:
+    out = tmp_path / "results" / "drawn.csv"
+    assert main(["leap-nano", "--data", *photos, "--json", "--out", str(out)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    by = {row["metric"]: row for row in rows}
     assert by["linear probe, embedding"]["value"] > 0.8  # noise with one strong colour
     assert by["recall@1, embedding"]["n"] == 18
     assert {"10-NN, teacher", "retrieval mAP, embedding", "5-shot, mean of 20 draws, teacher"} <= set(by)
-    assert all(metric["interval"][0] <= metric["value"] <= metric["interval"][1] for metric in report["metrics"])
-    assert (report["subject"], by["recall@1, embedding"]["split"]) == ("leap-nano onnx int8", "val")
+    assert all(row["low"] - 1e-6 <= row["value"] <= row["high"] + 1e-6 for row in rows)
+    assert {(row["subject"], row["dataset"], row["split"]) for row in rows} == {("leap-nano onnx int8", "drawn", "val")}
+    assert [row.metric for row in read_results(out)] == list(by)
 
 
-def test_sets__of_lists_and_folders_agree_on_classes(own_folders: Path, tmp_path: Path) -> None:
+def test_pair__of_lists_and_folders_agree_on_classes(own_folders: Path, tmp_path: Path) -> None:
     listed = tmp_path / "test.txt"
     files = sorted((own_folders / "val").rglob("*.png"))
     for file in files:  # paths in a list are relative to it
         (tmp_path / file.parent.name).mkdir(exist_ok=True)
         file.rename(tmp_path / file.parent.name / file.name)
     listed.write_text("".join(f"{file.parent.name}/{file.name}, {file.parent.name}, 0\n" for file in files[::-1]))
-    sets = PhotoSets.open("drawn", own_folders / "train", listed)
-    assert sets.test_split == "test"
-    assert sets.test.classes == sets.train.classes
-    assert [sets.test.classes[label] for label in sets.test.labels] == [file.parent.name for file in files[::-1]]
+    task = open_pair(["drawn", str(own_folders / "train"), str(listed)])
+    train, test = task.train.photos, task.test.photos
+    assert (task.test.name, task.test.split) == ("drawn", "test")
+    assert test.classes == train.classes
+    assert [test.classes[label] for label in test.labels] == [file.parent.name for file in files[::-1]]
 
 
 def test_revisited__crops_the_query_to_its_box(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -54,7 +59,7 @@ def test_revisited__crops_the_query_to_its_box(tmp_path: Path, capsys: pytest.Ca
         query = {"name": "query", "box": box, "easy": [0], "hard": [], "junk": []}
         truth.write_text(json.dumps({"gallery": ["red", "blue"], "queries": [query]}))
         assert main(["leap-nano", "--revisited", str(tmp_path), str(truth), "--json"]) == 0
-        by = {(m["name"], m["dataset"]): m["value"] for m in json.loads(capsys.readouterr().out)["metrics"]}
+        by = {(m["metric"], m["dataset"]): m["value"] for m in json.loads(capsys.readouterr().out)}
         assert by["revisited mAP, embedding", "truth, easy"] == pytest.approx(expected)
         assert ("revisited mAP, embedding", "truth, hard") not in by
 
@@ -71,20 +76,20 @@ def test_revisited__box_is_in_pixels_of_the_whole_photo(tmp_path: Path, capsys: 
     for box, right in (([100, 100, 580, 580], 0), ([620, 100, 1100, 580], 1)):
         truth.write_text(json.dumps({"gallery": ["red", "blue"], "queries": [{**query, "box": box, "easy": [right]}]}))
         assert main(["leap-nano", "--revisited", str(tmp_path), str(truth), "--json"]) == 0
-        figures = json.loads(capsys.readouterr().out)["metrics"]
-        assert next(m["value"] for m in figures if m["name"] == "revisited mAP, embedding") == pytest.approx(1)
+        figures = json.loads(capsys.readouterr().out)
+        assert next(m["value"] for m in figures if m["metric"] == "revisited mAP, embedding") == pytest.approx(1)
     truth.write_text(json.dumps({"gallery": ["red"], "queries": [{**query, "box": [1200, 0, 1e9, 1e9]}]}))
     assert main(["leap-nano", "--revisited", str(tmp_path), str(truth)]) == 2
-    assert "holds nothing of its 1200 x 1200 photo" in capsys.readouterr().err
+    assert "outside its photo of 1200 x 1200 pixels" in capsys.readouterr().err
 
 
-def test_shared_photos__are_judged_by_retrieval_only(own_folders: Path, capsys: pytest.CaptureFixture) -> None:
+def test_shared_photos__are_measured_by_retrieval_only(own_folders: Path, capsys: pytest.CaptureFixture) -> None:
     val = str(own_folders / "val")
     assert main(["leap-nano", "--data", "drawn", val, val]) == 2
     assert "18 photos are in TRAIN and in TEST" in capsys.readouterr().err
     retrieval = ["leap-nano", "--data", "drawn", val, val, "--protocols", "retrieval", "--json"]
     assert main(retrieval) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"][0]["n"] == 18
+    assert json.loads(capsys.readouterr().out)[0]["n"] == 18
     (own_folders / "val" / "red" / "broken.png").write_bytes(b"\x89PNG")
     assert main(retrieval) == 2
     assert "take the broken photos out" in capsys.readouterr().err
@@ -96,7 +101,7 @@ def test_broken_photos__are_reported_beside_the_json(
     (own_folders / "val" / "red" / "broken.png").write_bytes(b"\x89PNG")
     assert main(["leap-nano", "--data", *photos, "--protocols", "knn", "--json"]) == 0
     out, error = capsys.readouterr()
-    assert json.loads(out)["metrics"][0]["n"] == 18
+    assert json.loads(out)[0]["n"] == 18
     assert "1 of 19" in error
 
 
@@ -104,9 +109,9 @@ def test_out__that_cannot_be_written_is_one_line(
     own_folders: Path, photos: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     (own_folders / "file").write_text("")
-    out = str(own_folders / "file" / "report.json")
+    out = str(own_folders / "file" / "rows.csv")
     assert main(["leap-nano", "--data", *photos, "--protocols", "knn", "--out", out]) == 2
-    assert "choose another --out" in capsys.readouterr().err.splitlines()[-1]
+    assert "choose another place" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +121,18 @@ def test_out__that_cannot_be_written_is_one_line(
         (["leap-nano"], "which photos?"),
         (["leap-nano", "--data", "nowhere"], "`train` and `val` or `test`"),
         (["leap-nano", "--data", "x", "nowhere", "nowhere"], "no folder nowhere"),
-        (["{photos}", "--data", "{photos}"], "no finished run"),
+        (["{photos}", "--data", "{photos}"], "not a finished run"),
+        (
+            ["leap-nano", "--data", "x", "{photos}/one", "{photos}/val", "--protocols", "probe"],
+            "class blue has 0 photos",
+        ),
         (["leap-nano", "--revisited", "{photos}", "gone.json"], "cannot read the ground truth"),
     ],
 )
 def test_errors__are_one_line(
     own_folders: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
 ) -> None:
+    shutil.copytree(own_folders / "train" / "red", own_folders / "one" / "red")
     assert main([word.replace("{photos}", str(own_folders)) for word in arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1]

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from leap_zoo.registry import BUNDLED
-from train.evaluate.zoo.__main__ import main
-from train.figures import Figure, Trial, read_figures, write_figures
+from train.evaluate.zoo import main
+from train.research.results import Result, read_results, write_results
 
 WNIDS = {"blue": "n01440764", "green": "n02102040", "red": "n03888257"}  # the first, a later one, a much later one
 THOUSAND, AGREEMENT = "top-1 of 1000 through the teacher's head", "top-1 agreement with the teacher"
@@ -44,26 +44,27 @@ def words(photos: Path, zoo: Path, tmp_path: Path) -> list[str]:
     """The command's, for these photos."""
     sets = ["--data", "drawn", str(photos / "train"), str(photos / "val"), "--retrieval", "drawn"]
     places = ["--out", str(tmp_path / "zoo.csv"), "--cache", str(tmp_path / "cache")]
+    places += ["--store", str(tmp_path / "store")]
     return [str(zoo), *sets, "--held-out", "away_*", *places]
 
 
-def test_survey__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp_path: Path) -> None:
+def test_zoo__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps([[number] for number in range(6)]))
     folders = [str(photos / split / WNIDS["red"]) for split in ("train", "val")]
     more = ["--checkpoint", checkpoint, "--sample", str(photos / "sample"), "--listed", "places", *folders, str(truth)]
     assert main([*words(photos, BUNDLED, tmp_path), *more]) == 0
-    figures = read_figures(tmp_path / "zoo.csv", Figure)
-    models = list(dict.fromkeys((figure.model, figure.file) for figure in figures))
+    rows = read_results(tmp_path / "zoo.csv")
+    models = list(dict.fromkeys((row.subject, row.variant) for row in rows))
     assert [model for model, _ in models] == [
         "vit_tiny_patch16_224 at 224 px",
         "vit_tiny_patch16_224 at 160 px",
         "leap-nano",
         "leap-tiny",
     ]
-    by = {(f.model, f.metric, f.dataset, f.split): f for f in figures}
-    assert len(by) == len(figures)
-    nano = {key[1:]: figure for key, figure in by.items() if key[0] == "leap-nano"}
+    by = {(row.subject, row.metric, row.dataset, row.split): row for row in rows}
+    assert len(by) == len(rows)
+    nano = {key[1:]: row for key, row in by.items() if key[0] == "leap-nano"}
     probe = nano["linear probe, embedding", "drawn", "val"]
     assert (probe.n, probe.value > 0.8) == (18, True)  # noise with one strong colour; held-out photos stay in val
     assert nano["recall@1, embedding", "places", WNIDS["red"]].n == 6
@@ -76,17 +77,17 @@ def test_survey__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, 
         nano["cosine to the teacher, minimum", "drawn", "held-out"].value
     )
     assert nano["bytes", "", ""].value == (BUNDLED / "leap-nano" / "model_int8.onnx").stat().st_size
-    assert all(f.low is None or f.low - 1e-6 <= f.value <= f.high + 1e-6 for f in figures)
+    assert all(row.low is None or row.low - 1e-6 <= row.value <= row.high + 1e-6 for row in rows)
 
 
-def test_survey__of_students_of_others_has_no_teacher(photos: Path, tiny_zoo: Path, tmp_path: Path, capsys) -> None:
+def test_zoo__of_students_of_others_has_no_teacher(photos: Path, tiny_zoo: Path, tmp_path: Path, capsys) -> None:
     assert main([*words(photos, tiny_zoo, tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {(row["model"], row["file"]) for row in rows} == {
+    assert {(row["subject"], row["variant"]) for row in rows} == {
         ("leap-tiny-test", "model.onnx"),
         ("leap-tiny-test", "model_int8.onnx"),
     }
-    assert {row["metric"] for row in rows if row["n"]} == {
+    assert {row["metric"] for row in rows if row["n"] is not None} == {
         "linear probe, embedding",
         "10-NN, embedding",
         "retrieval mAP, embedding",
@@ -95,14 +96,14 @@ def test_survey__of_students_of_others_has_no_teacher(photos: Path, tiny_zoo: Pa
     assert all(row["value"] == 1 for row in rows if row["metric"] == "recall@1, embedding")
 
 
-def test_survey__again_measures_only_what_is_new(photos: Path, zoo_copy: Path, tmp_path: Path, capsys) -> None:
+def test_zoo__again_measures_only_what_is_new(photos: Path, zoo_copy: Path, tmp_path: Path, capsys) -> None:
     command = words(photos, zoo_copy, tmp_path)
     assert main(command) == 0
     before = (tmp_path / "zoo.csv").read_bytes()
-    (zoo_copy / "leap-tiny-test" / "model.onnx").write_bytes(b"nothing that could be run")
+    (zoo_copy / "leap-tiny-test" / "model.onnx").write_bytes(b"not a model")
     assert main(command) == 0
     assert (tmp_path / "zoo.csv").read_bytes() == before
-    for known in (tmp_path / "cache").glob("figures-*"):  # interrupted before they were judged
+    for known in (tmp_path / "cache").glob("results-*"):  # interrupted before they were measured
         known.unlink()
     assert main(command) == 0
     assert (tmp_path / "zoo.csv").read_bytes() == before
@@ -119,12 +120,12 @@ def test_survey__again_measures_only_what_is_new(photos: Path, zoo_copy: Path, t
         (["--data", "nowhere", "no/train", "no/test"], "no folder no/train"),
         (["--sample", "{photos}/train"], "named by their ImageNet class"),
         (["--checkpoint", "no.safetensors"], "no teacher file no.safetensors"),
-        (["--held-out", "*"], "no photo of TRAIN is left"),
+        (["--held-out", "*"], "all photos of TRAIN match"),
         (["--cache", "{photos}/sample/n01440764_a_photo.png/x"], "choose another --cache"),
         (["--out", "{photos}/sample/n01440764_a_photo.png/x"], "choose another place"),
     ],
 )
-def test_command__what_a_user_can_mend(
+def test_command__what_a_user_can_fix(
     wrong: list[str], said: str, photos: Path, tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main([*words(photos, tiny_zoo, tmp_path), *(word.format(photos=photos) for word in wrong)]) == 2
@@ -140,13 +141,12 @@ def test_command__a_teacher_is_asked_for(photos: Path, tmp_path: Path, capsys: p
     one_line(capsys, "is no zoo")
 
 
-def test_figures__round_trip(tmp_path: Path) -> None:
-    about = {"hardware": "a, CPU", "commit": "0"}
-    trial = Trial(lever="EMA", student="nano", epochs=10, photos=100, metric="m", n=5, value=1 / 3, **about)
-    write_figures(tmp_path / "levers.csv", [trial])
-    (found,) = read_figures(tmp_path / "levers.csv", Trial)
+def test_results__round_trip(tmp_path: Path) -> None:
+    row = Result(subject="EMA", variant="nano", metric="m", n=5, value=1 / 3, hardware="a, CPU", commit="0")
+    write_results(tmp_path / "ablations.csv", [row])
+    (found,) = read_results(tmp_path / "ablations.csv")
     assert found.value == pytest.approx(1 / 3, abs=1e-6)
-    assert (found.lever, found.seconds, found.low, found.hardware) == ("EMA", None, None, "a, CPU")
+    assert (found.subject, found.seed, found.low, found.hardware) == ("EMA", None, None, "a, CPU")
 
 
 def one_line(capsys: pytest.CaptureFixture, said: str) -> None:

@@ -1,9 +1,11 @@
-"""How heads of one's own are judged: draws, chance, and what cross-validation claims."""
+"""How heads of one's own are measured: draws, chance, and what cross-validation claims."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from train.errors import TrainError
 from train.evaluate.own_classes import own_classes
 
 
@@ -35,3 +37,9 @@ def test_own_classes__same_seed_same_figures() -> None:
     first, second, other = (own_classes(*train, *test, shots=3, draws=3, seed=seed).accuracy for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_own_classes__need_classes_in_common() -> None:
+    vectors, labels = clouds(3, 4, 0, 0.1)
+    with pytest.raises(TrainError, match="two classes in common"):
+        own_classes(vectors, labels, vectors, labels + 3, shots=1, draws=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from train.students import SIZES
 
 from train.errors import TrainError
 from train.recipe import (
@@ -22,7 +23,6 @@ from train.recipe import (
     recipe_files,
     save_recipe,
 )
-from train.students import SIZES
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score
 
 from train.errors import TrainError
 from train.evaluate.few_shot import few_shot
-from train.evaluate.retrieval import retrieve
-from train.evaluate.revisited import PROTOCOLS, GroundTruth, Query, average_precision, rank, read_ground_truth
+from train.evaluate.retrieval import retrieve, retrieve_listed
+from train.evaluate.revisited import SETUPS, GroundTruth, Query, average_precision, rank, read_ground_truth
 
 
 def features(count: int, seed: int) -> torch.Tensor:
@@ -50,6 +50,26 @@ def test_retrieve__counts_queries_that_have_no_answer() -> None:
     assert (found.without_answer, len(found.average_precision)) == (1, 2)
 
 
+def test_retrieve_listed__agrees_with_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, queries = features(300, 0), features(70, 1)
+    labels, asked = torch.arange(300) % 7, torch.arange(70) % 5
+    answers = [(labels == want).nonzero().flatten().tolist() for want in asked]
+    expected = retrieve(gallery, labels, queries, asked)
+    monkeypatch.setattr("train.evaluate.retrieval.SIMILARITIES", 300 * 32)  # three blocks of queries
+    found = retrieve_listed(gallery, queries, answers)
+    assert torch.equal(found.average_precision, expected.average_precision)
+    assert torch.equal(found.recall_at_1, expected.recall_at_1)
+
+
+def test_retrieve__of_nothing() -> None:
+    none, labels = torch.empty(0, 5), torch.empty(0, dtype=torch.long)
+    assert len(retrieve(features(4, 0), torch.arange(4), none, labels).average_precision) == 0
+    found = retrieve(none, labels, features(3, 0), torch.arange(3))
+    assert found.without_answer == 3
+    with pytest.raises(TrainError, match="no query has a right answer"):
+        found.metrics("drawn", "val", "cls")
+
+
 def test_few_shot__tells_separate_classes_and_guesses_noise() -> None:
     labels = torch.arange(60) % 3
     centres = torch.eye(3)[labels] * 10
@@ -81,7 +101,7 @@ TRUTH = GroundTruth(
 
 
 @pytest.mark.parametrize(
-    ("protocol", "expected", "precision"),
+    ("name", "expected", "precision"),
     [
         # easy: 0 (junk) and 3 (hard) go; left 1 2 4 5, right at ranks 0 and 3 of 2.
         ("easy", (1 + 1) / 4 + (1 / 3 + 2 / 4) / 4, [1, 2 / 4, 2 / 4]),
@@ -91,18 +111,17 @@ TRUTH = GroundTruth(
         ("hard", (0 + 1 / 2) / 2, [0, 1 / 2, 1 / 2]),
     ],
 )
-def test_rank__is_the_hand_calculation(protocol: str, expected: float, precision: list[float]) -> None:
-    chosen = next(one for one in PROTOCOLS if one.name == protocol)
-    ranking = rank(GALLERY, QUERY, TRUTH, chosen)
-    assert ranking.average_precision.tolist() == pytest.approx([expected])
-    assert ranking.precision[0].tolist() == pytest.approx(precision)
+def test_rank__is_the_hand_calculation(name: str, expected: float, precision: list[float]) -> None:
+    precisions, at = rank(GALLERY, QUERY, TRUTH, name)
+    assert precisions.tolist() == pytest.approx([expected])
+    assert at[0].tolist() == pytest.approx(precision)
 
 
 def test_rank__leaves_out_queries_without_an_answer() -> None:
     easy = Query(name="e", box=(0, 0, 1, 1), easy=[2], hard=[], junk=[])
     truth = msgspec.structs.replace(TRUTH, queries=[*TRUTH.queries, easy])
     both = QUERY.repeat(2, 1)
-    counts = [len(rank(GALLERY, both, truth, protocol).average_precision) for protocol in PROTOCOLS]
+    counts = [len(rank(GALLERY, both, truth, setup)[0]) for setup in SETUPS]
     assert counts == [2, 2, 1]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from train.similarity import MEASURES
 
 from train.__main__ import main
 from train.errors import TrainError
 from train.run import is_finished, load_run
-from train.similarity import MEASURES
 
 EPOCHS, STEPS = 3, 6  # of 256 photos
 DIGITS = [

@@ -5,33 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
+import numpy as np
 import pytest
 
 from leap_zoo.card import Metric
-from train import data, reference
+from train.data.splits import find_splits
+from train.data.store import Photos
+from train.evaluate import standard
+from train.method.teacher import Teacher
 from train.recipe import Recipe
 
 FIGURE = Metric(name="10-NN", dataset="drawn", split="val", n=18, value=0.5)
 
 
 @pytest.fixture
-def asked(tree: Callable[[], dict], photo_folders: Path, tmp_path: Path) -> Callable[..., int]:
+def asked(
+    make_recipe: Callable[..., Recipe],
+    teacher: Teacher,
+    photo_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., int]:
     """Ask for the figures of a run, with parts of the recipe replaced: how many times they were measured."""
+    measured: list[int] = []
+    monkeypatch.setattr(standard, "measure", lambda *_: measured.append(1) or ([FIGURE], "cls", None))
+    none = Photos(np.empty((0, 1, 1, 3), np.uint8), np.empty(0, np.int64), (), np.empty(0, np.float32))
 
-    def ask(run: str, **parts: dict) -> int:
-        values = tree()
-        for key, part in ({"data": {}} | parts).items():
-            values[key] = {**values[key], **part} if isinstance(part, dict) else part
-        values["data"] |= {key: str(photo_folders / key) for key in ("train", "val")}
-        recipe, measured = msgspec.convert(values, Recipe), []
-
-        def measure() -> list[Metric]:
-            measured.append(1)
-            return [FIGURE]
-
-        found = reference.of_teacher(recipe, data.find_splits(recipe.data), tmp_path / run, measure)
-        assert found == [FIGURE]
+    def ask(run: str, **parts: object) -> int:
+        folders = {key: str(photo_folders / key) for key in ("train", "val")}
+        recipe = make_recipe(**{**parts, "data": {**folders, **parts.get("data", {})}})
+        measured.clear()
+        judged = standard.Judged(none, none, None)
+        assert standard.of_teacher(recipe, find_splits(recipe.data), judged, teacher, tmp_path / run) == [FIGURE]
         return len(measured)
 
     return ask
@@ -56,6 +61,6 @@ def test_teacher__of_other_figures_is_measured_anew(asked: Callable[..., int], p
 
 def test_broken_file__is_measured_anew(asked: Callable[..., int], tmp_path: Path) -> None:
     (tmp_path / "nano").mkdir()
-    (tmp_path / "nano" / reference.FILE).write_text("{")
+    (tmp_path / "nano" / standard.FILE).write_text("{")
     assert asked("nano") == 1
     assert asked("micro") == 0

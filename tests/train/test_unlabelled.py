@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as arrow
 import pytest
 from PIL import Image
+from train.unlabelled import Source, find_photos
 
 from leap_zoo.card import Preprocessing
 from train.__main__ import main
 from train.data import Split, find_more
 from train.errors import TrainError
 from train.recipe import Data
-from train.unlabelled import Source, find_photos
 
 SIZE = Preprocessing(size=8, short_side=8)
 

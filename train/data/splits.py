@@ -35,8 +35,8 @@ class Split:
 class Splits:
     """train: distillation and probe. val: reported. held_out: photos that no training sees (may be empty).
 
-    more: sets without labels that are distilled on too, and their weights. aside: photos that `data.holdout` keeps aside,
-    of train and of all further sets (may be empty); then val is those of train.
+    more: sets without labels that are distilled on too, and their weights. aside: photos that `data.holdout` keeps
+    aside, of train and of all further sets (may be empty); then val is those of train.
     """
 
     train: Split
@@ -50,31 +50,24 @@ def find_splits(data: recipe.Data) -> Splits:
     """List the photos of a recipe, without decoding them. Raises TrainError for a missing or empty folder."""
     if data.source == "digits":
         return _digits()
-    train, val = _folder(data, "train"), None
-    if data.holdout is None:
-        val = _folder(data, "val")
-        if train.classes != val.classes:
-            odd = sorted(set(train.classes) ^ set(val.classes))
-            raise TrainError(f"data.train and data.val have different class folders: {', '.join(odd[:5])}")
+    train = _folder(data, "train")
+    val = train.take(np.empty(0, np.intp)) if data.holdout else _folder(data, "val")
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise TrainError(f"data.train and data.val have different class folders: {', '.join(odd[:5])}")
     train, held_train = _held_out(train, data.held_out)
-    _, held_val = _held_out(val, data.held_out) if val else (None, train.take(np.empty(0, np.intp)))
+    _, held_val = _held_out(val, data.held_out)
     more = [
-        (_held_out(unlabelled(find_photos(Path(set_.path))), data.held_out)[0], set_.weight) for set_ in data.further
+        (_held_out(unlabelled(find_photos(Path(each.path))), data.held_out)[0], each.weight) for each in data.further
     ]
-    aside = []
-    if data.holdout is not None:
+    aside: list[Split] = []
+    if data.holdout:
         train, val = _every(train, data.holdout)
-        parted = [(*_every(split, data.holdout), weight) for split, weight in more]
-        more, aside = [(kept, weight) for kept, _, weight in parted], [val, *(split for _, split, _ in parted)]
-    return Splits(
-        train,
-        val,  # type: ignore[arg-type]
-        Split(
-            held_train.sources + held_val.sources, np.concatenate([held_train.labels, held_val.labels]), train.classes
-        ),
-        more,
-        unlabelled([source for split in aside for source in split.sources]),
-    )
+        parted = [(_every(split, data.holdout), weight) for split, weight in more]
+        more, aside = [(kept, weight) for (kept, _), weight in parted], [val, *(split for (_, split), _ in parted)]
+    held_labels = np.concatenate([held_train.labels, held_val.labels])
+    held_out = Split(held_train.sources + held_val.sources, held_labels, train.classes)
+    return Splits(train, val, held_out, more, unlabelled([source for split in aside for source in split.sources]))
 
 
 def _folder(data: recipe.Data, key: str) -> Split:

@@ -11,11 +11,11 @@ import msgspec
 import torch
 
 import leap_zoo
-from leap_zoo.card import Metric
 from leap_zoo.errors import LeapZooError
 from train.errors import TrainError
 from train.hardware import describe
-from train.run import commit, load_run, versions, write_json
+from train.research.results import Result, as_text, results_of, write_results
+from train.run import commit, load_run
 
 DESCRIPTION = """\
 Measure a student's frozen features: linear probe, k-NN, retrieval, few-shot, fit; Revisited Oxford and Paris.
@@ -30,84 +30,49 @@ examples:
   python -m train.evaluate runs/leap-nano --revisited oxford5k/jpg roxford5k.json
 
 TRAIN and TEST are folders with a folder per class, or text files of `path, label` lines. Retrieval searches in
-TRAIN for each photo of TEST; a photo that is in both is no answer to itself.
+TRAIN for each photo of TEST; a photo that is in both is not an answer to itself.
 Ground truth of Revisited Oxford and Paris is JSON here, never a pickle:
   {"gallery": [name, ...], "queries": [{"name": ..., "box": [x1, y1, x2, y2], "easy": [...], "hard": [...],
   "junk": [...]}, ...]}, the lists being positions in `gallery`: imlist, qimlist and gnd of the original file."""
 
 
-class EvaluationReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What was measured, of what, with what."""
-
-    subject: str
-    metrics: list[Metric]
-    seed: int
-    commit: str
-    hardware: str
-    versions: dict[str, str]
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate, print a table or JSON; exit status 2 for what the user can mend."""
+    """Evaluate, print a table or JSON; exit status 2 for what the user can fix."""
     options = _parser().parse_args(arguments)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what is said of broken photos is no part of the JSON
-            report = _run(options)
+        with contextlib.redirect_stdout(sys.stderr):  # reports of broken photos must not end up in the JSON
+            rows = _run(options)
         if options.out:
-            _write(options.out, report)
+            write_results(options.out, rows)
     except (TrainError, LeapZooError) as error:
         print(f"train.evaluate: {error}", file=sys.stderr)
         return 2
-    print(msgspec.json.encode(report).decode() if options.json else _table(report))
+    print(msgspec.json.encode(rows).decode() if options.json else as_text(rows))
     return 0
 
 
-def _run(options: argparse.Namespace) -> EvaluationReport:
-    from train.evaluate import PhotoSets, Plan, evaluate, of_artifact, of_run
+def _run(options: argparse.Namespace) -> list[Result]:
+    from train.evaluate.datasets import open_pair
+    from train.evaluate.features import of_artifact, of_run
+    from train.evaluate.plan import Plan, evaluate
 
-    folder = Path(options.subject)
+    folder, digest, seed = Path(options.model), "", None
+    device = torch.device("cuda" if torch.cuda.is_available() and folder.is_dir() else "cpu")
     if folder.is_dir():
         run = load_run(folder)
-        subject, data = of_run(run), run.recipe.data
+        embedder, data, seed = of_run(run), run.recipe.data, run.report.seed
         own = [[data.name, data.train, data.val]] if data.train and data.val else []
     else:
-        model = leap_zoo.load(options.subject, zoo=options.zoo, precision=options.precision, format=options.format)
-        subject, own = of_artifact(model), []
+        model = leap_zoo.load(options.model, zoo=options.zoo, precision=options.precision, format=options.format)
+        embedder, own, digest = of_artifact(model), [], model.artifact.sha256
     wanted = options.data or own
     if not wanted and not options.revisited:
         raise TrainError("which photos? give --data [NAME] TRAIN TEST, or --revisited PHOTOS TRUTH.json")
-    plan = Plan(
-        sets=[PhotoSets.from_words(words) for words in wanted],
-        protocols=options.protocols,
-        revisited=[(Path(photos), Path(truth)) for photos, truth in options.revisited],
-    )
-    return EvaluationReport(
-        subject=subject.name,
-        metrics=evaluate(subject, plan, seed=options.seed),
-        seed=options.seed,
-        commit=commit(),
-        hardware=describe(torch.device("cuda" if torch.cuda.is_available() and folder.is_dir() else "cpu")),
-        versions=versions("torch", "numpy", "onnxruntime", "scikit-learn"),
-    )
-
-
-def _write(path: Path, report: EvaluationReport) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, report)
-    except OSError as error:
-        raise TrainError(f"cannot write {path} ({error.strerror}): choose another --out") from error
-
-
-def _table(report: EvaluationReport) -> str:
-    lines = [f"{report.subject}, {report.hardware}; 95 % intervals"]
-    for metric in report.metrics:
-        low, high = metric.interval or (metric.value, metric.value)
-        where = f"{metric.dataset}, {metric.split}"
-        lines.append(
-            f"{metric.name:44} {where:32} n={metric.n:<6} {metric.value:6.1%}  [{low * 100:.1f}, {high * 100:.1f}]"
-        )
-    return "\n".join(lines)
+    revisited = [(Path(photos), Path(truth)) for photos, truth in options.revisited]
+    plan = Plan([open_pair(words) for words in wanted], options.protocols, revisited)
+    metrics = evaluate(embedder, plan, seed=options.seed)
+    about = {"subject": embedder.name, "digest": digest, "seed": seed}
+    return results_of(metrics, about | {"hardware": describe(device), "commit": commit()})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,24 +84,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )
-    parser.add_argument("subject", metavar="RUN_OR_MODEL", help="run folder, or the id of a model (`leap-zoo list`)")
-    parser.add_argument("--zoo", help="folder of the zoo that the model is in (default: the bundled one)")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], help="of the model's file (default: int8)")
-    parser.add_argument("--format", choices=["onnx", "openvino"], help="of the model's file (default: onnx)")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action="append",
-        metavar="WORD",
-        help="[NAME] TRAIN TEST, or a folder with train/ and val/ or test/; repeatable",
-    )
-    parser.add_argument(
-        "--protocols", nargs="+", choices=PROTOCOLS, default=list(USUAL), help="default: all but fit, which is slow"
-    )
-    parser.add_argument("--revisited", nargs=2, action="append", default=[], metavar=("PHOTOS", "TRUTH.json"))
-    parser.add_argument("--seed", type=int, default=0, help="of the probe's split and the few-shot draws (0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to FILE")
+    add = parser.add_argument
+    add("model", metavar="RUN_OR_MODEL", help="run folder, or the id of a model (`leap-zoo list`)")
+    add("--zoo", help="folder of the zoo that the model is in (default: the bundled one)")
+    add("--precision", choices=["fp32", "fp16", "int8"], help="of the model's file (default: int8)")
+    add("--format", choices=["onnx", "openvino"], help="of the model's file (default: onnx)")
+    words = "[NAME] TRAIN TEST, or a folder with train/ and val/ or test/; repeatable"
+    add("--data", nargs="+", action="append", metavar="WORD", help=words)
+    usual = "default: all but fit, which is slow"
+    add("--protocols", nargs="+", choices=PROTOCOLS, default=list(USUAL), help=usual)
+    add("--revisited", nargs=2, action="append", default=[], metavar=("PHOTOS", "TRUTH.json"))
+    add("--seed", type=int, default=0, help="of the probe's split and the few-shot draws (0)")
+    add("--json", action="store_true", help="print JSON")
+    add("--out", type=Path, metavar="FILE.csv", help="also write the rows to a file")
     return parser
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,18 +16,23 @@ from tqdm import tqdm
 from leap_zoo.card import Preprocessing
 from leap_zoo.model import Model
 from train import recipe
+from train.errors import TrainError
 from train.method.student import tokens_at
 from train.method.teacher import Teacher, make_vit, normalisation
 from train.run import Run
 
 Features = Callable[[Tensor], dict[str, Tensor]]
+OUTPUTS = {"embedding": "embedding", "teacher": "teacher_embedding"}  # our names of an exported file's outputs
 
 
 @torch.no_grad()
-def extract(
-    features: Callable[[Tensor], dict[str, Tensor]], pixels: npt.NDArray[np.uint8], what: str, batch: int = 128
-) -> dict[str, Tensor]:
-    """Run `features` (uint8 (B, H, W, 3) -> named (B, D) tensors) over all photos; float32 on the CPU."""
+def extract(features: Features, pixels: npt.NDArray[np.uint8], what: str, batch: int = 128) -> dict[str, Tensor]:
+    """Run `features` (uint8 (B, H, W, 3) -> named (B, D) tensors) over all photos; float32 on the CPU.
+
+    Raises TrainError when there are no photos.
+    """
+    if not len(pixels):
+        raise TrainError(f"{what}: there are no photos to measure on")
     parts: dict[str, list[Tensor]] = {}
     for start in tqdm(range(0, len(pixels), batch), f"features of {what}", leave=False, mininterval=1):
         for name, value in features(torch.from_numpy(np.array(pixels[start : start + batch]))).items():
@@ -36,8 +41,8 @@ def extract(
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated. `features`: uint8 (B, H, W, 3) -> (B, D) by name; photos are prepared by `preprocessing`."""
+class Embedder:
+    """A student or a teacher. features: of photos prepared by `preprocessing`, uint8 (B, H, W, 3), (B, D) by kind."""
 
     name: str
     features: Features
@@ -60,7 +65,7 @@ def pooled(student: VisionTransformer, images: Tensor, depth: int | None = None)
     return {"cls": tokens[:, 0], "patch_mean": tokens[:, student.num_prefix_tokens :].mean(1)}
 
 
-def of_run(run: Run) -> Subject:
+def of_run(run: Run) -> Embedder:
     """The student of a run folder: `cls`, `patch_mean`, and `teacher`, its CLS in the teacher's space."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = run.student.to(device)
@@ -70,32 +75,36 @@ def of_run(run: Run) -> Subject:
         found = pooled(student, normalise(pixels.to(device), run.info.mean, run.info.std))
         return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
 
-    return Subject(run.report.name, features, run.recipe.preprocessing)
+    return Embedder(run.report.name, features, run.recipe.preprocessing)
 
 
-def of_artifact(model: Model) -> Subject:
-    """An exported file, through the edge runtime: `embedding` (the pooling that its card names) and `teacher`."""
-    outputs = {"embedding": "embedding", "teacher": "teacher_embedding"}
+def of_artifact(model: Model, outputs: Mapping[str, str] = OUTPUTS) -> Embedder:
+    """An exported file, through the edge runtime: `embedding`, the pooling that its card names, and `teacher`."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         found = model.run(pixels.numpy(), list(outputs.values()))
         return {name: torch.from_numpy(found[output]) for name, output in outputs.items()}
 
-    return Subject(
-        f"{model.card.id} {model.artifact.format} {model.artifact.precision}", features, model.card.preprocessing
-    )
+    name = f"{model.card.id} {model.artifact.format} {model.artifact.precision}"
+    return Embedder(name, features, model.card.preprocessing)
 
 
-def of_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Subject:
-    """The teacher itself: `teacher`, CLS of its last block after its final norm. Raises TrainError.
+def of_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Embedder:
+    """The teacher itself, as `teacher_features` describes it. Raises TrainError.
 
     preprocessing: of the student. The teacher sees the same photos, enlarged where `spec.pixels` says so: as it taught.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = Teacher(make_vit(spec, preprocessing.size)).to(device)
-    mean, std = normalisation(teacher.vit)
+    return Embedder(spec.model, teacher_features(teacher), preprocessing)
+
+
+def teacher_features(teacher: Teacher) -> Features:
+    """The last block after the final norm: `cls`, `patch_mean`, and `teacher`, which is CLS again."""
+    device, (mean, std) = next(teacher.parameters()).device, normalisation(teacher.vit)
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        return {"teacher": teacher(normalise(pixels.to(device), mean, std), teacher.blocks).cls}
+        tokens = teacher(normalise(pixels.to(device), mean, std), teacher.blocks)
+        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
 
-    return Subject(spec.model, features, preprocessing)
+    return features

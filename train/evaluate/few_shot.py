@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from train.evaluate.scores import accuracy
+
 
 @torch.no_grad()
 def few_shot(
@@ -21,6 +23,7 @@ def few_shot(
     """Accuracy (draws,) by nearest class mean (cosine), from `shots` photos of every class, drawn anew each time.
 
     train (N, D), train_labels (N,), test (M, D), test_labels (M,). A class with fewer photos gives all that it has.
+    Raises TrainError without test photos.
     """
     generator = torch.Generator().manual_seed(seed)
     train, test = functional.normalize(train.float(), dim=1), functional.normalize(test.float(), dim=1)
@@ -32,5 +35,5 @@ def few_shot(
             [train[rows[torch.randperm(len(rows), generator=generator)[:shots]]].mean(0) for rows in members]
         )
         predicted = classes[(test @ functional.normalize(means, dim=1).T).argmax(1)]
-        accuracies.append((predicted == test_labels).double().mean())
-    return torch.stack(accuracies)
+        accuracies.append(accuracy(predicted, test_labels).value)
+    return torch.tensor(accuracies, dtype=torch.float64)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from train import table
 from train.data.store import Photos
 from train.errors import TrainError
 from train.evaluate.features import extract, normalise, pooled
@@ -121,37 +120,17 @@ def split(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], npt.NDAr
 
 
 def append(file: Path, rows: list[Measurement]) -> None:
-    """Add measurements of one epoch to `file`; what it holds of this or of later epochs was before a resumption."""
-    kept = [row for row in read(file) if row.epoch < rows[0].epoch]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", newline="") as target:
-        writer = csv.DictWriter(target, [field.name for field in fields(Measurement)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in kept + rows)
-    os.replace(partial, file)
+    """Add the measurements of one epoch; those in the file of this or of later epochs precede a resumption and go."""
+    table.write(file, [*(row for row in read(file) if row.epoch < rows[0].epoch), *rows])
 
 
 def read(file: Path) -> list[Measurement]:
-    """The measurements of a run, none when there is no such file. Raises TrainError for a file of something else."""
+    """The measurements of a run, none when there is no such file. Raises TrainError for a file of another kind."""
     if not file.is_file():
         return []
-    if file.stat().st_size > MOST_BYTES:
-        raise TrainError(f"{file} is larger than {MOST_BYTES // 1_000_000} MB: no monitor wrote it; move it away")
     try:
-        with file.open(newline="", encoding="utf-8") as source:
-            return [_measurement(row) for row in csv.DictReader(source)]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise TrainError(f"{file} was not written by the monitor ({type(error).__name__}); move it away") from error
-
-
-def _measurement(row: dict[str, str]) -> Measurement:
-    return Measurement(
-        epoch=int(row["epoch"]),
-        step=int(row["step"]),
-        metric=row["metric"],
-        value=float(row["value"]),
-        n=int(row["n"]),
-        low=float(row["low"]),
-        high=float(row["high"]),
-    )
+        if file.stat().st_size > MOST_BYTES:
+            raise TrainError(f"larger than {MOST_BYTES // 1_000_000} MB")
+        return table.read(file, Measurement)
+    except (TrainError, TypeError) as error:
+        raise TrainError(f"{file} was not written by the monitor ({error}); move it away") from error

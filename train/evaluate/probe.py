@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.errors import TrainError
-from train.evaluate.scores import Score, accuracy
+from train.evaluate.scores import Score, check_finite
 
-PROBE_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+BATCH = 256
+ROWS = 8192  # of features whose logits are computed at a time
 
 
 @dataclass(frozen=True)
@@ -32,67 +34,85 @@ class Probe:
         """Logits (N, classes)."""
         return features @ self.weight.T + self.bias
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Predicted classes (N,), in chunks: the logits of a million photos would fill the memory."""
+        return torch.cat([self(part).argmax(1) for part in features.split(ROWS)])
+
 
 def check_labels(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
     """Refuse photos that no probe can learn from. labels (N,), indices into `classes`. Raises TrainError."""
-    amounts = np.bincount(labels, minlength=len(classes))
     if len(classes) < 2:
         raise TrainError(
-            f"the photos are all of one class, {classes[0]}: a probe needs at least two folders of classes"
+            f"the photos are all of one class, {', '.join(classes)}: a probe needs at least two folders of classes"
         )
+    amounts = np.bincount(labels, minlength=len(classes))
     if amounts.min() < 2:
+        few = int(amounts.argmin())
+        raise TrainError(f"class {classes[few]} has {amounts[few]} photos: a probe needs two at least")
+    if math.ceil(len(labels) / 10) < len(classes):
         raise TrainError(
-            f"class {classes[int(amounts.argmin())]} has {amounts.min()} photos: a probe needs two at least"
-        )
-    if len(labels) < 10 * len(classes):
-        raise TrainError(
-            f"{len(labels)} photos of {len(classes)} classes are too few for a probe: a tenth of them must hold one of each "
-            "class"
+            f"{len(labels)} photos of {len(classes)} classes are too few for a probe: a tenth of them must hold one of "
+            "each class"
         )
 
 
-def linear_probe(features: Tensor, labels: Tensor, classes: int, *, epochs: int = 100, seed: int = 0) -> Probe:
+def linear_probe(
+    features: Tensor, labels: Tensor, classes: int | Sequence[str], *, epochs: int = 100, seed: int = 0
+) -> Probe:
     """Fit a probe on frozen features: SGD .9, batch 256, cosine over `epochs`; the rate is chosen on a tenth of train.
 
-    features (N, D) float32, labels (N,). Features are standardised per channel first. Runs on a GPU where there is one.
-    Raises TrainError for too few photos.
+    features (N, D) float32 on the CPU, of which batches go to the GPU where there is one; labels (N,); classes: how
+    many, or their names. Features are standardised per channel. Raises TrainError for photos that no probe can learn
+    from.
     """
-    try:
-        fit, hold = train_test_split(np.arange(len(labels)), test_size=0.1, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise TrainError(
-            f"{len(labels)} photos of {classes} classes are too few for a probe: a tenth of them must hold a photo of "
-            "each class, and each class two photos at least"
-        ) from error
-    weights, biases = _sgd(features[fit], labels[fit], classes, PROBE_RATES, epochs, seed)
-    held = torch.einsum("nd,rcd->rnc", features[hold], weights) + biases[:, None]
-    scores = [accuracy(logits.argmax(1), labels[hold]) for logits in held]
+    names = list(map(str, range(classes))) if isinstance(classes, int) else classes
+    check_labels(labels.numpy(), names)
+    check_finite(features)
+    deviation, mean = torch.std_mean(features, dim=0)
+    scaling = mean, deviation + 1e-6
+    every = torch.arange(len(labels))
+    fit, hold = train_test_split(every.numpy(), test_size=0.1, random_state=seed, stratify=labels.numpy())
+    weights, biases = _sgd(features, labels, torch.from_numpy(fit), scaling, len(names), RATES, epochs, seed)
+    asked = labels[hold]
+    scores = []
+    for weight, bias in zip(weights, biases, strict=True):
+        predicted = torch.cat(
+            [(features[rows] @ weight.T + bias).argmax(1) for rows in torch.from_numpy(hold).split(ROWS)]
+        )
+        scores.append(Score.of(predicted == asked))
     best = max(range(len(scores)), key=lambda at: (scores[at].value, -at))
-    weights, biases = _sgd(features, labels, classes, PROBE_RATES[best : best + 1], epochs, seed)
-    return Probe(weights[0], biases[0], PROBE_RATES[best], scores[best])
+    weights, biases = _sgd(features, labels, every, scaling, len(names), RATES[best : best + 1], epochs, seed)
+    return Probe(weights[0], biases[0], RATES[best], scores[best])
 
 
-def _sgd(x: Tensor, y: Tensor, classes: int, rates: Sequence[float], epochs: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A linear layer per rate, all trained at once on the same batches: weights (R, C, D) and biases (R, C)."""
+def _sgd(
+    features: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    scaling: tuple[Tensor, Tensor],
+    classes: int,
+    rates: Sequence[float],
+    epochs: int,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """A linear layer per rate on these rows, all trained on the same batches: weights (R, C, D) and biases (R, C)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    deviation, mean = torch.std_mean(x, dim=0)
-    deviation = deviation + 1e-6
-    x, y = ((x - mean) / deviation).to(device), y.to(device)
-    weight = torch.zeros(len(rates), classes, x.shape[1], device=device, requires_grad=True)
+    mean, deviation = (part.to(device) for part in scaling)
+    weight = torch.zeros(len(rates), classes, features.shape[1], device=device, requires_grad=True)
     bias = torch.zeros(len(rates), 1, classes, device=device, requires_grad=True)
-    rate = torch.tensor(rates, device=device)[:, None, None] * min(256, len(x)) / 256
+    rate = torch.tensor(rates, device=device)[:, None, None] * min(BATCH, len(rows)) / BATCH
     momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         share = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        for chosen in torch.randperm(len(x), generator=generator).split(256):
-            logits = x[chosen] @ weight.transpose(1, 2) + bias  # (R, B, C)
-            target = y[chosen].repeat(len(rates))
+        for chosen in rows[torch.randperm(len(rows), generator=generator)].split(BATCH):
+            logits = (features[chosen].to(device) - mean) / deviation @ weight.transpose(1, 2) + bias  # (R, B, C)
+            target = labels[chosen].to(device).repeat(len(rates))
             loss = functional.cross_entropy(logits.flatten(0, 1), target, reduction="sum") / len(chosen)
             gradients = torch.autograd.grad(loss, [weight, bias])
             with torch.no_grad():
                 for value, gradient, moved in zip((weight, bias), gradients, momentum, strict=True):
                     moved.mul_(0.9).add_(gradient)
                     value.sub_(moved * (rate * share))
-    weight, bias = weight.detach().cpu() / deviation, bias.detach().cpu()[:, 0]
-    return weight, bias - weight @ mean
+    folded = weight.detach() / deviation  # the scaling becomes part of the layer
+    return folded.cpu(), (bias.detach()[:, 0] - folded @ mean).cpu()

@@ -1,15 +1,19 @@
-"""Retrieval by cosine similarity: does a query find the photos of its own class?"""
+"""Retrieval by cosine similarity: does a query find the photos of its own class, or those listed as its answers?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-BLOCK = 256  # queries that are ranked at a time
+from leap_zoo.card import Metric
+from train.errors import TrainError
+from train.evaluate import scores
+
+SIMILARITIES = 2**25  # that are ranked at a time
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,22 @@ class Retrieval:
 
     average_precision: Tensor
     recall_at_1: Tensor
-    without_answer: int  # queries left out: none of the gallery is of their class
+    without_answer: int  # queries that were left out
+
+    def metrics(self, dataset: str, split: str, kind: str) -> list[Metric]:
+        """mAP and recall@1 by `kind` of features. Raises TrainError when no query has a right answer."""
+        if not len(self.recall_at_1):
+            raise TrainError(f"{dataset}, {split}: no query has a right answer in the gallery")
+        return [
+            scores.mean(f"retrieval mAP, {kind}", dataset, split, self.average_precision),
+            scores.share(f"recall@1, {kind}", dataset, split, scores.Score.of(self.recall_at_1)),
+        ]
 
 
 def retrieve(
     gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, *, same: Tensor | None = None
 ) -> Retrieval:
-    """Rank the gallery for each query by cosine; of the query's class is right; ties keep the gallery's order.
+    """Rank the gallery for each query by cosine; photos of the query's class are right; ties keep the gallery's order.
 
     gallery (G, D), gallery_labels (G,), queries (Q, D), query_labels (Q,). same (Q,) int64: the query's own position in
     the gallery, which is left out of its ranking; -1 for none. Average precision is the mean, over right answers, of
@@ -33,31 +46,36 @@ def retrieve(
     return _rank(gallery, queries, lambda part: gallery_labels[None] == query_labels[part, None], same)
 
 
-def retrieve_listed(gallery: Tensor, queries: Tensor, right: Tensor, *, same: Tensor | None = None) -> Retrieval:
-    """As `retrieve`, where right (Q, G) bool says which answers are."""
-    return _rank(gallery, queries, lambda part: right[part].clone(), same)
+def retrieve_listed(gallery: Tensor, queries: Tensor, answers: Sequence[Sequence[int]]) -> Retrieval:
+    """As `retrieve`; answers: for each query, the positions in the gallery that are right."""
+
+    def right_of(part: slice) -> Tensor:
+        listed = answers[part]
+        right = torch.zeros(len(listed), len(gallery), dtype=torch.bool)
+        for row, found in zip(right, listed, strict=True):
+            row[list(found)] = True
+        return right
+
+    return _rank(gallery, queries, right_of, None)
 
 
 @torch.no_grad()
 def _rank(gallery: Tensor, queries: Tensor, right_of: Callable[[slice], Tensor], same: Tensor | None) -> Retrieval:
     gallery = functional.normalize(gallery.float(), dim=1)
-    precisions, firsts, empty = [], [], 0
+    precisions, firsts = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
     ranks = torch.arange(1, len(gallery) + 1, dtype=torch.float64)
-    for start in range(0, len(queries), BLOCK):
-        part = slice(start, start + BLOCK)
+    block = max(1, SIMILARITIES // max(1, len(gallery)))
+    for start in range(0, len(queries) if len(gallery) else 0, block):
+        part = slice(start, start + block)
         similarity = functional.normalize(queries[part].float(), dim=1) @ gallery.T  # (q, G)
         right = right_of(part)  # (q, G)
         if same is not None:
-            own = same[part]
-            rows = (own >= 0).nonzero().flatten()
-            similarity[rows, own[rows]] = -torch.inf  # ranked last, and no answer
-            right[rows, own[rows]] = False
-        order = similarity.argsort(dim=1, descending=True, stable=True)
-        hits = right.gather(1, order)  # (q, G), best first
-        answers = hits.sum(1)
-        kept = answers > 0
-        empty += int((~kept).sum())
-        precision = (hits.double().cumsum(1) / ranks * hits).sum(1) / answers
-        precisions.append(precision[kept])
-        firsts.append(hits[kept, 0].double())
-    return Retrieval(torch.cat(precisions), torch.cat(firsts), empty)
+            rows = (same[part] >= 0).nonzero().flatten()
+            own = same[part][rows]
+            similarity[rows, own], right[rows, own] = -torch.inf, False  # ranked last, and not an answer
+        hits = right.gather(1, similarity.argsort(dim=1, descending=True, stable=True))  # (q, G), best first
+        hits = hits[hits.any(1)]
+        precisions.append((hits.double().cumsum(1) / ranks * hits).sum(1) / hits.sum(1))
+        firsts.append(hits[:, 0].double())
+    found = torch.cat(precisions)
+    return Retrieval(found, torch.cat(firsts), len(queries) - len(found))

@@ -10,22 +10,29 @@ Ground truth is JSON; the original comes as a pickle, which we never open. Its c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import numpy as np
 import torch
 from msgspec import Meta
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from leap_zoo.card import Metric
+from leap_zoo.errors import ImageError
+from leap_zoo.preprocess import open_image, to_tensor
 from train.errors import TrainError
+from train.evaluate import scores
+from train.evaluate.features import Embedder, extract
 
 MOST_BYTES = 64_000_000  # a ground truth of a million positions is a tenth of it
 Position = Annotated[int, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1)]
 CUTS = (1, 5, 10)
+WHOLE = 2**20  # pixels: no photo has a longer side, so none is decoded at a fraction of its size
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,20 +52,12 @@ class GroundTruth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     queries: Annotated[list[Query], Meta(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Which labels count as right, and which photos are taken out of the ranking first."""
-
-    name: str
-    right: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-
-PROTOCOLS = (
-    Protocol("easy", ("easy",), ("hard", "junk")),
-    Protocol("medium", ("easy", "hard"), ("junk",)),
-    Protocol("hard", ("hard",), ("easy", "junk")),
-)
+# Which labels count as right, and which photos are taken out of the ranking first.
+SETUPS = {
+    "easy": (("easy",), ("hard", "junk")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("easy", "junk")),
+}
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
@@ -96,30 +95,68 @@ def average_precision(ranks: Tensor, right: int) -> float:
     return total
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Per query with something to find: average precision (Q',), and precision at each of CUTS (Q', 3)."""
+def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: str) -> tuple[Tensor, Tensor]:
+    """Rank gallery (G, D) for queries (Q, D), both in the order of `truth`, by cosine, in one of SETUPS.
 
-    average_precision: Tensor
-    precision: Tensor
-
-
-def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, protocol: Protocol) -> Ranking:
-    """Rank gallery (G, D) for queries (Q, D), by cosine, in the order of `truth`; queries without answers left out.
-
+    Returns, of queries with something to find, the average precision (Q',) and the precision at each of CUTS (Q', 3).
     Precision at k is over the first k, or up to the last right one where that comes before, as in the original.
     """
     similarity = functional.normalize(queries.float(), dim=1) @ functional.normalize(gallery.float(), dim=1).T
-    order = similarity.argsort(dim=1, descending=True, stable=True)
     precisions, at = [], []
-    for row, query in zip(order, truth.queries, strict=True):
-        right = torch.tensor([i for kind in protocol.right for i in getattr(query, kind)], dtype=torch.long)
+    for row, query in zip(similarity.argsort(dim=1, descending=True, stable=True), truth.queries, strict=True):
+        right, ignored = (
+            torch.tensor([position for name in names for position in getattr(query, name)], dtype=torch.long)
+            for names in SETUPS[setup]
+        )
         if not len(right):
             continue
-        ignored = torch.tensor([i for kind in protocol.ignored for i in getattr(query, kind)], dtype=torch.long)
-        kept = row[~torch.isin(row, ignored)]
-        ranks = torch.isin(kept, right).nonzero().flatten()  # ascending
+        ranks = torch.isin(row[~torch.isin(row, ignored)], right).nonzero().flatten()  # ascending
         precisions.append(average_precision(ranks, len(right)))
         cuts = [min(int(ranks.max()) + 1, cut) for cut in CUTS]
         at.append([int((ranks < cut).sum()) / cut for cut in cuts])
-    return Ranking(torch.tensor(precisions, dtype=torch.float64), torch.tensor(at, dtype=torch.float64))
+    return torch.tensor(precisions, dtype=torch.float64), torch.tensor(at, dtype=torch.float64)
+
+
+def measure(embedder: Embedder, folder: Path, path: Path) -> list[Metric]:
+    """mAP and precision of each setup, of photos in `folder` by the ground truth in `path`. Raises TrainError.
+
+    Queries are cropped to their box, then prepared like any photo.
+    """
+    truth, size = read_ground_truth(path), embedder.preprocessing
+    try:
+        gallery = np.stack([to_tensor(_photo(folder, name), size) for name in truth.gallery])
+        queries = np.stack([to_tensor(_cropped(_photo(folder, query.name), query), size) for query in truth.queries])
+    except ImageError as error:
+        raise TrainError(f"{folder}: {error}") from error
+    ours, asked = extract(embedder.features, gallery, "gallery"), extract(embedder.features, queries, "queries")
+    metrics = []
+    for kind in ours:
+        for setup in SETUPS:
+            precisions, at = rank(ours[kind], asked[kind], truth, setup)
+            where = f"{path.stem}, {setup}", "queries"
+            if len(precisions):
+                metrics.append(scores.mean(f"revisited mAP, {kind}", *where, precisions))
+                for number, cut in enumerate(CUTS):
+                    metrics.append(scores.mean(f"revisited mP@{cut}, {kind}", *where, at[:, number]))
+    if not metrics:
+        raise TrainError(f"{path.name}: no query has a right answer")
+    return metrics
+
+
+def _photo(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.jpg"):
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            return path
+    raise TrainError(f"{folder} has no photo {name} (nor {name}.jpg), which the ground truth names")
+
+
+def _cropped(path: Path, query: Query) -> Image.Image:
+    photo = open_image(path, draft_side=WHOLE)
+    left, top = (max(0, round(value)) for value in query.box[:2])
+    right, bottom = (min(side, round(value)) for side, value in zip(photo.size, query.box[2:], strict=True))
+    if right <= left or bottom <= top:
+        raise TrainError(
+            f"the box of query {query.name} is outside its photo of {photo.width} x {photo.height} pixels; give "
+            "x1, y1, x2, y2 in pixels"
+        )
+    return photo.crop((left, top, right, bottom))

@@ -17,10 +17,10 @@ from train.data.labels import imagenet_indices
 from train.data.splits import Splits
 from train.data.store import Photos
 from train.evaluate import scores
-from train.evaluate.features import Features, extract, normalise
+from train.evaluate.features import Features, extract, teacher_features
 from train.evaluate.knn import knn
 from train.evaluate.probe import Probe, linear_probe
-from train.method.teacher import Teacher, normalisation
+from train.method.teacher import Teacher
 from train.recipe import Recipe
 from train.run import Pooling, write_json
 
@@ -30,7 +30,7 @@ FILE = "teacher.json"
 
 @dataclass(frozen=True)
 class Judged:
-    """Photos as the deployed model will see them: the probe learns from `train`, figures are of the other two.
+    """Photos as the deployed model sees them: the probe learns from `train`, figures are of the other two.
 
     held_out: photos that neither the student nor the probe learned from. aside: photos of all sets that `data.holdout`
     keeps aside, labelled or not. None where there are none.
@@ -56,9 +56,8 @@ def measure(
     metrics: list[Metric] = []
     probes: dict[Pooling, Probe] = {}
     for kind in get_args(Pooling):
-        probe = linear_probe(train[kind], train_labels, len(photos.train.classes), seed=recipe.seed)
-        probes[kind] = probe
-        score = scores.accuracy(probe(val[kind]).argmax(1), val_labels)
+        probe = probes[kind] = linear_probe(train[kind], train_labels, photos.train.classes, seed=recipe.seed)
+        score = scores.accuracy(probe.classify(val[kind]), val_labels)
         metrics.append(scores.share(f"linear probe, {kind}", name, "val", score))
         for k in NEIGHBOURS:
             votes = knn(train[kind], train_labels, val[kind], k=k)
@@ -88,7 +87,7 @@ def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: T
 def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teacher) -> list[Metric]:
     """How near the student is to its teacher on the same photos: cosine of the CLS tokens, and the same top-1."""
     ours = extract(features, photos.pixels, "photos kept aside")["teacher"]
-    theirs = extract(_features(teacher), photos.pixels, "photos kept aside, the teacher")["teacher"]
+    theirs = extract(teacher_features(teacher), photos.pixels, "photos kept aside, the teacher")["teacher"]
     where = "all training photos", f"one in {recipe.data.holdout}, kept aside"
     metrics = [scores.mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
     if recipe.teacher.head is not None:
@@ -101,7 +100,7 @@ def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teach
 def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher, folder: Path) -> list[Metric]:
     """The same figures of the teacher itself: what a student could reach.
 
-    They are kept in FOLDER; those in a run folder beside it are taken where they are of the same teacher and photos.
+    They are kept in FOLDER; those of a run folder beside it are used where teacher and photos are the same.
     """
     digest = _digest(recipe, splits)
     for place in [folder, *sorted(folder.parent.glob("*/"))]:
@@ -112,7 +111,7 @@ def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher,
         if known.of == digest:
             break
     else:
-        known = TeacherFigures(of=digest, metrics=measure(recipe, _features(teacher), photos, teacher)[0])
+        known = TeacherFigures(of=digest, metrics=measure(recipe, teacher_features(teacher), photos, teacher)[0])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, known)
     return known.metrics
@@ -123,16 +122,6 @@ class TeacherFigures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     of: str
     metrics: list[Metric]
-
-
-def _features(teacher: Teacher) -> Features:
-    device, (mean, std) = next(teacher.parameters()).device, normalisation(teacher.vit)
-
-    def features(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        tokens = teacher(normalise(pixels.to(device), mean, std), teacher.blocks)
-        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
-
-    return features
 
 
 def _digest(recipe: Recipe, splits: Splits) -> str:

@@ -24,14 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, measure, write; exit status 2 for what the user can fix, 130 when interrupted."""
     options = _parser().parse_intermixed_args(arguments)
     try:
-        from train.evaluate.plan import PhotoSets, Plan
+        from train.evaluate.datasets import open_pair
+        from train.evaluate.plan import Plan
         from train.plot.study import study_figure
         from train.research import page, results, runner
 
         study = runner.load_study(options.study)
         name = Path(options.study).stem
         out = options.out or Path("runs") / name
-        plan = Plan([PhotoSets.from_words(words) for words in options.transfer], ("probe", "knn", "retrieval"))
+        plan = Plan([open_pair(words) for words in options.transfer], ("probe", "knn", "retrieval"))
         if not options.measure_only:
             runner.train_all(study, options.seeds, options.overrides, out, processes=options.processes)
         rows = runner.measure_all(study, out, plan)

@@ -137,7 +137,8 @@ def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
 
 def _results(job: Job, run: Run, transfer: list[Metric]) -> list[Result]:
     report = run.report
-    about = {"subject": job.change, "variant": job.cost, "seed": job.seed, "hardware": report.hardware}
+    about = {"subject": job.change, "variant": job.cost, "seed": job.seed}
+    about |= {"hardware": report.hardware, "commit": report.commit}
     costs = {
         "total PFLOPs": report.total_flops / 1e15,
         "total FLOPs saved": report.total_flops_saved,
@@ -148,13 +149,7 @@ def _results(job: Job, run: Run, transfer: list[Metric]) -> list[Result]:
         "wall seconds": report.train_seconds,
         "share of advances by similarity": _share([move.reason in ("similarity", "plateau") for move in run.moves[1:]]),
     }
-    rows = results_of([*report.metrics, *transfer], **about, commit=report.commit)
-    rows += [
-        Result(metric=name, value=float(value), **about, commit=report.commit)  # type: ignore[arg-type]
-        for name, value in costs.items()
-        if value is not None
-    ]
-    return rows
+    return results_of([*report.metrics, *transfer], about, costs)
 
 
 class Transfer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -167,8 +162,8 @@ class Transfer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 def _transfer(run: Run, folder: Path, plan: Plan) -> list[Metric]:
     """The plan's figures of a run; kept in its folder, since a later seed adds runs and changes none."""
     digest = hashlib.sha256((folder / "student.safetensors").read_bytes())
-    for sets in plan.sets:
-        digest.update(f"{sets.name}\n{sets.test_split}\n{sets.train.sources}\n{sets.test.sources}".encode())
+    for task in plan.tasks:
+        digest.update(f"{task.train.digest}\n{task.test.digest}".encode())
     file = folder / "transfer.json"
     try:
         known = msgspec.json.decode(file.read_bytes(), type=Transfer)

@@ -122,10 +122,13 @@ def train(
             # From here on the step waits for the device: the curriculum decides, and whoever looks on is told.
             means, left_out = processes.mean_of_finite(torch.stack(measured))
             loss_mean, alike = means.tolist()
+            first = training.step + 1 - len(measured) // recipe.accumulate
             measured.clear()
-            if math.isnan(loss_mean):
+            # In fp16 a step whose gradients overflow is left out, and the next one may be well again.
+            if math.isnan(loss_mean) or (left_out[0] and recipe.precision != "fp16"):
                 raise TrainError(
-                    f"the loss is not finite at step {training.step}: lower optimizer.lr, or use another precision"
+                    f"the loss is not finite at step {training.step} (it was before step {first}): lower "
+                    "optimizer.lr, or use another precision"
                 )
             block = curriculum.block
             curriculum.dropped += left_out[1] if math.isfinite(alike) else 0  # else observe() counts it

@@ -45,12 +45,13 @@ def write(path: Path, rows: Sequence[Any]) -> None:
 
 
 def cells(row: Any) -> list[str]:
-    """Six decimals: float32 has no more digits."""
+    """Six decimals, or seven digits where that is more: float32 has no more."""
     values = msgspec.to_builtins(row).values()
-    return [
-        "" if value is None else f"{round(value, 6):.10g}" if isinstance(value, float) else str(value)
-        for value in values
-    ]
+    return ["" if value is None else _rounded(value) if isinstance(value, float) else str(value) for value in values]
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.7g}" if abs(value) < 1 else f"{round(value, 6):.10g}"
 
 
 def _filled(line: dict[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -34,10 +35,17 @@ class Command:
 
     def signal_after(self, step: int, folder: Path, number: signal.Signals) -> tuple[int, str]:
         """Send a signal once the run in `folder` has a checkpoint of `step` steps or more; as `finish`."""
+        newest = f"step-{step:08d}"
+        return self.signal_when(
+            lambda: any(path.name >= newest for path in (folder / "checkpoints").glob("step-*.safetensors")), number
+        )
+
+    def signal_when(self, ready: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
+        """Send a signal as soon as `ready`; as `finish`."""
         until = time.monotonic() + LONGEST
-        while not any(path.name >= f"step-{step:08d}" for path in (folder / "checkpoints").glob("step-*.safetensors")):
+        while not ready():
             assert self.process.is_alive(), self.output.read_text()
-            assert time.monotonic() < until, "no such checkpoint was written"
+            assert time.monotonic() < until, f"it took more than {LONGEST} s to come so far"
             time.sleep(0.005)
         os.kill(self.process.pid, number)
         return self.finish()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import msgspec
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -183,6 +185,32 @@ def draw_folders(root: Path, train: int = 12, val: int = 6) -> Path:
 def photo_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders train (3 x 12) and val (3 x 6); every fourth file is called away_*. Read only."""
     return draw_folders(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def growing_recipe(tree: Callable[[], dict], photo_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file: the small recipe on drawn photos, 3 epochs of 4 steps, growing; a checkpoint after every step."""
+    values = tree()
+    values["data"] |= {"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}
+    values |= {
+        "epochs": 3,
+        "checkpoint_minutes": 1e-6,
+        "curriculum": {"strategy": "leap-grow", "last_share": 0.25, "every": 1},
+        "loss": {"targets": "standardised"},
+    }
+    path = tmp_path_factory.mktemp("recipe") / "growing.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def growing_run(growing_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the growing recipe, in a process of its own. Read only."""
+    folder = tmp_path_factory.mktemp("growing")
+    words = (growing_recipe, "--out", folder / "run", "--results", folder / "results")
+    code, said = commands.start(*words, output=folder / "said.txt").finish()
+    assert code == 0, said
+    return folder / "run"
 
 
 @pytest.fixture

@@ -1,116 +1,74 @@
-"""A run that is killed, at whatever moment, and resumed is the run that was not: same moves, same weights."""
+"""A run that is killed, stopped or interrupted at whatever moment, and resumed, is the run that was not."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
-from itertools import chain
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from train.data import EpochSampler, Shares
-from train.run import is_finished
+from train import log
+from train.run import is_finished, load_run
 
-ROOT = Path(__file__).parents[2]
-TINY = [
-    "digits",
-    "epochs=3",
-    "batch=128",
-    "curriculum.max_epochs=0.25",
-    "curriculum.threshold=1",
-    "loss.targets=standardised",
-    "teacher.options.embed_dim=48",
-    "teacher.supervised.epochs=1",
-    "checkpoint_minutes=1e-6",  # after every step
-    "monitor=0",
-    "compare=[]",
-]
+STEPS = 12  # of the growing recipe: 3 epochs of 4
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen:
-    """`python -m train`, on one thread: there the arithmetic is the same each time."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "train", *TINY, *more, "--out", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(folder: Path, *more: str) -> str:
-    """What a run says that goes to its end."""
-    process = start(folder, *more)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def kill_at(folder: Path, name: str, *more: str) -> None:
-    """Kill a run, without a chance to tidy up, once it has written the checkpoint `name` or a later one."""
-    process = start(folder, *more)
-    until = time.monotonic() + 200
-    while not any(path.name >= name for path in (folder / "checkpoints").glob("step-*.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, "no such checkpoint was written"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("more", [(), ("accumulate=2",)], ids=["plain", "accumulating"])
-def test_killed_twice_and_resumed__is_the_run_that_was_not(tmp_path: Path, more: tuple[str, ...]) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(whole, *more)
-    kill_at(killed, "step-00000005", *more)  # of 12 steps an epoch
-    assert not is_finished(killed)
-    kill_at(killed, "step-00000017", "--resume", *more)
-    (killed / "checkpoints" / "step-00000099.ckpt.partial").write_bytes(b"half a file")
-    (killed / "checkpoints" / "step-00000098.ckpt").write_bytes(b"cut short")
-    output = finish(killed, "--resume", *more)
-    assert "resumed from step-000000" in output
-    assert (killed / "curriculum.csv").read_text() == (whole / "curriculum.csv").read_text()
-    assert len((whole / "curriculum.csv").read_text().splitlines()) > 3  # there were moves to compare
+def is_the_same(one: Path, other: Path) -> None:
+    """Moves and weights of two runs, bit for bit, and what their logs say of the same steps."""
+    assert (one / "curriculum.csv").read_text() == (other / "curriculum.csv").read_text()
+    assert len(load_run(one).moves) > 6
     for file in ("student.safetensors", "head.safetensors"):
-        resumed = load_file(killed / file)
-        for key, value in load_file(whole / file).items():
-            assert torch.equal(resumed[key], value), f"{file}: {key}"
-    assert len(list((killed / "checkpoints").iterdir())) == 2
-    assert len(list((killed / "tensorboard").glob("version_*/events*"))) == 3
+        theirs = load_file(other / file)
+        for key, value in load_file(one / file).items():
+            assert torch.equal(value, theirs[key]), f"{file}: {key}"
+    ours = {row.step: (row.loss, row.block) for row in log.read(one / log.FILE)}
+    theirs = {row.step: (row.loss, row.block) for row in log.read(other / log.FILE)}
+    assert ours[STEPS] == theirs[STEPS]
+    assert load_run(one).report.total_flops == load_run(other).report.total_flops
 
 
-def test_shares__of_all_ranks_and_turns_are_the_batches_of_one_process() -> None:
-    size, batch = 53, 12  # the last batch has 5 photos
-    one = list(Shares(EpochSampler(size, 3), batch))
-    assert [len(piece) for piece in one] == [12, 12, 12, 12, 5]
-    assert list(chain(*one)) == list(EpochSampler(size, 3))
-    shares = [Shares(EpochSampler(size, 3), batch, rank, 2, accumulate=2) for rank in range(2)]
-    pieces = [list(share) for share in shares]
-    assert [len(share) for share in shares] == [len(mine) for mine in pieces] == [10, 10]
-    for step, whole in enumerate(one):
-        taken = [pieces[rank][2 * step + turn] for turn in range(2) for rank in range(2)]
-        assert list(chain(*taken)) == whole
-        assert max(map(len, taken)) - min(map(len, taken)) <= 1
+def test_killed_twice_and_resumed__is_the_run_that_was_not(
+    growing_recipe: Path, growing_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = (growing_recipe, "--out", run)
+    for step, more in ((3, ()), (7, ("--resume",))):  # at grown depths
+        code, said = commands.start(*words, *more, output=tmp_path / "said.txt").signal_after(step, run, signal.SIGKILL)
+        assert code == -signal.SIGKILL, said
+        assert not is_finished(run)
+    (run / "checkpoints" / "step-00000099.partial").write_bytes(b"half a file")
+    (run / "checkpoints" / "step-00000098.safetensors").write_bytes(b"cut short")
+    code, said = commands.start(*words, "--resume", output=tmp_path / "said.txt").finish()
+    assert code == 0, said
+    assert said.count("resumed after step") == 2
+    is_the_same(run, growing_run)
 
 
-def test_shares__a_last_batch_smaller_than_the_pieces_repeats_photos() -> None:
-    pieces = [list(Shares(EpochSampler(5, 0), 4, rank, 4)) for rank in range(4)]
-    assert [len(mine[1]) for mine in pieces] == [1, 1, 1, 1]
-    assert len({mine[1][0] for mine in pieces}) == 1
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped__saves_a_checkpoint_exits_130_and_goes_on(
+    growing_recipe: Path, growing_run: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run, words = tmp_path / "run", (growing_recipe, "--out", tmp_path / "run")
+    code, said = commands.start(*words, output=tmp_path / "said.txt").signal_after(5, run, number)
+    assert code == 130, said
+    assert "train: interrupted; continue with --resume" in said
+    assert "Traceback" not in said
+    assert not is_finished(run)
+    code, said = commands.start(*words, "--resume", output=tmp_path / "said.txt").finish()
+    assert code == 0, said
+    is_the_same(run, growing_run)
 
 
-@pytest.mark.parametrize("done", range(9))
-def test_shares__skip_leaves_out_what_is_done_once(done: int) -> None:
-    share = Shares(EpochSampler(40, 1), 10, 1, 2, accumulate=2)
-    every = list(share)
-    share.skip(done)
-    assert list(share) == every[done:]
-    assert list(share) == every
+def test_stopped_between_two_checkpoints__loses_no_step(growing_recipe: Path, tmp_path: Path) -> None:
+    """The checkpoint that is saved on the way out is of the step that was just done."""
+    run = tmp_path / "run"
+    command = commands.start(
+        growing_recipe, "checkpoint_minutes=60", "epochs=400", "--out", run, output=tmp_path / "said"
+    )
+    code, said = command.signal_when(lambda: bool(log.read(run / log.FILE)), signal.SIGTERM)
+    assert code == 130, said
+    (path,) = (run / "checkpoints").iterdir()
+    assert int(path.stem.removeprefix("step-")) >= log.read(run / log.FILE)[-1].step

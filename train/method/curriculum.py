@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from train import recipe
 from train.errors import TrainError
+from train.method.plateau import Plateau
 
 Reason = Literal["start", "calibration", "similarity", "timeout", "plateau", "budget"]
 
@@ -49,6 +50,7 @@ class Curriculum:
     needs_calibration = False
     grows = False  # whether the student, too, is run no deeper than its target
     layerwise = False  # whether each target has a projection of its own, on the student's block at the same depth
+    remembers: tuple[str, ...] = ()  # attributes of a strategy that a resumed run needs
 
     def __init__(self, blocks: int) -> None:
         if blocks < 1:
@@ -79,9 +81,7 @@ class Curriculum:
         finite = [(value, -index) for index, value in enumerate(similarities) if math.isfinite(value)]
         self.dropped += self.blocks - len(finite)
         if not finite:
-            raise CurriculumError(
-                "no block has a finite similarity to the fresh student; look for NaN in the photos or the teacher"
-            )
+            raise CurriculumError("no block has a finite similarity to the fresh student; look for NaN in the teacher")
         value, index = max(finite)
         self._move(0, 1 - index, value, "calibration")
 
@@ -117,13 +117,8 @@ class Curriculum:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to take the same moves at the same steps, as plain JSON values."""
-        return {
-            "strategy": type(self).__name__,
-            "blocks": self.blocks,
-            "block": self.block,
-            "dropped": self.dropped,
-            "history": [asdict(move) for move in self.history],
-        }
+        own = {"strategy": type(self).__name__, "history": [asdict(move) for move in self.history]}
+        return own | {key: getattr(self, key) for key in ("blocks", "block", "dropped", *self.remembers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`. Raises CurriculumError when it belongs to another strategy or teacher."""
@@ -133,8 +128,9 @@ class Curriculum:
                     f"the checkpoint's curriculum has {key}={state.get(key)!r}, this run has {mine!r}; "
                     "resume with the recipe that began the run, or start a new run folder"
                 )
-        self.block, self.dropped = state["block"], state["dropped"]
         self.history = [Move(**move) for move in state["history"]]
+        for key in ("block", "dropped", *self.remembers):
+            setattr(self, key, state[key])
 
 
 class Fixed(Curriculum):
@@ -173,6 +169,7 @@ class Leap(Curriculum):
     """
 
     needs_calibration = True
+    remembers = ("average",)
 
     def __init__(
         self, blocks: int, *, threshold: float = 0.85, smoothing: float = 1.0, max_epochs: int, steps_per_epoch: int
@@ -195,36 +192,6 @@ class Leap(Curriculum):
         self.average = 0.0
         return move
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state with the average similarity on the present block."""
-        return {**super().state_dict(), "average": self.average}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        super().load_state_dict(state)
-        self.average = state["average"]
-
-
-class Plateau:
-    """Tells when a similarity has stopped rising: the mean of the newest `steps` steps is less than `rise` above the
-    mean of the `steps` steps before them.
-    """
-
-    def __init__(self, steps: int, rise: float) -> None:
-        self.steps, self.rise = steps, rise
-        self.seen: list[tuple[int, float]] = []  # (step, similarity), of the newest 2 * steps steps
-
-    def reached(self, step: int, similarity: float | None, since: int) -> bool:
-        """Take the similarity after `step`; `since`: the steps that were done when it began to be observed."""
-        self.seen = [(at, value) for at, value in self.seen if at > step - 2 * self.steps]
-        if similarity is not None:
-            self.seen.append((step, similarity))
-        if step - since < 2 * self.steps:
-            return False
-        newer = [value for at, value in self.seen if at > step - self.steps]
-        older = [value for at, value in self.seen if at <= step - self.steps]
-        return bool(newer and older) and sum(newer) / len(newer) - sum(older) / len(older) < self.rise
-
 
 class LeapGrow(Curriculum):
     """A student that grows with its target, one block at a time, and always arrives at the last.
@@ -234,6 +201,8 @@ class LeapGrow(Curriculum):
     start: the first block, or None for the one most similar to the fresh student.
     grow: whether the student runs no deeper than its target; else the target alone moves.
     """
+
+    remembers = ("seen",)
 
     def __init__(
         self,
@@ -259,21 +228,22 @@ class LeapGrow(Curriculum):
         left = self.ramp - step  # steps until the last block must be the target
         due = self.entered + (self.ramp - self.entered) / (self.blocks - self.block)
         if step >= due or left <= 0:  # with more blocks than steps left, some are skipped rather than the last missed
-            return self._turn(step, max(self.block + 1, self.blocks - max(0, left)), similarity, "budget")
-        return self._turn(step, self.block + 1, similarity, "plateau") if level else None
+            block, reason = max(self.block + 1, self.blocks - max(0, left)), "budget"
+        elif level:
+            block, reason = self.block + 1, "plateau"
+        else:
+            return None
+        self.plateau.seen = []
+        return self._move(step, block, similarity, reason)  # type: ignore[arg-type]
 
-    def _turn(self, step: int, block: int, similarity: float | None, reason: Reason) -> Move:
-        self.plateau.seen.clear()
-        return self._move(step, block, similarity, reason)
+    @property
+    def seen(self) -> list[list[float]]:
+        """The similarities that the plateau is judged by."""
+        return self.plateau.seen
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state with the similarities that the plateau is judged by."""
-        return {**super().state_dict(), "seen": [list(pair) for pair in self.plateau.seen]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        super().load_state_dict(state)
-        self.plateau.seen = [(step, value) for step, value in state["seen"]]
+    @seen.setter
+    def seen(self, seen: list[list[float]]) -> None:
+        self.plateau.seen = seen
 
 
 class Linear(LeapGrow):
@@ -292,9 +262,10 @@ def make(spec: recipe.AnyCurriculum, blocks: int, *, steps_per_epoch: int, epoch
             return Leap(
                 blocks, threshold=threshold, smoothing=smoothing, max_epochs=most, steps_per_epoch=steps_per_epoch
             )
-        case recipe.LeapGrow(last_share=share, grow=grow):
+        case recipe.LeapGrow():
             start = None if spec.start == "calibrated" else spec.start
             plateau = Plateau(spec.plateau_steps, spec.plateau_rise)
+            share, grow = spec.last_share, spec.grow
             return LeapGrow(blocks, steps=steps, last_share=share, start=start, grow=grow, plateau=plateau)
         case recipe.Linear():
             return Linear(blocks, steps=steps, last_share=spec.last_share)
@@ -306,12 +277,8 @@ def make(spec: recipe.AnyCurriculum, blocks: int, *, steps_per_epoch: int, epoch
             return OneToOne(blocks)
 
 
-def ramp_steps(spec: recipe.Recipe, steps: int) -> int:
-    """Steps before the learning rate of `optimizer.decay=last-block` falls: all but the share of the last block."""
-    return _ramp(steps, spec.decay_share or 0.0)
-
-
 def _ramp(steps: int, last_share: float) -> int:
+    """Steps before those that are reserved for the last block."""
     return round(steps * (1 - last_share))
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
-from train.method.curriculum import Move, ramp_steps
+from train.method.curriculum import Move
 from train.recipe import Recipe
 
 MOST_WARMUP_EPOCHS = 10  # where a recipe does not say: a tenth of its epochs, and not more than these
@@ -20,7 +20,7 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     spec, steps = recipe.optimizer, recipe.epochs * steps_per_epoch
     epochs = min(MOST_WARMUP_EPOCHS, recipe.epochs / 10) if spec.warmup_epochs is None else spec.warmup_epochs
     warmup = min(round(epochs * steps_per_epoch), steps)
-    begin = max(warmup, ramp_steps(recipe, steps)) if spec.decay == "last-block" else warmup
+    begin = max(warmup, round(steps * (1 - (recipe.decay_share or 0)))) if spec.decay == "last-block" else warmup
 
     def share(step: int) -> float:
         if step < warmup:

@@ -90,7 +90,7 @@ def test_monitor__resumed_run_has_no_row_twice(tmp_path: Path) -> None:
     file = tmp_path / monitor.FILE
 
     def row(epoch: int, value: float) -> Measurement:
-        return Measurement(epoch, 10 * epoch, "10-NN, cls", value, 100, value - 0.05, value + 0.05)
+        return Measurement(epoch, 10 * epoch, "10-NN, cls", value, 100, 0.25, 0.75)
 
     for epoch in (1, 2, 3):
         monitor.append(file, [row(epoch, 0.5)])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from train.similarity import MEASURES
 
 from train.__main__ import main
 from train.errors import TrainError

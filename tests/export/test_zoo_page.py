@@ -67,7 +67,7 @@ def test_check__a_broken_table_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tables, "FIGURES", tmp_path / "zoo.csv")
     monkeypatch.setattr("sys.argv", ["export.tables", "--check"])
     assert tables.main() == 2
-    assert re.fullmatch(r"export\.tables: .*zoo\.csv is not a table of results \(.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"export\.tables: .*zoo\.csv is not a table of Result rows \(.*\n", capsys.readouterr().err)
 
 
 def test_tables__the_teacher_first_and_a_line_per_file(lines: list[Line]) -> None:

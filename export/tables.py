@@ -1,4 +1,4 @@
-"""`python -m export.tables [--check]`: the README's tables, docs/zoo.md and the table of docs/teacher-space.md, from the cards of zoo/ and results/."""
+"""`python -m export.tables [--check]`: the generated tables of README and docs, from cards and `results/`."""
 
 from __future__ import annotations
 

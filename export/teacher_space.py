@@ -1,4 +1,4 @@
-"""The table of `docs/teacher-space.md`: a student's queries in its teacher's gallery, beside its own and the teacher's."""
+"""The table of `docs/teacher-space.md`: a student asks its teacher's gallery, and one of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from train.research.results import Result
 
 
 def render(rows: Sequence[Result]) -> str:
-    """A line per data set and figure, a column per pair of gallery and queries; per cent, 95 % intervals in brackets."""
+    """A line per data set and figure, a column per pair; per cent, 95 % intervals in brackets."""
     by = {(row.dataset, row.split, row.metric.partition(",")[0], row.variant): row for row in rows}
     pairs = list(dict.fromkeys(row.variant for row in rows if " asks " in row.variant))
     lines, cosines = [], []

@@ -38,7 +38,7 @@ def test_evaluation__of_run_and_fp32_file_is_of_the_same_features(run: Run, fp32
     """Features, not figures: a student of few epochs has close neighbours, which the order of sums may swap."""
     pixels = torch.from_numpy(draw(32))
     with torch.inference_mode():
-        ours, file = of_run(run).features(pixels), of_artifact(fp32).features(pixels)
+        ours, file = of_run(run)(pixels), of_artifact(fp32)(pixels)
     for name, counterpart in (("embedding", run.info.pooling), ("teacher", "teacher")):
         torch.testing.assert_close(
             functional.normalize(file[name], dim=1), functional.normalize(ours[counterpart], dim=1), atol=1e-4, rtol=0

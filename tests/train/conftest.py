@@ -38,6 +38,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run is not drawn: that takes longer than to train it."""
+    monkeypatch.setattr("train.plot.report.write_report", lambda folder: None)
+
+
 @pytest.fixture(scope="session")
 def make_teacher() -> Callable[..., Teacher]:
     """A fresh teacher with spread-out weights: 32 px, 12 blocks of 48 unless told otherwise."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -12,10 +12,10 @@ import commands
 import pytest
 import torch
 
-from train import checkpoint, log
+from train import checkpoint, log, processes
+from train.recipe_file import find_recipe, load_recipe
 from train.run import load_run
 
-ROOT = Path(__file__).parents[2]
 # Each process augments its own photos by draws of its own: what is compared has none.
 PLAIN = ["augment.scale=[1,1]", "augment.mix=false", "augment.flip=0", "augment.jitter=0", "augment.grey=0"]
 
@@ -62,36 +62,45 @@ def test_two_processes__refuse_a_batch_that_they_cannot_share_out(growing_recipe
     assert not (tmp_path / "run").exists()
 
 
-TOGETHER = """
-import torch
-from train import processes
-from train.recipe_file import find_recipe, load_recipe
-fabric = processes.join(load_recipe(find_recipe("digits")))
-mine = processes.layout()
-assert (mine.processes, mine.nodes) == (2, 1) == (fabric.world_size, 1)
-nan, inf = float("nan"), float("inf")
-values = torch.tensor([[[1.0, nan, 5.0, nan], [3.0, 4.0, 5.0, nan]], [[8.0, 2.0, inf, nan], [4.0, 6.0, -1.0, nan]]])
-means, left_out = processes.mean_of_finite(values[mine.rank])
-assert means[:3].tolist() == [4.0, 4.0, 3.0], means
-assert means[3].isnan() and left_out == [0, 1, 1, 4], left_out
-assert processes.any_of(not mine.first) and not processes.any_of(False)
-assert processes.total(torch.tensor([mine.rank + 1.0])).tolist() == [3.0]
-rows = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
-part = rows[:11] if mine.first else rows[11:]
-variance, mean = processes.pooled(*torch.var_mean(part, dim=0, correction=0), len(part))
-for ours, theirs in zip((variance, mean), torch.var_mean(rows, dim=0, correction=0)):
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-"""
+def together() -> int:
+    """What two processes agree on, asserted in each of them."""
+    fabric = processes.join(load_recipe(find_recipe("digits")))
+    mine = processes.layout()
+    assert mine.processes == fabric.world_size == 2
+    assert mine.rank == fabric.global_rank
+    nan, inf = float("nan"), float("inf")
+    values = torch.tensor([[[1, nan, 5, nan], [3, 4, 5, nan]], [[8, 2, inf, nan], [4, 6, -1, nan]]])
+    means, left_out = processes.mean_of_finite(values[mine.rank])
+    assert means[:3].tolist() == [4.0, 4.0, 3.0], means
+    assert means[3].isnan()
+    assert left_out == [0, 1, 1, 4], left_out
+    assert processes.any_of(not mine.first)
+    assert not processes.any_of(False)
+    assert processes.total(torch.tensor([mine.rank + 1.0])).tolist() == [3.0]
+    rows = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    part = rows[:11] if mine.first else rows[11:]
+    variance, mean = processes.pooled(*torch.var_mean(part, dim=0, correction=0), len(part))
+    for ours, theirs in zip((variance, mean), torch.var_mean(rows, dim=0, correction=0), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    return 0
 
 
-def test_two_processes__of_torchrun_agree_on_means_and_statistics(tmp_path: Path) -> None:
-    script = tmp_path / "together.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{TOGETHER}")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+def test_two_processes__agree_on_means_and_statistics(tmp_path: Path) -> None:
+    commands.finish_all(commands.call_two(together, output=tmp_path / "said.txt"))
+
+
+def test_layout__is_what_torchrun_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.layout() == processes.Layout(0, 1, 1)
+    script = tmp_path / "tell.py"
+    script.write_text("import json, os, sys\njson.dump(dict(os.environ), open(sys.argv[1] + os.environ['RANK'], 'w'))")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), str(tmp_path / "rank-")]
+    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        told = json.loads((tmp_path / f"rank-{rank}").read_text())
+        assert set(commands.TORCHRUN) | {"MASTER_PORT", "RANK", "LOCAL_RANK"} <= set(told)
+        assert all(told[key] == commands.TORCHRUN[key] for key in commands.TORCHRUN if key.endswith("SIZE"))
+        with monkeypatch.context() as patch:
+            for key, value in told.items():
+                patch.setenv(key, value)
+            assert processes.layout() == processes.Layout(rank, 2, 1)

@@ -187,6 +187,7 @@ def command(photo_folders: Path, store: Path, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.timeout(600)
 def test_command__is_killed_resumed_and_evaluated(
     command: list[str], photo_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
 import yaml
 
@@ -43,18 +44,19 @@ def words(tree: Callable[[], dict], photo_folders: Path, tmp_path_factory: pytes
 def trained(words: list[str]) -> list[list[str]]:
     """The trainings of the command, which was interrupted in the second, then given again."""
     begun: list[list[str]] = []
-    run = subprocess.run
+    elsewhere = subprocess.run
 
-    def interrupted(command: list[str], **options: object) -> subprocess.CompletedProcess:
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
         if command[1:3] != ["-m", "train"]:
-            return run(command, **options)
+            return elsewhere(command, **options)
         begun.append(command)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        return run(command, **options)
+        code, said = commands.start(*command[3:], output=Path(options["stdout"].name)).finish()
+        return subprocess.CompletedProcess(command, code, said)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.subprocess, "run", interrupted)
+        patch.setattr(runner.subprocess, "run", run)
         assert main(words) == 130
         assert main(words) == 0
     return begun

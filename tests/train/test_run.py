@@ -55,6 +55,7 @@ def test_run__of_a_growing_student_saves_in_both_and_says_why_it_moved(growing_r
     assert 0 < report.last_block_rate_share < 0.1
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_digits__need_nothing_but_the_package_and_resume_with_the_teacher_that_they_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_more__leaves_out_the_held_out_ones_of_every_kind(photo_folders: Path, t
     assert all(set(split.labels) == {-1} for split, _ in splits.more)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_run__distils_on_more_photos_and_reports_the_broken_ones(
     tree: Callable[[], dict], photo_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -56,7 +56,7 @@ def _measured(model: str, artifact: Artifact, figures: Sequence[Result]) -> Arti
     ]
     if not ours:
         raise InvalidArgument(
-            f"{artifact.file} of {model} was not measured as it is now: run python -m train.evaluate.zoo again"
+            f"{artifact.file} of {model} was not measured as it is now: run python -m train.evaluate on the zoo again"
         )
     new = {_key(metric) for metric in ours}
     return replace(artifact, metrics=[*(metric for metric in artifact.metrics if _key(metric) not in new), *ours])
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the cards; exit status 2, with nothing written, for what the user can fix."""
     parser = argparse.ArgumentParser(
         prog="python -m export.cards",
-        description="Write the figures that python -m train.evaluate.zoo measured into the cards of a zoo.",
+        description="Write the figures that python -m train.evaluate measured into the cards of a zoo.",
         epilog="example: python -m export.cards --zoo zoo --figures results/zoo.csv && make tables",
     )
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")

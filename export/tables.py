@@ -1,4 +1,4 @@
-"""`python -m export.tables [--check]`: the README's tables and docs/zoo.md, from the cards of zoo/ and results/."""
+"""`python -m export.tables [--check]`: the generated tables of README and docs, from cards and `results/`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from export import zoo_figure, zoo_page
+from export import teacher_space, zoo_figure, zoo_page
 from export.latency_tables import latency_tables
 from export.quality import Line, lines_of
 from leap_zoo.bench import latency
@@ -21,9 +21,11 @@ from train.run import RunReport
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "zoo.md"
+SPACE = ROOT / "docs" / "teacher-space.md"
 PICTURE = ROOT / "docs" / "images" / zoo_figure.FILE
 ZOO = ROOT / "zoo"
 FIGURES = ROOT / "results" / "zoo.csv"
+IN_SPACE = ROOT / "results" / "teacher_space.csv"
 TAUGHT = sorted((ROOT / "results").glob("leap-*.json"))  # a run's own report, by the name of its model
 TRIALS = {  # title of a section of docs/zoo.md -> what was tried
     "What each change gave": ROOT / "results" / "ablations.csv",
@@ -39,6 +41,8 @@ def main() -> int:
     try:
         lines = zoo_lines()
         fresh = {README: render(README.read_text()), PAGE: page()}
+        found = teacher_space.render(read_results(IN_SPACE))
+        fresh[SPACE] = _replace(SPACE.read_text(), "teacher-space", found)
     except (LeapZooError, TrainError) as error:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
@@ -85,7 +89,9 @@ def _replace(text: str, block: str, content: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if not after:
-        raise SystemExit(f"README.md has no generated block {block!r}: put its two comment lines back")
+        raise SystemExit(
+            f"README.md or docs/teacher-space.md has no generated block {block!r}: put its two comment lines back"
+        )
     return f"{before}{begin}\n{content}\n\n{end}{after}"
 
 

@@ -24,7 +24,7 @@ TABLES = {
 }
 PICTURE = "![Accuracy against milliseconds and megabytes of every file]({})"
 READING = """\
-Every file was run as a user runs it, through `leap_zoo`, by `python -m train.evaluate.zoo`; the teacher by PyTorch, on
+Every file was run as a user runs it, through `leap_zoo`, by `python -m train.evaluate zoo`; the teacher by PyTorch, on
 photos prepared the same way: enlarged to its own resolution, and at that of its students. Protocols are those of
 [evaluation.md](evaluation.md). In brackets: 95 % intervals. Shares and mAP are in per cent.
 

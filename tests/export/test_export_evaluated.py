@@ -38,7 +38,7 @@ def test_evaluation__of_run_and_fp32_file_is_of_the_same_features(run: Run, fp32
     """Features, not figures: a student of few epochs has close neighbours, which the order of sums may swap."""
     pixels = torch.from_numpy(draw(32))
     with torch.inference_mode():
-        ours, file = of_run(run).features(pixels), of_artifact(fp32).features(pixels)
+        ours, file = of_run(run)(pixels), of_artifact(fp32)(pixels)
     for name, counterpart in (("embedding", run.info.pooling), ("teacher", "teacher")):
         torch.testing.assert_close(
             functional.normalize(file[name], dim=1), functional.normalize(ours[counterpart], dim=1), atol=1e-4, rtol=0
@@ -48,11 +48,11 @@ def test_evaluation__of_run_and_fp32_file_is_of_the_same_features(run: Run, fp32
 def test_evaluation__of_run_and_fp32_file_has_the_same_figures(
     run_folder: Path, run: Run, published: Path, squares: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    figures = []
+    figures, kept = [], ["--cache", str(squares / "cache"), "--store", str(squares / "store")]
     for subject in ([str(run_folder)], ["leap-digits", "--zoo", str(published), "--precision", "fp32"]):
         capsys.readouterr()
-        assert main([*subject, "--data", str(squares), "--protocols", "knn", "retrieval", "--json"]) == 0
-        figures.append({m["name"]: m["n"] for m in json.loads(capsys.readouterr().out)["metrics"]})
+        assert main([*subject, "--data", str(squares), *kept, "--protocols", "knn", "retrieval", "--json"]) == 0
+        figures.append({m["metric"]: m["n"] for m in json.loads(capsys.readouterr().out)})
     ours, file = figures
     for protocol in ("10-NN", "retrieval mAP", "recall@1"):
         assert file[f"{protocol}, embedding"] == ours[f"{protocol}, {run.info.pooling}"] == 16

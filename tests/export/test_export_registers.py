@@ -53,7 +53,7 @@ def test_run__is_measured_by_the_mean_of_patches_only(registers_run: Run) -> Non
     """On the features, since another order of sums may swap neighbours that are equally near."""
     images = draw(32)
     with torch.inference_mode():
-        measured = of_run(registers_run).features(torch.from_numpy(images))
+        measured = of_run(registers_run)(torch.from_numpy(images))
     every = tokens(registers_run, images)
     torch.testing.assert_close(measured["patch_mean"], every[:, 1 + REGISTERS :].mean(1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(measured["cls"], every[:, 0], atol=1e-4, rtol=1e-4)

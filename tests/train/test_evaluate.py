@@ -14,7 +14,9 @@ from train.errors import TrainError
 from train.evaluate.features import extract
 from train.evaluate.knn import knn
 from train.evaluate.probe import linear_probe
-from train.evaluate.scores import Score, accuracy, mean
+from train.evaluate.scores import mean, share
+
+THREE = ["ant", "bee", "cat"]
 
 
 @settings(deadline=None, max_examples=40)
@@ -72,52 +74,52 @@ def separable(count: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_probe__separates_what_is_separable_whatever_the_channels_scale() -> None:
     features, labels = separable()
-    probe = linear_probe(features, labels, 3, epochs=40)
-    assert accuracy(probe(features).argmax(1), labels).value > 0.97
-    assert (probe.selection.n, probe.rate > 0) == (12, True)
+    probe = linear_probe(features, labels, THREE, epochs=40)
+    assert (probe.classify(features) == labels).double().mean() > 0.97
+    assert (probe.selection > 0.8, probe.rate > 0) == (True, True)
 
 
 def test_probe__folds_its_standardisation_into_the_weights() -> None:
     """The same data in other units gives the same logits: the probe takes raw features."""
     features, labels = separable()
     scale, shift = torch.tensor([2.0, 10.0, 0.5, 3.0]), torch.tensor([1.0, -4.0, 2.0, 0.0])
-    one = linear_probe(features, labels, 3, epochs=5)
-    other = linear_probe(features * scale + shift, labels, 3, epochs=5)
-    torch.testing.assert_close(other(features * scale + shift), one(features), atol=0.1, rtol=0.05)
-    by_hand = features @ one.weight.T + one.bias
-    torch.testing.assert_close(one(features), by_hand)
+    one = linear_probe(features, labels, THREE, epochs=5)
+    other = linear_probe(features * scale + shift, labels, THREE, epochs=5)
+    logits = (features * scale + shift) @ other.weight.T + other.bias
+    torch.testing.assert_close(logits, features @ one.weight.T + one.bias, atol=0.1, rtol=0.05)
 
 
 def test_probe__of_noise_is_no_better_than_chance_on_other_noise() -> None:
     generator = torch.Generator().manual_seed(1)
     features, labels = torch.randn(400, 8, generator=generator), torch.arange(400) % 4
-    probe = linear_probe(features[:200], labels[:200], 4, epochs=10)
-    assert accuracy(probe(features[200:]).argmax(1), labels[200:]).value < 0.4
+    probe = linear_probe(features[:200], labels[:200], "abcd", epochs=10)
+    assert (probe.classify(features[200:]) == labels[200:]).double().mean() < 0.4
 
 
 def test_probe__is_the_same_for_the_same_seed() -> None:
     features, labels = separable()
-    one, two = (linear_probe(features, labels, 3, epochs=3, seed=4) for _ in range(2))
+    one, two = (linear_probe(features, labels, THREE, epochs=3, seed=4) for _ in range(2))
     assert torch.equal(one.weight, two.weight)
 
 
 def test_probe__classifies_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = separable()
-    probe = linear_probe(features, labels, 3, epochs=3)
+    probe = linear_probe(features, labels, THREE, epochs=3)
+    whole = probe.classify(features)
     monkeypatch.setattr("train.evaluate.probe.ROWS", 50)
-    assert torch.equal(probe.classify(features), probe(features).argmax(1))
+    assert torch.equal(probe.classify(features), whole)
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        ([0, 1, 2, 0, 1, 2], 3, "too few for a probe"),
-        ([0] * 30 + [1], 2, "class 1 has 1 photos"),
+        ([0, 1, 2, 0, 1, 2], ["ant", "bee", "cat"], "too few for a probe"),
+        ([0] * 30 + [1], ["ant", "bee"], "class bee has 1 photos"),
         ([0] * 30 + [1] * 3, ["ant", "bee", "cat"], "class cat has 0 photos"),
         ([0] * 40, ["ant"], "all of one class, ant"),  # which it would always get right
     ],
 )
-def test_probe__refuses_photos_it_cannot_learn_from(labels: list[int], classes: int | list[str], message: str) -> None:
+def test_probe__refuses_photos_it_cannot_learn_from(labels: list[int], classes: list[str], message: str) -> None:
     with pytest.raises(TrainError, match=message):
         linear_probe(torch.randn(len(labels), 2), torch.tensor(labels), classes)
 
@@ -126,7 +128,7 @@ def test_probe__refuses_features_that_are_not_finite() -> None:
     features, labels = separable()
     features[7, 2] = torch.inf
     with pytest.raises(TrainError, match="not finite"):
-        linear_probe(features, labels, 3)
+        linear_probe(features, labels, THREE)
 
 
 def test_extract__keeps_order_over_batches() -> None:
@@ -159,7 +161,6 @@ def test_extract__of_no_photos() -> None:
 )
 def test_wilson__is_the_published_interval(right: int, n: int, low: float, high: float) -> None:
     assert wilson(right / n, n) == pytest.approx((low, high), abs=6e-5)
-    assert Score(right / n, n).interval == wilson(right / n, n)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -177,11 +178,11 @@ def test_wilson__of_nothing() -> None:
 
 def test_scores__of_nothing() -> None:
     with pytest.raises(TrainError, match="no photos"):
-        accuracy(torch.empty(0), torch.empty(0))
+        share("top-1", "drawn", "val", torch.empty(0))
     with pytest.raises(TrainError, match="nothing to average"):
         mean("mAP", "drawn", "val", torch.empty(0))
 
 
-def test_accuracy__is_the_share_of_right_answers() -> None:
-    score = accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 4]))
-    assert (score.value, score.n) == (0.75, 4)
+def test_share__of_right_answers() -> None:
+    figure = share("top-1", "drawn", "val", torch.tensor([True, True, False, True]))
+    assert (figure.value, figure.n, figure.interval) == (0.75, 4, wilson(0.75, 4))

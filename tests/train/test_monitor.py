@@ -90,7 +90,7 @@ def test_monitor__resumed_run_has_no_row_twice(tmp_path: Path) -> None:
     file = tmp_path / monitor.FILE
 
     def row(epoch: int, value: float) -> Measurement:
-        return Measurement(epoch, 10 * epoch, "10-NN, cls", value, 100, value - 0.05, value + 0.05)
+        return Measurement(epoch, 10 * epoch, "10-NN, cls", value, 100, 0.25, 0.75)
 
     for epoch in (1, 2, 3):
         monitor.append(file, [row(epoch, 0.5)])
@@ -102,7 +102,7 @@ def test_monitor__resumed_run_has_no_row_twice(tmp_path: Path) -> None:
 def test_monitor__says_when_the_file_is_not_its_own(tmp_path: Path) -> None:
     file = tmp_path / monitor.FILE
     file.write_text("epoch,step\n1,zwei\n")
-    with pytest.raises(TrainError, match=r"monitor\.csv was not written by the monitor .* move it away"):
+    with pytest.raises(TrainError, match=r"monitor\.csv is not a table of Measurement rows"):
         monitor.read(file)
 
 
@@ -123,9 +123,12 @@ def watch(make_training: Make, folder: Path, shown: Photos, **parts: object) -> 
     return monitor.for_recipe(training.distiller.recipe, training, shown, folder, NORMALISATION)
 
 
-@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (4, 1), (12, 1), (40, 4), (100, 10)])
-def test_monitor__ten_times_a_run_by_default(epochs: int, every: int) -> None:
-    assert monitor.default_interval(epochs) == every
+def test_monitor__ten_times_a_run_by_default(make_training: Make, tmp_path: Path) -> None:
+    after_epoch = watch(make_training, tmp_path, photos(), epochs=40)
+    assert after_epoch is not None
+    for done in range(1, 9):
+        after_epoch(done)
+    assert [row.epoch for row in monitor.read(tmp_path / monitor.FILE)] == [4, 4, 8, 8]
 
 
 def test_monitor__measures_as_often_as_the_recipe_says_and_at_the_end(make_training: Make, tmp_path: Path) -> None:

@@ -1,100 +1,133 @@
-"""`python -m train.evaluate RUN_OR_MODEL --data ...`: what a student's features are worth, on photos of your own."""
+"""`python -m train.evaluate TARGET --data ...`: what a student's features are worth, on photos of your own."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
-import leap_zoo
 from leap_zoo.errors import LeapZooError
 from train.errors import TrainError
-from train.hardware import describe
-from train.research.results import Result, as_text, results_of, write_results
-from train.run import commit, load_run
+from train.research.results import Result, as_text, write_results
 
-DESCRIPTION = """\
-Measure a student's frozen features: linear probe, k-NN, retrieval, few-shot, fit; Revisited Oxford and Paris.
-A run folder is measured in torch (CLS, patch mean, teacher space); an exported model through its file (its one
-embedding, teacher space), on the same photos prepared the same way."""
+if TYPE_CHECKING:
+    from train.evaluate.survey import Plan
+
+PROTOCOLS = ("probe", "knn", "retrieval", "fit")
 EPILOG = """\
 examples:
   python -m train.evaluate runs/leap-nano                          # on the photos of its own recipe
   python -m train.evaluate leap-nano --data imagenette             # the bundled file; a folder with train/ and val/
-  python -m train.evaluate leap-nano --zoo zoo --precision fp32 --data Caltech-101 caltech/train caltech/test
-  python -m train.evaluate runs/leap-nano --data grocery train.txt test.txt --protocols retrieval few-shot
+  python -m train.evaluate leap-nano --data grocery train.txt test.txt --protocols retrieval --json
   python -m train.evaluate runs/leap-nano --revisited oxford5k/jpg roxford5k.json
-
-TRAIN and TEST are folders with a folder per class, or text files of `path, label` lines. Retrieval searches in
-TRAIN for each photo of TEST; a photo that is in both is not an answer to itself.
-Ground truth of Revisited Oxford and Paris is JSON here, never a pickle:
-  {"gallery": [name, ...], "queries": [{"name": ..., "box": [x1, y1, x2, y2], "easy": [...], "hard": [...],
-  "junk": [...]}, ...]}, the lists being positions in `gallery`: imlist, qimlist and gnd of the original file."""
+  python -m train.evaluate zoo --checkpoint vit_tiny_patch16_224.safetensors --out results/zoo.csv \\
+      --data Imagenette imagenette/train imagenette/val --held-out 'ILSVRC2012_val*' \\
+      --data grocery train.txt test.txt --retrieval grocery --listed corridor ref query truth.json \\
+      --sample imagenet1k_sample
+docs/evaluation.md says what is measured, and how photos, lists and right answers are given."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate, print a table or JSON; exit status 2 for what the user can fix."""
+    """Evaluate, print a table or JSON; exit status 2 for what the user can fix, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # reports of broken photos must not end up in the JSON
             rows = _run(options)
         if options.out:
             write_results(options.out, rows)
-    except (TrainError, LeapZooError) as error:
-        print(f"train.evaluate: {error}", file=sys.stderr)
+    except (TrainError, LeapZooError, ValueError, OSError) as error:
+        print(f"train.evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("train.evaluate: interrupted; the same command continues", file=sys.stderr)
+        return 130
     print(msgspec.json.encode(rows).decode() if options.json else as_text(rows))
     return 0
 
 
 def _run(options: argparse.Namespace) -> list[Result]:
-    from train.evaluate.datasets import open_pair
-    from train.evaluate.features import of_artifact, of_run
-    from train.evaluate.plan import Plan, evaluate
+    import leap_zoo
+    from train import recipe
+    from train.evaluate import candidates, survey
+    from train.run import load_run
 
-    folder, digest, seed = Path(options.model), "", None
-    device = torch.device("cuda" if torch.cuda.is_available() and folder.is_dir() else "cpu")
-    if folder.is_dir():
-        run = load_run(folder)
-        embedder, data, seed = of_run(run), run.recipe.data, run.report.seed
+    target, own = Path(options.target), []
+    is_zoo = (target / "index.json").is_file()
+    if is_zoo:
+        students = candidates.from_zoo(target, options.teacher, options.head)
+    elif target.is_dir():
+        run = load_run(target)
+        students, data = [candidates.from_run(run, target)], run.recipe.data
         own = [[data.name, data.train, data.val]] if data.train and data.val else []
     else:
-        model = leap_zoo.load(options.model, zoo=options.zoo, precision=options.precision, format=options.format)
-        embedder, own, digest = of_artifact(model), [], model.artifact.sha256
-    wanted = options.data or own
-    if not wanted and not options.revisited:
-        raise TrainError("which photos? give --data [NAME] TRAIN TEST, or --revisited PHOTOS TRUTH.json")
+        model = leap_zoo.load(options.target, zoo=options.zoo, precision=options.precision, format=options.format)
+        students = [candidates.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
+    plan = _plan(options, options.data or own)
+    given = options.checkpoint is not None or options.pretrained
+    if plan.imagenet and not given and any(student.taught for student in students):
+        raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")
+    spec = recipe.Teacher(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
+    teachers = candidates.teachers_of(students, spec) if given else []
+    if is_zoo:  # the zoo's tables have one kind of features, and one k
+        students = [replace(student, kinds=("embedding",)) for student in students]
+        plan = replace(plan, neighbours=(10,))
+    cache = survey.Cache(options.cache, options.store)
+    rows = survey.survey(students, teachers, plan, cache, seed=options.seed)
+    if given and not is_zoo and students[0].taught:
+        rows += survey.teacher_space(students[0], spec, plan.tasks, cache)
+    return rows
+
+
+def _plan(options: argparse.Namespace, data: list[list[str]]) -> Plan:
+    from train.evaluate import datasets, survey
+
+    tasks, imagenet = [], [datasets.open_sample(folder) for folder in options.sample]
+    for words in data:
+        task, held = datasets.hold_out(datasets.open_pair(words), options.held_out)
+        tasks.append(replace(task, retrieval=options.retrieval is None or task.test.name in options.retrieval))
+        imagenet += held
+    known = [task.test.name for task in tasks]
+    if unknown := set(options.retrieval or []) - set(known):
+        raise TrainError(f"--retrieval {min(unknown)} names no --data; there is {', '.join(known) or 'none'}")
+    tasks += [datasets.open_listed(name, *map(Path, places)) for name, *places in options.listed]
     revisited = [(Path(photos), Path(truth)) for photos, truth in options.revisited]
-    plan = Plan([open_pair(words) for words in wanted], options.protocols, revisited)
-    metrics = evaluate(embedder, plan, seed=options.seed)
-    about = {"subject": embedder.name, "digest": digest, "seed": seed}
-    return results_of(metrics, about | {"hardware": describe(device), "commit": commit()})
+    if not tasks and not imagenet and not revisited:
+        raise TrainError("which photos? give --data [NAME] TRAIN TEST, --listed, --sample or --revisited; see --help")
+    return survey.Plan(tasks, options.protocols, imagenet=imagenet, revisited=revisited)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from train.evaluate.plan import PROTOCOLS, USUAL
-
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
-        description=DESCRIPTION,
+        description="Measure frozen features by probe, k-NN, retrieval and fit; beside the teacher where it is given.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("model", metavar="RUN_OR_MODEL", help="run folder, or the id of a model (`leap-zoo list`)")
+    add, many = parser.add_argument, dict[str, Any](action="append", default=[])
+    add("target", metavar="TARGET", help="a run folder, the id of a model, or the folder of a zoo: all of its files")
     add("--zoo", help="folder of the zoo that the model is in (default: the bundled one)")
-    add("--precision", choices=["fp32", "fp16", "int8"], help="of the model's file (default: int8)")
-    add("--format", choices=["onnx", "openvino"], help="of the model's file (default: onnx)")
+    add("--precision", choices=["fp32", "fp16", "int8"], help="of the model's file (int8)")
+    add("--format", choices=["onnx", "openvino"], help="of the model's file (onnx)")
     words = "[NAME] TRAIN TEST, or a folder with train/ and val/ or test/; repeatable"
-    add("--data", nargs="+", action="append", metavar="WORD", help=words)
-    usual = "default: all but fit, which is slow"
-    add("--protocols", nargs="+", choices=PROTOCOLS, default=list(USUAL), help=usual)
-    add("--revisited", nargs=2, action="append", default=[], metavar=("PHOTOS", "TRUTH.json"))
-    add("--seed", type=int, default=0, help="of the probe's split and the few-shot draws (0)")
+    add("--data", nargs="+", metavar="WORD", help=words, **many)
+    add("--held-out", metavar="PATTERN", help="file names of photos that no student learned from, such as 'held_*'")
+    add("--listed", nargs=4, metavar=("NAME", "GALLERY", "QUERIES", "TRUTH.json"), help="listed answers", **many)
+    add("--sample", type=Path, metavar="FOLDER", help="photos of ImageNet's classes, named WNID_*; repeatable", **many)
+    add("--revisited", nargs=2, metavar=("PHOTOS", "TRUTH.json"), help="Revisited Oxford or Paris", **many)
+    add("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS[:3], help="all but fit, which is slow")
+    add("--retrieval", nargs="+", metavar="NAME", help="the --data on which retrieval is measured (all)")
+    add("--teacher", default="vit_tiny_patch16_224", help="as timm and the cards name it (%(default)s)")
+    add("--checkpoint", metavar="FILE.safetensors", help="the teacher's weights: files are measured beside it")
+    add("--pretrained", action="store_true", help="fetch the teacher's weights by name instead")
+    add("--head", default="imagenet1k", help="the students' name of the teacher's classifier (%(default)s)")
+    add("--seed", type=int, default=0, help="of the probe's split (0)")
+    add("--cache", type=Path, default=Path("runs/embeddings"), help="folder of embeddings (%(default)s)")
+    add("--store", type=Path, default=Path("runs/photos"), help="folder of decoded photos (%(default)s)")
     add("--json", action="store_true", help="print JSON")
     add("--out", type=Path, metavar="FILE.csv", help="also write the rows to a file")
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leap_zoo.card import Preprocessing
 from train.data.labels import imagenet_indices
 from train.data.sources import Source, find_photos
 from train.data.splits import Split, labelled_folder, unlabelled
-from train.data.store import Photos, Shown, in_memory
 from train.errors import TrainError
-
-MOST_LINES = 10_000_000  # of a list file
-MOST_ANSWER_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,6 @@ class Dataset:
     split: str
     photos: Split
     logits: bool = False
-    _decoded: dict[str, Photos] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -45,28 +39,22 @@ class Dataset:
             digest.update(f"{getattr(source, 'name', source)} {size} {label}\n".encode())
         return digest.hexdigest()
 
-    def decode(self, spec: Preprocessing) -> Photos:
-        """As the deployed model sees them, decoded once per preprocessing and kept in memory."""
-        if repr(spec) not in self._decoded:
-            self._decoded[repr(spec)] = in_memory(self.photos, Shown(spec), f"{self.name}, {self.split}")
-        return self._decoded[repr(spec)]
-
 
 @dataclass(frozen=True)
 class Task:
     """A probe and k-NN learn from `train` and are tested on `test`; in retrieval they are gallery and queries.
 
     Labels of both are indices into the same classes. answers: for each query the positions in the gallery that are
-    right, for photos without labels; None: those of its class. retrieval: whether a benchmark measures it.
+    right, for photos without labels; None: those of its class. retrieval: whether it is measured.
     """
 
     train: Dataset
     test: Dataset
     answers: list[list[int]] | None = None
-    retrieval: bool = False
+    retrieval: bool = True
 
     def same_photos(self) -> Tensor | None:
-        """For each test photo, its position among the training photos where it is the same file, else -1.
+        """For each test photo its position among the training photos where it is the same file, else -1.
 
         None when no file is in both.
         """
@@ -74,6 +62,15 @@ class Task:
         at = {source.resolve(): index for index, source in enumerate(train) if isinstance(source, Path)}
         own = [at.get(source.resolve(), -1) if isinstance(source, Path) else -1 for source in test]
         return torch.tensor(own) if max(own, default=-1) >= 0 else None
+
+    def check_disjoint(self, protocols: Sequence[str]) -> None:
+        """Refuse photos in both TRAIN and TEST, unless retrieval is all that is measured. Raises TrainError."""
+        same = self.same_photos()
+        if same is not None and set(protocols) != {"retrieval"}:
+            raise TrainError(
+                f"{self.test.name}: {int((same >= 0).sum())} photos are in TRAIN and in TEST: take them out of one, or "
+                "ask for --protocols retrieval, where a photo is not an answer to itself"
+            )
 
 
 def open_pair(words: Sequence[str]) -> Task:
@@ -88,10 +85,7 @@ def open_pair(words: Sequence[str]) -> Task:
     elif len(words) == 2:
         words = [Path(words[0]).resolve().parent.name, *words]
     if len(words) != 3:
-        raise TrainError(
-            f"no photos to evaluate on in {' '.join(words)!r}: give [NAME] TRAIN TEST, or a folder with `train` and "
-            "`val` or `test` in it"
-        )
+        raise TrainError(f"no photos in {' '.join(words)!r}: give [NAME] TRAIN TEST, or a folder with train/ and val/")
     paths = [Path(word) for word in words[1:]]
     parts = [_list_file(path) if path.is_file() else labelled_folder(path) for path in paths]
     classes = tuple(sorted({name for part in parts for name in part.classes}))
@@ -101,23 +95,30 @@ def open_pair(words: Sequence[str]) -> Task:
     return Task(Dataset(words[0], "train", train), Dataset(words[0], split, test))
 
 
-def hold_out(task: Task, pattern: str) -> tuple[Task, Dataset | None]:
+def hold_out(task: Task, pattern: str | None) -> tuple[Task, list[Dataset]]:
     """The task, and the photos of both sides whose file names match, where its classes are ImageNet's.
 
     As in training (`find_splits`), they are left out of TRAIN, and stay in TEST. Raises TrainError.
     """
-    parts, kept = [], task.train.photos
-    for photos in (task.train.photos, task.test.photos):
-        match = np.array([fnmatch(getattr(source, "name", ""), pattern) for source in photos.sources], bool)
-        parts.append(photos.take(np.flatnonzero(match)))
-        kept = photos.take(np.flatnonzero(~match)) if photos is task.train.photos else kept
-    if not len(kept):
+    if pattern is None:
+        return task, []
+    train, test = task.train.photos, task.test.photos
+    ours, theirs = (
+        np.array([fnmatch(getattr(source, "name", ""), pattern) for source in photos.sources], bool)
+        for photos in (train, test)
+    )
+    if ours.all():
         raise TrainError(f"{task.test.name}: all photos of TRAIN match {pattern!r}; choose another --held-out")
-    sources, indices, held = [source for part in parts for source in part.sources], imagenet_indices(kept.classes), None
-    if indices is not None and sources:
-        labels = indices[np.concatenate([part.labels for part in parts])]
-        held = Dataset(task.test.name, "held-out", Split(sources, labels, kept.classes), logits=True)
-    return replace(task, train=Dataset(task.train.name, "train", kept)), held
+    task = replace(task, train=replace(task.train, photos=train.take(np.flatnonzero(~ours))))
+    parts, indices = (
+        [train.take(np.flatnonzero(ours)), test.take(np.flatnonzero(theirs))],
+        imagenet_indices(train.classes),
+    )
+    sources = [source for part in parts for source in part.sources]
+    if indices is None or not sources:
+        return task, []
+    labels = indices[np.concatenate([part.labels for part in parts])]
+    return task, [Dataset(task.test.name, "held-out", Split(sources, labels, train.classes), logits=True)]
 
 
 def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Task:
@@ -127,16 +128,13 @@ def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Task:
     """
     train, test = (Dataset(name, folder.name, unlabelled(find_photos(folder))) for folder in (gallery, queries))
     try:
-        with truth.open("rb") as file:
-            answers = msgspec.json.decode(file.read(MOST_ANSWER_BYTES), type=list[list[int]])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        answers = msgspec.json.decode(truth.read_bytes(), type=list[list[int]])
+    except (OSError, msgspec.MsgspecError) as error:
         raise TrainError(f"cannot read the right answers {truth}: {error}") from error
-    most = len(train.photos)
-    if len(answers) != len(test.photos) or any(not 0 <= position < most for row in answers for position in row):
-        raise TrainError(
-            f"{truth.name} must have a list for each of the {len(test.photos)} queries, of positions 0 to {most - 1}"
-        )
-    return Task(train, test, answers, retrieval=True)
+    count, most = len(test.photos), len(train.photos)
+    if len(answers) != count or any(not 0 <= position < most for row in answers for position in row):
+        raise TrainError(f"{truth.name} must have a list for each of the {count} queries, of positions 0 to {most - 1}")
+    return Task(train, test, answers)
 
 
 def open_sample(folder: Path) -> Dataset:
@@ -153,18 +151,14 @@ def open_sample(folder: Path) -> Dataset:
 
 def _list_file(path: Path) -> Split:
     """`path, label` lines (further columns are ignored), paths relative to the file."""
-    sources: list[Source] = []
-    names = []
     try:
         with path.open(newline="") as file:
-            for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
-                if len(row) < 2 or number > MOST_LINES:
-                    raise TrainError(f"{path.name}, line {number}: expected `path, label`, got {','.join(row)[:80]!r}")
-                sources.append(path.parent / row[0])
-                names.append(row[1])
+            rows = list(csv.reader(file, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TrainError(f"cannot read the list {path}: {error}") from error
-    if not sources:
+    if short := [number for number, row in enumerate(rows, 1) if len(row) < 2]:
+        raise TrainError(f"{path.name}, line {short[0]}: expected `path, label`, got {','.join(rows[short[0] - 1])!r}")
+    if not rows:
         raise TrainError(f"{path} lists no photos")
-    classes, labels = np.unique(names, return_inverse=True)
-    return Split(sources, labels.astype(np.int64), tuple(map(str, classes)))
+    classes, labels = np.unique([row[1] for row in rows], return_inverse=True)
+    return Split([path.parent / row[0] for row in rows], labels.astype(np.int64), tuple(map(str, classes)))

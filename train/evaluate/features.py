@@ -1,9 +1,8 @@
-"""Photos to features: a student of a run folder, and an exported file, asked the same questions."""
+"""Photos to features: a student of a run folder, an exported file and a teacher, asked the same questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from leap_zoo.card import Preprocessing
 from leap_zoo.model import Model
 from train import recipe
 from train.errors import TrainError
@@ -21,16 +19,13 @@ from train.method.student import tokens_at
 from train.method.teacher import Teacher, make_vit, normalisation
 from train.run import Run
 
-Features = Callable[[Tensor], dict[str, Tensor]]
+Features = Callable[[Tensor], dict[str, Tensor]]  # photos uint8 (B, H, W, 3) -> (B, D) by kind
 OUTPUTS = {"embedding": "embedding", "teacher": "teacher_embedding"}  # our names of an exported file's outputs
 
 
 @torch.no_grad()
 def extract(features: Features, pixels: npt.NDArray[np.uint8], what: str, batch: int = 128) -> dict[str, Tensor]:
-    """Run `features` (uint8 (B, H, W, 3) -> named (B, D) tensors) over all photos; float32 on the CPU.
-
-    Raises TrainError when there are no photos.
-    """
+    """Run `features` over all photos (N, H, W, 3); float32 on the CPU. Raises TrainError when there are none."""
     if not len(pixels):
         raise TrainError(f"{what}: there are no photos to measure on")
     parts: dict[str, list[Tensor]] = {}
@@ -38,15 +33,6 @@ def extract(features: Features, pixels: npt.NDArray[np.uint8], what: str, batch:
         for name, value in features(torch.from_numpy(np.array(pixels[start : start + batch]))).items():
             parts.setdefault(name, []).append(value.float().cpu())
     return {name: torch.cat(part) for name, part in parts.items()}
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """A student or a teacher. features: of photos prepared by `preprocessing`, uint8 (B, H, W, 3), (B, D) by kind."""
-
-    name: str
-    features: Features
-    preprocessing: Preprocessing
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -65,7 +51,7 @@ def pooled(student: VisionTransformer, images: Tensor, depth: int | None = None)
     return {"cls": tokens[:, 0], "patch_mean": tokens[:, student.num_prefix_tokens :].mean(1)}
 
 
-def of_run(run: Run) -> Embedder:
+def of_run(run: Run) -> Features:
     """The student of a run folder: `cls`, `patch_mean`, and `teacher`, its CLS in the teacher's space."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = run.student.to(device)
@@ -75,28 +61,23 @@ def of_run(run: Run) -> Embedder:
         found = pooled(student, normalise(pixels.to(device), run.info.mean, run.info.std))
         return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
 
-    return Embedder(run.report.name, features, run.recipe.preprocessing)
+    return features
 
 
-def of_artifact(model: Model, outputs: Mapping[str, str] = OUTPUTS) -> Embedder:
+def of_artifact(model: Model, outputs: Mapping[str, str] = OUTPUTS) -> Features:
     """An exported file, through the edge runtime: `embedding`, the pooling that its card names, and `teacher`."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         found = model.run(pixels.numpy(), list(outputs.values()))
         return {name: torch.from_numpy(found[output]) for name, output in outputs.items()}
 
-    name = f"{model.card.id} {model.artifact.format} {model.artifact.precision}"
-    return Embedder(name, features, model.card.preprocessing)
+    return features
 
 
-def of_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Embedder:
-    """The teacher itself, as `teacher_features` describes it. Raises TrainError.
-
-    preprocessing: of the student. The teacher sees the same photos, enlarged where `spec.pixels` says so: as it taught.
-    """
+def of_teacher(spec: recipe.Teacher, size: int) -> Features:
+    """The teacher, of photos of `size` px, enlarged where `spec.pixels` says so: as it taught. Raises TrainError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = Teacher(make_vit(spec, preprocessing.size)).to(device)
-    return Embedder(spec.model, teacher_features(teacher), preprocessing)
+    return teacher_features(Teacher(make_vit(spec, size)).to(device))
 
 
 def teacher_features(teacher: Teacher) -> Features:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,34 +13,18 @@ from leap_zoo.fitting.cross_validation import choose
 from leap_zoo.intervals import wilson
 from train.errors import TrainError
 
-
-@dataclass(frozen=True)
-class OwnClasses:
-    """One value per draw: accuracy on the test photos, the cross-validated accuracy, whether its interval holds it.
-
-    The last two are NaN where there was one photo per class.
-    """
-
-    accuracy: Tensor
-    validated: Tensor
-    held: Tensor
+CLASSES, DRAWS = 20, 20
 
 
 def own_classes(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
-    *,
-    shots: int,
-    classes: int = 20,
-    draws: int = 20,
-    seed: int = 0,
-) -> OwnClasses:
-    """Fit a head to `shots` photos of each of `classes` classes, drawn anew each time; test it on the same classes.
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, shots: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a head to `shots` photos of each of CLASSES classes, drawn anew DRAWS times; test it on the same classes.
 
     train (N, D), train_labels (N,), test (M, D), test_labels (M,). Where there are fewer classes or photos, all are
-    taken. Raises TrainError when train and test have fewer than two classes in common.
+    taken. Returns, per draw: accuracy on the test photos, the cross-validated accuracy, and whether its interval holds
+    the former; the last two are NaN where there was one photo per class.
+    Raises TrainError when train and test have fewer than two classes in common.
     """
     ours, theirs = (functional.normalize(part.float(), dim=1).numpy() for part in (train, test))
     our_labels, their_labels = train_labels.numpy(), test_labels.numpy()
@@ -50,20 +32,20 @@ def own_classes(
     if len(both) < 2:
         raise TrainError("TRAIN and TEST need at least two classes in common")
     rows = []
-    for draw in range(draws):
+    for draw in range(DRAWS):
         random = np.random.default_rng([seed, draw])
-        names = random.permutation(both)[:classes]
+        names = random.permutation(both)[:CLASSES]
         shown = [random.permutation(np.flatnonzero(our_labels == name))[:shots] for name in names]
-        labels = np.repeat(np.arange(len(names)), [len(part) for part in shown])
-        vectors = ours[np.concatenate(shown)]
+        labels, vectors = np.repeat(np.arange(len(names)), [len(part) for part in shown]), ours[np.concatenate(shown)]
         found = choose(vectors, labels, len(names), candidates(), draw)
         weight, bias = learn(found.candidate, vectors, labels, len(names))
         asked = np.isin(their_labels, names)
         right = float((names[(theirs[asked] @ weight.T + bias).argmax(1)] == their_labels[asked]).mean())
-        if not len(found.tested):
-            rows.append((right, np.nan, np.nan))
-            continue
-        claimed = float((found.predicted == labels[found.tested]).mean())
-        low, high = wilson(claimed, len(found.tested))
-        rows.append((right, claimed, float(low <= right <= high)))
-    return OwnClasses(*torch.tensor(rows, dtype=torch.float64).T)
+        claimed, held = np.nan, np.nan
+        if len(found.tested):
+            claimed = float((found.predicted == labels[found.tested]).mean())
+            low, high = wilson(claimed, len(found.tested))
+            held = float(low <= right <= high)
+        rows.append((right, claimed, held))
+    accuracy, validated, holds = torch.tensor(rows, dtype=torch.float64).T
+    return accuracy, validated, holds

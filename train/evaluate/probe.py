@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.errors import TrainError
-from train.evaluate.scores import Score, check_finite
+from train.evaluate.scores import check_finite
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 BATCH = 256
@@ -23,20 +23,19 @@ ROWS = 8192  # of features whose logits are computed at a time
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier of features (N, D): logits = weight @ x + bias, with the feature scaling folded in."""
+    """A linear classifier of features (N, D): logits = weight @ x + bias, with the feature scaling folded in.
+
+    selection: its share of right answers (0..1) on the tenth of train that chose `rate`.
+    """
 
     weight: Tensor
     bias: Tensor
     rate: float
-    selection: Score  # on the held-out tenth of train that chose `rate`
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Logits (N, classes)."""
-        return features @ self.weight.T + self.bias
+    selection: float = math.nan
 
     def classify(self, features: Tensor) -> Tensor:
         """Predicted classes (N,), in chunks: the logits of a million photos would fill the memory."""
-        return torch.cat([self(part).argmax(1) for part in features.split(ROWS)])
+        return torch.cat([(part @ self.weight.T + self.bias).argmax(1) for part in features.split(ROWS)])
 
 
 def check_labels(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -57,47 +56,31 @@ def check_labels(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
 
 
 def linear_probe(
-    features: Tensor, labels: Tensor, classes: int | Sequence[str], *, epochs: int = 100, seed: int = 0
+    features: Tensor, labels: Tensor, classes: Sequence[str], *, epochs: int = 100, seed: int = 0
 ) -> Probe:
     """Fit a probe on frozen features: SGD .9, batch 256, cosine over `epochs`; the rate is chosen on a tenth of train.
 
-    features (N, D) float32 on the CPU, of which batches go to the GPU where there is one; labels (N,); classes: how
-    many, or their names. Features are standardised per channel. Raises TrainError for photos that no probe can learn
-    from.
+    features (N, D) float32 on the CPU, of which batches go to the GPU where there is one; labels (N,), indices into
+    `classes`. Features are standardised per channel. Raises TrainError for photos that no probe can learn from.
     """
-    names = list(map(str, range(classes))) if isinstance(classes, int) else classes
-    check_labels(labels.numpy(), names)
+    check_labels(labels.numpy(), classes)
     check_finite(features)
-    deviation, mean = torch.std_mean(features, dim=0)
-    scaling = mean, deviation + 1e-6
     every = torch.arange(len(labels))
     fit, hold = train_test_split(every.numpy(), test_size=0.1, random_state=seed, stratify=labels.numpy())
-    weights, biases = _sgd(features, labels, torch.from_numpy(fit), scaling, len(names), RATES, epochs, seed)
-    asked = labels[hold]
-    scores = []
-    for weight, bias in zip(weights, biases, strict=True):
-        predicted = torch.cat(
-            [(features[rows] @ weight.T + bias).argmax(1) for rows in torch.from_numpy(hold).split(ROWS)]
-        )
-        scores.append(Score.of(predicted == asked))
-    best = max(range(len(scores)), key=lambda at: (scores[at].value, -at))
-    weights, biases = _sgd(features, labels, every, scaling, len(names), RATES[best : best + 1], epochs, seed)
-    return Probe(weights[0], biases[0], RATES[best], scores[best])
+    tried = _sgd(features, labels, torch.from_numpy(fit), len(classes), RATES, epochs, seed)
+    selections = [float((probe.classify(features[hold]) == labels[hold]).double().mean()) for probe in tried]
+    best = int(np.argmax(selections))  # the first of several
+    (probe,) = _sgd(features, labels, every, len(classes), RATES[best : best + 1], epochs, seed)
+    return replace(probe, selection=selections[best])
 
 
 def _sgd(
-    features: Tensor,
-    labels: Tensor,
-    rows: Tensor,
-    scaling: tuple[Tensor, Tensor],
-    classes: int,
-    rates: Sequence[float],
-    epochs: int,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """A linear layer per rate on these rows, all trained on the same batches: weights (R, C, D) and biases (R, C)."""
+    features: Tensor, labels: Tensor, rows: Tensor, classes: int, rates: Sequence[float], epochs: int, seed: int
+) -> list[Probe]:
+    """A probe per rate, of these rows of features; all are trained on the same batches."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    mean, deviation = (part.to(device) for part in scaling)
+    deviation, mean = (part.to(device) for part in torch.std_mean(features, dim=0))
+    deviation = deviation + 1e-6
     weight = torch.zeros(len(rates), classes, features.shape[1], device=device, requires_grad=True)
     bias = torch.zeros(len(rates), 1, classes, device=device, requires_grad=True)
     rate = torch.tensor(rates, device=device)[:, None, None] * min(BATCH, len(rows)) / BATCH
@@ -115,4 +98,5 @@ def _sgd(
                     moved.mul_(0.9).add_(gradient)
                     value.sub_(moved * (rate * share))
     folded = weight.detach() / deviation  # the scaling becomes part of the layer
-    return folded.cpu(), (bias.detach()[:, 0] - folded @ mean).cpu()
+    biases = bias.detach()[:, 0] - folded @ mean
+    return [Probe(*parts) for parts in zip(folded.cpu(), biases.cpu(), rates, strict=True)]

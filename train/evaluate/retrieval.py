@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leap_zoo.card import Metric
-from train.errors import TrainError
-from train.evaluate import scores
-
 SIMILARITIES = 2**25  # that are ranked at a time
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Per query that has at least one right answer in the gallery (Q',): average precision and recall at 1."""
-
-    average_precision: Tensor
-    recall_at_1: Tensor
-    without_answer: int  # queries that were left out
-
-    def metrics(self, dataset: str, split: str, kind: str) -> list[Metric]:
-        """mAP and recall@1 by `kind` of features. Raises TrainError when no query has a right answer."""
-        if not len(self.recall_at_1):
-            raise TrainError(f"{dataset}, {split}: no query has a right answer in the gallery")
-        return [
-            scores.mean(f"retrieval mAP, {kind}", dataset, split, self.average_precision),
-            scores.share(f"recall@1, {kind}", dataset, split, scores.Score.of(self.recall_at_1)),
-        ]
+Found = tuple[Tensor, Tensor]  # average precision and recall at 1 of each query that has a right answer, (Q',) float64
 
 
 def retrieve(
     gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, *, same: Tensor | None = None
-) -> Retrieval:
+) -> Found:
     """Rank the gallery for each query by cosine; photos of the query's class are right; ties keep the gallery's order.
 
     gallery (G, D), gallery_labels (G,), queries (Q, D), query_labels (Q,). same (Q,) int64: the query's own position in
@@ -46,13 +24,12 @@ def retrieve(
     return _rank(gallery, queries, lambda part: gallery_labels[None] == query_labels[part, None], same)
 
 
-def retrieve_listed(gallery: Tensor, queries: Tensor, answers: Sequence[Sequence[int]]) -> Retrieval:
+def retrieve_listed(gallery: Tensor, queries: Tensor, answers: Sequence[Sequence[int]]) -> Found:
     """As `retrieve`; answers: for each query, the positions in the gallery that are right."""
 
     def right_of(part: slice) -> Tensor:
-        listed = answers[part]
-        right = torch.zeros(len(listed), len(gallery), dtype=torch.bool)
-        for row, found in zip(right, listed, strict=True):
+        right = torch.zeros(len(answers[part]), len(gallery), dtype=torch.bool)
+        for row, found in zip(right, answers[part], strict=True):
             row[list(found)] = True
         return right
 
@@ -60,7 +37,7 @@ def retrieve_listed(gallery: Tensor, queries: Tensor, answers: Sequence[Sequence
 
 
 @torch.no_grad()
-def _rank(gallery: Tensor, queries: Tensor, right_of: Callable[[slice], Tensor], same: Tensor | None) -> Retrieval:
+def _rank(gallery: Tensor, queries: Tensor, right_of: Callable[[slice], Tensor], same: Tensor | None) -> Found:
     gallery = functional.normalize(gallery.float(), dim=1)
     precisions, firsts = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
     ranks = torch.arange(1, len(gallery) + 1, dtype=torch.float64)
@@ -77,5 +54,4 @@ def _rank(gallery: Tensor, queries: Tensor, right_of: Callable[[slice], Tensor],
         hits = hits[hits.any(1)]
         precisions.append((hits.double().cumsum(1) / ranks * hits).sum(1) / hits.sum(1))
         firsts.append(hits[:, 0].double())
-    found = torch.cat(precisions)
-    return Retrieval(found, torch.cat(firsts), len(queries) - len(found))
+    return torch.cat(precisions), torch.cat(firsts)

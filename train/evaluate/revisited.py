@@ -1,15 +1,11 @@
 """The Revisited Oxford and Paris protocol (Radenovic et al. 2018), for those who have the photos.
 
-Ground truth is JSON; the original comes as a pickle, which we never open. Its content is the same:
-
-    {"gallery": ["all_souls_000013", ...],
-     "queries": [{"name": "all_souls_000013", "box": [x1, y1, x2, y2], "easy": [3, 17], "hard": [5], "junk": [8]}, ...]}
-
-`box` is in pixels of the query's photo; easy, hard and junk are positions in `gallery`.
+Ground truth is JSON, {"gallery": [name, ...], "queries": [Query, ...]}. The original is a pickle and is never opened.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from leap_zoo.card import Metric
+from leap_zoo.card import Metric, Preprocessing
 from leap_zoo.errors import ImageError
 from leap_zoo.preprocess import open_image, to_tensor
 from train.errors import TrainError
 from train.evaluate import scores
-from train.evaluate.features import Embedder, extract
+from train.evaluate.features import Features, extract
 
-MOST_BYTES = 64_000_000  # a ground truth of a million positions is a tenth of it
 Position = Annotated[int, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1)]
 CUTS = (1, 5, 10)
@@ -36,7 +31,7 @@ WHOLE = 2**20  # pixels: no photo has a longer side, so none is decoded at a fra
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A query photo, the box (x1, y1, x2, y2) in its pixels, and what the gallery holds of it."""
+    """A query photo, the box (x1, y1, x2, y2) in its pixels, and what the gallery holds of it, by position."""
 
     name: Name
     box: tuple[float, float, float, float]
@@ -64,12 +59,9 @@ def read_ground_truth(path: Path) -> GroundTruth:
     """Read and check the JSON. Raises TrainError."""
     if path.suffix == ".pkl":
         raise TrainError(
-            f"{path.name} is a pickle, which can run anything and is never opened; write it as JSON "
-            "(docs/evaluation.md says how)"
+            f"{path.name} is a pickle and is never opened; docs/evaluation.md says how to write it as JSON"
         )
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise TrainError(f"{path.name} is larger than any ground truth ({MOST_BYTES // 1_000_000} MB)")
         truth = msgspec.json.decode(path.read_bytes(), type=GroundTruth)
     except (OSError, msgspec.MsgspecError) as error:
         raise TrainError(f"cannot read the ground truth {path}: {' '.join(str(error).split())}") from error
@@ -85,14 +77,11 @@ def read_ground_truth(path: Path) -> GroundTruth:
 def average_precision(ranks: Tensor, right: int) -> float:
     """Area under precision over recall by the trapezoid rule, as the protocol's own evaluation has it.
 
-    ranks: 0-based positions of the right photos in the ranking, ascending, photos to be ignored taken out before.
-    right: how many there are to find, at least 1.
+    ranks: 0-based positions of the right photos in the ranking, ascending. right: how many there are to find, >= 1.
     """
-    total = 0.0
-    for found, rank in enumerate(ranks.tolist()):
-        before = 1.0 if rank == 0 else found / rank
-        total += (before + (found + 1) / (rank + 1)) / 2 / right
-    return total
+    found = torch.arange(len(ranks), dtype=torch.float64)
+    before = torch.where(ranks == 0, 1.0, found / ranks.clamp(min=1))
+    return float(((before + (found + 1) / (ranks + 1)) / 2).sum()) / right
 
 
 def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: str) -> tuple[Tensor, Tensor]:
@@ -117,20 +106,20 @@ def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: str) -> tu
     return torch.tensor(precisions, dtype=torch.float64), torch.tensor(at, dtype=torch.float64)
 
 
-def measure(embedder: Embedder, folder: Path, path: Path) -> list[Metric]:
+def measure(features: Features, spec: Preprocessing, kinds: Sequence[str], folder: Path, path: Path) -> list[Metric]:
     """mAP and precision of each setup, of photos in `folder` by the ground truth in `path`. Raises TrainError.
 
     Queries are cropped to their box, then prepared like any photo.
     """
-    truth, size = read_ground_truth(path), embedder.preprocessing
+    truth = read_ground_truth(path)
     try:
-        gallery = np.stack([to_tensor(_photo(folder, name), size) for name in truth.gallery])
-        queries = np.stack([to_tensor(_cropped(_photo(folder, query.name), query), size) for query in truth.queries])
+        gallery = np.stack([to_tensor(_photo(folder, name), spec) for name in truth.gallery])
+        queries = np.stack([to_tensor(_cropped(folder, query), spec) for query in truth.queries])
     except ImageError as error:
         raise TrainError(f"{folder}: {error}") from error
-    ours, asked = extract(embedder.features, gallery, "gallery"), extract(embedder.features, queries, "queries")
+    ours, asked = extract(features, gallery, "gallery"), extract(features, queries, "queries")
     metrics = []
-    for kind in ours:
+    for kind in kinds:
         for setup in SETUPS:
             precisions, at = rank(ours[kind], asked[kind], truth, setup)
             where = f"{path.stem}, {setup}", "queries"
@@ -150,13 +139,10 @@ def _photo(folder: Path, name: str) -> Path:
     raise TrainError(f"{folder} has no photo {name} (nor {name}.jpg), which the ground truth names")
 
 
-def _cropped(path: Path, query: Query) -> Image.Image:
-    photo = open_image(path, draft_side=WHOLE)
+def _cropped(folder: Path, query: Query) -> Image.Image:
+    photo = open_image(_photo(folder, query.name), draft_side=WHOLE)
     left, top = (max(0, round(value)) for value in query.box[:2])
     right, bottom = (min(side, round(value)) for side, value in zip(photo.size, query.box[2:], strict=True))
     if right <= left or bottom <= top:
-        raise TrainError(
-            f"the box of query {query.name} is outside its photo of {photo.width} x {photo.height} pixels; give "
-            "x1, y1, x2, y2 in pixels"
-        )
+        raise TrainError(f"the box of query {query.name} is outside its photo of {photo.width} x {photo.height} pixels")
     return photo.crop((left, top, right, bottom))

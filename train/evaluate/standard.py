@@ -10,6 +10,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from leap_zoo.card import Metric
@@ -24,7 +25,6 @@ from train.method.teacher import Teacher
 from train.recipe import Recipe
 from train.run import Pooling, write_json
 
-NEIGHBOURS = (10, 20)
 FILE = "teacher.json"
 
 
@@ -49,20 +49,18 @@ def measure(
 
     features: uint8 (B, H, W, 3) -> `cls` and `patch_mean` (B, D_s), and `teacher` (B, D_t), CLS in the teacher's space.
     """
-    name = recipe.data.name
-    train = extract(features, photos.train.pixels, "train")
-    val = extract(features, photos.val.pixels, "val")
+    train, val = extract(features, photos.train.pixels, "train"), extract(features, photos.val.pixels, "val")
     train_labels, val_labels = torch.from_numpy(photos.train.labels), torch.from_numpy(photos.val.labels)
+    where = recipe.data.name, "val"
     metrics: list[Metric] = []
     probes: dict[Pooling, Probe] = {}
     for kind in get_args(Pooling):
         probe = probes[kind] = linear_probe(train[kind], train_labels, photos.train.classes, seed=recipe.seed)
-        score = scores.accuracy(probe.classify(val[kind]), val_labels)
-        metrics.append(scores.share(f"linear probe, {kind}", name, "val", score))
-        for k in NEIGHBOURS:
+        metrics.append(scores.share(f"linear probe, {kind}", *where, probe.classify(val[kind]) == val_labels))
+        for k in (10, 20):
             votes = knn(train[kind], train_labels, val[kind], k=k)
-            metrics.append(scores.share(f"{k}-NN, {kind}", name, "val", scores.accuracy(votes, val_labels)))
-    pooling = max(probes, key=lambda kind: probes[kind].selection.value)
+            metrics.append(scores.share(f"{k}-NN, {kind}", *where, votes == val_labels))
+    pooling = max(probes, key=lambda kind: probes[kind].selection)
     if recipe.teacher.head is not None:
         metrics += _teacher_head(recipe, features, photos, teacher)
     if photos.aside is not None:
@@ -72,16 +70,14 @@ def measure(
 
 def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: Teacher) -> list[Metric]:
     """Accuracy through the teacher's classifier, where the photos' classes are its own."""
-    if teacher.classes == 1000:
-        judged, split, indices = photos.held_out, "held-out", imagenet_indices(photos.val.classes)
-    else:
-        judged, split, indices = photos.val, "val", np.arange(teacher.classes)
+    own = teacher.classes != 1000
+    judged, split = (photos.val, "val") if own else (photos.held_out, "held-out")
+    indices = np.arange(teacher.classes) if own else imagenet_indices(photos.val.classes)
     if judged is None or indices is None:
         return []
-    space = extract(features, judged.pixels, split)["teacher"]
-    logits = teacher.head(space.to(next(teacher.parameters()).device)).cpu()
-    score = scores.accuracy(logits.argmax(1), torch.from_numpy(indices[judged.labels]))
-    return [scores.share(f"top-1 of {teacher.classes} through the teacher's head", recipe.data.name, split, score)]
+    predicted = _classes(teacher, extract(features, judged.pixels, split)["teacher"])
+    name = f"top-1 of {teacher.classes} through the teacher's head"
+    return [scores.share(name, recipe.data.name, split, predicted == torch.from_numpy(indices[judged.labels]))]
 
 
 def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teacher) -> list[Metric]:
@@ -91,10 +87,21 @@ def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teach
     where = "all training photos", f"one in {recipe.data.holdout}, kept aside"
     metrics = [scores.mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
     if recipe.teacher.head is not None:
-        device = next(teacher.parameters()).device
-        mine, its = (teacher.head(space.to(device)).argmax(1).cpu() for space in (ours, theirs))
-        metrics.append(scores.share("top-1 agreement with the teacher", *where, scores.accuracy(mine, its)))
+        same = _classes(teacher, ours) == _classes(teacher, theirs)
+        metrics.append(scores.share("top-1 agreement with the teacher", *where, same))
     return metrics
+
+
+def _classes(teacher: Teacher, cls: Tensor) -> Tensor:
+    """What the teacher's classifier says of CLS tokens (N, D_t): classes (N,), on the CPU."""
+    return teacher.head(cls.to(next(teacher.parameters()).device)).argmax(1).cpu()
+
+
+class TeacherFigures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A teacher's figures, and a digest of everything that they depend on."""
+
+    of: str
+    metrics: list[Metric]
 
 
 def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher, folder: Path) -> list[Metric]:
@@ -115,13 +122,6 @@ def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher,
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, known)
     return known.metrics
-
-
-class TeacherFigures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A teacher's figures, and a digest of everything that they depend on."""
-
-    of: str
-    metrics: list[Metric]
 
 
 def _digest(recipe: Recipe, splits: Splits) -> str:

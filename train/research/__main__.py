@@ -25,14 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
     try:
         from train.evaluate.datasets import open_pair
-        from train.evaluate.plan import Plan
+        from train.evaluate.survey import Plan
         from train.plot.study import study_figure
         from train.research import page, results, runner
 
         study = runner.load_study(options.study)
         name = Path(options.study).stem
         out = options.out or Path("runs") / name
-        plan = Plan([open_pair(words) for words in options.transfer], ("probe", "knn", "retrieval"))
+        plan = Plan([open_pair(words) for words in options.transfer], ["probe", "knn", "retrieval"])
         if not options.measure_only:
             runner.train_all(study, options.seeds, options.overrides, out, processes=options.processes)
         rows = runner.measure_all(study, out, plan)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from leap_zoo.card import Metric
 from train.errors import TrainError
-from train.evaluate.features import of_run
-from train.evaluate.plan import Plan, evaluate
+from train.evaluate.candidates import from_run
+from train.evaluate.survey import Cache, Plan, evaluate
 from train.recipe_file import find_recipe, load_recipe
 from train.research.results import Result, results_of
 from train.run import Run, is_finished, load_run, write_json
@@ -171,7 +171,7 @@ def _transfer(run: Run, folder: Path, plan: Plan) -> list[Metric]:
             return known.metrics
     except (OSError, msgspec.MsgspecError):
         pass  # measured for the first time, or by an earlier version
-    metrics = evaluate(of_run(run), plan, seed=run.report.seed)
+    metrics = evaluate(from_run(run, folder), plan, Cache(None, Path(run.recipe.data.store)), seed=run.report.seed)
     write_json(file, Transfer(of=digest.hexdigest(), metrics=metrics))
     return metrics
 

@@ -33,7 +33,7 @@ def test_mistake__is_one_line_with_status_2(run_folder: Path, tmp_path: Path, ca
     (broken / "student.safetensors").write_bytes(b"no weights")
     (tmp_path / "file").touch()
     for arguments, named in (
-        ([tmp_path / "absent"], "no finished run"),
+        ([tmp_path / "absent"], "not a finished run"),
         ([broken], "does not fit together"),
         ([run_folder, "data.trian=x"], "did you mean `train`"),
         ([run_folder, "student.size=nano"], "does not fit together"),
@@ -75,4 +75,4 @@ def test_export__prints_what_it_published_and_what_it_refused(
 def test_unfinished_run__is_not_exported(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("metrics.json"))  # it is written last
     assert main([str(tmp_path / "run"), "--zoo", str(tmp_path / "zoo")]) == 2
-    assert "no finished run" in capsys.readouterr().err
+    assert "not a finished run" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_card__round_trips_and_describes_its_files(published: Path, card: ModelC
 def test_card__tells_how_the_student_was_trained(card: ModelCard, run: Run) -> None:
     training = card.training
     assert training is not None
-    assert (training.strategy, training.epochs, training.seed) == ("leap", 2, 0)
+    assert (training.strategy, training.epochs, training.seed) == ("leap-grow", 2, 0)
     assert (training.teacher_flops, training.total_flops) == (run.report.teacher_flops, run.report.total_flops)
     assert [(step.step, step.block, step.reason) for step in training.curriculum] == [
         (move.step, move.block, move.reason) for move in run.moves
@@ -62,7 +62,7 @@ def test_card__measures_the_file_at_what_training_measured(card: ModelCard, run:
     promised = next(m for m in run.report.metrics if m.name == f"linear probe, {run.info.pooling}")
     measured = next(m for m in card.artifacts[0].metrics if m.name == "top-1")
     assert (measured.n, measured.split, measured.head) == (360, "val", "digits")
-    photos = run.photos().val.decode(run.recipe.preprocessing, "validation photos")
+    photos = run.decode(run.photos().val, "validation photos")
     logits = fp32.run(photos.pixels, ["logits_digits"])["logits_digits"]
     second, first = np.sort(logits, axis=1)[:, -2:].T
     close = int((first - second < 1e-3).sum())

@@ -24,8 +24,9 @@ REGISTERS = 16  # as many as patches: counted among them, they would move every 
 
 @pytest.fixture(scope="module")
 def registers_folder(trained: Callable[..., Path]) -> Path:
+    whole = ["curriculum.strategy=last", "optimizer.decay=cosine"]  # every block learns from the first step
     return trained(
-        "epochs=1", "teacher.supervised.epochs=1", f"student.registers={REGISTERS}", "student.layerscale=0.3"
+        "epochs=1", "teacher.supervised.epochs=1", f"student.registers={REGISTERS}", "student.layerscale=0.3", *whole
     )
 
 

@@ -61,10 +61,10 @@ def _table(study: Study, own: Sequence[Result], every: Sequence[Result], cost: s
 
 
 def at_cost(same: Sequence[Result], change: str, cost: str) -> dict[int | None, Result]:
-    """One figure of a change by seed: a run without one of its own at equal FLOPs has them at equal epochs already."""
+    """One figure of a change by seed; a change that was not trained again has equal FLOPs at equal epochs already."""
     mine = [row for row in same if row.subject == change]
-    found = {row.seed: row for row in mine if row.variant == "epochs"}
-    return found | {row.seed: row for row in mine if row.variant == cost}
+    own = {row.seed: row for row in mine if row.variant == cost}
+    return own or {row.seed: row for row in mine if row.variant == "epochs"}
 
 
 def _cell(found: dict[int | None, Result], base: dict[int | None, Result], is_base: bool) -> str:

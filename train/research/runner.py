@@ -26,6 +26,7 @@ from train.research.results import Result, results_of
 from train.run import Run, is_finished, load_run, write_json
 
 STUDIES = Path(__file__).parent / "studies"
+COSTS = ("epochs", "FLOPs")  # what is equal to the baseline's
 SAME = 0.02  # a run whose FLOPs are so near the baseline's is at equal FLOPs already
 
 
@@ -125,7 +126,10 @@ def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
     rows: list[Result] = []
     found = {int(path.parent.name.rpartition("-")[2]) for path in out.glob("*-seed-*/metrics.json")}
     jobs = [
-        Job(change, seed, cost) for cost in ("epochs", "FLOPs") for change in study.changes for seed in sorted(found)
+        Job(change, seed, cost)
+        for cost in COSTS[: 1 + study.equal_flops]
+        for change in study.changes
+        for seed in sorted(found)
     ]
     for job in tqdm([job for job in jobs if is_finished(out / job.folder)], "runs"):
         run = load_run(out / job.folder)

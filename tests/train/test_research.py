@@ -27,6 +27,8 @@ STUDY = {
     },
 }
 
+pytestmark = pytest.mark.timeout(900)  # processes of their own, maybe on a busy machine
+
 
 @pytest.fixture(scope="module")
 def words(tree: Callable[[], dict], photo_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:

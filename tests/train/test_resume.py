@@ -15,6 +15,8 @@ from train.run import is_finished, load_run
 
 STEPS = 12  # of the growing recipe: 3 epochs of 4
 
+pytestmark = pytest.mark.timeout(900)  # processes of their own, maybe on a busy machine
+
 
 def is_the_same(one: Path, other: Path) -> None:
     """Moves and weights of two runs, bit for bit, and what their logs say of the same steps."""

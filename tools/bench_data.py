@@ -22,7 +22,7 @@ from tools.bench_train import Variant, make_step
 from tools.turns import ratios, row, take_turns, wait
 from train.clock import Clock
 from train.data.augment import Augmenter
-from train.data.sampling import Epochs, Mixture, Pieces, loader
+from train.data.sampling import Epochs, Mixture, read_ahead
 from train.data.sources import Source, find_photos
 from train.data.splits import Split
 from train.data.store import Photos, Whole, open_photos
@@ -97,17 +97,17 @@ def memory_of_pass(amount: int, side: int, batch: int, folder: Path) -> int:
     photos = Mixture([made_store(amount, side, folder)])
     seen = [_anonymous()]
     for positions in np.array_split(np.random.default_rng(0).permutation(amount), amount // batch):
-        photos.__getitems__(positions.tolist())
+        photos.read(positions)
         seen.append(_anonymous())
     return max(seen) - seen[0]
 
 
 def waiting(photos: Photos, spec: Recipe, device: torch.device) -> list[Result]:
     """The share of a short loop's time that steps waited for photos, which are read as the recipe says."""
-    step, workers = make_step(spec, Variant("", plain=device.type == "cpu"), device), spec.data.workers
+    step = make_step(spec, Variant("", plain=device.type == "cpu"), device)
     epochs = Epochs.of([len(photos)], [1.0], batch=spec.batch, seed=0, photos=spec.batch * (WARM_UP + STEPS))
     clock = Clock()
-    for number, _ in enumerate(loader(Mixture([photos]), Pieces(epochs, 1), workers=workers, pin=False)):
+    for number, _ in enumerate(read_ahead(Mixture([photos]), epochs.pieces(1), pin=False)):
         clock.batch_arrived()
         step()
         wait(device)
@@ -115,7 +115,7 @@ def waiting(photos: Photos, spec: Recipe, device: torch.device) -> list[Result]:
         if number < WARM_UP:
             clock = Clock()
             clock.start()
-    about = f"{STEPS} steps, {workers} workers"
+    about = f"{STEPS} steps"
     return [row(device, f"recipe {spec.name}", "share of the time waiting for photos", [clock.wait_share], about)]
 
 

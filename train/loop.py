@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from train import checkpoint, log, processes
 from train.clock import Clock
 from train.data.augment import Augmenter
-from train.data.sampling import Epochs, Mixture, Pieces, loader
+from train.data.sampling import Epochs, Mixture, read_ahead
 from train.errors import TrainError
 from train.method.curriculum import Curriculum
 from train.method.distiller import Distiller
@@ -58,11 +59,11 @@ def train(
     fabric: Fabric,
     *,
     resume: bool = False,
-    after_epoch: Callable[[int], None] = lambda done: None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train `training.distiller` on photos; checkpoints and log.csv are in `folder`.
 
-    after_epoch: the first process calls it with the number of epochs that are done. Raises TrainError for a loss that
+    after_epoch: called with the number of epochs that are done. Raises TrainError for a loss that
     is not finite. Ctrl-C and SIGTERM save a checkpoint, then raise KeyboardInterrupt.
     """
     mine, device = processes.layout(), fabric.device
@@ -77,17 +78,14 @@ def train(
         print(f"resumed after step {training.step} of {steps}")
     model, optimizer = fabric.setup(distiller, optimizer)
     augment = Augmenter(recipe.augment, recipe.preprocessing.size, recipe.seed, *normalisation(teacher.vit))
-    pieces = Pieces(epochs, recipe.epochs, training.step, mine.rank, mine.processes, recipe.accumulate)
-    batches = iter(loader(photos, pieces, workers=recipe.data.workers, pin=device.type == "cuda"))
+    pieces = epochs.pieces(recipe.epochs, training.step, mine.rank, mine.processes, recipe.accumulate)
+    batches = read_ahead(photos, pieces, pin=device.type == "cuda")
     written = log.Log(folder / log.FILE, training.step) if mine.first else None
     saved_at, since = time.monotonic(), training.step
     measured: list[Tensor] = []  # loss and similarity of each piece since the curriculum last decided
     distiller.train()
-    with (
-        _compiled(distiller, teacher, recipe.compile),
-        _stop_signals() as stopped,
-        tqdm(total=steps, initial=training.step, desc=recipe.curriculum.strategy, mininterval=1) as bar,
-    ):
+    bar = tqdm(total=steps, initial=training.step, desc=recipe.curriculum.strategy, mininterval=1)
+    with closing(batches), bar, _stop_signals() as stopped:
         clock.start()
         while training.step < steps:
             for piece in range(recipe.accumulate):
@@ -146,7 +144,7 @@ def train(
             if stop and training.step < steps:
                 raise KeyboardInterrupt
             if ended:
-                if mine.first:
+                if after_epoch:
                     after_epoch(training.step // epochs.steps)
                 clock.start()  # the pause between epochs is not training time
 
@@ -172,39 +170,24 @@ def _calibrate(training: Training, teacher: Teacher, images: Tensor, fabric: Fab
 def _state(training: Training, optimizer: Optimizer, fabric: Fabric) -> dict[str, Any]:
     return {
         "step": training.step,
-        "distiller": training.distiller.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "precision": fabric.strategy.precision.state_dict(),  # the loss scale of fp16
-        "curriculum": training.curriculum.state_dict(),
         "block_images": training.block_images,
         "calibration_images": training.calibration_images,
+        "distiller": training.distiller.state_dict(),
+        "curriculum": training.curriculum.state_dict(),
         "clock": training.clock.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),  # the loss scale of fp16
     }
 
 
 def _restore(training: Training, optimizer: Optimizer, fabric: Fabric, state: dict[str, Any]) -> None:
+    for name in ("step", "block_images", "calibration_images"):
+        setattr(training, name, state[name])
     training.curriculum.load_state_dict(state["curriculum"])
     training.distiller.load(state["distiller"])
+    training.clock.load_state_dict(state["clock"])
     optimizer.load_state_dict(state["optimizer"])
     fabric.strategy.precision.load_state_dict(state["precision"])
-    training.step, training.block_images = state["step"], state["block_images"]
-    training.calibration_images = state["calibration_images"]
-    training.clock.load_state_dict(state["clock"])
-
-
-@contextmanager
-def _compiled(distiller: Distiller, teacher: Teacher, wanted: bool) -> Iterator[None]:
-    """Student and teacher through torch.compile, with a graph for each block at which they stop; then plain again."""
-    parts = [distiller.student, teacher.vit] if wanted else []
-    if wanted:
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * teacher.blocks)
-    for vit in parts:
-        vit.forward_intermediates = torch.compile(vit.forward_intermediates)
-    try:
-        yield
-    finally:
-        for vit in parts:
-            del vit.forward_intermediates  # the class's own method comes to light
 
 
 @contextmanager
@@ -216,11 +199,9 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         caught.append(number)
         signal.signal(number, before[number])
 
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before: dict[int, Any] = {kind: signal.signal(kind, catch) for kind in kinds}
-    except ValueError:  # not the main thread: whoever called has the signals
-        before = {}
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # else whoever called has the signals
+        before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(caught)
     finally:

@@ -57,10 +57,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     seed_everything(recipe.seed, verbose=False)
     with processes.first_ahead():
         photos, probe_photos = _photos(recipe, found)
-        sizes, weights = (
-            [len(part) for part in photos.sets],
-            [recipe.data.weight, *(weight for _, weight in found.more)],
-        )
+        weights = [recipe.data.weight, *(weight for _, weight in found.more)]
+        sizes = [len(part) for part in photos.sets]
         epochs = Epochs.of(sizes, weights, batch=recipe.batch, seed=recipe.seed, photos=recipe.data.epoch_photos)
         teacher = _teacher(recipe, photos, folder, fabric)
     print(
@@ -88,7 +86,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         save_recipe(recipe, folder / RECIPE)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         watch = monitor.for_recipe(recipe, training, judged.train, folder, normalisation(teacher.vit))
-    train(recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=watch or _nothing)
+    train(recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=watch)
     if not mine.first:
         return None
     result = _finish(recipe, training, teacher, judged, figures, epochs, len(photos))
@@ -225,10 +223,6 @@ def _draw(folder: Path) -> None:
         report.write_report(folder)
     except Exception as error:
         print(f"{folder}: no picture of this run ({' '.join(str(error).split())}); try python -m train.plot {folder}")
-
-
-def _nothing(done: int) -> None:
-    """After an epoch, where nothing is watched."""
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:

@@ -1,7 +1,4 @@
-"""Several processes, one training: `torchrun` starts them, and here they agree on what only one of them may decide.
-
-Without torchrun there is one process, and everything here gives back what it got.
-"""
+"""Several processes, one training, started by `torchrun`; without it there is one, and all here is trivial."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class Layout(NamedTuple):
-    """Where this process stands: `rank` of `processes`, which are spread over `nodes` machines."""
+    """Where this process stands: `rank` of `processes`, spread over `nodes` machines."""
 
     rank: int = 0
     processes: int = 1
@@ -46,10 +43,7 @@ def layout() -> Layout:
 
 
 def join(recipe: Recipe) -> Fabric:
-    """Meet the other processes, on the devices of this machine; all but the first fall silent, save for errors.
-
-    Raises TrainError for what this machine or the layout of processes cannot do.
-    """
+    """Meet the other processes; all but the first print errors only. Raises TrainError for what cannot work here."""
     mine = layout()
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise TrainError("precision=fp16 needs an NVIDIA GPU, and torch sees none here: use precision=bf16 or fp32")
@@ -60,22 +54,19 @@ def join(recipe: Recipe) -> Fabric:
         )
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     torch.backends.cudnn.allow_tf32 = True
+    together = DDPStrategy(
+        find_unused_parameters=True,  # a student that grows leaves deeper blocks without gradients
+        broadcast_buffers=False,  # they are equal everywhere (see `pooled`)
+        process_group_backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        timeout=PATIENCE,
+    )
     fabric = Fabric(
-        accelerator="auto",
         devices=mine.processes // mine.nodes,
         num_nodes=mine.nodes,
-        # A student that grows leaves deeper blocks without gradients. Buffers are equal everywhere (see `pooled`).
-        strategy="auto"
-        if mine.processes == 1
-        else DDPStrategy(
-            find_unused_parameters=True,
-            broadcast_buffers=False,
-            process_group_backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            timeout=PATIENCE,
-        ),
+        strategy=together if mine.processes > 1 else "auto",
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
         # Lightning would take a SLURM job for one of its own making: torchrun alone says how many processes there are.
-        plugins=[LightningEnvironment() if mine.processes == 1 else TorchElasticEnvironment()],
+        plugins=[TorchElasticEnvironment() if mine.processes > 1 else LightningEnvironment()],
     )
     fabric.launch()
     if not mine.first:
@@ -86,18 +77,18 @@ def join(recipe: Recipe) -> Fabric:
 
 @contextmanager
 def first_ahead() -> Iterator[None]:
-    """The first process goes through the block alone; then the others, who find there what it left."""
-    mine = layout()
-    if not mine.first:
-        _wait()
+    """The first process goes through the block alone; then the others, who find what it left."""
+    first = layout().first
+    if not first:
+        any_of(False)
     yield
-    if mine.first:
-        _wait()
+    if first:
+        any_of(False)
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it is so for any of the processes."""
-    return bool(total(torch.tensor([float(flag)]))[0] > 0) if distributed.is_initialized() else flag
+    """Whether it is so for any of the processes; all wait for the last. On the CPU: a GPU would spin all the while."""
+    return bool(total(torch.tensor([float(flag)])) > 0)
 
 
 def total(values: Tensor) -> Tensor:
@@ -126,8 +117,3 @@ def pooled(variance: Tensor, mean: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     sums = total(torch.cat([mean.double() * rows, (variance.double() + mean.double() ** 2) * rows, count.double()]))
     means, squares = (sums[:-1] / sums[-1]).chunk(2)
     return (squares - means**2).clamp(min=0).to(variance.dtype), means.to(mean.dtype)
-
-
-def _wait() -> None:
-    if distributed.is_initialized():
-        distributed.all_reduce(torch.zeros(1))  # on the CPU: a GPU would spin all the while

@@ -84,7 +84,6 @@ class Data(_Strict, frozen=True, kw_only=True):
     probe_photos: Count = 50_000  # the probe and the monitor learn from so many photos of `train` at most
     store: str = "runs/photos"  # folder of decoded photos, which later runs and other processes reuse
     store_side: Count = 160  # whole photos are stored as squares of so many pixels, with their aspect ratio beside them
-    workers: Annotated[int, Meta(ge=0)] = 0  # processes that read batches ahead; 0 reads within the step
     licence: str = "unknown"
 
     def __post_init__(self) -> None:

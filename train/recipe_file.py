@@ -16,7 +16,7 @@ from train.recipe import CURRICULA, AnyCurriculum, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 # What a resumed run may change: where its files are, how they are read, how often it is saved.
-MAY_CHANGE = ("data.train", "data.val", "data.store", "data.workers", "teacher.checkpoint", "checkpoint_minutes")
+MAY_CHANGE = ("data.train", "data.val", "data.store", "teacher.checkpoint", "checkpoint_minutes")
 
 
 def find_recipe(name: str) -> Path:

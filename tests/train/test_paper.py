@@ -177,7 +177,6 @@ def command(photo_folders: Path, store: Path, tmp_path: Path) -> list[str]:
         f"data.val={photo_folders / 'val'}",
         f"data.store={store}",
         "data.store_side=36",
-        "data.workers=0",
         "batch=8",
         "epochs=6",
         "curriculum.max_epochs=2",

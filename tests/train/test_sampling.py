@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data.sampling import Epochs, Mixture, Pieces, loader
+from train.data.sampling import Epochs, Mixture, read_ahead
 from train.data.store import Photos
 from train.errors import TrainError
 
@@ -33,7 +33,7 @@ def mixture(*sizes: int) -> Mixture:
 def test_mixture__gives_photos_of_all_sets_by_position() -> None:
     photos = mixture(3, 1, 4)
     assert len(photos) == 8
-    pixels, aspect = photos.__getitems__([7, 0, 3, 3, 2])
+    pixels, aspect = photos.read([7, 0, 3, 3, 2])
     assert (pixels.dtype, pixels.shape) == (torch.uint8, (5, 2, 2, 3))
     assert pixels[:, 1, 1, 2].tolist() == [7, 0, 3, 3, 2]
     assert aspect.tolist() == pytest.approx([1.7, 1.0, 1.3, 1.3, 1.2])
@@ -101,23 +101,27 @@ def test_pieces__of_all_processes_are_the_batches_of_one_from_any_step_on(
     seed: int, processes: int, accumulate: int, first: int
 ) -> None:
     epochs = Epochs.of([20, 21], [1.0, 0.7], batch=12, seed=seed)  # 34 photos: 2 batches an epoch
-    whole = list(Pieces(epochs, 5))
+    whole = list(epochs.pieces(5))
     assert [len(batch) for batch in whole] == [12] * 10
-    shares = [Pieces(epochs, 5, first, rank, processes, accumulate) for rank in range(processes)]
-    taken = [list(share) for share in shares]
-    assert (
-        [len(share) for share in shares] == [len(pieces) for pieces in taken] == [(10 - first) * accumulate] * processes
-    )
+    taken = [list(epochs.pieces(5, first, rank, processes, accumulate)) for rank in range(processes)]
+    assert [len(pieces) for pieces in taken] == [(10 - first) * accumulate] * processes
     for step, batch in enumerate(whole[first:]):
         pieces = [taken[rank][step * accumulate + turn] for rank in range(processes) for turn in range(accumulate)]
         assert list(chain(*pieces)) == batch
         assert {len(piece) for piece in pieces} == {12 // processes // accumulate}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_loader__gives_the_photos_of_each_piece_in_order(workers: int) -> None:
+def test_read_ahead__gives_the_photos_of_each_piece_in_order() -> None:
     photos, epochs = mixture(5, 4), Epochs.of([5, 4], [1.0, 1.0], batch=4, seed=1)
-    pieces = Pieces(epochs, 2, first=1)
-    shades = [pixels[:, 0, 0, 0].tolist() for pixels, _ in loader(photos, pieces, workers=workers, pin=False)]
-    assert shades == list(pieces)
-    assert len(shades) == 3
+    pieces = list(epochs.pieces(2, first=1))
+    assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in read_ahead(photos, pieces, pin=False)] == pieces
+    assert len(pieces) == 3
+
+
+def test_read_ahead__may_be_left_early_and_hands_on_what_goes_wrong() -> None:
+    photos = mixture(4)
+    batches = read_ahead(photos, iter([[0], [1], [2], [3]]), pin=False)
+    next(batches)
+    batches.close()
+    with pytest.raises(IndexError):
+        list(read_ahead(photos, [[0], [9]], pin=False))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.data.store import Photos
 from train.errors import TrainError
 
+AHEAD = 2  # batches that are read before they are asked for
 
-class Mixture(Dataset[tuple[Tensor, Tensor]]):
-    """Sets of photos as one. A list of positions gives pixels, uint8 (B, side, side, 3), and aspect ratios (B,)."""
+
+class Mixture:
+    """Sets of photos as one, by position."""
 
     def __init__(self, sets: Sequence[Photos]) -> None:
         self.sets = sets
@@ -26,8 +28,8 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitems__(self, positions: list[int]) -> tuple[Tensor, Tensor]:
-        """The photos at these positions, read from their stores."""
+    def read(self, positions: npt.ArrayLike) -> tuple[Tensor, Tensor]:
+        """Pixels, uint8 (B, side, side, 3), and width / height (B,) of the photos at these positions."""
         at = np.asarray(positions)
         of = np.searchsorted(self.starts, at, side="right") - 1
         side = self.sets[0].pixels.shape[1]
@@ -42,7 +44,7 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
     def spread(self, most: int) -> Tensor:
         """At most so many photos, evenly spread over all sets: uint8 (N, side, side, 3)."""
         chosen = np.linspace(0, len(self) - 1, min(most, len(self)), dtype=int)
-        return self.__getitems__(chosen.tolist())[0]
+        return self.read(chosen)[0]
 
 
 @dataclass(frozen=True)
@@ -90,35 +92,32 @@ class Epochs:
         order = np.random.default_rng([self.seed, 1_000_003, epoch]).permutation(np.concatenate(parts))
         return order[: self.steps * self.batch]
 
+    def pieces(
+        self, epochs: int, first: int = 0, rank: int = 0, processes: int = 1, accumulate: int = 1
+    ) -> Iterator[list[int]]:
+        """The batches of steps `first`.. of a training of `epochs`, as process `rank` of several takes them.
 
-class Pieces(Sampler[list[int]]):
-    """The batches of steps `first`.. of a training, as process `rank` of several takes them.
-
-    Each batch is cut into `processes` * `accumulate` equal pieces; a process takes `accumulate` of them, one after the
-    other. So all processes together take the very batches that one process takes.
-    """
-
-    def __init__(
-        self, epochs: Epochs, count: int, first: int = 0, rank: int = 0, processes: int = 1, accumulate: int = 1
-    ) -> None:
-        self.epochs, self.count, self.first = epochs, count, first
-        self.rank, self.processes, self.accumulate = rank, processes, accumulate
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for epoch in range(self.first // self.epochs.steps, self.count):
-            batches = self.epochs.order(epoch).reshape(self.epochs.steps, self.processes, self.accumulate, -1)
-            done = max(0, self.first - epoch * self.epochs.steps)
-            for batch in batches[done:, self.rank]:
+        Each batch is cut into `processes` * `accumulate` equal pieces; a process takes `accumulate` of them, one after
+        the other. So all processes together take the very batches that one process takes.
+        """
+        for epoch in range(first // self.steps, epochs):
+            batches = self.order(epoch).reshape(self.steps, processes, accumulate, -1)
+            for batch in batches[max(0, first - epoch * self.steps) :, rank]:
                 yield from batch.tolist()
 
-    def __len__(self) -> int:
-        return (self.count * self.epochs.steps - self.first) * self.accumulate
 
+def read_ahead(photos: Mixture, pieces: Iterable[list[int]], *, pin: bool) -> Generator[tuple[Tensor, Tensor]]:
+    """Pixels and aspect ratios of each piece, read by a thread while earlier ones are in use; pinned for a GPU."""
 
-def loader(photos: Mixture, pieces: Pieces, *, workers: int, pin: bool) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches read ahead by `workers` processes (0: when they are asked for), in pinned memory for a GPU."""
-    return DataLoader(photos, batch_sampler=pieces, num_workers=workers, collate_fn=_as_is, pin_memory=pin)
+    def read(positions: list[int]) -> tuple[Tensor, Tensor]:
+        pixels, aspect = photos.read(positions)
+        return pixels.pin_memory() if pin else pixels, aspect
 
-
-def _as_is(batch: Any) -> Any:
-    return batch
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        for piece in pieces:
+            waiting.append(reader.submit(read, piece))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

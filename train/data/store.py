@@ -1,10 +1,9 @@
 """Photos decoded once, into one file on disk per set and view, and read from there by memory mapping.
 
-A store is two files in a folder, named by a digest of the list of photos and of the view: `<digest>.u8`, the pixels
-(uint8, N x side x side x 3, RGB, no header), and `<digest>.parquet`, the index: a row per photo (its position in the
-list, its path, width and height in pixels), the view, and the photos that could not be decoded. The index is written
-last: a store without one is incomplete (its writer was killed) and is made again. Later runs, resumed runs and all
-processes of a machine share a store; it holds no more memory than the pages being read.
+A store is two files named by a digest of view and list of photos: `<digest>.u8`, the pixels (uint8, N x side x side x
+3, RGB, no header), and `<digest>.parquet`, the index: a row per photo (its position in the list, its path, width and
+height in pixels), the view, and the photos that could not be decoded. The index is written last; a store without one is
+made again. Later runs, resumed runs and all processes of a machine share a store.
 """
 
 from __future__ import annotations
@@ -47,6 +46,11 @@ class Whole:
 
     side: int
 
+    @property
+    def least(self) -> int:
+        """A JPEG may be decoded at a fraction of its size, as long as its short side stays above these pixels."""
+        return 2 * self.side
+
     def of(self, photo: Image.Image) -> Pixels:
         """(side, side, 3)."""
         return np.array(photo.resize((self.side, self.side), Image.Resampling.BILINEAR), np.uint8)
@@ -62,6 +66,11 @@ class Shown:
     def side(self) -> int:
         """Of the square."""
         return self.spec.size
+
+    @property
+    def least(self) -> int:
+        """As of `Whole`."""
+        return max(512, self.spec.short_side)
 
     def of(self, photo: Image.Image) -> Pixels:
         """(side, side, 3)."""
@@ -115,7 +124,7 @@ def open_photos(split: Split, views: Sequence[View], folder: Path, what: str = "
 
 
 def in_memory(split: Split, view: View, what: str = "photos") -> Photos:
-    """The photos of a split, decoded into memory: for small sets that are read once. Raises as `open_photos` does."""
+    """The photos of a small split, decoded into memory. Raises as `open_photos` does."""
     with tempfile.TemporaryDirectory() as folder:
         (photos,) = open_photos(split, [view], Path(folder), what)
         return photos.take(np.arange(len(photos)))
@@ -159,7 +168,7 @@ def _decoded(
     sources: Sequence[Source], views: Sequence[View], what: str
 ) -> Iterator[tuple[int, tuple[list[Pixels], tuple[int, int]] | str]]:
     """For each photo its number and (a picture per view, (width, height)), or why it cannot be decoded; in order."""
-    side = max(_draft_side(view) for view in views)
+    side = max(view.least for view in views)
 
     def attempt(source: Source) -> tuple[list[Pixels], tuple[int, int]] | str:
         try:
@@ -173,11 +182,6 @@ def _decoded(
             chunk = sources[start : start + CHUNK]
             yield from enumerate(pool.map(attempt, chunk), start)
             bar.update(len(chunk))
-
-
-def _draft_side(view: View) -> int:
-    """A JPEG may be decoded at a fraction of its size, as long as its short side stays above these pixels."""
-    return 2 * view.side if isinstance(view, Whole) else max(512, view.spec.short_side)
 
 
 def _read(folder: Path, name: str, view: View, split: Split) -> Photos:

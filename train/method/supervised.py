@@ -23,7 +23,7 @@ def train_teacher(vit: ViT, spec: Supervised, photos: Mixture, augment: Augmente
     vit.train()
     for epoch in tqdm(range(spec.epochs), "teacher"):
         for turn, chosen in enumerate(epochs.order(epoch).reshape(epochs.steps, -1)):
-            pixels, aspect = photos.__getitems__(chosen.tolist())
+            pixels, aspect = photos.read(chosen)
             images = augment(pixels.to(device), aspect, epoch * epochs.steps + turn)
             loss = functional.cross_entropy(vit(images), labels[chosen].to(device))
             optimizer.zero_grad()

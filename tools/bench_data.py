@@ -57,7 +57,8 @@ def augmentation(spec: Recipe, device: torch.device) -> list[Result]:
     pixels = torch.randint(0, 256, (spec.batch, side, side, 3), dtype=torch.uint8, device=device)
     aspect, ours, theirs = torch.ones(spec.batch), Augmenter(plain, size, 0, MEAN, STD), torchvision_peer(spec)
     photos = pixels.permute(0, 3, 1, 2).contiguous()
-    calls = [lambda: ours(pixels, aspect, 0), lambda: torch.stack([theirs(photo) for photo in photos])]
+    views = np.arange(spec.batch)
+    calls = [lambda: ours(pixels, aspect, views), lambda: torch.stack([theirs(photo) for photo in photos])]
     our_seconds, their_seconds = take_turns(calls, device, ROUNDS)
     name, about = "train.data.augment.Augmenter", f"{side} px to {size} px, batch {spec.batch}"
     return [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from tools.turns import ratios, row, take_turns
@@ -89,13 +90,14 @@ def make_step(spec: Recipe, variant: Variant, device: torch.device) -> Callable[
         if variant.compiled:
             vit.forward_intermediates = torch.compile(vit.forward_intermediates)
     augment = Augmenter(spec.augment, spec.preprocessing.size, spec.seed, *normalisation(teacher.vit))
-    numbers, targets, parameters = itertools.count(), plan.targets, list(distiller.parameters())
+    views = (first + np.arange(spec.batch) for first in itertools.count(step=spec.batch))
+    targets, parameters = plan.targets, list(distiller.parameters())
     shape = (spec.batch, spec.data.store_side, spec.data.store_side, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     aspect = torch.ones(spec.batch)
 
     def step() -> None:
-        images = augment(pixels, aspect, next(numbers))  # (B, 3, size, size)
+        images = augment(pixels, aspect, next(views))  # (B, 3, size, size)
         with torch.autocast(device.type, torch.bfloat16, enabled=variant.bf16):
             loss, _ = distiller(images, teacher.at(images, targets), targets)
         loss.backward()

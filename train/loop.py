@@ -89,10 +89,10 @@ def train(
         clock.start()
         while training.step < steps:
             for piece in range(recipe.accumulate):
-                pixels, aspect = next(batches)
+                views, pixels, aspect = next(batches)
                 clock.batch_arrived()
                 pixels = pixels.to(device, non_blocking=True)  # uint8 (B, side, side, 3)
-                images = augment(pixels, aspect, training.step, piece * mine.processes + mine.rank)  # (B, 3, H, W)
+                images = augment(pixels, aspect, views)  # (B, 3, H, W)
                 if not curriculum.started:
                     _calibrate(training, teacher, images, fabric)
                 targets = curriculum.targets

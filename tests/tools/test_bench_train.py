@@ -100,7 +100,7 @@ def test_peer__does_what_the_augmentation_does() -> None:
     peer = bench_data.torchvision_peer(spec)
     theirs = torch.stack([peer(photo) for photo in photos])
     augment = Augmenter(spec.augment, 32, 0, bench_data.MEAN, bench_data.STD)
-    ours = augment(photos.permute(0, 2, 3, 1), torch.ones(2), 0)
+    ours = augment(photos.permute(0, 2, 3, 1), torch.ones(2), np.arange(2))
     assert ours.shape == theirs.shape == (2, 3, 32, 32)
     assert float((ours - theirs).abs().mean()) < 0.15  # of a deviation; the two resize by different filters
 

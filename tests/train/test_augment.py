@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from torchvision.transforms import functional
 
-from train.data.augment import LUMA, RATIOS, Augmenter, blend_with_grey, crops, hue_rotation
+from train.data.augment import CROP_DRAWS, LUMA, RATIOS, Augmenter, blend_with_grey, crops, hue_rotation
 from train.data.store import Whole
 from train.recipe import Augment
 
@@ -20,10 +21,10 @@ NOTHING = {"scale": (1, 1), "flip": 0, "jitter": 0, "grey": 0, "mix": False}
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
 
-def augmented(pixels: torch.Tensor, step: int = 0, *, size: int | None = None, aspect: float = 1, **spec: object):
+def augmented(pixels: torch.Tensor, first: int = 0, *, size: int | None = None, aspect: float = 1, **spec: object):
     """Images (B, 3, size, size) in 0..1: augmented, then un-normalised."""
     augment = Augmenter(Augment(**{**NOTHING, **spec}), size or pixels.shape[1], 0, MEAN, STD)
-    images = augment(pixels, torch.full((len(pixels),), float(aspect)), step)
+    images = augment(pixels, torch.full((len(pixels),), float(aspect)), first + np.arange(len(pixels)))
     return images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
 
 
@@ -38,18 +39,27 @@ def equal_photos(count: int, side: int = 8) -> torch.Tensor:
     return one.repeat(count, 1, 1, 1)
 
 
-def test_draws__depend_on_seed_step_and_piece_only(pixels: torch.Tensor) -> None:
-    aspect = torch.ones(len(pixels))
+def test_draws__depend_on_seed_and_view_only(pixels: torch.Tensor) -> None:
+    aspect, views = torch.ones(len(pixels)), 10 + np.arange(len(pixels))
     one, two, other = (Augmenter(Augment(), 32, seed, MEAN, STD) for seed in (1, 1, 2))
-    one(pixels, aspect, 4)
+    one(pixels, aspect, views + 4)
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    first = one(pixels, aspect, 7, 1)
+    first = one(pixels, aspect, views)
     assert torch.equal(torch.rand(2), expected)  # the global state is left alone
-    assert torch.equal(first, two(pixels, aspect, 7, 1))
-    for different in (one(pixels, aspect, 7), one(pixels, aspect, 8, 1), other(pixels, aspect, 7, 1)):
+    assert torch.equal(first, two(pixels, aspect, views))
+    for different in (one(pixels, aspect, views + 1), other(pixels, aspect, views)):
         assert not torch.equal(first, different)
+
+
+def test_view__is_the_same_in_any_batch(pixels: torch.Tensor) -> None:
+    augment, aspect = Augmenter(Augment(mix=False), 32, 3, MEAN, STD), torch.ones(len(pixels))
+    views = np.array([7, 300, 5])[: len(pixels)]
+    together = augment(pixels[: len(views)], aspect[: len(views)], views)
+    for number in range(len(views)):
+        alone = augment(pixels[number : number + 1], aspect[:1], views[number : number + 1])
+        torch.testing.assert_close(alone[0], together[number])
 
 
 def test_nothing__gives_the_photo_back(pixels: torch.Tensor) -> None:
@@ -144,7 +154,11 @@ def test_blend_with_grey__keeps_luma_and_the_share() -> None:
 def test_crops__have_the_area_and_ratio_asked_for_or_are_the_largest_in_the_middle(
     aspect: list[float], scale: list[float], seed: int
 ) -> None:
-    boxes = crops(torch.tensor(aspect), tuple(scale), torch.Generator().manual_seed(seed))
+    boxes = crops(
+        torch.tensor(aspect),
+        tuple(scale),
+        torch.rand(len(aspect), CROP_DRAWS, generator=torch.Generator().manual_seed(seed)),
+    )
     assert boxes.min() > -1e-5
     assert boxes.max() < 1 + 1e-5
     for (left, top, right, bottom), wide in zip(boxes.tolist(), aspect, strict=True):
@@ -156,7 +170,8 @@ def test_crops__have_the_area_and_ratio_asked_for_or_are_the_largest_in_the_midd
 
 
 def test_crops__of_a_square_photo_are_drawn_over_all_of_the_range() -> None:
-    boxes = crops(torch.ones(2000), (0.14, 1.0), torch.Generator().manual_seed(0))
+    draws = torch.rand(2000, CROP_DRAWS, generator=torch.Generator().manual_seed(0))
+    boxes = crops(torch.ones(2000), (0.14, 1.0), draws)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     assert area.min() < 0.15
     assert area.max() > 0.95

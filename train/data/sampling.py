@@ -15,11 +15,12 @@ from torch import Tensor
 from train.data.store import Photos
 from train.errors import TrainError
 
+Views = npt.NDArray[np.int64]
 AHEAD = 2  # batches that are read before they are asked for
 
 
 class Mixture:
-    """Sets of photos as one, by position."""
+    """Sets of photos as one. Photo `position` is shown as view `position + turn * len(self)` in turn 0, 1, ..."""
 
     def __init__(self, sets: Sequence[Photos]) -> None:
         self.sets = sets
@@ -28,9 +29,9 @@ class Mixture:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def read(self, positions: npt.ArrayLike) -> tuple[Tensor, Tensor]:
-        """Pixels, uint8 (B, side, side, 3), and width / height (B,) of the photos at these positions."""
-        at = np.asarray(positions)
+    def read(self, views: npt.ArrayLike) -> tuple[Tensor, Tensor]:
+        """Pixels, uint8 (B, side, side, 3), and width / height (B,) of the photos of these views."""
+        at = np.asarray(views) % len(self)
         of = np.searchsorted(self.starts, at, side="right") - 1
         side = self.sets[0].pixels.shape[1]
         pixels = np.empty((len(at), side, side, 3), np.uint8)
@@ -49,19 +50,28 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Epochs:
-    """The order of photos. An epoch takes `quotas[s]` photos of set s, each set in an endless row of permutations.
+    """The order of views. An epoch takes `quotas[s]` photos of set s, each set in an endless row of permutations.
 
-    sizes: of the sets. The batches of an epoch are whole: what is left at its end is dropped.
+    sizes: of the sets. views: so many per photo, which then come again; None: each turn has a view of its own. The
+    batches of an epoch are whole: what is left at its end is dropped.
     """
 
     sizes: tuple[int, ...]
     quotas: tuple[int, ...]
     batch: int
     seed: int
+    views: int | None = None
 
     @classmethod
     def of(
-        cls, sizes: Sequence[int], weights: Sequence[float], *, batch: int, seed: int, photos: int | None = None
+        cls,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        *,
+        batch: int,
+        seed: int,
+        photos: int | None = None,
+        views: int | None = None,
     ) -> Epochs:
         """Each set once an epoch, times its weight; scaled to `photos` in all where given. Raises TrainError."""
         shares = np.array(sizes) * np.array(weights)
@@ -72,29 +82,29 @@ class Epochs:
             raise TrainError(
                 f"an epoch of {quotas.sum()} photos holds no batch of {batch}; give more photos, or a smaller batch"
             )
-        return cls(tuple(sizes), tuple(quotas.tolist()), batch, seed)
+        return cls(tuple(sizes), tuple(quotas.tolist()), batch, seed, views)
 
     @property
     def steps(self) -> int:
         """Batches in an epoch."""
         return sum(self.quotas) // self.batch
 
-    def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Positions in the mixture, (steps * batch,), of epoch `epoch` (from 0)."""
-        parts = []
+    def order(self, epoch: int) -> Views:
+        """Views of photos of a `Mixture`, (steps * batch,), in epoch `epoch` (from 0)."""
+        parts, total = [], sum(self.sizes)
         for number, (size, quota) in enumerate(zip(self.sizes, self.quotas, strict=True)):
-            first, end = epoch * quota, (epoch + 1) * quota
-            rounds = range(first // size, -(-end // size)) if quota else range(0)
-            row = [np.random.default_rng([self.seed, number, turn]).permutation(size) for turn in rounds]
-            if row:
-                begin = first - rounds.start * size
-                parts.append(np.concatenate(row)[begin : begin + quota] + sum(self.sizes[:number]))
+            first = epoch * quota
+            for turn in range(first // size, -(-(first + quota) // size)):
+                permuted = np.random.default_rng([self.seed, number, turn]).permutation(size)
+                mine = permuted[max(0, first - turn * size) : first + quota - turn * size]
+                view = turn if self.views is None else turn % self.views
+                parts.append(mine + sum(self.sizes[:number]) + view * total)
         order = np.random.default_rng([self.seed, 1_000_003, epoch]).permutation(np.concatenate(parts))
         return order[: self.steps * self.batch]
 
     def pieces(
         self, epochs: int, first: int = 0, rank: int = 0, processes: int = 1, accumulate: int = 1
-    ) -> Iterator[list[int]]:
+    ) -> Iterator[Views]:
         """The batches of steps `first`.. of a training of `epochs`, as process `rank` of several takes them.
 
         Each batch is cut into `processes` * `accumulate` equal pieces; a process takes `accumulate` of them, one after
@@ -103,18 +113,21 @@ class Epochs:
         for epoch in range(first // self.steps, epochs):
             batches = self.order(epoch).reshape(self.steps, processes, accumulate, -1)
             for batch in batches[max(0, first - epoch * self.steps) :, rank]:
-                yield from batch.tolist()
+                yield from batch
 
 
-def read_ahead(photos: Mixture, pieces: Iterable[list[int]], *, pin: bool) -> Generator[tuple[Tensor, Tensor]]:
-    """Pixels and aspect ratios of each piece, read by a thread while earlier ones are in use; pinned for a GPU."""
+Batch = tuple[Views, Tensor, Tensor]  # views, pixels and aspect ratios, as of `Mixture.read`
 
-    def read(positions: list[int]) -> tuple[Tensor, Tensor]:
-        pixels, aspect = photos.read(positions)
-        return pixels.pin_memory() if pin else pixels, aspect
+
+def read_ahead(photos: Mixture, pieces: Iterable[Views], *, pin: bool) -> Generator[Batch]:
+    """The photos of each piece, read by a thread while earlier ones are in use; pixels are pinned for a GPU."""
+
+    def read(views: Views) -> Batch:
+        pixels, aspect = photos.read(views)
+        return views, pixels.pin_memory() if pin else pixels, aspect
 
     with ThreadPoolExecutor(1) as reader:
-        waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        waiting: deque[Future[Batch]] = deque()
         for piece in pieces:
             waiting.append(reader.submit(read, piece))
             if len(waiting) > AHEAD:

@@ -22,10 +22,10 @@ def train_teacher(vit: ViT, spec: Supervised, photos: Mixture, augment: Augmente
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=steps, pct_start=0.1)
     vit.train()
     for epoch in tqdm(range(spec.epochs), "teacher"):
-        for turn, chosen in enumerate(epochs.order(epoch).reshape(epochs.steps, -1)):
-            pixels, aspect = photos.read(chosen)
-            images = augment(pixels.to(device), aspect, epoch * epochs.steps + turn)
-            loss = functional.cross_entropy(vit(images), labels[chosen].to(device))
+        for views in epochs.order(epoch).reshape(epochs.steps, -1):
+            pixels, aspect = photos.read(views)
+            images = augment(pixels.to(device), aspect, views)
+            loss = functional.cross_entropy(vit(images), labels[views % len(photos)].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -28,6 +28,7 @@ from train.method.curriculum import Curriculum
 from train.method.distiller import Distiller
 from train.method.schedule import schedule
 from train.method.student import plain_attention
+from train.method.targets import TargetStore
 from train.method.teacher import Teacher, normalisation
 from train.recipe import Recipe
 
@@ -58,13 +59,15 @@ def train(
     folder: Path,
     fabric: Fabric,
     *,
+    known: TargetStore | None = None,
     resume: bool = False,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train `training.distiller` on photos; checkpoints and log.csv are in `folder`.
 
-    after_epoch: called with the number of epochs that are done. Raises TrainError for a loss that
-    is not finite. Ctrl-C and SIGTERM save a checkpoint, then raise KeyboardInterrupt.
+    known: what the teacher's last block says of views, where the recipe keeps it. after_epoch: called with the number
+    of epochs that are done. Raises TrainError for a loss that is not finite. Ctrl-C and SIGTERM save a checkpoint, then
+    raise KeyboardInterrupt.
     """
     mine, device = processes.layout(), fabric.device
     distiller, curriculum, clock = training.distiller.to(device), training.curriculum, training.clock
@@ -97,7 +100,10 @@ def train(
                     _calibrate(training, teacher, images, fabric)
                 targets = curriculum.targets
                 with fabric.autocast():
-                    tokens = teacher.at(images, targets)  # no block behind the deepest target is run
+                    if known and targets == (teacher.blocks,):
+                        tokens = [known.at(views, images)]
+                    else:
+                        tokens = teacher.at(images, targets)  # no block behind the deepest target is run
                 with fabric.no_backward_sync(model, enabled=piece < recipe.accumulate - 1):
                     loss, similarity = model(images, tokens, targets)
                     fabric.backward(loss / recipe.accumulate)

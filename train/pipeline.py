@@ -29,6 +29,7 @@ from train.method.distiller import Distiller
 from train.method.schedule import last_block_share, schedule
 from train.method.student import make_student, plain_attention
 from train.method.supervised import train_teacher
+from train.method.targets import TargetStore
 from train.method.teacher import Teacher, check_teacher, make_vit, normalisation
 from train.recipe import Recipe
 from train.recipe_file import differences, load_recipe, save_recipe
@@ -59,7 +60,14 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         photos, probe_photos = _photos(recipe, found)
         weights = [recipe.data.weight, *(weight for _, weight in found.more)]
         sizes = [len(part) for part in photos.sets]
-        epochs = Epochs.of(sizes, weights, batch=recipe.batch, seed=recipe.seed, photos=recipe.data.epoch_photos)
+        epochs = Epochs.of(
+            sizes,
+            weights,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            photos=recipe.data.epoch_photos,
+            views=recipe.data.views,
+        )
         teacher = _teacher(recipe, photos, folder, fabric)
     print(
         f"{recipe.name}: {len(photos)} photos to learn from, {len(found.held_out)} held out; "
@@ -86,7 +94,11 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         save_recipe(recipe, folder / RECIPE)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         watch = monitor.for_recipe(recipe, training, judged.train, folder, normalisation(teacher.vit))
-    train(recipe, teacher, training, photos, epochs, folder, fabric, resume=resume, after_epoch=watch)
+    known = None
+    if recipe.data.views:
+        patches = (recipe.preprocessing.size // recipe.student.patch) ** 2
+        known = TargetStore(recipe, photos, teacher, patches)
+    train(recipe, teacher, training, photos, epochs, folder, fabric, known=known, resume=resume, after_epoch=watch)
     if not mine.first:
         return None
     result = _finish(recipe, training, teacher, judged, figures, epochs, len(photos))

@@ -81,6 +81,7 @@ class Data(_Strict, frozen=True, kw_only=True):
         None  # keep one photo in so many aside: figures are of them, not of val
     )
     epoch_photos: Count | None = None  # photos in an epoch; None: each set once, times its weight
+    views: Count | None = None  # a photo has so many augmented views, of which the teacher's tokens are kept in `store`
     probe_photos: Count = 50_000  # the probe and the monitor learn from so many photos of `train` at most
     store: str = "runs/photos"  # folder of decoded photos, which later runs and other processes reuse
     store_side: Count = 160  # whole photos are stored as squares of so many pixels, with their aspect ratio beside them
@@ -240,6 +241,8 @@ class Recipe(_Strict, frozen=True, kw_only=True):
             )
         if self.teacher.head == self.data.head:
             raise ValueError(f"teacher.head and data.head are both {self.data.head!r}: a model's heads need own names")
+        if self.data.views and self.augment.mix:
+            raise ValueError("data.views needs augment.mix=false: what is mixed with another photo is no fixed view")
         if self.batch % self.accumulate:
             raise ValueError(f"batch={self.batch} cannot be cut into accumulate={self.accumulate} equal pieces")
 

@@ -142,7 +142,7 @@ def test_study__that_is_wrong_is_one_line(tmp_path: Path, change: dict, named: s
 
 def test_study__with_a_wrong_override_trains_nothing(words: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main([words[0], "optimzer.lr=1", *words[2:]]) == 2
-    assert "did you mean `optimizer`" in capsys.readouterr().err
+    assert "did you mean 'optimizer'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)

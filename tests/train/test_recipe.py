@@ -74,7 +74,7 @@ def test_recipes__of_the_paper_are_found_in_their_folder(name: str) -> None:
             "curriculum={strategy: linear, threshold: 0.8}",
             "unknown key 'threshold' in curriculum. Known: every, last_share, similarity",
         ),
-        ("curriculum={strategy: last}", "optimizer.decay=last-block needs optimizer.decay_share: `last` reserves no"),
+        ("curriculum={strategy: last}", "optimizer.decay=last-block needs optimizer.decay_share: `last` has none"),
         ("augment.blur=0.5", "unknown key 'blur' in augment"),
         ("data.more=[{path: a, weight: 0}]", "data.more[0].weight"),
         ("data.head=own head", "data.head"),

@@ -54,7 +54,7 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError("it holds no step")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise TrainError(f"{path} is not a checkpoint of `python -m train` ({error}); delete it") from error
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 def latest(folder: Path) -> Path | None:

@@ -126,7 +126,7 @@ def test_study__a_failed_training_names_its_output(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"baseline": "lats"}, "its baseline 'lats' is none of its changes"),
+        ({"baseline": "lats"}, "no change 'lats'; did you mean 'last'"),
         ({"chnages": {}}, "chnages"),
         ({"changes": {}}, "changes"),
     ],
@@ -136,7 +136,7 @@ def test_study__that_is_wrong_is_one_line(tmp_path: Path, change: dict, named: s
     with pytest.raises(TrainError, match=named) as caught:
         load_study(str(tmp_path / "odd.yaml"))
     assert "\n" not in str(caught.value)
-    with pytest.raises(TrainError, match="unknown study 'curriculun'; the studies are"):
+    with pytest.raises(TrainError, match="no study 'curriculun'; did you mean 'curriculum'"):
         load_study("curriculun")
 
 

@@ -37,9 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
             runner.train_all(study, options.seeds, options.overrides, out, processes=options.processes)
         rows = runner.measure_all(study, out, plan)
         results.write_results(options.results / f"{name}.csv", rows)
-        drawn = study_figure(rows, options.docs / "images" / f"{name}.png", study.baseline)
-        picture = f"images/{name}.png" if drawn else ""
-        page.write_page(study, rows, options.docs / f"{name}.md", f"results/{name}.csv", picture)
+        picture = f"images/{name}.png"
+        drawn = study_figure(rows, options.docs / picture, study.baseline)
+        options.docs.mkdir(parents=True, exist_ok=True)
+        text = page.render(study, rows, f"results/{name}.csv", picture if drawn else "")
+        (options.docs / f"{name}.md").write_text(text)
     except TrainError as error:
         print(f"train.research: {error}", file=sys.stderr)
         return 2

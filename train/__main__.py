@@ -14,9 +14,16 @@ from train.recipe_file import find_recipe, load_recipe, read_yaml, recipe_files
 if TYPE_CHECKING:
     from train.run import Run
 
+EXAMPLES = """
+examples:
+  python -m train digits
+  python -m train nano teacher.checkpoint=vit.safetensors data.train=photos/train data.val=photos/val
+  python -m train nano ... curriculum.strategy=last epochs=10 --out runs/nano-last
+  python -m train nano ... --resume"""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for what the user can mend)."""
+    """Train; exit status 2 for what the user can fix, 130 when interrupted."""
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     try:
         recipe = load_recipe(find_recipe(options.recipe), options.overrides)
@@ -38,28 +45,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    recipes = [f"  {name:16} {read_yaml(path)['description']}" for name, path in recipe_files().items()]
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Distil a small vision transformer from a frozen teacher, by LEAP or by a baseline.",
-        epilog=_recipes() + "\n\nexamples:\n"
-        "  python -m train digits\n"
-        "  python -m train nano teacher.checkpoint=vit.safetensors data.train=photos/train data.val=photos/val\n"
-        "  python -m train nano ... curriculum.strategy=last epochs=10 --out runs/nano-last\n"
-        "  python -m train nano ... --resume",
+        epilog="\n".join(["recipes:", *recipes, EXAMPLES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="name of a recipe below, or the path of a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the recipe (dotted keys)")
-    parser.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="also write the figures to FOLDER/NAME.json")
+    add = parser.add_argument
+    add("recipe", help="name of a recipe below, or the path of a YAML file")
+    add("overrides", nargs="*", metavar="key=value", help="replace values of the recipe (dotted keys)")
+    add("--out", type=Path, help="run folder (default: runs/NAME)")
+    add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    add("--results", type=Path, metavar="FOLDER", help="also write the figures to FOLDER/NAME.json")
     return parser
-
-
-def _recipes() -> str:
-    return "recipes:\n" + "\n".join(
-        f"  {name:16} {read_yaml(path)['description']}" for name, path in recipe_files().items()
-    )
 
 
 def _show(run: Run) -> None:

@@ -11,7 +11,7 @@ from train.plot.report import PICTURE, draw
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for what the user can fix)."""
+    """Draw; exit status 2 for what the user can fix."""
     parser = argparse.ArgumentParser(prog="python -m train.plot", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     default = f"{PICTURE} in the run folder; comparison.png here for several"

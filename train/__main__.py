@@ -27,14 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     try:
         recipe = load_recipe(find_recipe(options.recipe), options.overrides)
-        from train import pipeline, run  # torch takes seconds to import; --help needs none of it
+        from train import pipeline  # torch takes seconds to import; --help needs none of it
 
         finished = pipeline.run(recipe, options.out or Path("runs") / recipe.name, resume=options.resume)
         if finished:  # of several processes only the first has one
             _show(finished)
-        if finished and options.results:
-            options.results.mkdir(parents=True, exist_ok=True)
-            run.write_json(options.results / f"{recipe.name}.json", finished.report)
     except TrainError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
@@ -57,7 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     add("overrides", nargs="*", metavar="key=value", help="replace values of the recipe (dotted keys)")
     add("--out", type=Path, help="run folder (default: runs/NAME)")
     add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
-    add("--results", type=Path, metavar="FOLDER", help="also write the figures to FOLDER/NAME.json")
     return parser
 
 

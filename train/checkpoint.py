@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from msgspec import msgpack
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
+from leap_zoo.atomic import atomic_file
 from train.errors import TrainError
 
 KEEP = 2  # the newest ones of a run
@@ -34,12 +34,9 @@ def save(state: dict[str, Any], folder: Path) -> Path:
     rest = msgpack.encode(state, enc_hook=named)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state['step']:08d}.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"rest": rest.hex()})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())  # else a power cut can leave the new name with no content behind it
-    os.replace(partial, path)
-    for old in [*sorted(folder.glob("step-*.safetensors"))[:-KEEP], *folder.glob("*.partial")]:
+    with atomic_file(path) as file:
+        file.write(serialise(tensors, metadata={"rest": rest.hex()}))
+    for old in [*sorted(folder.glob("step-*.safetensors"))[:-KEEP], *folder.glob(".step-*")]:  # of a killed writer
         old.unlink(missing_ok=True)
     return path
 

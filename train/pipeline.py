@@ -221,7 +221,7 @@ def _draw(folder: Path) -> None:
     try:
         from train.plot import report  # matplotlib may be missing, or broken
 
-        report.write_report(folder)
+        report.draw([folder])
     except Exception as error:
         print(f"{folder}: no picture of this run ({' '.join(str(error).split())}); try python -m train.plot {folder}")
 

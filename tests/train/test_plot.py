@@ -112,11 +112,11 @@ def test_report_figure__of_an_unfinished_run_takes_the_blocks_from_the_log(make_
     assert "unfinished" in figure.get_suptitle()
 
 
-def test_write_report__of_a_run_that_has_only_begun(make_run: Folder) -> None:
+def test_draw__of_a_run_that_has_only_begun(make_run: Folder) -> None:
     folder = make_run()
     for name in ("log.csv", monitor.FILE):
         (folder / name).unlink()
-    report.write_report(folder)
+    report.draw([folder])
     assert (folder / "report.png").stat().st_size > 1000
 
 
@@ -174,13 +174,13 @@ def test_training__survives_a_painter_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_report, folder = report.write_report, tmp_path / "run"
+    draw, folder = report.draw, tmp_path / "run"
 
-    def fail(folder: Path) -> None:
-        write_report(folder)
+    def fail(runs: list[Path]) -> None:
+        draw(runs)
         raise RuntimeError("no\npaint")
 
-    monkeypatch.setattr(report, "write_report", fail)
+    monkeypatch.setattr(report, "draw", fail)
     recipe = make_recipe(
         data={"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}, epochs=1, batch=16
     )

@@ -22,7 +22,6 @@ from train.recipe import Recipe
 from train.recipe_file import load_recipe
 from train.run import RECIPE, RunReport
 
-PICTURE = "report.png"
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 REASONS = {"start": "s", "calibration": "D", "similarity": "*", "timeout": "X", "plateau": "P", "budget": "o"}
@@ -36,18 +35,18 @@ COLUMNS = {  # of log.csv
 STYLE: dict[Any, Any] = {"text.parse_math": False, "axes.grid": True, "grid.color": "#dddddd"}  # `$` may be in a name
 
 
-def draw(runs: Sequence[Path], out: Path) -> None:
-    """Draw run folders into one file. Raises TrainError for what cannot be read or written."""
+def draw(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Draw run folders into one file, report.png in the folder of a single one, and return its path.
+
+    Raises TrainError for what cannot be read or written.
+    """
+    out = out or (Path("comparison.png") if len(runs) > 1 else runs[0] / "report.png")
     figure = report_figure(runs)
     try:
         figure.savefig(out, dpi=110)
     except (OSError, ValueError) as error:
         raise TrainError(f"cannot write {out} ({error}); choose another --out") from error
-
-
-def write_report(folder: Path) -> None:
-    """Write report.png into a run folder. Raises TrainError."""
-    draw([folder], folder / PICTURE)
+    return out
 
 
 def report_figure(runs: Sequence[Path]) -> Figure:

@@ -18,7 +18,7 @@ TENSOR = 1  # the MessagePack extension that stands for a tensor: its name in th
 
 
 def save(state: dict[str, Any], folder: Path) -> Path:
-    """Write `state` as the checkpoint of `state["step"]` steps, atomically; the newest KEEP of the folder stay.
+    """Write `state` after `state["step"]` steps, atomically; the newest KEEP of the folder stay.
 
     Tuples come back as lists. Raises TypeError for a value that is neither a tensor nor plain.
     """

@@ -12,19 +12,15 @@ FILE, EVERY = "log.csv", 10  # steps
 
 @dataclass(frozen=True)
 class LogRow:
-    """After `step` steps (from 1): means since the last decision of the curriculum, whose target was `block`.
-
-    rate: of the optimiser. images_per_second: of the newest step. waiting: share of the time so far that steps waited
-    for photos, 0..1.
-    """
+    """After `step` steps (from 1): means since the last decision of the curriculum, whose target was `block`."""
 
     step: int
     loss: float
     block: int
     similarity: float
-    rate: float
-    images_per_second: float
-    waiting: float
+    rate: float  # of the optimiser
+    images_per_second: float  # of the newest step
+    waiting: float  # share of the time so far that steps waited for photos, 0..1
 
 
 class Log:

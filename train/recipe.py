@@ -155,31 +155,25 @@ class Loss(_Strict, frozen=True, kw_only=True):
 
 
 class Optimizer(_Strict, frozen=True, kw_only=True):
-    """A timm optimiser by name, and its learning rate: a linear warm-up, then a cosine to `final_share` of the rate.
-
-    decay: `cosine` from the end of the warm-up, as published; `last-block` over the steps of the last block only.
-    """
+    """A timm optimiser by name, and its learning rate: a linear warm-up, then a cosine to `final_share` of the rate."""
 
     name: Literal["adamw", "lars"] = "adamw"
     lr: AboveZero = 1e-3
     weight_decay: NotNegative = 0.05
     momentum: Share = 0.9  # of LARS
     warmup_epochs: NotNegative | None = None  # None: a tenth of the epochs, 10 at most, as published
-    decay: Literal["cosine", "last-block"] = "cosine"
+    decay: Literal["cosine", "last-block"] = "cosine"  # since the warm-up, as published; over the last block's steps
     decay_share: Share | None = None  # of the steps, for `last-block`; None: the curriculum's `last_share`
     final_share: Share = 0.001
     clip: NotNegative = 1.0  # gradient norm; 0 does not clip
 
 
 class Augment(_Strict, frozen=True, kw_only=True):
-    """Random resized crop of the whole photo, flip, colour jitter and grey per photo, and one mix of the batch.
-
-    colour: strengths of brightness, contrast, saturation and hue.
-    """
+    """Random resized crop of the whole photo, flip, colour jitter and grey per photo, and one mix of the batch."""
 
     scale: tuple[Share, Share] = (0.14, 1.0)  # share of the photo's area that a crop has
     flip: Share = 0.5
-    jitter: Share = 0.8
+    jitter: Share = 0.8  # how often; `colour`: strengths of brightness, contrast, saturation and hue
     colour: tuple[Share, Share, Share, Annotated[float, Meta(ge=0, le=0.5)]] = (0.4, 0.4, 0.2, 0.1)
     grey: Share = 0.2
     mix: bool = True  # each batch with itself, by one factor
@@ -208,9 +202,8 @@ class Recipe(_Strict, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.optimizer.decay == "last-block" and self.decay_share is None:
-            raise ValueError(
-                f"optimizer.decay=last-block needs optimizer.decay_share: `{self.curriculum.strategy}` has none"
-            )
+            strategy = self.curriculum.strategy
+            raise ValueError(f"optimizer.decay=last-block needs optimizer.decay_share: `{strategy}` has none")
         if self.teacher.head == self.data.head:
             raise ValueError(f"teacher.head and data.head are both {self.data.head!r}: a model's heads need own names")
         if self.batch % self.accumulate:

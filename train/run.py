@@ -57,10 +57,7 @@ class ModelInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run measured and cost. FLOPs count a multiply-add as two.
-
-    Shares of FLOPs are of a run in which the whole teacher, and the whole student, run at every step.
-    """
+    """What a run measured and cost. A multiply-add is two FLOPs; saved: of a run without early exit."""
 
     name: str
     strategy: str
@@ -120,10 +117,7 @@ def save_run(folder: Path, run: Run) -> None:
 
 
 def load_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
-    """Read a finished run folder; `overrides` say where its photos are now, such as data.val=FOLDER.
-
-    Raises TrainError when something is missing or does not fit.
-    """
+    """Read a finished run; `overrides` say where its photos are now, such as data.val=FOLDER. Raises TrainError."""
     for name in FILES:
         if not (folder / name).is_file():
             raise TrainError(f"{folder} is not a finished run: {name} is missing; train it, or resume it with --resume")

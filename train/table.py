@@ -17,10 +17,7 @@ Row = TypeVar("Row")
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
-    """The whole rows of a file, which may be growing; an empty cell is the default of its field.
-
-    kind: a dataclass or msgspec struct. Raises TrainError for a file that is missing, or holds something else.
-    """
+    """The whole rows (dataclasses or structs) of a file, which may be growing; empty: the default. Raises TrainError."""
     try:
         text = path.read_text(encoding="utf-8")
         lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))

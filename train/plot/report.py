@@ -36,10 +36,7 @@ STYLE: dict[Any, Any] = {"text.parse_math": False, "axes.grid": True, "grid.colo
 
 
 def draw(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Draw run folders into one file, report.png in the folder of a single one, and return its path.
-
-    Raises TrainError for what cannot be read or written.
-    """
+    """Draw run folders into one file, by default report.png in the folder of a single one. Raises TrainError."""
     out = out or (Path("comparison.png") if len(runs) > 1 else runs[0] / "report.png")
     figure = report_figure(runs)
     try:

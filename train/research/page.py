@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
+
+from scipy import stats
 
 from train.research.results import Result
 from train.research.runner import COSTS, Study
@@ -58,11 +59,8 @@ def compare(same: Sequence[Result], change: str, baseline: str, cost: str) -> tu
 
 def spread(differences: Sequence[float]) -> tuple[float, float]:
     """The 95 % t interval of the mean of at least two paired differences."""
-    from scipy import stats
-
-    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * deviation / math.sqrt(len(differences))
-    return mean - half, mean + half
+    mean, half = statistics.mean(differences), stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return float(mean - half), float(mean + half)
 
 
 def _table(study: Study, rows: Sequence[Result], cost: str) -> str:

@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
-    """The whole rows (dataclasses or structs) of a file, which may be growing; empty: the default. Raises TrainError."""
+    """The whole rows (dataclasses or structs) of a file, which may be growing; empty: default. Raises TrainError."""
     try:
         text = path.read_text(encoding="utf-8")
         lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))

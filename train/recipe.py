@@ -37,7 +37,7 @@ class Supervised(_Strict, frozen=True, kw_only=True):
     batch: Count = 64
 
 
-class Teacher(_Strict, frozen=True, kw_only=True):
+class TeacherSettings(_Strict, frozen=True, kw_only=True):
     """A timm ViT: from a local safetensors file, from the hub (`pretrained`), or trained here (`supervised`)."""
 
     model: str
@@ -101,7 +101,7 @@ class _Curriculum(_Strict, frozen=True, kw_only=True, tag_field="strategy"):
         return str(self.__struct_config__.tag)
 
 
-class Leap(_Curriculum, frozen=True, kw_only=True, tag="leap"):
+class LeapSettings(_Curriculum, frozen=True, kw_only=True, tag="leap"):
     """LEAP as published, with the published settings."""
 
     every: Count = 1
@@ -110,7 +110,7 @@ class Leap(_Curriculum, frozen=True, kw_only=True, tag="leap"):
     max_epochs: Count = 5  # ends of epochs on one block: an epoch that had begun before counts too
 
 
-class LeapGrow(_Curriculum, frozen=True, kw_only=True, tag="leap-grow"):
+class LeapGrowSettings(_Curriculum, frozen=True, kw_only=True, tag="leap-grow"):
     """The student grows with its target: blocks deeper than the target are run in neither of them."""
 
     last_share: Share = 0.3  # of the steps; the other blocks have equal shares of the rest, or less after a plateau
@@ -121,27 +121,27 @@ class LeapGrow(_Curriculum, frozen=True, kw_only=True, tag="leap-grow"):
     plateau_rise: Share = 0.002  # as many steps before them
 
 
-class Linear(_Curriculum, frozen=True, kw_only=True, tag="linear"):
+class LinearSettings(_Curriculum, frozen=True, kw_only=True, tag="linear"):
     """A ramp by the step count."""
 
     last_share: Share = 0.3  # of the steps, for the last block
 
 
-class Fixed(_Curriculum, frozen=True, kw_only=True, tag="fixed"):
+class FixedSettings(_Curriculum, frozen=True, kw_only=True, tag="fixed"):
     """One block all along, counted from 1."""
 
     block: Count
 
 
-class Last(_Curriculum, frozen=True, kw_only=True, tag="last"):
+class LastSettings(_Curriculum, frozen=True, kw_only=True, tag="last"):
     """The last block all along: ordinary feature distillation."""
 
 
-class OneToOne(_Curriculum, frozen=True, kw_only=True, tag="one-to-one"):
+class OneToOneSettings(_Curriculum, frozen=True, kw_only=True, tag="one-to-one"):
     """All blocks, with a projection each."""
 
 
-AnyCurriculum = Leap | LeapGrow | Linear | Fixed | Last | OneToOne
+AnyCurriculum = LeapSettings | LeapGrowSettings | LinearSettings | FixedSettings | LastSettings | OneToOneSettings
 CURRICULA = {kind.__struct_config__.tag: kind for kind in get_args(AnyCurriculum)}
 
 
@@ -185,10 +185,10 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
     description: str
     student: Student
-    teacher: Teacher
+    teacher: TeacherSettings
     data: Data
     preprocessing: Preprocessing
-    curriculum: AnyCurriculum = Leap()
+    curriculum: AnyCurriculum = LeapSettings()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()

@@ -26,7 +26,7 @@ from train.evaluate.knn import knn
 from train.evaluate.own_classes import own_classes
 from train.evaluate.probe import linear_probe
 from train.evaluate.retrieval import retrieve, retrieve_listed
-from train.recipe import Teacher
+from train.recipe import TeacherSettings
 from train.research.results import Result, results_of
 from train.run import commit, hardware
 
@@ -180,7 +180,7 @@ def search(task: Task, gallery: Embeddings, queries: Embeddings, kind: str) -> l
     return [mean, scores.share(f"recall@1, {kind}", *where, firsts)]
 
 
-def teacher_space(student: Candidate, spec: Teacher, tasks: Sequence[Task], cache: Cache) -> list[Result]:
+def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Task], cache: Cache) -> list[Result]:
     """Every pair on every task with retrieval, and the cosine of their vectors. Raises TrainError.
 
     The teacher is given the photos as it was when it taught this student.

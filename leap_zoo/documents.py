@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec.inspect import type_info
 
 from leap_zoo.atomic import atomic_file
 from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
@@ -76,7 +77,7 @@ def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
         _check_schema(data, where)
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidCard(f"{where}: {_explain(str(error), kind)}; mend that key or publish it again") from error
+        raise InvalidCard(f"{where}: {explain(str(error), kind)}; mend that key or publish it again") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidCard(f"{where} is no valid JSON ({error}); publish it again") from error
 
@@ -104,13 +105,14 @@ def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `\$(?P<path>.*)`)?\Z", re.DOTALL)
 
 
-def _explain(message: str, kind: type[msgspec.Struct]) -> str:
+def explain(message: str, kind: type[msgspec.Struct]) -> str:
     """msgspec's message, with the nearest known key when a key is unknown."""
     found = _UNKNOWN_FIELD.search(message)
     if found is None:
         return message
-    known = _keys_at(msgspec.inspect.type_info(kind), (found["path"] or "").lstrip("."))
-    return f"unknown key {short(found['key'])}{nearest(found['key'], known)}"
+    path = (found["path"] or "").lstrip(".")
+    where = f" in {path}" if path else ""
+    return f"unknown key {short(found['key'])}{where}{nearest(found['key'], _keys_at(type_info(kind), path))}"
 
 
 def _keys_at(node: msgspec.inspect.Type, path: str) -> list[str]:

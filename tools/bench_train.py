@@ -72,10 +72,10 @@ def compare(spec: Recipe, variants: Sequence[Variant], device: torch.device, rou
 
 def make_step(spec: Recipe, variant: Variant, device: torch.device) -> Callable[[], None]:
     """A whole training step of a variant, as the loop takes it, on random weights and one random batch."""
-    target = recipe.Fixed(block=variant.block) if variant.block else recipe.Last()
+    target = recipe.FixedSettings(block=variant.block) if variant.block else recipe.LastSettings()
     spec = msgspec.structs.replace(
         spec,
-        curriculum=recipe.LeapGrow(start=variant.block or 1) if variant.grown else target,
+        curriculum=recipe.LeapGrowSettings(start=variant.block or 1) if variant.grown else target,
         optimizer=msgspec.structs.replace(spec.optimizer, decay="cosine"),
         student=msgspec.structs.replace(spec.student, init="random"),
         precision="bf16" if variant.bf16 else "fp32",

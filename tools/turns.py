@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from train.hardware import describe
 from train.research.results import Result
-from train.run import commit
+from train.run import commit, hardware
 
 Seconds = list[float]  # of one call, in each round
 
@@ -46,7 +45,7 @@ def row(device: torch.device, subject: str, metric: str, values: Sequence[float]
         value=value,
         low=low,
         high=high,
-        hardware=describe(device),
+        hardware=hardware(device),
         commit=commit(),
     )
 

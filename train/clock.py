@@ -6,15 +6,12 @@ import time
 
 
 class Clock:
-    """Seconds of a training over its steps: `seconds` on the wall, `cpu_seconds` of this process, `wait_seconds` of the
-    wall between the end of a step and the arrival of the next batch.
-    """
+    """Seconds of a training over its steps: on the wall, of this process's CPU time, and waiting for batches."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu_seconds = self.wait_seconds = 0.0
         self._since: tuple[float, float] | None = None  # wall and CPU clock when the last span was taken
-        self._waited = 0.0  # for the batch of the present step
-        self._step = 0.0  # seconds of the last whole step, with its wait
+        self._waited = self._step = 0.0  # seconds: for the newest batch; of the last whole step, with its wait
 
     @property
     def wait_share(self) -> float:
@@ -48,9 +45,8 @@ class Clock:
 
     def state_dict(self) -> dict[str, float]:
         """The three sums."""
-        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "wait_seconds": self.wait_seconds}
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Count on from `state_dict()`."""
-        self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
-        self.wait_seconds = state["wait_seconds"]
+        vars(self).update(state)

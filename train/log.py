@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from train import table
@@ -13,37 +12,27 @@ FILE, EVERY = "log.csv", 10  # steps
 
 @dataclass(frozen=True)
 class LogRow:
-    """After `step` steps (from 1): means since the last decision of the curriculum, whose target was `block`.
-
-    rate: of the optimiser. images_per_second: of the newest step. waiting: share of the time so far that steps waited
-    for photos, 0..1.
-    """
+    """After `step` steps (from 1): means since the last decision of the curriculum, whose target was `block`."""
 
     step: int
     loss: float
     block: int
     similarity: float
-    rate: float
-    images_per_second: float
-    waiting: float
+    rate: float  # of the optimiser
+    images_per_second: float  # of the newest step
+    waiting: float  # share of the time so far that steps waited for photos, 0..1
 
 
 class Log:
-    """Appends to a log; what it holds of later steps than `step` was before a resumption, and is dropped."""
+    """Appends to a log, without the rows of later steps than `step`, which precede a resumption."""
 
     def __init__(self, file: Path, step: int) -> None:
-        kept = [row for row in read(file) if row.step <= step]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = file.open("w", newline="")
-        self._writer = csv.writer(self._stream, lineterminator="\n")
-        self._writer.writerow([field.name for field in fields(LogRow)])
-        for row in kept:
-            self.write(row)
+        self.file = file
+        table.write(file, [row for row in read(file) if row.step <= step])
 
     def write(self, row: LogRow) -> None:
         """Add a row, and let readers see it."""
-        self._writer.writerow(table.cells(row))
-        self._stream.flush()
+        table.append(self.file, row)
 
 
 def read(file: Path) -> list[LogRow]:

@@ -22,7 +22,6 @@ from train.errors import TrainError
 from train.evaluate import monitor, standard
 from train.evaluate.features import normalise, pooled
 from train.evaluate.probe import check_labels
-from train.hardware import describe
 from train.loop import Training, train
 from train.method import curriculum, flops, slicing
 from train.method.distiller import Distiller
@@ -33,7 +32,7 @@ from train.method.targets import TargetStore
 from train.method.teacher import Teacher, check_teacher, make_vit, normalisation
 from train.recipe import Recipe
 from train.recipe_file import differences, load_recipe, save_recipe
-from train.run import RECIPE, HeadInfo, ModelInfo, Run, RunReport, commit, save_run, save_skipped, versions
+from train.run import RECIPE, HeadInfo, ModelInfo, Run, RunReport, commit, hardware, save_run, save_skipped, versions
 
 START_PHOTOS = 512  # some 50,000 tokens, by which a student that starts from its teacher is cut
 
@@ -214,7 +213,7 @@ def _finish(
         data_wait=round(clock.wait_share, 4),
         images_per_second=round(images / clock.seconds, 1) if clock.seconds else 0.0,
         commit=commit(),
-        hardware=describe(device),
+        hardware=hardware(device),
         versions=versions("torch", "timm", "lightning"),
     )
     return Run(
@@ -232,7 +231,7 @@ def _draw(folder: Path) -> None:
     try:
         from train.plot import report  # matplotlib may be missing, or broken
 
-        report.write_report(folder)
+        report.draw([folder])
     except Exception as error:
         print(f"{folder}: no picture of this run ({' '.join(str(error).split())}); try python -m train.plot {folder}")
 

@@ -13,7 +13,6 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AboveZero = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
-Smoothing = Annotated[float, Meta(gt=0, le=1)]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,7 +37,7 @@ class Supervised(_Strict, frozen=True, kw_only=True):
     batch: Count = 64
 
 
-class Teacher(_Strict, frozen=True, kw_only=True):
+class TeacherSettings(_Strict, frozen=True, kw_only=True):
     """A timm ViT: from a local safetensors file, from the hub (`pretrained`), or trained here (`supervised`)."""
 
     model: str
@@ -57,13 +56,10 @@ class Teacher(_Strict, frozen=True, kw_only=True):
 
 
 class MoreData(_Strict, frozen=True, kw_only=True):
-    """Further photos to distil on, without labels: a folder or a .tar file.
-
-    weight: how often a photo of this set is seen in an epoch, on average.
-    """
+    """Further photos to distil on, without labels: a folder or a .tar file."""
 
     path: str
-    weight: AboveZero = 1.0
+    weight: AboveZero = 1.0  # how often a photo is seen in an epoch, on average
 
 
 class Data(_Strict, frozen=True, kw_only=True):
@@ -77,9 +73,7 @@ class Data(_Strict, frozen=True, kw_only=True):
     weight: AboveZero = 1.0  # of the photos of `train`, as in MoreData
     more: list[MoreData | str] = []  # a string is the path of a set of weight 1
     held_out: str | None = None  # file-name pattern, left out of all training (a test set for the teacher's head)
-    holdout: Annotated[int, Meta(ge=2)] | None = (
-        None  # keep one photo in so many aside: figures are of them, not of val
-    )
+    holdout: Annotated[int, Meta(ge=2)] | None = None  # one photo in so many is kept aside: figures are of those
     epoch_photos: Count | None = None  # photos in an epoch; None: each set once, times its weight
     views: Count | None = None  # a photo has so many augmented views, of which the teacher's tokens are kept in `store`
     probe_photos: Count = 50_000  # the probe and the monitor learn from so many photos of `train` at most
@@ -98,13 +92,8 @@ class Data(_Strict, frozen=True, kw_only=True):
 
 
 class _Curriculum(_Strict, frozen=True, kw_only=True, tag_field="strategy"):
-    """similarity: of student and target; every strategy logs it. every: steps from one decision to the next.
-
-    On a GPU each decision waits for the steps before it, so rare decisions are cheaper.
-    """
-
-    similarity: Literal["cka", "cosine"] = "cka"
-    every: Count = 10
+    similarity: Literal["cka", "cosine"] = "cka"  # of student and target; every strategy logs it
+    every: Count = 10  # steps from one decision to the next; on a GPU each decision waits for the steps before it
 
     @property
     def strategy(self) -> str:
@@ -112,23 +101,19 @@ class _Curriculum(_Strict, frozen=True, kw_only=True, tag_field="strategy"):
         return str(self.__struct_config__.tag)
 
 
-class Leap(_Curriculum, frozen=True, kw_only=True, tag="leap"):
+class LeapSettings(_Curriculum, frozen=True, kw_only=True, tag="leap"):
     """LEAP as published, with the published settings."""
 
     every: Count = 1
     threshold: Share = 0.85
-    smoothing: Smoothing = 1.0
+    smoothing: Annotated[float, Meta(gt=0, le=1)] = 1.0  # weight of the newest similarity in the average
     max_epochs: Count = 5  # ends of epochs on one block: an epoch that had begun before counts too
 
 
-class LeapGrow(_Curriculum, frozen=True, kw_only=True, tag="leap-grow"):
-    """The student grows with its target: blocks deeper than the target are run in neither of them.
+class LeapGrowSettings(_Curriculum, frozen=True, kw_only=True, tag="leap-grow"):
+    """The student grows with its target: blocks deeper than the target are run in neither of them."""
 
-    The last block has `last_share` of the steps. What is left of the others is shared out equally among the blocks
-    before it; a block whose similarity has reached a plateau leaves the rest of its share to the deeper ones.
-    """
-
-    last_share: Share = 0.3
+    last_share: Share = 0.3  # of the steps; the other blocks have equal shares of the rest, or less after a plateau
     start: Count | Literal["calibrated"] = 1  # `calibrated`: the block most similar to the fresh student
     grow: bool = True  # false: the whole student runs from the start, and only its target moves
     fresh: Literal["identity", "random"] = "identity"  # how a block of random weights begins when the student grows
@@ -136,79 +121,62 @@ class LeapGrow(_Curriculum, frozen=True, kw_only=True, tag="leap-grow"):
     plateau_rise: Share = 0.002  # as many steps before them
 
 
-class Linear(_Curriculum, frozen=True, kw_only=True, tag="linear"):
-    """A ramp by the step count; the last block has `last_share` of the steps."""
+class LinearSettings(_Curriculum, frozen=True, kw_only=True, tag="linear"):
+    """A ramp by the step count."""
 
-    last_share: Share = 0.3
+    last_share: Share = 0.3  # of the steps, for the last block
 
 
-class Fixed(_Curriculum, frozen=True, kw_only=True, tag="fixed"):
+class FixedSettings(_Curriculum, frozen=True, kw_only=True, tag="fixed"):
     """One block all along, counted from 1."""
 
     block: Count
 
 
-class Last(_Curriculum, frozen=True, kw_only=True, tag="last"):
+class LastSettings(_Curriculum, frozen=True, kw_only=True, tag="last"):
     """The last block all along: ordinary feature distillation."""
 
 
-class OneToOne(_Curriculum, frozen=True, kw_only=True, tag="one-to-one"):
+class OneToOneSettings(_Curriculum, frozen=True, kw_only=True, tag="one-to-one"):
     """All blocks, with a projection each."""
 
 
-AnyCurriculum = Leap | LeapGrow | Linear | Fixed | Last | OneToOne
+AnyCurriculum = LeapSettings | LeapGrowSettings | LinearSettings | FixedSettings | LastSettings | OneToOneSettings
 CURRICULA = {kind.__struct_config__.tag: kind for kind in get_args(AnyCurriculum)}
 
 
 class Loss(_Strict, frozen=True, kw_only=True):
-    """Distance of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens.
+    """Distance of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens."""
 
-    targets: `raw` as published; `standardised` divides each channel of a block by its running deviation first.
-    distance: `mse` as published; `cosine-smooth-l1` is 1 - cosine of the tokens plus smooth L1.
-    logits_weight: of the divergence (KL) of the teacher's classes through the projected CLS from the teacher's own,
-    while its last block is the target; 0 leaves its classifier out.
-    """
-
-    targets: Literal["raw", "standardised"] = "raw"
-    distance: Literal["mse", "cosine-smooth-l1"] = "mse"
+    targets: Literal["raw", "standardised"] = "raw"  # standardised: each channel of a block over its running deviation
+    distance: Literal["mse", "cosine-smooth-l1"] = "mse"  # the latter: 1 - cosine of the tokens, plus smooth L1
     cls_weight: NotNegative = 0.05
-    logits_weight: NotNegative = 0.0
+    logits_weight: NotNegative = 0.0  # of KL(teacher's classes, those of the projected CLS), at its last block
 
 
 class Optimizer(_Strict, frozen=True, kw_only=True):
-    """A timm optimiser by name, and its learning rate: a linear warm-up, then a decay to `final_share` of the rate.
-
-    decay: `cosine` from the end of the warm-up to the last step, as published; `last-block` keeps the rate constant
-    until the steps that are reserved for the last block, and is a cosine over those. What a target is worth to the
-    student follows its share of the learning rate, not of the steps.
-    decay_share: the share of the steps that `last-block` decays over; None: the curriculum's `last_share`.
-    warmup_epochs: None: a tenth of the epochs, 10 at most, as published.
-    """
+    """A timm optimiser by name, and its learning rate: a linear warm-up, then a cosine to `final_share` of the rate."""
 
     name: Literal["adamw", "lars"] = "adamw"
     lr: AboveZero = 1e-3
     weight_decay: NotNegative = 0.05
     momentum: Share = 0.9  # of LARS
-    warmup_epochs: NotNegative | None = None
-    decay: Literal["cosine", "last-block"] = "cosine"
-    decay_share: Share | None = None
+    warmup_epochs: NotNegative | None = None  # None: a tenth of the epochs, 10 at most, as published
+    decay: Literal["cosine", "last-block"] = "cosine"  # since the warm-up, as published; over the last block's steps
+    decay_share: Share | None = None  # of the steps, for `last-block`; None: the curriculum's `last_share`
     final_share: Share = 0.001
     clip: NotNegative = 1.0  # gradient norm; 0 does not clip
 
 
 class Augment(_Strict, frozen=True, kw_only=True):
-    """Random resized crop of the whole photo, flip, colour jitter and grey per photo, and one mix of the batch.
+    """Random resized crop of the whole photo, flip, colour jitter and grey per photo, and one mix of the batch."""
 
-    scale: share of the photo's area that a crop has. colour: strengths of brightness, contrast, saturation and hue.
-    mix: of each batch with itself, by one factor for the whole batch.
-    """
-
-    scale: tuple[Share, Share] = (0.14, 1.0)
+    scale: tuple[Share, Share] = (0.14, 1.0)  # share of the photo's area that a crop has
     flip: Share = 0.5
-    jitter: Share = 0.8
+    jitter: Share = 0.8  # how often; `colour`: strengths of brightness, contrast, saturation and hue
     colour: tuple[Share, Share, Share, Annotated[float, Meta(ge=0, le=0.5)]] = (0.4, 0.4, 0.2, 0.1)
     grey: Share = 0.2
-    mix: bool = True
+    mix: bool = True  # each batch with itself, by one factor
 
 
 class Recipe(_Strict, frozen=True, kw_only=True):
@@ -217,10 +185,10 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
     description: str
     student: Student
-    teacher: Teacher
+    teacher: TeacherSettings
     data: Data
     preprocessing: Preprocessing
-    curriculum: AnyCurriculum = Leap()
+    curriculum: AnyCurriculum = LeapSettings()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
@@ -228,17 +196,14 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     batch: Count = 128
     accumulate: Count = 1  # a step's batch is computed in so many pieces, for want of memory
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # mixed; fp16 needs a GPU
-    compile: bool = False  # student and teacher, by torch.compile
     checkpoint_minutes: AboveZero = 10.0  # between checkpoints within an epoch; each epoch's end has one anyway
     seed: Annotated[int, Meta(ge=0)] = 0
     monitor: Annotated[int, Meta(ge=0)] | None = None  # epochs between measurements; 0: never, None: ten in the run
 
     def __post_init__(self) -> None:
         if self.optimizer.decay == "last-block" and self.decay_share is None:
-            raise ValueError(
-                f"optimizer.decay=last-block needs optimizer.decay_share: `{self.curriculum.strategy}` reserves no "
-                "share of the steps for the last block"
-            )
+            strategy = self.curriculum.strategy
+            raise ValueError(f"optimizer.decay=last-block needs optimizer.decay_share: `{strategy}` has none")
         if self.teacher.head == self.data.head:
             raise ValueError(f"teacher.head and data.head are both {self.data.head!r}: a model's heads need own names")
         if self.data.views and self.augment.mix:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import yaml
 
+from leap_zoo.documents import explain
+from leap_zoo.errors import nearest
 from train.errors import TrainError
-from train.recipe import CURRICULA, AnyCurriculum, Recipe
+from train.recipe import CURRICULA, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 # What a resumed run may change: where its files are, how they are read, how often it is saved.
@@ -21,13 +22,7 @@ MAY_CHANGE = ("data.train", "data.val", "data.store", "teacher.checkpoint", "che
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe given as a path, or by the name of one in `train/recipes`. Raises TrainError."""
-    if Path(name).is_file():
-        return Path(name)
-    known = recipe_files()
-    stems = {path.stem: path for path in known.values()}
-    if Path(name).stem in stems:
-        return stems[Path(name).stem]
-    raise TrainError(f"no recipe {name!r}{_nearest(Path(name).stem, list(stems))}; the recipes are {', '.join(known)}")
+    return find_file(name, recipe_files(), "recipe")
 
 
 def recipe_files() -> dict[str, Path]:
@@ -36,21 +31,40 @@ def recipe_files() -> dict[str, Path]:
     return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in paths}
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+def find_file(name: str, known: dict[str, Path], what: str) -> Path:
+    """A file given as a path, or by its name among the `known`, whatever folder is named. Raises TrainError."""
+    stem = Path(name).stem
+    found = Path(name) if Path(name).is_file() else {path.stem: path for path in known.values()}.get(stem)
+    if found is None:
+        raise TrainError(f"no {what} {name!r}{nearest(stem, known)}")
+    return found
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `key=value` overrides (dotted keys, YAML values). Raises TrainError."""
-    try:
-        tree = yaml.load(path.read_text(), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainError(f"cannot read the recipe {path}: {_one_line(error)}") from error
-    if not isinstance(tree, dict):
-        raise TrainError(f"{path} is no recipe: it must be a YAML mapping; start from one in train/recipes")
-    for override in overrides or []:
+    tree = read_yaml(path)
+    for override in overrides:
         _apply(tree, override)
-    strategy = _strategy(tree, path)
+    curriculum = tree.setdefault("curriculum", {})
+    strategy = curriculum.setdefault("strategy", "leap") if isinstance(curriculum, dict) else "leap"
+    if strategy not in CURRICULA:
+        raise TrainError(f"recipe {path.name}: no strategy {strategy!r}{nearest(str(strategy), CURRICULA)}")
     try:
         return msgspec.convert(tree, Recipe)
     except msgspec.ValidationError as error:
-        raise TrainError(f"recipe {path.name}: {_explain(str(error), strategy)}") from error
+        kind = CURRICULA[strategy] if "`$.curriculum`" in str(error) else Recipe
+        raise TrainError(f"recipe {path.name}: {explain(str(error), kind)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file. Raises TrainError."""
+    try:
+        tree = yaml.load(path.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise TrainError(f"{path} is no YAML mapping; start from a file in train/recipes, or in train/research/studies")
+    return tree
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -60,15 +74,13 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
     """The dotted keys in which two recipes differ, but for those that change nothing in what is learned."""
-    return [key for key, value in _flat(one).items() if value != _flat(other).get(key) and key not in MAY_CHANGE]
+    ours, theirs = (dict(_flat(msgspec.to_builtins(recipe))) for recipe in (one, other))
+    return [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in MAY_CHANGE]
 
 
-def _flat(spec: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {prefix + "strategy": spec.strategy} if isinstance(spec, AnyCurriculum) else {}
-    for name in spec.__struct_fields__:
-        value = getattr(spec, name)
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, msgspec.Struct) else {prefix + name: value}
-    return flat
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -81,14 +93,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for parent in parents:
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-        if node is None:
-            raise TrainError(f"{key!r} leads nowhere in this recipe: {parent!r} holds no further keys")
     if not isinstance(node, dict):
-        raise TrainError(f"{key!r} leads nowhere in this recipe")
+        raise TrainError(f"{key!r} leads nowhere in this recipe: {parents[-1]!r} holds no further keys")
     try:
         node[leaf] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise TrainError(f"the value of {key!r} is no YAML: {_one_line(error)}") from error
+        raise TrainError(f"the value of {key!r} is no YAML: {' '.join(str(error).split())}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,41 +108,3 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
 )
-_UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
-
-
-def _explain(message: str, strategy: str) -> str:
-    found = _UNKNOWN.search(message)
-    if not found:
-        return message
-    key, path = found[1], found[2] or ""
-    node: Any = Recipe
-    for part in filter(None, path.split(".")):
-        kind = next((f.type for f in msgspec.structs.fields(node) if f.name == part), node)
-        node = get_args(kind)[0] if isinstance(kind, UnionType) else kind  # `Supervised | None`
-    if path == "curriculum":
-        node = CURRICULA[strategy]
-    known = [field.name for field in msgspec.structs.fields(node)]
-    where = f" in `{path}`" if path else ""
-    return f"unknown key `{key}`{where}{_nearest(key, known)}; known are {', '.join(known)}"
-
-
-def _strategy(tree: dict[str, Any], path: Path) -> str:
-    """The strategy that the recipe names, `leap` where it names none."""
-    named = tree.get("curriculum", {})
-    name = named.setdefault("strategy", "leap") if isinstance(named, dict) else "leap"
-    if name not in CURRICULA:
-        raise TrainError(
-            f"recipe {path.name}: no strategy {name!r}{_nearest(str(name), list(CURRICULA))}; "
-            f"the strategies are {', '.join(CURRICULA)}"
-        )
-    return str(name)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean `{close[0]}`?" if close else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

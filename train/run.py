@@ -6,7 +6,6 @@ the weights mean), `curriculum.csv`, `metrics.json`, `skipped.csv` (photos that 
 
 from __future__ import annotations
 
-import csv
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
@@ -39,7 +39,7 @@ FILES = (RECIPE, "student.safetensors", "head.safetensors", "model.json", "curri
 
 
 class HeadInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A classifier in head.safetensors (`heads.<name>.weight`, `.bias`); which features it takes."""
+    """A classifier in head.safetensors: `heads.<name>.weight`, `.bias`."""
 
     name: str
     features: Literal["embedding", "teacher_embedding"]
@@ -57,10 +57,7 @@ class ModelInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run measured and cost. FLOPs count a multiply-add as two.
-
-    Shares of FLOPs are of a run in which the whole teacher, and the whole student, run at every step.
-    """
+    """What a run measured and cost. A multiply-add is two FLOPs; saved: of a run without early exit."""
 
     name: str
     strategy: str
@@ -104,10 +101,8 @@ class Run(msgspec.Struct, kw_only=True):
 
     def teacher_classes(self) -> npt.NDArray[np.int64] | None:
         """For each class folder, its index among the outputs of the teacher's ImageNet head; None without one."""
-        head = next((head for head in self.info.heads if head.features == "teacher_embedding"), None)
-        if head is None or len(head.labels) != 1000:
-            return None
-        return imagenet_indices(self.photos().val.classes)
+        heads = [head for head in self.info.heads if head.features == "teacher_embedding" and len(head.labels) == 1000]
+        return imagenet_indices(self.photos().val.classes) if heads else None
 
 
 def save_run(folder: Path, run: Run) -> None:
@@ -121,11 +116,8 @@ def save_run(folder: Path, run: Run) -> None:
     write_json(folder / "metrics.json", run.report)  # last: its presence says that the run is finished
 
 
-def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
-    """Read a finished run folder; `overrides` say where its photos are now, such as data.val=FOLDER.
-
-    Raises TrainError when something is missing or does not fit.
-    """
+def load_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
+    """Read a finished run; `overrides` say where its photos are now, such as data.val=FOLDER. Raises TrainError."""
     for name in FILES:
         if not (folder / name).is_file():
             raise TrainError(f"{folder} is not a finished run: {name} is missing; train it, or resume it with --resume")
@@ -138,17 +130,15 @@ def load_run(folder: Path, overrides: list[str] | None = None) -> Run:
         report = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=RunReport)
         moves = table.read(folder / "curriculum.csv", Move)
     except (SafetensorError, RuntimeError, msgspec.MsgspecError, KeyError, ValueError) as error:
-        raise TrainError(
-            f"{folder} does not fit together: {' '.join(str(error).split())[:300]}; train it anew"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise TrainError(f"{folder} does not fit together: {reason}; train it anew") from error
     return Run(recipe=recipe, info=info, report=report, moves=moves, student=student.eval(), tensors=tensors)
 
 
 def save_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> None:
     """Write FOLDER/skipped.csv: photos that could not be decoded, and why; no file where there are none."""
     if skipped:
-        with (folder / "skipped.csv").open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("photo", "reason"), *skipped])
+        table.write(folder / "skipped.csv", [{"photo": photo, "reason": reason} for photo, reason in skipped])
 
 
 def is_finished(folder: Path) -> bool:
@@ -163,13 +153,18 @@ def write_json(path: Path, value: msgspec.Struct) -> None:
 
 def commit() -> str:
     """The commit of this checkout, `+` appended when files differ from it; `unknown` outside one."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parent).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def hardware(device: torch.device) -> str:
+    """The GPU's name, or threads, architecture and vector instructions of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -91,7 +91,7 @@ def test_bench_train__writes_speed_and_early_exit(
 def test_tool__names_an_unknown_recipe(tool: object, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["refrence"] if tool is bench_train else ["--recipe", "refrence"]
     assert tool.main(words) == 2  # type: ignore[attr-defined]
-    assert "did you mean `reference`" in capsys.readouterr().err
+    assert "did you mean 'reference'" in capsys.readouterr().err
 
 
 def test_peer__does_what_the_augmentation_does() -> None:

@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run is not drawn: that takes longer than to train it."""
-    monkeypatch.setattr("train.plot.report.write_report", lambda folder: None)
+    monkeypatch.setattr("train.plot.report.draw", lambda runs: None)
 
 
 @pytest.fixture(scope="session")
@@ -213,8 +213,7 @@ def growing_recipe(tree: Callable[[], dict], photo_folders: Path, tmp_path_facto
 def growing_run(growing_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of the growing recipe, in a process of its own. Read only."""
     folder = tmp_path_factory.mktemp("growing")
-    words = (growing_recipe, "--out", folder / "run", "--results", folder / "results")
-    code, said = commands.start(*words, output=folder / "said.txt").finish()
+    code, said = commands.start(growing_recipe, "--out", folder / "run", output=folder / "said.txt").finish()
     assert code == 0, said
     return folder / "run"
 

@@ -369,4 +369,4 @@ def test_make__knows_every_strategy_of_the_recipes() -> None:
     assert (made["leap"].max_epochs, made["leap"].steps_per_epoch) == (5, 10)
     assert made["leap-grow"].ramp == made["linear"].ramp == 700
     assert made["leap-grow"].grows
-    assert make(recipe.LeapGrow(start="calibrated"), 12, steps_per_epoch=1, epochs=9).needs_calibration
+    assert make(recipe.LeapGrowSettings(start="calibrated"), 12, steps_per_epoch=1, epochs=9).needs_calibration

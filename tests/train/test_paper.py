@@ -22,7 +22,7 @@ from train.method import curriculum
 from train.method.distiller import Distiller
 from train.method.schedule import schedule
 from train.method.teacher import Teacher, check_teacher
-from train.recipe import Augment, Leap, Loss, Recipe
+from train.recipe import Augment, LeapSettings, Loss, Recipe
 from train.recipe_file import find_recipe, load_recipe
 from train.run import load_run
 
@@ -59,7 +59,7 @@ def test_recipe__has_the_papers_values(name: str, size: str, layerscale: float |
     assert (recipe.student.size, recipe.student.patch, recipe.student.registers) == (size, 14, 0)
     assert (recipe.student.layerscale, recipe.student.init) == (layerscale, "random")
     assert (recipe.preprocessing.size, recipe.epochs, recipe.batch, recipe.precision) == (224, 100, 256, "fp16")
-    assert recipe.curriculum == Leap(similarity="cka", every=1, threshold=threshold, smoothing=1, max_epochs=5)
+    assert recipe.curriculum == LeapSettings(similarity="cka", every=1, threshold=threshold, smoothing=1, max_epochs=5)
     assert recipe.loss == Loss(targets="raw", distance="mse", cls_weight=0.05, logits_weight=0)
     assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("lars", 0.9, 1e-6)
     assert optimizer.lr == pytest.approx(6 * math.sqrt(256 / 1536), rel=1e-12)

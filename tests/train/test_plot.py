@@ -16,7 +16,7 @@ from train.log import LogRow
 from train.method.curriculum import Move
 from train.plot import report
 from train.plot.__main__ import main
-from train.plot.report import COLUMNS, REASONS, load_history
+from train.plot.report import COLUMNS, REASONS
 from train.plot.study import study_figure
 from train.recipe import Recipe
 from train.recipe_file import save_recipe
@@ -80,7 +80,7 @@ def line(axes: Axes, label: str) -> tuple[list[float], list[float]]:
 
 
 def test_report_figure__shows_what_was_logged(make_run: Folder) -> None:
-    figure = report.report_figure([load_history(make_run(finished=True))])
+    figure = report.report_figure([make_run(finished=True)])
     loss, similarity, rate, speed, target, neighbours = figure.axes
     name = "leap, seed 0"
     assert line(loss, name) == (STEPS, pytest.approx([2 - step / 100 for step in STEPS]))
@@ -96,7 +96,7 @@ def test_report_figure__shows_what_was_logged(make_run: Folder) -> None:
 
 
 def test_report_figure__marks_each_move_by_its_reason(make_run: Folder) -> None:
-    target = report.report_figure([load_history(make_run(finished=True))]).axes[len(COLUMNS)]
+    target = report.report_figure([make_run(finished=True)]).axes[len(COLUMNS)]
     stairs, *marks = target.lines
     assert stairs.get_drawstyle() == "steps-post"
     assert list(stairs.get_xdata()) == [*(move.step for move in MOVES), 80]
@@ -107,22 +107,22 @@ def test_report_figure__marks_each_move_by_its_reason(make_run: Folder) -> None:
 
 
 def test_report_figure__of_an_unfinished_run_takes_the_blocks_from_the_log(make_run: Folder) -> None:
-    figure = report.report_figure([load_history(make_run())])
+    figure = report.report_figure([make_run()])
     assert line(figure.axes[len(COLUMNS)], "leap, seed 0") == ([*STEPS, 80], [1] + [2] * 8)
     assert "unfinished" in figure.get_suptitle()
 
 
-def test_write_report__of_a_run_that_has_only_begun(make_run: Folder) -> None:
+def test_draw__of_a_run_that_has_only_begun(make_run: Folder) -> None:
     folder = make_run()
     for name in ("log.csv", monitor.FILE):
         (folder / name).unlink()
-    report.write_report(folder)
+    report.draw([folder])
     assert (folder / "report.png").stat().st_size > 1000
 
 
 def test_command__draws_several_with_a_line_and_a_label_per_run(make_run: Folder, tmp_path: Path) -> None:
     folders = [make_run("a"), make_run("b", "last"), make_run("c", "last", seed=1)]
-    figure = report.report_figure([load_history(folder) for folder in folders])
+    figure = report.report_figure(folders)
     names = ["leap, seed 0", "last, seed 0", "last, seed 1"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
     assert len({item.get_color() for item in figure.axes[0].lines}) == 3
@@ -131,7 +131,7 @@ def test_command__draws_several_with_a_line_and_a_label_per_run(make_run: Folder
 
 
 def test_report_figure__names_runs_by_their_folders_where_nothing_else_differs(make_run: Folder) -> None:
-    figure = report.report_figure([load_history(make_run("a")), load_history(make_run("b"))])
+    figure = report.report_figure([make_run("a"), make_run("b")])
     assert [text.get_text()[-2:] for text in figure.legends[0].get_texts()] == ["/a", "/b"]
 
 
@@ -174,13 +174,13 @@ def test_training__survives_a_painter_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_report, folder = report.write_report, tmp_path / "run"
+    draw, folder = report.draw, tmp_path / "run"
 
-    def fail(folder: Path) -> None:
-        write_report(folder)
+    def fail(runs: list[Path]) -> None:
+        draw(runs)
         raise RuntimeError("no\npaint")
 
-    monkeypatch.setattr(report, "write_report", fail)
+    monkeypatch.setattr(report, "draw", fail)
     recipe = make_recipe(
         data={"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}, epochs=1, batch=16
     )

@@ -23,7 +23,7 @@ def test_teacher_of_other_pixels__sees_the_photo_enlarged(make_teacher: Callable
 
 
 def test_recipe__decides_the_pixels_of_the_teacher() -> None:
-    spec = recipe.Teacher(model="vit_tiny_patch16_224", pixels=96)
+    spec = recipe.TeacherSettings(model="vit_tiny_patch16_224", pixels=96)
     assert Teacher(make_vit(spec, 64)).grid == 6
 
 

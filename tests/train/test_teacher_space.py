@@ -62,7 +62,7 @@ def test_command__writes_every_pair(own_folders: Path, words: list[str], tmp_pat
 
 def test_teacher__is_its_last_block_after_the_final_norm(checkpoint: str) -> None:
     spec = leap_zoo.load("leap-nano").card.preprocessing
-    features = of_teacher(recipe.Teacher(model=MODEL, checkpoint=checkpoint), spec.size)
+    features = of_teacher(recipe.TeacherSettings(model=MODEL, checkpoint=checkpoint), spec.size)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, spec.size, spec.size, 3), dtype=np.uint8))
     torch.manual_seed(0)
     vit = timm.create_model(MODEL).eval()
@@ -76,7 +76,7 @@ def test_teachers_gallery__is_queried_by_the_student(own_folders: Path, checkpoi
     """What docs/teacher-space.md tells users to do."""
     model = leap_zoo.load("leap-nano")
     spec = model.card.preprocessing
-    features = of_teacher(recipe.Teacher(model=MODEL, checkpoint=checkpoint), spec.size)
+    features = of_teacher(recipe.TeacherSettings(model=MODEL, checkpoint=checkpoint), spec.size)
     photos = sorted((own_folders / "train" / "red").iterdir())
     pixels = np.stack([to_tensor(photo, spec) for photo in photos])
     vectors = features(torch.from_numpy(pixels))["teacher"].numpy()

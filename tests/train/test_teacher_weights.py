@@ -20,9 +20,9 @@ from train.method.teacher import Teacher, make_vit
 SHARED = Path(__file__).parents[2].parent / "shared" / "teachers" / "vit_tiny_patch16_224.safetensors"
 
 
-def spec(**values: object) -> recipe.Teacher:
+def spec(**values: object) -> recipe.TeacherSettings:
     options = {"patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 12}
-    return recipe.Teacher(**{"model": "vit_tiny_patch16_224", "options": options, **values})
+    return recipe.TeacherSettings(**{"model": "vit_tiny_patch16_224", "options": options, **values})
 
 
 def test_make_vit__keeps_a_classifier_of_any_number_of_classes(teacher: Teacher, teacher_file: Path) -> None:
@@ -154,7 +154,7 @@ def test_pretrained__names_the_offline_way_when_the_hub_gives_nothing(
 
     monkeypatch.setattr(teachers, "hf_hub_download", download)
     with pytest.raises(TrainError, match="cannot fetch vit_small_patch16_dinov3") as caught:
-        make_vit(recipe.Teacher(model="vit_small_patch16_dinov3", pretrained=True), 32)
+        make_vit(recipe.TeacherSettings(model="vit_small_patch16_dinov3", pretrained=True), 32)
     message = one_line(caught)
     assert type(error).__name__ in message
     assert message.endswith("teacher.pretrained=false teacher.checkpoint=FILE.safetensors")
@@ -240,7 +240,7 @@ def test_make_vit__names_near_models() -> None:
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="the shared ImageNet teacher is not on this machine")
 def test_shared_teacher__loads_at_160_px_and_stops_early() -> None:
-    teacher = Teacher(make_vit(recipe.Teacher(model="vit_tiny_patch16_224", checkpoint=str(SHARED)), 160))
+    teacher = Teacher(make_vit(recipe.TeacherSettings(model="vit_tiny_patch16_224", checkpoint=str(SHARED)), 160))
     assert (teacher.blocks, teacher.width, teacher.grid, teacher.classes) == (12, 192, 10, 1000)
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     every = teacher.every_block(images)

@@ -56,8 +56,8 @@ def test_help__lists_the_recipes_without_torch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("digist",), "did you mean `digits`"),
-        (("digits", "optimzer.lr=1"), "did you mean `optimizer`"),
+        (("digist",), "did you mean 'digits'"),
+        (("digits", "optimzer.lr=1"), "did you mean 'optimizer'"),
         (("digits", "--out", "{tmp}", "epochs=none"), "epochs"),
         (("{recipe}", "teacher.checkpoint={tmp}/absent.safetensors"), "no teacher file"),
         (("{recipe}", "teacher.checkpoint={tmp}/teacher.pth"), "pickles"),

@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> list[Result]:
     given = options.checkpoint is not None or options.pretrained
     if plan.imagenet and not given and any(student.taught for student in students):
         raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")
-    spec = recipe.Teacher(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
+    spec = recipe.TeacherSettings(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
     teachers = candidates.teachers_of(students, spec) if given else []
     if is_zoo:  # the zoo's tables have one kind of features, and one k
         students = [replace(student, kinds=("embedding",)) for student in students]

@@ -95,7 +95,7 @@ def from_zoo(folder: Path, teacher: str, head: str) -> list[Candidate]:
     ]
 
 
-def from_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Candidate:
+def from_teacher(spec: recipe.TeacherSettings, preprocessing: Preprocessing) -> Candidate:
     """The teacher, given photos as `preprocessing` says, and enlarged where spec.pixels says so. Raises TrainError."""
     size = preprocessing.size
     vit = check_teacher(spec, size)
@@ -127,7 +127,7 @@ def from_teacher(spec: recipe.Teacher, preprocessing: Preprocessing) -> Candidat
     )
 
 
-def teachers_of(students: Sequence[Candidate], spec: recipe.Teacher) -> list[Candidate]:
+def teachers_of(students: Sequence[Candidate], spec: recipe.TeacherSettings) -> list[Candidate]:
     """The teacher at its own resolution, then at that of its students. Raises TrainError."""
     config = timm.get_pretrained_cfg(spec.model)
     size = config.input_size[-1] if config else 224

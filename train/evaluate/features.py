@@ -74,7 +74,7 @@ def of_artifact(model: Model, outputs: Mapping[str, str] = OUTPUTS) -> Features:
     return features
 
 
-def of_teacher(spec: recipe.Teacher, size: int) -> Features:
+def of_teacher(spec: recipe.TeacherSettings, size: int) -> Features:
     """The teacher, of photos of `size` px, enlarged where `spec.pixels` says so: as it taught. Raises TrainError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return teacher_features(Teacher(make_vit(spec, size)).to(device))

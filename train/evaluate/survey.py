@@ -26,10 +26,9 @@ from train.evaluate.knn import knn
 from train.evaluate.own_classes import own_classes
 from train.evaluate.probe import linear_probe
 from train.evaluate.retrieval import retrieve, retrieve_listed
-from train.hardware import describe
-from train.recipe import Teacher
+from train.recipe import TeacherSettings
 from train.research.results import Result, results_of
-from train.run import commit
+from train.run import commit, hardware
 
 VERSION = 3  # raise it when embeddings come to mean something else
 BATCH = 32  # larger ones do not fit the processor's caches: the teacher then takes a quarter longer per photo
@@ -116,7 +115,7 @@ def survey(
 
 def about(candidate: Candidate) -> dict[str, object]:
     """The fields of its results that are the same in all."""
-    return {**candidate.about, "hardware": describe(candidate.device), "commit": commit()}
+    return {**candidate.about, "hardware": hardware(candidate.device), "commit": commit()}
 
 
 def evaluate(
@@ -181,7 +180,7 @@ def search(task: Task, gallery: Embeddings, queries: Embeddings, kind: str) -> l
     return [mean, scores.share(f"recall@1, {kind}", *where, firsts)]
 
 
-def teacher_space(student: Candidate, spec: Teacher, tasks: Sequence[Task], cache: Cache) -> list[Result]:
+def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Task], cache: Cache) -> list[Result]:
     """Every pair on every task with retrieval, and the cosine of their vectors. Raises TrainError.
 
     The teacher is given the photos as it was when it taught this student.

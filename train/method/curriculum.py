@@ -258,22 +258,22 @@ def make(spec: recipe.AnyCurriculum, blocks: int, *, steps_per_epoch: int, epoch
     """The strategy that a recipe asks for, its epochs turned into steps."""
     steps = epochs * steps_per_epoch
     match spec:
-        case recipe.Leap(threshold=threshold, smoothing=smoothing, max_epochs=most):
+        case recipe.LeapSettings(threshold=threshold, smoothing=smoothing, max_epochs=most):
             return Leap(
                 blocks, threshold=threshold, smoothing=smoothing, max_epochs=most, steps_per_epoch=steps_per_epoch
             )
-        case recipe.LeapGrow():
+        case recipe.LeapGrowSettings():
             start = None if spec.start == "calibrated" else spec.start
             plateau = Plateau(spec.plateau_steps, spec.plateau_rise)
             share, grow = spec.last_share, spec.grow
             return LeapGrow(blocks, steps=steps, last_share=share, start=start, grow=grow, plateau=plateau)
-        case recipe.Linear():
+        case recipe.LinearSettings():
             return Linear(blocks, steps=steps, last_share=spec.last_share)
-        case recipe.Fixed():
+        case recipe.FixedSettings():
             return Fixed(blocks, spec.block)
-        case recipe.Last():
+        case recipe.LastSettings():
             return Last(blocks)
-        case recipe.OneToOne():
+        case recipe.OneToOneSettings():
             return OneToOne(blocks)
 
 

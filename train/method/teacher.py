@@ -123,7 +123,7 @@ def classifier(vit: ViT) -> nn.Linear:
     return vit.head
 
 
-def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> ViT:
+def check_teacher(spec: recipe.TeacherSettings, pixels: int, classes: int | None = None) -> ViT:
     """Refuse what the model's shape, or a missing file, tells before weights are fetched. Arguments as of `make_vit`.
 
     Returns the model without memory (on torch's `meta` device): its shapes. Raises TrainError.
@@ -154,7 +154,7 @@ def check_teacher(spec: recipe.Teacher, pixels: int, classes: int | None = None)
     return vit
 
 
-def make_vit(spec: recipe.Teacher, pixels: int, classes: int | None = None) -> ViT:
+def make_vit(spec: recipe.TeacherSettings, pixels: int, classes: int | None = None) -> ViT:
     """The timm model of a recipe, for images of its own `pixels`, else of `pixels` px.
 
     Position embeddings are resampled, weights loaded strictly. timm's own filters translate the key names of
@@ -179,7 +179,7 @@ def normalisation(vit: ViT) -> tuple[tuple[float, float, float], tuple[float, fl
     return vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]
 
 
-def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> ViT:
+def _create(spec: recipe.TeacherSettings, pixels: int, **arguments: object) -> ViT:
     try:
         return timm.create_model(spec.model, img_size=pixels, **{**spec.options, **arguments})
     except SafetensorError as error:
@@ -197,7 +197,7 @@ def _create(spec: recipe.Teacher, pixels: int, **arguments: object) -> ViT:
         ) from error
 
 
-def _local_weights(spec: recipe.Teacher) -> Path | None:
+def _local_weights(spec: recipe.TeacherSettings) -> Path | None:
     if spec.checkpoint is None:
         return None
     path = Path(spec.checkpoint)

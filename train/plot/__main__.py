@@ -7,23 +7,21 @@ import sys
 from pathlib import Path
 
 from train.errors import TrainError
-from train.plot.report import PICTURE, draw
+from train.plot.report import draw
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for what the user can fix)."""
+    """Draw; exit status 2 for what the user can fix."""
     parser = argparse.ArgumentParser(prog="python -m train.plot", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
-    default = f"{PICTURE} in the run folder; comparison.png here for several"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f".png, .svg or .pdf (default: {default})")
+    default = ".png, .svg or .pdf (report.png in the run folder; comparison.png here for several)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=default)
     options = parser.parse_args(arguments)
-    out = options.out or (Path("comparison.png") if len(options.runs) > 1 else options.runs[0] / PICTURE)
     try:
-        draw(options.runs, out)
+        print(draw(options.runs, options.out))
     except TrainError as error:
         print(f"train.plot: {error}", file=sys.stderr)
         return 2
-    print(out)
     return 0
 
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train.plot.report import COLOURS, STYLE
-from train.research.page import at_cost
+from train.research.page import by_figure, compare
 from train.research.results import Result
+from train.research.runner import COSTS
 
-COSTS = {"epochs": "At equal epochs", "FLOPs": "At equal total FLOPs"}
 ROOM = 0.8  # of the distance between two figures, for the changes side by side
 
 
@@ -29,15 +28,20 @@ def study_figure(rows: Sequence[Result], path: Path, baseline: str) -> Figure | 
     costs = [cost for cost in COSTS if any(row.variant == cost and row.subject != baseline for row in scored)]
     if not costs:
         return None
-    figures = list(dict.fromkeys((row.metric, row.dataset, row.split) for row in scored))
+    figures = by_figure(scored)
     with matplotlib.rc_context(STYLE):
         wide = max(8.0, 1.5 + len(figures) * (0.35 + 0.16 * len(changes)))
         figure = Figure(figsize=(wide, 2.4 + 3.1 * len(costs)), layout="constrained")
         for axes, cost in zip(figure.subplots(len(costs), sharex=True, squeeze=False)[:, 0], costs, strict=True):
+            for number, same in enumerate(figures.values()):
+                for place, change in enumerate(changes):
+                    ahead = [100 * difference for difference in compare(same, change, baseline, cost)[1]]
+                    x, colour = number + ROOM * ((place + 0.5) / len(changes) - 0.5), COLOURS[place % len(COLOURS)]
+                    axes.plot([x] * len(ahead), ahead, "o", color=colour, alpha=0.6, markeredgewidth=0, label=change)
+                    if ahead:
+                        mean = statistics.mean(ahead)
+                        axes.plot([x], [mean], "_", color=colour, markersize=11, markeredgewidth=2.5)
             axes.set(title=COSTS[cost], ylabel=f"points ahead of `{baseline}`")
-            for number, key in enumerate(figures):
-                same = [row for row in scored if (row.metric, row.dataset, row.split) == key]
-                _figure(axes, number, same, changes, baseline, cost)
             axes.axhline(0, color="black", linewidth=1)
             names = ["\n".join(filter(None, (metric, ", ".join(filter(None, where))))) for metric, *where in figures]
             axes.set_xticks(range(len(figures)), names, rotation=35, ha="right", rotation_mode="anchor")
@@ -48,15 +52,3 @@ def study_figure(rows: Sequence[Result], path: Path, baseline: str) -> Figure | 
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
     return figure
-
-
-def _figure(axes: Axes, number: int, same: Sequence[Result], changes: Sequence[str], baseline: str, cost: str) -> None:
-    """One figure's dots and bars, the changes side by side around x = number."""
-    base = at_cost(same, baseline, "epochs")
-    for place, change in enumerate(changes):
-        found = at_cost(same, change, cost)
-        ahead = [100 * (found[seed].value - base[seed].value) for seed in found if seed in base]
-        x, colour = number + ROOM * ((place + 0.5) / len(changes) - 0.5), COLOURS[place % len(COLOURS)]
-        axes.plot([x] * len(ahead), ahead, "o", color=colour, alpha=0.6, markeredgewidth=0, label=change)
-        if ahead:
-            axes.plot([x], [statistics.mean(ahead)], "_", color=colour, markersize=11, markeredgewidth=2.5)

@@ -14,7 +14,6 @@ examples:
       --transfer Caltech-101 caltech/train caltech/test --transfer grocery train.txt test.txt
   python -m train.research curriculum ... --seeds 0 1 2 --processes 2     # interrupted, the same command continues
   python -m train.research curriculum --measure-only                      # write table and page again
-  python -m train.research my-study.yaml ...                              # a study of your own
 
 A study is a YAML file: `title`, `recipe`, `changes` (a name and its key=value overrides), `baseline` (the change that
 the others are compared with), `equal_flops` (train each a second time, at the total FLOPs of the baseline)."""
@@ -23,30 +22,32 @@ the others are compared with), `equal_flops` (train each a second time, at the t
 def main(arguments: list[str] | None = None) -> int:
     """Train, measure, write; exit status 2 for what the user can fix, 130 when interrupted."""
     options = _parser().parse_intermixed_args(arguments)
+    name = Path(options.study).stem
+    table, page, picture = options.results / f"{name}.csv", options.docs / f"{name}.md", f"images/{name}.png"
     try:
         from train.evaluate.datasets import open_pair
         from train.evaluate.survey import Plan
         from train.plot.study import study_figure
-        from train.research import page, results, runner
+        from train.research import runner
+        from train.research.page import render
+        from train.research.results import write_results
 
-        study = runner.load_study(options.study)
-        name = Path(options.study).stem
-        out = options.out or Path("runs") / name
-        plan = Plan([open_pair(words) for words in options.transfer], ["probe", "knn", "retrieval"])
+        study, out = runner.load_study(options.study), options.out or Path("runs") / name
+        plan = Plan([open_pair(words) for words in options.transfer])
         if not options.measure_only:
             runner.train_all(study, options.seeds, options.overrides, out, processes=options.processes)
         rows = runner.measure_all(study, out, plan)
-        results.write_results(options.results / f"{name}.csv", rows)
-        drawn = study_figure(rows, options.docs / "images" / f"{name}.png", study.baseline)
-        picture = f"images/{name}.png" if drawn else ""
-        page.write_page(study, rows, options.docs / f"{name}.md", f"results/{name}.csv", picture)
+        write_results(table, rows)
+        drawn = study_figure(rows, options.docs / picture, study.baseline)
+        options.docs.mkdir(parents=True, exist_ok=True)
+        page.write_text(render(study, rows, f"results/{name}.csv", picture if drawn else ""))
     except TrainError as error:
         print(f"train.research: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train.research: interrupted; the same command continues", file=sys.stderr)
         return 130
-    print(f"wrote {options.results / f'{name}.csv'} and {options.docs / f'{name}.md'}")
+    print(f"wrote {table} and {page}")
     return 0
 
 
@@ -65,14 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the runs (runs/STUDY)")
     add("--results", type=Path, default=Path("results"), help="folder of STUDY.csv")
     add("--docs", type=Path, default=Path("docs"), help="folder of STUDY.md")
-    add(
-        "--transfer",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar="WORD",
-        help="[NAME] TRAIN TEST: labelled photos that no run learned from, for probe, k-NN and retrieval; repeatable",
-    )
+    photos = "[NAME] TRAIN TEST: labelled photos that no run learned from, for probe, k-NN and retrieval; repeatable"
+    add("--transfer", nargs="+", action="append", default=[], metavar="WORD", help=photos)
     add("--measure-only", action="store_true", help="train nothing, measure the finished runs")
     return parser
 

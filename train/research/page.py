@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
+
+from scipy import stats
 
 from train.research.results import Result
-from train.research.runner import Study
+from train.research.runner import COSTS, Study
 
 NOT_SHARES = ("total PFLOPs", "images", "CPU seconds", "wall seconds")
 
 
-def write_page(study: Study, rows: Sequence[Result], path: Path, source: str, picture: str = "") -> None:
-    """Write the page. source: the table that it is generated from. picture: its address as seen from the page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(study, rows, source, picture))
-
-
 def render(study: Study, rows: Sequence[Result], source: str, picture: str = "") -> str:
-    """The page as Markdown."""
+    """The page as Markdown. source: the table that it is generated from. picture: its address, seen from the page."""
     seeds = sorted({row.seed for row in rows if row.seed is not None})
     first = rows[0]
     parts = [
@@ -36,56 +30,61 @@ def render(study: Study, rows: Sequence[Result], source: str, picture: str = "")
     ]
     if picture:
         parts.append(f"![Every change's difference from `{study.baseline}`, a dot per seed]({picture})")
-    for cost, title in (("epochs", "At equal epochs"), ("FLOPs", "At equal total FLOPs")):
-        table = _table(study, [row for row in rows if row.variant == cost], rows, cost)
-        if table:
-            parts += [f"## {title}", table]
+    for cost, title in COSTS.items():
+        if any(row.variant == cost for row in rows):
+            parts += [f"## {title}", _table(study, rows, cost)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(study: Study, own: Sequence[Result], every: Sequence[Result], cost: str) -> str:
-    """A line per figure."""
-    if not own:
-        return ""
-    changes = [change for change in study.changes if any(row.subject == change for row in every)]
-    lines = [f"| figure | data, split | n | ± | {' | '.join(changes)} |", "|---" * (4 + len(changes)) + "|"]
-    for metric, dataset, split in dict.fromkeys((row.metric, row.dataset, row.split) for row in every):
-        same = [row for row in every if (row.metric, row.dataset, row.split) == (metric, dataset, split)]
-        base = at_cost(same, study.baseline, "epochs")
-        one = next(iter(base.values()), same[0])
-        half = "" if one.low is None or one.high is None else f"{50 * (one.high - one.low):.1f}"
-        cells = [_cell(at_cost(same, change, cost), base, change == study.baseline) for change in changes]
-        where = ", ".join(filter(None, (dataset, split)))
-        lines.append(f"| {metric} | {where} | {one.n or ''} | {half} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def by_figure(rows: Sequence[Result]) -> dict[tuple[str, str, str], list[Result]]:
+    """The rows of each metric, data set and split."""
+    found: dict[tuple[str, str, str], list[Result]] = {}
+    for row in rows:
+        found.setdefault((row.metric, row.dataset, row.split), []).append(row)
+    return found
 
 
-def at_cost(same: Sequence[Result], change: str, cost: str) -> dict[int | None, Result]:
-    """One figure of a change by seed; a change that was not trained again has equal FLOPs at equal epochs already."""
-    mine = [row for row in same if row.subject == change]
-    own = {row.seed: row for row in mine if row.variant == cost}
-    return own or {row.seed: row for row in mine if row.variant == "epochs"}
+def compare(same: Sequence[Result], change: str, baseline: str, cost: str) -> tuple[list[float], list[float]]:
+    """One figure of a change, seed by seed, and how far it is from the baseline of the same seed.
 
+    A change that was not trained again has equal FLOPs at equal epochs already.
+    """
 
-def _cell(found: dict[int | None, Result], base: dict[int | None, Result], is_base: bool) -> str:
-    if not found:
-        return ""
-    metric = next(iter(found.values())).metric
-    scale, form = (1, ".3g" if "PFLOPs" in metric else ".0f") if metric in NOT_SHARES else (100, ".1f")
-    text = format(scale * statistics.mean(row.value for row in found.values()), form)
-    differences = [scale * (row.value - base[seed].value) for seed, row in sorted(found.items()) if seed in base]
-    if is_base or not differences:
-        return text
-    if metric not in NOT_SHARES and next(iter(found.values())).n and len(differences) > 1:
-        low, high = spread(differences)
-        text = f"**{text}**" if low > 0 else f"*{text}*" if high < 0 else text
-    return f"{text} ({', '.join(format(value, '+' + form) for value in differences)})"
+    def by_seed(change: str, cost: str) -> dict[int | None, float]:
+        return {row.seed: row.value for row in same if (row.subject, row.variant) == (change, cost)}
+
+    found, base = by_seed(change, cost) or by_seed(change, "epochs"), by_seed(baseline, "epochs")
+    return list(found.values()), [value - base[seed] for seed, value in found.items() if seed in base]
 
 
 def spread(differences: Sequence[float]) -> tuple[float, float]:
     """The 95 % t interval of the mean of at least two paired differences."""
-    from scipy import stats
+    mean, half = statistics.mean(differences), stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return float(mean - half), float(mean + half)
 
-    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * deviation / math.sqrt(len(differences))
-    return mean - half, mean + half
+
+def _table(study: Study, rows: Sequence[Result], cost: str) -> str:
+    """A line per figure."""
+    changes = [change for change in study.changes if any(row.subject == change for row in rows)]
+    lines = [f"| figure | data, split | n | ± | {' | '.join(changes)} |", "|---" * (4 + len(changes)) + "|"]
+    for (metric, *where), same in by_figure(rows).items():
+        one = next((row for row in same if (row.subject, row.variant) == (study.baseline, "epochs")), same[0])
+        half = "" if one.low is None or one.high is None else f"{50 * (one.high - one.low):.1f}"
+        cells = [_cell(study, same, change, cost) for change in changes]
+        lines.append(f"| {metric} | {', '.join(filter(None, where))} | {one.n or ''} | {half} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(study: Study, same: Sequence[Result], change: str, cost: str) -> str:
+    values, differences = compare(same, change, study.baseline, cost)
+    if not values:
+        return ""
+    metric, is_share = same[0].metric, same[0].metric not in NOT_SHARES
+    scale, form = (100, ".1f") if is_share else (1, ".3g" if "PFLOPs" in metric else ".0f")
+    text = format(scale * statistics.mean(values), form)
+    if change == study.baseline or not differences:
+        return text
+    if is_share and same[0].n and len(differences) > 1:
+        low, high = spread(differences)
+        text = f"**{text}**" if low > 0 else f"*{text}*" if high < 0 else text
+    return f"{text} ({', '.join(format(scale * difference, '+' + form) for difference in differences)})"

@@ -1,10 +1,12 @@
-"""What a figure was measured on, in one line."""
+"""What figures are computed on, and how it is named in one line."""
 
 from __future__ import annotations
 
 import platform
 
 import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe(device: torch.device) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ from tqdm import tqdm
 from leap_zoo.model import Model
 from train import recipe
 from train.errors import TrainError
+from train.hardware import DEVICE
 from train.method.student import tokens_at
 from train.method.teacher import Teacher, make_vit, normalisation
 from train.run import Run
 
 Features = Callable[[Tensor], dict[str, Tensor]]  # photos uint8 (B, H, W, 3) -> (B, D) by kind
-OUTPUTS = {"embedding": "embedding", "teacher": "teacher_embedding"}  # our names of an exported file's outputs
 
 
 @torch.no_grad()
@@ -53,19 +53,22 @@ def pooled(student: VisionTransformer, images: Tensor, depth: int | None = None)
 
 def of_run(run: Run) -> Features:
     """The student of a run folder: `cls`, `patch_mean`, and `teacher`, its CLS in the teacher's space."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = run.student.to(device)
-    weight, bias = (run.tensors[f"projection.cls.{key}"].to(device) for key in ("weight", "bias"))
+    student = run.student.to(DEVICE)
+    weight, bias = (run.tensors[f"projection.cls.{key}"].to(DEVICE) for key in ("weight", "bias"))
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = pooled(student, normalise(pixels.to(device), run.info.mean, run.info.std))
+        found = pooled(student, normalise(pixels.to(DEVICE), run.info.mean, run.info.std))
         return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
 
     return features
 
 
-def of_artifact(model: Model, outputs: Mapping[str, str] = OUTPUTS) -> Features:
-    """An exported file, through the edge runtime: `embedding`, the pooling that its card names, and `teacher`."""
+def of_artifact(model: Model, logits: str | None = None) -> Features:
+    """An exported file, through the edge runtime: `embedding`, the pooling that its card names, and `teacher`.
+
+    logits: the file's output of the teacher's classes, if these are wanted too.
+    """
+    outputs = {"embedding": "embedding", "teacher": "teacher_embedding"} | ({"logits": logits} if logits else {})
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         found = model.run(pixels.numpy(), list(outputs.values()))
@@ -76,8 +79,7 @@ def of_artifact(model: Model, outputs: Mapping[str, str] = OUTPUTS) -> Features:
 
 def of_teacher(spec: recipe.Teacher, size: int) -> Features:
     """The teacher, of photos of `size` px, enlarged where `spec.pixels` says so: as it taught. Raises TrainError."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return teacher_features(Teacher(make_vit(spec, size)).to(device))
+    return teacher_features(Teacher(make_vit(spec, size)).to(DEVICE))
 
 
 def teacher_features(teacher: Teacher) -> Features:

@@ -13,7 +13,7 @@ import torch
 from train import table
 from train.data.store import Photos
 from train.evaluate.features import extract, normalise, pooled
-from train.evaluate.knn import knn
+from train.evaluate.neighbours import knn
 from train.evaluate.scores import share
 from train.loop import Training
 from train.recipe import Recipe
@@ -75,16 +75,13 @@ class Monitor:
         distiller, student = training.distiller, training.distiller.student
         device, depth = next(student.parameters()).device, distiller.depth(training.curriculum.block)
         was_training = distiller.training
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            distiller.eval()
-            try:
-                found = extract(
-                    lambda pixels: pooled(student, normalise(pixels.to(device), *self.normalisation), depth),
-                    self.photos.pixels,
-                    "the monitor",
-                )
-            finally:
-                distiller.train(was_training)
+        distiller.eval()
+        found = extract(
+            lambda pixels: pooled(student, normalise(pixels.to(device), *self.normalisation), depth),
+            self.photos.pixels,
+            "the monitor",
+        )
+        distiller.train(was_training)
         rows, at, labels = [], self.queries, torch.from_numpy(self.photos.labels)
         for kind, values in found.items():
             right = knn(values[at:], labels[at:], values[:at], k=10) == labels[:at]

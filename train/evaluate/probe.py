@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from train.errors import TrainError
 from train.evaluate.scores import check_finite
+from train.hardware import DEVICE
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 BATCH = 256
-ROWS = 8192  # of features whose logits are computed at a time
+ROWS = 8192  # of features whose logits are computed at a time: those of a million photos would fill the memory
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Probe:
     selection: float = math.nan
 
     def classify(self, features: Tensor) -> Tensor:
-        """Predicted classes (N,), in chunks: the logits of a million photos would fill the memory."""
+        """Predicted classes (N,)."""
         return torch.cat([(part @ self.weight.T + self.bias).argmax(1) for part in features.split(ROWS)])
 
 
@@ -66,8 +67,8 @@ def linear_probe(
     check_labels(labels.numpy(), classes)
     check_finite(features)
     every = torch.arange(len(labels))
-    fit, hold = train_test_split(every.numpy(), test_size=0.1, random_state=seed, stratify=labels.numpy())
-    tried = _sgd(features, labels, torch.from_numpy(fit), len(classes), RATES, epochs, seed)
+    fit, hold = train_test_split(every, test_size=0.1, random_state=seed, stratify=labels)
+    tried = _sgd(features, labels, fit, len(classes), RATES, epochs, seed)
     selections = [float((probe.classify(features[hold]) == labels[hold]).double().mean()) for probe in tried]
     best = int(np.argmax(selections))  # the first of several
     (probe,) = _sgd(features, labels, every, len(classes), RATES[best : best + 1], epochs, seed)
@@ -78,19 +79,18 @@ def _sgd(
     features: Tensor, labels: Tensor, rows: Tensor, classes: int, rates: Sequence[float], epochs: int, seed: int
 ) -> list[Probe]:
     """A probe per rate, of these rows of features; all are trained on the same batches."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    deviation, mean = (part.to(device) for part in torch.std_mean(features, dim=0))
+    deviation, mean = (part.to(DEVICE) for part in torch.std_mean(features, dim=0))
     deviation = deviation + 1e-6
-    weight = torch.zeros(len(rates), classes, features.shape[1], device=device, requires_grad=True)
-    bias = torch.zeros(len(rates), 1, classes, device=device, requires_grad=True)
-    rate = torch.tensor(rates, device=device)[:, None, None] * min(BATCH, len(rows)) / BATCH
+    weight = torch.zeros(len(rates), classes, features.shape[1], device=DEVICE, requires_grad=True)
+    bias = torch.zeros(len(rates), 1, classes, device=DEVICE, requires_grad=True)
+    rate = torch.tensor(rates, device=DEVICE)[:, None, None] * min(BATCH, len(rows)) / BATCH
     momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         share = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         for chosen in rows[torch.randperm(len(rows), generator=generator)].split(BATCH):
-            logits = (features[chosen].to(device) - mean) / deviation @ weight.transpose(1, 2) + bias  # (R, B, C)
-            target = labels[chosen].to(device).repeat(len(rates))
+            logits = (features[chosen].to(DEVICE) - mean) / deviation @ weight.transpose(1, 2) + bias  # (R, B, C)
+            target = labels[chosen].to(DEVICE).repeat(len(rates))
             loss = functional.cross_entropy(logits.flatten(0, 1), target, reduction="sum") / len(chosen)
             gradients = torch.autograd.grad(loss, [weight, bias])
             with torch.no_grad():

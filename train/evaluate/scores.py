@@ -1,4 +1,4 @@
-"""Figures with their intervals: shares of right answers, and means over queries."""
+"""Figures with their 95 % intervals: shares of right answers, and means over queries."""
 
 from __future__ import annotations
 
@@ -19,22 +19,13 @@ def share(name: str, dataset: str, split: str, right: Tensor) -> Metric:
 
 
 def mean(name: str, dataset: str, split: str, values: Tensor) -> Metric:
-    """The mean of values (N,), one per query, with its bootstrap interval. Raises TrainError when it is empty."""
+    """The mean of values (N,), with the percentiles of 1000 bootstrap draws. Raises TrainError when it is empty."""
     if not len(values):
         raise TrainError(f"{dataset}, {split}: there is nothing to average for {name}")
-    value = values.double().mean().item()
-    return Metric(name=name, dataset=dataset, split=split, n=len(values), value=value, interval=bootstrap(values))
-
-
-def bootstrap(values: Tensor, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of values (N,): percentiles over resampled queries, with a fixed seed."""
-    generator = torch.Generator().manual_seed(seed)
-    values = values.double()
-    means = torch.stack(
-        [values[torch.randint(len(values), values.shape, generator=generator)].mean() for _ in range(draws)]
-    )
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return low.item(), high.item()
+    generator, values, n = torch.Generator().manual_seed(0), values.double(), len(values)
+    means = torch.stack([values[torch.randint(n, (n,), generator=generator)].mean() for _ in range(1000)])
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Metric(name=name, dataset=dataset, split=split, n=n, value=values.mean().item(), interval=(low, high))
 
 
 def check_finite(features: Tensor) -> None:

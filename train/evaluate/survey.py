@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from msgspec.structs import replace
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
 from train.data.store import Shown, open_photos
 from train.errors import TrainError
@@ -22,18 +22,14 @@ from train.evaluate import revisited, scores
 from train.evaluate.candidates import Candidate, from_teacher
 from train.evaluate.datasets import Dataset, Task
 from train.evaluate.features import extract
-from train.evaluate.knn import knn
-from train.evaluate.own_classes import own_classes
+from train.evaluate.neighbours import knn, retrieve, retrieve_listed
 from train.evaluate.probe import linear_probe
-from train.evaluate.retrieval import retrieve, retrieve_listed
-from train.hardware import describe
 from train.recipe import Teacher
 from train.research.results import Result, results_of
 from train.run import commit
 
 VERSION = 3  # raise it when embeddings come to mean something else
 BATCH = 32  # larger ones do not fit the processor's caches: the teacher then takes a quarter longer per photo
-FIT_SHOTS = (1, 2, 5, 10, 20)
 Embeddings = dict[str, Tensor]  # of a dataset: (N, D) by kind, and `labels` (N,)
 # Variant of a row, the title of its column in docs/teacher-space.md -> who embeds gallery and queries, in which output.
 PAIRS = {
@@ -46,7 +42,7 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """`tasks` are measured by `protocols`: probe, knn, retrieval, fit.
+    """`tasks` are measured by `protocols`: probe, knn, retrieval.
 
     imagenet: photos with labels among the teacher's 1000 classes, on which students are compared with it.
     revisited: folders of photos with their ground truth, a JSON file.
@@ -74,10 +70,7 @@ class Cache:
         about = repr((VERSION, candidate.digest, candidate.preprocessing, dataset.digest))
         path = self.folder and self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
         if path and path.is_file():
-            try:
-                return dict(load_file(path))
-            except SafetensorError:
-                print(f"{path} is broken: computed again")
+            return load_file(path)
         name = f"{dataset.name}, {dataset.split}"
         (photos,) = open_photos(dataset.photos, [Shown(candidate.preprocessing)], self.store, name)
         if photos.skipped and (photos.labels < 0).all():
@@ -88,9 +81,9 @@ class Cache:
         if path:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                save_file(kept, path.with_suffix(".part"))
-                path.with_suffix(".part").replace(path)
-            except (OSError, SafetensorError) as error:
+                with atomic_file(path) as file:
+                    file.write(save(kept))
+            except OSError as error:
                 raise TrainError(f"cannot write {path} ({error}); make room, or choose another --cache") from error
         return kept
 
@@ -109,14 +102,10 @@ def survey(
             compared["the teacher"] = next(t for t in teachers if t.preprocessing == candidate.preprocessing)
         if (compared or candidate in teachers) and candidate.preprocessing != teachers[0].preprocessing:
             compared[f"the teacher at {teachers[0].preprocessing.size} px"] = teachers[0]
-        rows += results_of(evaluate(candidate, plan, cache, compared, seed=seed), about(candidate), candidate.costs)
+        metrics = evaluate(candidate, plan, cache, compared, seed=seed)
+        rows += results_of(metrics, {**candidate.about, "commit": commit()}, candidate.costs)
         print(f"{candidate.about['subject']}: {len(rows)} rows in all", file=sys.stderr)
     return rows
-
-
-def about(candidate: Candidate) -> dict[str, object]:
-    """The fields of its results that are the same in all."""
-    return {**candidate.about, "hardware": describe(candidate.device), "commit": commit()}
 
 
 def evaluate(
@@ -132,7 +121,10 @@ def evaluate(
         task.check_disjoint(plan.protocols)
         train, test = cache.embeddings(candidate, task.train), cache.embeddings(candidate, task.test)
         for kind in candidate.kinds:
-            metrics += measure(task, kind, train, test, plan, seed=seed)
+            if task.answers is None:
+                metrics += _classify(task, kind, train, test, plan, seed)
+            if task.answers is not None or ("retrieval" in plan.protocols and task.retrieval):
+                metrics += search(task, kind, train, test)
     for dataset in plan.imagenet:
         theirs = {name: cache.embeddings(teacher, dataset) for name, teacher in (teachers or {}).items()}
         metrics += _compare(cache.embeddings(candidate, dataset), theirs, dataset)
@@ -141,31 +133,20 @@ def evaluate(
     return metrics
 
 
-def measure(task: Task, kind: str, train: Embeddings, test: Embeddings, plan: Plan, *, seed: int = 0) -> list[Metric]:
-    """The figures of a task by one kind of features. Raises TrainError."""
+def _classify(task: Task, kind: str, train: Embeddings, test: Embeddings, plan: Plan, seed: int) -> list[Metric]:
+    """Classes of the test photos by probe and k-NN."""
     where, labels = (task.test.name, task.test.split), test["labels"]
-    protocols = plan.protocols if task.answers is None else ["retrieval"]
     metrics: list[Metric] = []
-    if "probe" in protocols and kind != "teacher":  # a linear map of `cls`: their probes are the same
+    if "probe" in plan.protocols and kind != "teacher":  # a linear map of `cls`: their probes are the same
         probe = linear_probe(train[kind], train["labels"], task.train.photos.classes, seed=seed)
         metrics.append(scores.share(f"linear probe, {kind}", *where, probe.classify(test[kind]) == labels))
-    for k in plan.neighbours if "knn" in protocols else ():
+    for k in plan.neighbours if "knn" in plan.protocols else ():
         votes = knn(train[kind], train["labels"], test[kind], k=k)
         metrics.append(scores.share(f"{k}-NN, {kind}", *where, votes == labels))
-    if "retrieval" in protocols and task.retrieval:
-        metrics += search(task, train, test, kind)
-    for shots in FIT_SHOTS if "fit" in protocols else ():
-        accuracy, validated, holds = own_classes(
-            train[kind], train["labels"], test[kind], labels, shots=shots, seed=seed
-        )
-        metrics.append(scores.mean(f"fit, {shots} per class, accuracy, {kind}", *where, accuracy))
-        if not validated.isnan().any():
-            metrics.append(scores.mean(f"fit, {shots} per class, cross-validated, {kind}", *where, validated))
-            metrics.append(scores.share(f"fit, {shots} per class, interval holds, {kind}", *where, holds))
     return metrics
 
 
-def search(task: Task, gallery: Embeddings, queries: Embeddings, kind: str) -> list[Metric]:
+def search(task: Task, kind: str, gallery: Embeddings, queries: Embeddings) -> list[Metric]:
     """mAP and recall@1 by one kind of features, which may be two models' that share a space. Raises TrainError."""
     where = task.test.name, task.test.split
     if task.answers is not None:
@@ -187,17 +168,16 @@ def teacher_space(student: Candidate, spec: Teacher, tasks: Sequence[Task], cach
     The teacher is given the photos as it was when it taught this student.
     """
     teacher = from_teacher(replace(spec, pixels=student.teacher_pixels), student.preprocessing)
-    both = {"student": student, "teacher": teacher}
-    rows: list[Result] = []
+    both, rows, here = {"student": student, "teacher": teacher}, list[Result](), commit()
     for task in (task for task in tasks if task.retrieval):
         gallery = {name: cache.embeddings(candidate, task.train) for name, candidate in both.items()}
         queries = {name: cache.embeddings(candidate, task.test) for name, candidate in both.items()}
-        for variant, (there, here, kind) in PAIRS.items():
-            found = search(task, gallery[there], queries[here], kind)
-            rows += results_of(found, {**about(both[here]), "variant": variant})
+        for variant, (asked, asks, kind) in PAIRS.items():
+            found = search(task, kind, gallery[asked], queries[asks])
+            rows += results_of(found, {**both[asks].about, "commit": here, "variant": variant})
         cosine = functional.cosine_similarity(queries["student"]["teacher"], queries["teacher"]["teacher"])
         mean = scores.mean("cosine to the teacher", task.test.name, task.test.split, cosine)
-        rows += results_of([mean], {**about(student), "variant": ""})
+        rows += results_of([mean], {**student.about, "commit": here, "variant": ""})
         amount = float(len(gallery["student"]["labels"]))
         rows.append(replace(rows[-1], metric="photos of the gallery", n=None, value=amount, low=None, high=None))
     return rows
@@ -220,8 +200,6 @@ def _compare(ours: Embeddings, teachers: Mapping[str, Embeddings], dataset: Data
             metrics.append(scores.share(f"top-1 agreement with {name}", *where, same))
         cosine = functional.cosine_similarity(ours["teacher"], theirs["teacher"])
         average = scores.mean(f"cosine to {name}, mean", *where, cosine)
-        metrics += [
-            average,
-            replace(average, name=f"cosine to {name}, minimum", value=cosine.min().item(), interval=None),
-        ]
+        lowest = replace(average, name=f"cosine to {name}, minimum", value=cosine.min().item(), interval=None)
+        metrics += [average, lowest]
     return metrics

@@ -24,9 +24,9 @@ from leap_zoo.fitting.classifiers import train as learn
 from leap_zoo.fitting.cross_validation import choose
 from leap_zoo.intervals import wilson
 from train.errors import TrainError
-from train.evaluate import scores
-from train.evaluate.candidates import from_file
 from train.evaluate.datasets import open_pair
+from train.evaluate.features import from_file
+from train.evaluate.protocols import mean, share
 from train.evaluate.survey import Cache
 from train.research.results import as_text, results_of, write_results
 from train.run import commit
@@ -72,10 +72,10 @@ def figures(
     name: str, kind: str, dataset: str, split: str, accuracy: Tensor, validated: Tensor, holds: Tensor
 ) -> list[Metric]:
     """The means of what `own_classes` returned; without cross-validation where one photo per class allows none."""
-    found = [scores.mean(f"{name}, accuracy, {kind}", dataset, split, accuracy)]
+    found = [mean(f"{name}, accuracy, {kind}", dataset, split, accuracy)]
     if not validated.isnan().any():
-        found.append(scores.mean(f"{name}, cross-validated, {kind}", dataset, split, validated))
-        found.append(scores.share(f"{name}, interval holds, {kind}", dataset, split, holds))
+        found.append(mean(f"{name}, cross-validated, {kind}", dataset, split, validated))
+        found.append(share(f"{name}, interval holds, {kind}", dataset, split, holds))
     return found
 
 

@@ -21,7 +21,7 @@ from train.data.store import Photos, Shown, Whole, open_photos
 from train.errors import TrainError
 from train.evaluate import monitor, standard
 from train.evaluate.features import normalise, pooled
-from train.evaluate.probe import check_labels
+from train.evaluate.protocols import check_labels
 from train.hardware import describe
 from train.loop import Training, train
 from train.method import curriculum, flops, slicing

@@ -53,27 +53,27 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> list[Result]:
     import leap_zoo
     from train import recipe
-    from train.evaluate import candidates, survey
+    from train.evaluate import features, survey
     from train.run import load_run
 
     target, own = Path(options.target), []
     is_zoo = (target / "index.json").is_file()
     if is_zoo:  # its tables have one kind of features
-        students = candidates.from_zoo(target, options.teacher, options.head)
+        students = features.from_zoo(target, options.teacher, options.head)
         students = [replace(student, kinds=("embedding",)) for student in students]
     elif target.is_dir():
         run = load_run(target)
-        students, data = [candidates.from_run(run, target)], run.recipe.data
+        students, data = [features.from_run(run, target)], run.recipe.data
         own = [[data.name, data.train, data.val]] if data.train and data.val else []
     else:
         model = leap_zoo.load(options.target, zoo=options.zoo, precision=options.precision, format=options.format)
-        students = [candidates.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
+        students = [features.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
     plan = _plan(options, options.data or own, (10,) if is_zoo else (10, 20))
     given = options.checkpoint is not None or options.pretrained
     if plan.imagenet and not given and any(student.taught for student in students):
         raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")
     spec = recipe.Teacher(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
-    teachers = candidates.teachers_of(students, spec) if given else []
+    teachers = features.teachers_of(students, spec) if given else []
     cache = survey.Cache(options.cache, options.store)
     rows = survey.survey(students, teachers, plan, cache, seed=options.seed)
     if given and not is_zoo and students[0].taught:

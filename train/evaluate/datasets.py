@@ -43,8 +43,8 @@ class Dataset:
 class Task:
     """A probe and k-NN learn from `train` and are tested on `test`; in retrieval they are gallery and queries.
 
-    Labels of both are indices into the same classes. answers: for each query the positions in the gallery that are
-    right, for photos without labels; None: those of its class. retrieval: whether it is measured.
+    answers: for each query its right positions in the gallery, for photos without labels; None: those of its class.
+    retrieval: whether it is measured.
     """
 
     train: Dataset
@@ -54,10 +54,12 @@ class Task:
 
     def same_photos(self) -> Tensor | None:
         """For each test photo its position among the training photos, -1 for none; None when no file is in both."""
-        train, test = self.train.photos.sources, self.test.photos.sources
-        at = {source.resolve(): index for index, source in enumerate(train) if isinstance(source, Path)}
-        own = [at.get(source.resolve(), -1) if isinstance(source, Path) else -1 for source in test]
-        return torch.tensor(own) if max(own, default=-1) >= 0 else None
+        train, test = (
+            [Path(str(source)).resolve() for source in part.photos.sources] for part in (self.train, self.test)
+        )
+        at = {path: index for index, path in enumerate(train)}
+        same = torch.tensor([at.get(path, -1) for path in test])
+        return same if (same >= 0).any() else None
 
     def check_disjoint(self, protocols: Sequence[str]) -> None:
         """Refuse photos in both TRAIN and TEST, unless retrieval is all that is measured. Raises TrainError."""
@@ -107,10 +109,7 @@ def hold_out(task: Task, pattern: str | None) -> tuple[Task, list[Dataset]]:
 
 
 def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Task:
-    """Two folders of photos, in the order of their names, and a JSON file: for each query, a list of right positions.
-
-    Raises TrainError.
-    """
+    """Two folders of photos, ordered by name; in a JSON file, for each query its right positions. Raises TrainError."""
     train, test = (Dataset(name, folder.name, unlabelled(find_photos(folder))) for folder in (gallery, queries))
     try:
         answers = msgspec.json.decode(truth.read_bytes(), type=list[list[int]])

@@ -13,8 +13,7 @@ import torch
 from train import table
 from train.data.store import Photos
 from train.evaluate.features import extract, normalise, pooled
-from train.evaluate.neighbours import knn
-from train.evaluate.scores import share
+from train.evaluate.protocols import knn, share
 from train.loop import Training
 from train.recipe import Recipe
 

@@ -20,9 +20,8 @@ from leap_zoo.card import Metric, Preprocessing
 from leap_zoo.errors import ImageError
 from leap_zoo.preprocess import open_image, to_tensor
 from train.errors import TrainError
-from train.evaluate import scores
 from train.evaluate.features import Features, extract
-from train.evaluate.neighbours import similarities
+from train.evaluate.protocols import mean, similarities
 
 Positions = list[Annotated[int, Meta(ge=0)]]
 CUTS = (1, 5, 10)
@@ -89,12 +88,11 @@ def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: str) -> tu
     """
     order = torch.cat([part.argsort(dim=1, descending=True, stable=True) for _, part in similarities(gallery, queries)])
     precisions, at = [], []
-    for row, query in zip(order, truth.queries, strict=True):
+    for row, query in zip(order.numpy(), truth.queries, strict=True):
         if not (right := query.named(SETUPS[setup])):
             continue
-        ignored = set(query.named()) - set(right)
-        row = row[~torch.isin(row, torch.tensor(list(ignored), dtype=torch.long))]
-        ranks = torch.isin(row, torch.tensor(right)).nonzero().flatten()  # ascending
+        ignored = np.setdiff1d(query.named(), right)
+        ranks = torch.from_numpy(np.flatnonzero(np.isin(row[~np.isin(row, ignored)], right)))  # ascending
         precisions.append(average_precision(ranks, len(right)))
         cuts = [min(int(ranks.max()) + 1, cut) for cut in CUTS]
         at.append([int((ranks < cut).sum()) / cut for cut in cuts])
@@ -119,9 +117,9 @@ def measure(features: Features, spec: Preprocessing, kinds: Sequence[str], folde
             precisions, at = rank(ours[kind], asked[kind], truth, setup)
             where = f"{path.stem}, {setup}", "queries"
             if len(precisions):
-                metrics.append(scores.mean(f"revisited mAP, {kind}", *where, precisions))
+                metrics.append(mean(f"revisited mAP, {kind}", *where, precisions))
                 for cut, values in zip(CUTS, at.T, strict=True):
-                    metrics.append(scores.mean(f"revisited mP@{cut}, {kind}", *where, values))
+                    metrics.append(mean(f"revisited mP@{cut}, {kind}", *where, values))
     if not metrics:
         raise TrainError(f"{path.name}: no query has a right answer")
     return metrics

@@ -18,11 +18,9 @@ from leap_zoo.card import Metric
 from train.data.labels import imagenet_indices
 from train.data.splits import Splits
 from train.data.store import Photos
-from train.evaluate import scores
 from train.evaluate.datasets import Dataset
 from train.evaluate.features import Features, extract, teacher_features
-from train.evaluate.neighbours import knn
-from train.evaluate.probe import Probe, linear_probe
+from train.evaluate.protocols import Probe, knn, linear_probe, mean, share
 from train.method.teacher import Teacher
 from train.recipe import Recipe
 from train.run import Pooling
@@ -55,10 +53,10 @@ def measure(
     probes: dict[Pooling, Probe] = {}
     for kind in get_args(Pooling):
         probe = probes[kind] = linear_probe(train[kind], train_labels, photos.train.classes, seed=recipe.seed)
-        metrics.append(scores.share(f"linear probe, {kind}", *where, probe.classify(val[kind]) == val_labels))
+        metrics.append(share(f"linear probe, {kind}", *where, probe.classify(val[kind]) == val_labels))
         for k in (10, 20):
             votes = knn(train[kind], train_labels, val[kind], k=k)
-            metrics.append(scores.share(f"{k}-NN, {kind}", *where, votes == val_labels))
+            metrics.append(share(f"{k}-NN, {kind}", *where, votes == val_labels))
     pooling = max(probes, key=lambda kind: probes[kind].selection)
     if recipe.teacher.head is not None:
         metrics += _teacher_head(recipe, features, photos, teacher)
@@ -76,7 +74,7 @@ def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: T
         return []
     predicted = _classes(teacher, extract(features, judged.pixels, split)["teacher"])
     name = f"top-1 of {teacher.classes} through the teacher's head"
-    return [scores.share(name, recipe.data.name, split, predicted == torch.from_numpy(indices[judged.labels]))]
+    return [share(name, recipe.data.name, split, predicted == torch.from_numpy(indices[judged.labels]))]
 
 
 def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teacher) -> list[Metric]:
@@ -84,10 +82,10 @@ def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teach
     ours = extract(features, photos.pixels, "photos kept aside")["teacher"]
     theirs = extract(teacher_features(teacher), photos.pixels, "photos kept aside, the teacher")["teacher"]
     where = "all training photos", f"one in {recipe.data.holdout}, kept aside"
-    metrics = [scores.mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
+    metrics = [mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
     if recipe.teacher.head is not None:
         same = _classes(teacher, ours) == _classes(teacher, theirs)
-        metrics.append(scores.share("top-1 agreement with the teacher", *where, same))
+        metrics.append(share("top-1 agreement with the teacher", *where, same))
     return metrics
 
 

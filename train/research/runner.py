@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from leap_zoo.card import Metric
 from train.errors import TrainError
-from train.evaluate.candidates import from_run
+from train.evaluate.features import from_run
 from train.evaluate.survey import Cache, Plan, evaluate
 from train.recipe_file import find_recipe, load_recipe
 from train.research.results import Result, results_of

@@ -56,19 +56,19 @@ def _run(options: argparse.Namespace) -> list[Result]:
     from train.evaluate import features, survey
     from train.run import load_run
 
-    target, own = Path(options.target), []
+    target, data = Path(options.target), options.data
     is_zoo = (target / "index.json").is_file()
     if is_zoo:  # its tables have one kind of features
         students = features.from_zoo(target, options.teacher, options.head)
         students = [replace(student, kinds=("embedding",)) for student in students]
     elif target.is_dir():
         run = load_run(target)
-        students, data = [features.from_run(run, target)], run.recipe.data
-        own = [[data.name, data.train, data.val]] if data.train and data.val else []
+        students, own = [features.from_run(run, target)], run.recipe.data
+        data = data or ([[own.name, own.train, own.val]] if own.train and own.val else [])
     else:
         model = leap_zoo.load(options.target, zoo=options.zoo, precision=options.precision, format=options.format)
         students = [features.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
-    plan = _plan(options, options.data or own, (10,) if is_zoo else (10, 20))
+    plan = _plan(options, data, (10,) if is_zoo else (10, 20))
     given = options.checkpoint is not None or options.pretrained
     if plan.imagenet and not given and any(student.taught for student in students):
         raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from train import table
 from train.data.store import Photos
@@ -57,11 +58,10 @@ def for_recipe(
 
 
 class Monitor:
-    """10-NN of the student's CLS and patch mean on a tenth of the photos, against at most 2000 of the others.
+    """10-NN on a tenth of the photos, at most 2000, against at most 2000 of the others.
 
     The student has seen all of these photos, but no label: the figures show the trend, they are no result. The
-    training is the same with and without: nothing random is drawn from its generators, and its clock stands still.
-    A student that is still growing is measured at the depth that it has.
+    training is the same with and without. A student that is still growing is measured at the depth that it has.
     """
 
     def __init__(self, photos: Photos, normalisation: Normalisation) -> None:
@@ -74,12 +74,12 @@ class Monitor:
         distiller, student = training.distiller, training.distiller.student
         device, depth = next(student.parameters()).device, distiller.depth(training.curriculum.block)
         was_training = distiller.training
+
+        def features(pixels: Tensor) -> dict[str, Tensor]:
+            return pooled(student, normalise(pixels.to(device), *self.normalisation), depth)
+
         distiller.eval()
-        found = extract(
-            lambda pixels: pooled(student, normalise(pixels.to(device), *self.normalisation), depth),
-            self.photos.pixels,
-            "the monitor",
-        )
+        found = extract(features, self.photos.pixels, "the monitor")
         distiller.train(was_training)
         rows, at, labels = [], self.queries, torch.from_numpy(self.photos.labels)
         for kind, values in found.items():

@@ -85,6 +85,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         judged = _judged(recipe, found, probe_photos)
         plain_attention(teacher.vit, fabric.device.type == "cpu")
         figures = standard.of_teacher(recipe, found, judged, teacher)
+        folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RECIPE)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         watch = monitor.for_recipe(recipe, training, judged.train, folder, normalisation(teacher.vit))

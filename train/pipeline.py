@@ -21,7 +21,7 @@ from train.data.store import Photos, Shown, Whole, open_photos
 from train.errors import TrainError
 from train.evaluate import monitor, standard
 from train.evaluate.features import normalise, pooled
-from train.evaluate.probe import check_labels
+from train.evaluate.protocols import check_labels
 from train.loop import Training, train
 from train.method import curriculum, flops, slicing
 from train.method.distiller import Distiller
@@ -89,7 +89,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     if mine.first:
         judged = _judged(recipe, found, probe_photos)
         plain_attention(teacher.vit, fabric.device.type == "cpu")
-        figures = standard.of_teacher(recipe, found, judged, teacher, folder)
+        figures = standard.of_teacher(recipe, found, judged, teacher)
+        folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RECIPE)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         watch = monitor.for_recipe(recipe, training, judged.train, folder, normalisation(teacher.vit))

@@ -33,6 +33,7 @@ from train.method.student import make_student
 from train.recipe import Recipe
 from train.recipe_file import load_recipe, save_recipe
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of one process that evaluates
 Pooling = Literal["cls", "patch_mean"]
 RECIPE = "recipe.yaml"
 FILES = (RECIPE, "student.safetensors", "head.safetensors", "model.json", "curriculum.csv", "metrics.json")

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from leap_zoo.intervals import wilson
 from train.errors import TrainError
 from train.evaluate.features import extract
-from train.evaluate.knn import knn
-from train.evaluate.probe import linear_probe
-from train.evaluate.scores import mean, share
+from train.evaluate.protocols import knn, linear_probe, mean, share
 
 THREE = ["ant", "bee", "cat"]
 
@@ -48,8 +46,7 @@ def test_knn__compares_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     known, asked = torch.randn(40, 5, generator=generator), torch.randn(25, 5, generator=generator)
     labels = torch.randint(0, 4, (40,), generator=generator)
     whole = knn(known, labels, asked, k=7)
-    monkeypatch.setattr("train.evaluate.knn.GALLERY", 6)  # fewer than k
-    monkeypatch.setattr("train.evaluate.knn.QUERIES", 10)
+    monkeypatch.setattr("train.evaluate.protocols.SIMILARITIES", 40 * 10)  # three blocks of queries
     assert torch.equal(knn(known, labels, asked, k=7), whole)
 
 
@@ -106,7 +103,7 @@ def test_probe__classifies_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = separable()
     probe = linear_probe(features, labels, THREE, epochs=3)
     whole = probe.classify(features)
-    monkeypatch.setattr("train.evaluate.probe.ROWS", 50)
+    monkeypatch.setattr("train.evaluate.protocols.ROWS", 50)
     assert torch.equal(probe.classify(features), whole)
 
 

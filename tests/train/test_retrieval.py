@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from train.errors import TrainError
-from train.evaluate.retrieval import retrieve, retrieve_listed
+from train.evaluate.protocols import retrieve, retrieve_listed
 from train.evaluate.revisited import SETUPS, GroundTruth, Query, average_precision, rank, read_ground_truth
 
 
@@ -54,7 +54,7 @@ def test_retrieve_listed__agrees_with_classes(monkeypatch: pytest.MonkeyPatch) -
     labels, asked = torch.arange(300) % 7, torch.arange(70) % 5
     answers = [(labels == want).nonzero().flatten().tolist() for want in asked]
     expected = retrieve(gallery, labels, queries, asked)
-    monkeypatch.setattr("train.evaluate.retrieval.SIMILARITIES", 300 * 32)  # three blocks of queries
+    monkeypatch.setattr("train.evaluate.protocols.SIMILARITIES", 300 * 32)  # three blocks of queries
     found = retrieve_listed(gallery, queries, answers)
     assert all(map(torch.equal, found, expected))
 

@@ -26,27 +26,26 @@ def asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., int]:
-    """Ask for the figures of a run, with parts of the recipe replaced: how many times they were measured."""
+    """Ask for the figures of a recipe with these parts replaced: how many times they were measured."""
     measured: list[int] = []
     monkeypatch.setattr(standard, "measure", lambda *_: measured.append(1) or ([FIGURE], "cls", None))
     none = Photos(np.empty((0, 1, 1, 3), np.uint8), np.empty(0, np.int64), (), np.empty(0, np.float32))
 
-    def ask(run: str, **parts: object) -> int:
-        folders = {key: str(photo_folders / key) for key in ("train", "val")}
+    def ask(**parts: object) -> int:
+        folders = {key: str(photo_folders / key) for key in ("train", "val")} | {"store": str(tmp_path)}
         recipe = make_recipe(**{**parts, "data": {**folders, **parts.get("data", {})}})
         measured.clear()
         judged = standard.Judged(none, none, None)
-        assert standard.of_teacher(recipe, find_splits(recipe.data), judged, teacher, tmp_path / run) == [FIGURE]
+        assert standard.of_teacher(recipe, find_splits(recipe.data), judged, teacher) == [FIGURE]
         return len(measured)
 
     return ask
 
 
 def test_teacher__is_measured_once_for_all_its_students(asked: Callable[..., int]) -> None:
-    assert asked("nano") == 1
-    assert asked("nano") == 0
-    assert asked("micro", epochs=7, student={"size": "micro"}) == 0
-    assert asked("micro", epochs=7, student={"size": "micro"}) == 0  # its own copy
+    assert asked() == 1
+    assert asked() == 0
+    assert asked(epochs=7, student={"size": "micro"}) == 0
 
 
 @pytest.mark.parametrize(
@@ -55,12 +54,19 @@ def test_teacher__is_measured_once_for_all_its_students(asked: Callable[..., int
     ids=["other pixels", "other preprocessing", "other photos"],
 )
 def test_teacher__of_other_figures_is_measured_anew(asked: Callable[..., int], parts: dict) -> None:
-    assert asked("nano") == 1
-    assert asked("other", **parts) == 1
+    assert asked() == 1
+    assert asked(**parts) == 1
 
 
 def test_broken_file__is_measured_anew(asked: Callable[..., int], tmp_path: Path) -> None:
-    (tmp_path / "nano").mkdir()
-    (tmp_path / "nano" / standard.FILE).write_text("{")
-    assert asked("nano") == 1
-    assert asked("micro") == 0
+    assert asked() == 1
+    (file,) = tmp_path.glob("teacher-*.json")
+    file.write_text("{")
+    assert asked() == 1
+    assert asked() == 0
+
+
+def test_store__that_is_gone_keeps_nothing(asked: Callable[..., int], tmp_path: Path) -> None:
+    gone = {"store": str(tmp_path / "gone")}
+    assert asked(data=gone) == 1
+    assert asked(data=gone) == 1

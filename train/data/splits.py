@@ -55,11 +55,9 @@ def find_splits(data: recipe.Data) -> Splits:
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
         raise TrainError(f"data.train and data.val have different class folders: {', '.join(odd[:5])}")
-    train, held_train = _held_out(train, data.held_out)
-    _, held_val = _held_out(val, data.held_out)
-    more = [
-        (_held_out(unlabelled(find_photos(Path(each.path))), data.held_out)[0], each.weight) for each in data.further
-    ]
+    train, held_train = by_name(train, data.held_out)
+    _, held_val = by_name(val, data.held_out)
+    more = [(by_name(unlabelled(find_photos(Path(each.path))), data.held_out)[0], each.weight) for each in data.further]
     aside: list[Split] = []
     if data.holdout:
         train, val = _every(train, data.holdout)
@@ -77,8 +75,8 @@ def _folder(data: recipe.Data, key: str) -> Split:
     return labelled_folder(Path(folder), key)
 
 
-def _held_out(split: Split, pattern: str | None) -> tuple[Split, Split]:
-    """The photos whose file names do not match, and those that do."""
+def by_name(split: Split, pattern: str | None) -> tuple[Split, Split]:
+    """The photos whose file names do not match `pattern`, and those that do."""
     names = [getattr(source, "name", "") for source in split.sources]
     matches = np.array([pattern is not None and fnmatch(name, pattern) for name in names], bool)
     return split.take(np.flatnonzero(~matches)), split.take(np.flatnonzero(matches))

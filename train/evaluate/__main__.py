@@ -18,7 +18,7 @@ from train.research.results import Result, as_text, write_results
 if TYPE_CHECKING:
     from train.evaluate.survey import Plan
 
-PROTOCOLS = ("probe", "knn", "retrieval", "fit")
+PROTOCOLS = ("probe", "knn", "retrieval")
 EPILOG = """\
 examples:
   python -m train.evaluate runs/leap-nano                          # on the photos of its own recipe
@@ -53,29 +53,27 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> list[Result]:
     import leap_zoo
     from train import recipe
-    from train.evaluate import candidates, survey
+    from train.evaluate import features, survey
     from train.run import load_run
 
-    target, own = Path(options.target), []
+    target, data = Path(options.target), options.data
     is_zoo = (target / "index.json").is_file()
-    if is_zoo:
-        students = candidates.from_zoo(target, options.teacher, options.head)
+    if is_zoo:  # its tables have one kind of features
+        students = features.from_zoo(target, options.teacher, options.head)
+        students = [replace(student, kinds=("embedding",)) for student in students]
     elif target.is_dir():
         run = load_run(target)
-        students, data = [candidates.from_run(run, target)], run.recipe.data
-        own = [[data.name, data.train, data.val]] if data.train and data.val else []
+        students, own = [features.from_run(run, target)], run.recipe.data
+        data = data or ([[own.name, own.train, own.val]] if own.train and own.val else [])
     else:
         model = leap_zoo.load(options.target, zoo=options.zoo, precision=options.precision, format=options.format)
-        students = [candidates.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
-    plan = _plan(options, options.data or own)
+        students = [features.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
+    plan = _plan(options, data, (10,) if is_zoo else (10, 20))
     given = options.checkpoint is not None or options.pretrained
     if plan.imagenet and not given and any(student.taught for student in students):
         raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")
     spec = recipe.TeacherSettings(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
-    teachers = candidates.teachers_of(students, spec) if given else []
-    if is_zoo:  # the zoo's tables have one kind of features, and one k
-        students = [replace(student, kinds=("embedding",)) for student in students]
-        plan = replace(plan, neighbours=(10,))
+    teachers = features.teachers_of(students, spec) if given else []
     cache = survey.Cache(options.cache, options.store)
     rows = survey.survey(students, teachers, plan, cache, seed=options.seed)
     if given and not is_zoo and students[0].taught:
@@ -83,7 +81,7 @@ def _run(options: argparse.Namespace) -> list[Result]:
     return rows
 
 
-def _plan(options: argparse.Namespace, data: list[list[str]]) -> Plan:
+def _plan(options: argparse.Namespace, data: list[list[str]], neighbours: tuple[int, ...]) -> Plan:
     from train.evaluate import datasets, survey
 
     tasks, imagenet = [], [datasets.open_sample(folder) for folder in options.sample]
@@ -95,16 +93,15 @@ def _plan(options: argparse.Namespace, data: list[list[str]]) -> Plan:
     if unknown := set(options.retrieval or []) - set(known):
         raise TrainError(f"--retrieval {min(unknown)} names no --data; there is {', '.join(known) or 'none'}")
     tasks += [datasets.open_listed(name, *map(Path, places)) for name, *places in options.listed]
-    revisited = [(Path(photos), Path(truth)) for photos, truth in options.revisited]
-    if not tasks and not imagenet and not revisited:
+    if not (tasks or imagenet or options.revisited):
         raise TrainError("which photos? give --data [NAME] TRAIN TEST, --listed, --sample or --revisited; see --help")
-    return survey.Plan(tasks, options.protocols, imagenet=imagenet, revisited=revisited)
+    return survey.Plan(tasks, options.protocols, neighbours, imagenet, options.revisited)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
-        description="Measure frozen features by probe, k-NN, retrieval and fit; beside the teacher where it is given.",
+        description="Measure frozen features by probe, k-NN and retrieval; beside the teacher where it is given.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )
@@ -118,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--held-out", metavar="PATTERN", help="file names of photos that no student learned from, such as 'held_*'")
     add("--listed", nargs=4, metavar=("NAME", "GALLERY", "QUERIES", "TRUTH.json"), help="listed answers", **many)
     add("--sample", type=Path, metavar="FOLDER", help="photos of ImageNet's classes, named WNID_*; repeatable", **many)
-    add("--revisited", nargs=2, metavar=("PHOTOS", "TRUTH.json"), help="Revisited Oxford or Paris", **many)
-    add("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS[:3], help="all but fit, which is slow")
+    add("--revisited", nargs=2, type=Path, metavar=("PHOTOS", "TRUTH.json"), help="Revisited Oxford or Paris", **many)
+    add("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="(all)")
     add("--retrieval", nargs="+", metavar="NAME", help="the --data on which retrieval is measured (all)")
     add("--teacher", default="vit_tiny_patch16_224", help="as timm and the cards name it (%(default)s)")
     add("--checkpoint", metavar="FILE.safetensors", help="the teacher's weights: files are measured beside it")

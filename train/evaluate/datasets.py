@@ -6,7 +6,6 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from train.data.labels import imagenet_indices
-from train.data.sources import Source, find_photos
-from train.data.splits import Split, labelled_folder, unlabelled
+from train.data.sources import find_photos
+from train.data.splits import Split, by_name, labelled_folder, unlabelled
 from train.errors import TrainError
 
 
@@ -44,8 +43,8 @@ class Dataset:
 class Task:
     """A probe and k-NN learn from `train` and are tested on `test`; in retrieval they are gallery and queries.
 
-    Labels of both are indices into the same classes. answers: for each query the positions in the gallery that are
-    right, for photos without labels; None: those of its class. retrieval: whether it is measured.
+    answers: for each query its right positions in the gallery, for photos without labels; None: those of its class.
+    retrieval: whether it is measured.
     """
 
     train: Dataset
@@ -54,14 +53,13 @@ class Task:
     retrieval: bool = True
 
     def same_photos(self) -> Tensor | None:
-        """For each test photo its position among the training photos where it is the same file, else -1.
-
-        None when no file is in both.
-        """
-        train, test = self.train.photos.sources, self.test.photos.sources
-        at = {source.resolve(): index for index, source in enumerate(train) if isinstance(source, Path)}
-        own = [at.get(source.resolve(), -1) if isinstance(source, Path) else -1 for source in test]
-        return torch.tensor(own) if max(own, default=-1) >= 0 else None
+        """For each test photo its position among the training photos, -1 for none; None when no file is in both."""
+        train, test = (
+            [Path(str(source)).resolve() for source in part.photos.sources] for part in (self.train, self.test)
+        )
+        at = {path: index for index, path in enumerate(train)}
+        same = torch.tensor([at.get(path, -1) for path in test])
+        return same if (same >= 0).any() else None
 
     def check_disjoint(self, protocols: Sequence[str]) -> None:
         """Refuse photos in both TRAIN and TEST, unless retrieval is all that is measured. Raises TrainError."""
@@ -78,21 +76,19 @@ def open_pair(words: Sequence[str]) -> Task:
 
     TRAIN and TEST are folders with a folder per class, or text files of `path, label` lines. Raises TrainError.
     """
+    name, paths = words[0], [Path(word) for word in words[-2:]]
     if len(words) == 1:
-        folder = Path(words[0])
-        tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
-        words = [folder.resolve().name, *map(str, (folder / "train", *tests[:1]))] if tests else words
+        tests = [paths[0] / part for part in ("val", "test") if (paths[0] / part).is_dir()]
+        name, paths = paths[0].resolve().name, [paths[0] / "train", *tests[:1]]
     elif len(words) == 2:
-        words = [Path(words[0]).resolve().parent.name, *words]
-    if len(words) != 3:
+        name = paths[0].resolve().parent.name
+    if len(words) > 3 or len(paths) != 2:
         raise TrainError(f"no photos in {' '.join(words)!r}: give [NAME] TRAIN TEST, or a folder with train/ and val/")
-    paths = [Path(word) for word in words[1:]]
     parts = [_list_file(path) if path.is_file() else labelled_folder(path) for path in paths]
-    classes = tuple(sorted({name for part in parts for name in part.classes}))
-    ours = [np.array([classes.index(name) for name in part.classes], np.int64) for part in parts]
-    train, test = (Split(part.sources, own[part.labels], classes) for part, own in zip(parts, ours, strict=True))
+    classes = tuple(sorted({each for part in parts for each in part.classes}))
+    train, test = (Split(part.sources, np.searchsorted(classes, part.classes)[part.labels], classes) for part in parts)
     split = paths[1].stem if paths[1].is_file() else paths[1].name
-    return Task(Dataset(words[0], "train", train), Dataset(words[0], split, test))
+    return Task(Dataset(name, "train", train), Dataset(name, split, test))
 
 
 def hold_out(task: Task, pattern: str | None) -> tuple[Task, list[Dataset]]:
@@ -100,32 +96,20 @@ def hold_out(task: Task, pattern: str | None) -> tuple[Task, list[Dataset]]:
 
     As in training (`find_splits`), they are left out of TRAIN, and stay in TEST. Raises TrainError.
     """
-    if pattern is None:
-        return task, []
-    train, test = task.train.photos, task.test.photos
-    ours, theirs = (
-        np.array([fnmatch(getattr(source, "name", ""), pattern) for source in photos.sources], bool)
-        for photos in (train, test)
-    )
-    if ours.all():
+    train, ours = by_name(task.train.photos, pattern)
+    _, theirs = by_name(task.test.photos, pattern)
+    if not len(train):
         raise TrainError(f"{task.test.name}: all photos of TRAIN match {pattern!r}; choose another --held-out")
-    task = replace(task, train=replace(task.train, photos=train.take(np.flatnonzero(~ours))))
-    parts, indices = (
-        [train.take(np.flatnonzero(ours)), test.take(np.flatnonzero(theirs))],
-        imagenet_indices(train.classes),
-    )
-    sources = [source for part in parts for source in part.sources]
-    if indices is None or not sources:
-        return task, []
-    labels = indices[np.concatenate([part.labels for part in parts])]
-    return task, [Dataset(task.test.name, "held-out", Split(sources, labels, train.classes), logits=True)]
+    indices, sources = imagenet_indices(train.classes), ours.sources + theirs.sources
+    held = []
+    if indices is not None and sources:
+        labels = indices[np.concatenate([ours.labels, theirs.labels])]
+        held = [Dataset(task.test.name, "held-out", Split(sources, labels, train.classes), logits=True)]
+    return replace(task, train=replace(task.train, photos=train)), held
 
 
 def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Task:
-    """Two folders of photos, in the order of their names, and a JSON file: for each query, a list of right positions.
-
-    Raises TrainError.
-    """
+    """Two folders of photos, ordered by name; in a JSON file, for each query its right positions. Raises TrainError."""
     train, test = (Dataset(name, folder.name, unlabelled(find_photos(folder))) for folder in (gallery, queries))
     try:
         answers = msgspec.json.decode(truth.read_bytes(), type=list[list[int]])
@@ -139,21 +123,17 @@ def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Task:
 
 def open_sample(folder: Path) -> Dataset:
     """Photos whose file names begin with the wnid of their class: `n01440764_tench.JPEG`. Raises TrainError."""
-    sources: list[Source] = [photo for photo in find_photos(folder) if isinstance(photo, Path)]
-    named = [Path(str(source)).name.partition("_")[0] for source in sources]
-    wnids = tuple(sorted(set(named)))
-    indices = imagenet_indices(wnids)
-    if indices is None or not sources:
+    photos = find_photos(folder)
+    labels = imagenet_indices(tuple(photo.name.partition("_")[0] for photo in photos))
+    if labels is None:
         raise TrainError(f"{folder}: the photos of a sample are named by their ImageNet class, n01440764_tench.JPEG")
-    labels = indices[np.searchsorted(wnids, named)]
-    return Dataset(folder.resolve().name, "one per class", Split(sources, labels, wnids), logits=True)
+    return Dataset(folder.resolve().name, "one per class", Split(list(photos), labels, ()), logits=True)
 
 
 def _list_file(path: Path) -> Split:
     """`path, label` lines (further columns are ignored), paths relative to the file."""
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file, skipinitialspace=True))
+        rows = list(csv.reader(path.read_text().splitlines(), skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TrainError(f"cannot read the list {path}: {error}") from error
     if short := [number for number, row in enumerate(rows, 1) if len(row) < 2]:
@@ -161,4 +141,4 @@ def _list_file(path: Path) -> Split:
     if not rows:
         raise TrainError(f"{path} lists no photos")
     classes, labels = np.unique([row[1] for row in rows], return_inverse=True)
-    return Split([path.parent / row[0] for row in rows], labels.astype(np.int64), tuple(map(str, classes)))
+    return Split([path.parent / row[0] for row in rows], labels, tuple(map(str, classes)))

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from train import table
 from train.data.store import Photos
 from train.evaluate.features import extract, normalise, pooled
-from train.evaluate.knn import knn
-from train.evaluate.scores import share
+from train.evaluate.protocols import knn, share
 from train.loop import Training
 from train.recipe import Recipe
 
@@ -58,11 +58,10 @@ def for_recipe(
 
 
 class Monitor:
-    """10-NN of the student's CLS and patch mean on a tenth of the photos, against at most 2000 of the others.
+    """10-NN on a tenth of the photos, at most 2000, against at most 2000 of the others.
 
     The student has seen all of these photos, but no label: the figures show the trend, they are no result. The
-    training is the same with and without: nothing random is drawn from its generators, and its clock stands still.
-    A student that is still growing is measured at the depth that it has.
+    training is the same with and without. A student that is still growing is measured at the depth that it has.
     """
 
     def __init__(self, photos: Photos, normalisation: Normalisation) -> None:
@@ -75,16 +74,13 @@ class Monitor:
         distiller, student = training.distiller, training.distiller.student
         device, depth = next(student.parameters()).device, distiller.depth(training.curriculum.block)
         was_training = distiller.training
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            distiller.eval()
-            try:
-                found = extract(
-                    lambda pixels: pooled(student, normalise(pixels.to(device), *self.normalisation), depth),
-                    self.photos.pixels,
-                    "the monitor",
-                )
-            finally:
-                distiller.train(was_training)
+
+        def features(pixels: Tensor) -> dict[str, Tensor]:
+            return pooled(student, normalise(pixels.to(device), *self.normalisation), depth)
+
+        distiller.eval()
+        found = extract(features, self.photos.pixels, "the monitor")
+        distiller.train(was_training)
         rows, at, labels = [], self.queries, torch.from_numpy(self.photos.labels)
         for kind, values in found.items():
             right = knn(values[at:], labels[at:], values[:at], k=10) == labels[:at]

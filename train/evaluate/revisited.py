@@ -11,48 +11,51 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from msgspec import Meta
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from leap_zoo.card import Metric, Preprocessing
 from leap_zoo.errors import ImageError
 from leap_zoo.preprocess import open_image, to_tensor
 from train.errors import TrainError
-from train.evaluate import scores
 from train.evaluate.features import Features, extract
+from train.evaluate.protocols import mean, similarities
 
-Position = Annotated[int, Meta(ge=0)]
-Name = Annotated[str, Meta(min_length=1)]
+Positions = list[Annotated[int, Meta(ge=0)]]
 CUTS = (1, 5, 10)
 WHOLE = 2**20  # pixels: no photo has a longer side, so none is decoded at a fraction of its size
+SETUPS = {"easy": ["easy"], "medium": ["easy", "hard"], "hard": ["hard"]}  # what is right; the rest is taken out
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A query photo, the box (x1, y1, x2, y2) in its pixels, and what the gallery holds of it, by position."""
 
-    name: Name
+    name: str
     box: tuple[float, float, float, float]
-    easy: list[Position]
-    hard: list[Position]
-    junk: list[Position]
+    easy: Positions
+    hard: Positions
+    junk: Positions
+
+    def named(self, kinds: Sequence[str] = ("easy", "hard", "junk")) -> list[int]:
+        """The positions of these kinds."""
+        return [position for kind in kinds for position in getattr(self, kind)]
 
 
 class GroundTruth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Names of the gallery's photos, and the queries."""
 
-    gallery: Annotated[list[Name], Meta(min_length=1)]
+    gallery: Annotated[list[str], Meta(min_length=1)]
     queries: Annotated[list[Query], Meta(min_length=1)]
 
-
-# Which labels count as right, and which photos are taken out of the ranking first.
-SETUPS = {
-    "easy": (("easy",), ("hard", "junk")),
-    "medium": (("easy", "hard"), ("junk",)),
-    "hard": (("hard",), ("easy", "junk")),
-}
+    def __post_init__(self) -> None:
+        for query in self.queries:
+            named = query.named()
+            if len(set(named)) < len(named):
+                raise ValueError(f"query {query.name} names a photo twice: each is easy, hard or junk, once")
+            if max(named, default=0) >= len(self.gallery):
+                raise ValueError(f"query {query.name} names a position behind the gallery's {len(self.gallery)} photos")
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
@@ -62,16 +65,9 @@ def read_ground_truth(path: Path) -> GroundTruth:
             f"{path.name} is a pickle and is never opened; docs/evaluation.md says how to write it as JSON"
         )
     try:
-        truth = msgspec.json.decode(path.read_bytes(), type=GroundTruth)
+        return msgspec.json.decode(path.read_bytes(), type=GroundTruth)
     except (OSError, msgspec.MsgspecError) as error:
         raise TrainError(f"cannot read the ground truth {path}: {' '.join(str(error).split())}") from error
-    for query in truth.queries:
-        named = [*query.easy, *query.hard, *query.junk]
-        if len(set(named)) < len(named):
-            raise TrainError(f"query {query.name} names a photo twice: each is easy, hard or junk, once")
-        if max(named, default=0) >= len(truth.gallery):
-            raise TrainError(f"query {query.name} names a position behind the gallery's {len(truth.gallery)} photos")
-    return truth
 
 
 def average_precision(ranks: Tensor, right: int) -> float:
@@ -90,16 +86,13 @@ def rank(gallery: Tensor, queries: Tensor, truth: GroundTruth, setup: str) -> tu
     Returns, of queries with something to find, the average precision (Q',) and the precision at each of CUTS (Q', 3).
     Precision at k is over the first k, or up to the last right one where that comes before, as in the original.
     """
-    similarity = functional.normalize(queries.float(), dim=1) @ functional.normalize(gallery.float(), dim=1).T
+    order = torch.cat([part.argsort(dim=1, descending=True, stable=True) for _, part in similarities(gallery, queries)])
     precisions, at = [], []
-    for row, query in zip(similarity.argsort(dim=1, descending=True, stable=True), truth.queries, strict=True):
-        right, ignored = (
-            torch.tensor([position for name in names for position in getattr(query, name)], dtype=torch.long)
-            for names in SETUPS[setup]
-        )
-        if not len(right):
+    for row, query in zip(order.numpy(), truth.queries, strict=True):
+        if not (right := query.named(SETUPS[setup])):
             continue
-        ranks = torch.isin(row[~torch.isin(row, ignored)], right).nonzero().flatten()  # ascending
+        ignored = np.setdiff1d(query.named(), right)
+        ranks = torch.from_numpy(np.flatnonzero(np.isin(row[~np.isin(row, ignored)], right)))  # ascending
         precisions.append(average_precision(ranks, len(right)))
         cuts = [min(int(ranks.max()) + 1, cut) for cut in CUTS]
         at.append([int((ranks < cut).sum()) / cut for cut in cuts])
@@ -124,25 +117,24 @@ def measure(features: Features, spec: Preprocessing, kinds: Sequence[str], folde
             precisions, at = rank(ours[kind], asked[kind], truth, setup)
             where = f"{path.stem}, {setup}", "queries"
             if len(precisions):
-                metrics.append(scores.mean(f"revisited mAP, {kind}", *where, precisions))
-                for number, cut in enumerate(CUTS):
-                    metrics.append(scores.mean(f"revisited mP@{cut}, {kind}", *where, at[:, number]))
+                metrics.append(mean(f"revisited mAP, {kind}", *where, precisions))
+                for cut, values in zip(CUTS, at.T, strict=True):
+                    metrics.append(mean(f"revisited mP@{cut}, {kind}", *where, values))
     if not metrics:
         raise TrainError(f"{path.name}: no query has a right answer")
     return metrics
 
 
 def _photo(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.jpg"):
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-            return path
-    raise TrainError(f"{folder} has no photo {name} (nor {name}.jpg), which the ground truth names")
+    """The published ground truth names photos without `.jpg`."""
+    return folder / name if (folder / name).is_file() else folder / f"{name}.jpg"
 
 
-def _cropped(folder: Path, query: Query) -> Image.Image:
-    photo = open_image(_photo(folder, query.name), draft_side=WHOLE)
-    left, top = (max(0, round(value)) for value in query.box[:2])
-    right, bottom = (min(side, round(value)) for side, value in zip(photo.size, query.box[2:], strict=True))
-    if right <= left or bottom <= top:
-        raise TrainError(f"the box of query {query.name} is outside its photo of {photo.width} x {photo.height} pixels")
-    return photo.crop((left, top, right, bottom))
+def _cropped(folder: Path, query: Query) -> npt.NDArray[np.uint8]:
+    photo = np.asarray(open_image(_photo(folder, query.name), draft_side=WHOLE))
+    left, top, right, bottom = (max(0, round(value)) for value in query.box)
+    crop = photo[top:bottom, left:right]
+    if not crop.size:
+        height, width, _ = photo.shape
+        raise TrainError(f"the box of query {query.name} is outside its photo of {width} x {height} pixels")
+    return crop

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -13,27 +13,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
 from train.data.labels import imagenet_indices
 from train.data.splits import Splits
 from train.data.store import Photos
-from train.evaluate import scores
+from train.evaluate.datasets import Dataset
 from train.evaluate.features import Features, extract, teacher_features
-from train.evaluate.knn import knn
-from train.evaluate.probe import Probe, linear_probe
+from train.evaluate.protocols import Probe, knn, linear_probe, mean, share
 from train.method.teacher import Teacher
 from train.recipe import Recipe
-from train.run import Pooling, write_json
-
-FILE = "teacher.json"
+from train.run import Pooling
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Photos as the deployed model sees them: the probe learns from `train`, figures are of the other two.
+class Judged(NamedTuple):
+    """Photos as the deployed model sees them: the probe learns from `train`, figures are of the others.
 
     held_out: photos that neither the student nor the probe learned from. aside: photos of all sets that `data.holdout`
-    keeps aside, labelled or not. None where there are none.
+    keeps aside, labelled or not.
     """
 
     train: Photos
@@ -56,10 +53,10 @@ def measure(
     probes: dict[Pooling, Probe] = {}
     for kind in get_args(Pooling):
         probe = probes[kind] = linear_probe(train[kind], train_labels, photos.train.classes, seed=recipe.seed)
-        metrics.append(scores.share(f"linear probe, {kind}", *where, probe.classify(val[kind]) == val_labels))
+        metrics.append(share(f"linear probe, {kind}", *where, probe.classify(val[kind]) == val_labels))
         for k in (10, 20):
             votes = knn(train[kind], train_labels, val[kind], k=k)
-            metrics.append(scores.share(f"{k}-NN, {kind}", *where, votes == val_labels))
+            metrics.append(share(f"{k}-NN, {kind}", *where, votes == val_labels))
     pooling = max(probes, key=lambda kind: probes[kind].selection)
     if recipe.teacher.head is not None:
         metrics += _teacher_head(recipe, features, photos, teacher)
@@ -77,7 +74,7 @@ def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: T
         return []
     predicted = _classes(teacher, extract(features, judged.pixels, split)["teacher"])
     name = f"top-1 of {teacher.classes} through the teacher's head"
-    return [scores.share(name, recipe.data.name, split, predicted == torch.from_numpy(indices[judged.labels]))]
+    return [share(name, recipe.data.name, split, predicted == torch.from_numpy(indices[judged.labels]))]
 
 
 def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teacher) -> list[Metric]:
@@ -85,10 +82,10 @@ def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teach
     ours = extract(features, photos.pixels, "photos kept aside")["teacher"]
     theirs = extract(teacher_features(teacher), photos.pixels, "photos kept aside, the teacher")["teacher"]
     where = "all training photos", f"one in {recipe.data.holdout}, kept aside"
-    metrics = [scores.mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
+    metrics = [mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
     if recipe.teacher.head is not None:
         same = _classes(teacher, ours) == _classes(teacher, theirs)
-        metrics.append(scores.share("top-1 agreement with the teacher", *where, same))
+        metrics.append(share("top-1 agreement with the teacher", *where, same))
     return metrics
 
 
@@ -97,44 +94,23 @@ def _classes(teacher: Teacher, cls: Tensor) -> Tensor:
     return teacher.head(cls.to(next(teacher.parameters()).device)).argmax(1).cpu()
 
 
-class TeacherFigures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A teacher's figures, and a digest of everything that they depend on."""
-
-    of: str
-    metrics: list[Metric]
-
-
-def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher, folder: Path) -> list[Metric]:
+def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher) -> list[Metric]:
     """The same figures of the teacher itself: what a student could reach.
 
-    They are kept in FOLDER; those of a run folder beside it are used where teacher and photos are the same.
+    They are kept in the store of decoded photos for the teacher's next student, by a digest of all they depend on.
     """
-    digest = _digest(recipe, splits)
-    for place in [folder, *sorted(folder.parent.glob("*/"))]:
-        try:
-            known = msgspec.json.decode((place / FILE).read_bytes(), type=TeacherFigures)
-        except (OSError, msgspec.MsgspecError):
-            continue
-        if known.of == digest:
-            break
-    else:
-        known = TeacherFigures(of=digest, metrics=measure(recipe, teacher_features(teacher), photos, teacher)[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FILE, known)
-    return known.metrics
-
-
-def _digest(recipe: Recipe, splits: Splits) -> str:
-    """Of teacher (weights included), preprocessing, seed of the probe, and the photos by place and label."""
-    digest = hashlib.sha256()
-    for part in (recipe.teacher, recipe.preprocessing, recipe.data, recipe.seed):
-        digest.update(msgspec.json.encode(part))
+    parts = [recipe.teacher, recipe.preprocessing, recipe.data, recipe.seed]
     if recipe.teacher.supervised is not None:  # it is trained in the run: by what the whole recipe says
-        digest.update(msgspec.json.encode(recipe))
+        parts.append(recipe)
+    digest = hashlib.sha256(msgspec.json.encode(parts))
     if recipe.teacher.checkpoint is not None:
         digest.update(Path(recipe.teacher.checkpoint).read_bytes())
-    for split in (splits.train, splits.val, splits.held_out):
-        digest.update(split.labels.tobytes())
-        for source in split.sources:
-            digest.update(source.tobytes() if isinstance(source, np.ndarray) else str(source).encode())
-    return digest.hexdigest()
+    for split in (splits.train, splits.val, splits.held_out, splits.aside):
+        digest.update(Dataset(recipe.data.name, "", split).digest.encode())
+    file = Path(recipe.data.store) / f"teacher-{digest.hexdigest()[:32]}.json"
+    with suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(file.read_bytes(), type=list[Metric])
+    metrics = measure(recipe, teacher_features(teacher), photos, teacher)[0]
+    with suppress(OSError), atomic_file(file) as out:  # a store of photos that are there may be read-only
+        out.write(msgspec.json.encode(metrics))
+    return metrics

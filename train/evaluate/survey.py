@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from msgspec.structs import replace
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
 from train.data.store import Shown, open_photos
 from train.errors import TrainError
-from train.evaluate import revisited, scores
-from train.evaluate.candidates import Candidate, from_teacher
+from train.evaluate import revisited
 from train.evaluate.datasets import Dataset, Task
-from train.evaluate.features import extract
-from train.evaluate.knn import knn
-from train.evaluate.own_classes import own_classes
-from train.evaluate.probe import linear_probe
-from train.evaluate.retrieval import retrieve, retrieve_listed
+from train.evaluate.features import Candidate, extract, from_teacher
+from train.evaluate.protocols import knn, linear_probe, mean, retrieve, retrieve_listed, share
 from train.recipe import TeacherSettings
 from train.research.results import Result, results_of
-from train.run import commit, hardware
+from train.run import commit
 
 VERSION = 3  # raise it when embeddings come to mean something else
 BATCH = 32  # larger ones do not fit the processor's caches: the teacher then takes a quarter longer per photo
-FIT_SHOTS = (1, 2, 5, 10, 20)
 Embeddings = dict[str, Tensor]  # of a dataset: (N, D) by kind, and `labels` (N,)
 # Variant of a row, the title of its column in docs/teacher-space.md -> who embeds gallery and queries, in which output.
 PAIRS = {
@@ -45,9 +39,8 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """`tasks` are measured by `protocols`: probe, knn, retrieval, fit.
+    """imagenet: photos of the teacher's 1000 classes, on which students are compared with it.
 
-    imagenet: photos with labels among the teacher's 1000 classes, on which students are compared with it.
     revisited: folders of photos with their ground truth, a JSON file.
     """
 
@@ -60,10 +53,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cache:
-    """Embeddings of candidates on datasets, a safetensors file each, named by a digest of all that it depends on.
-
-    folder: None keeps nothing. store: folder of decoded photos, which trainings use too.
-    """
+    """folder: of embeddings, a safetensors file per candidate and dataset; None keeps nothing. store: as of recipes."""
 
     folder: Path | None
     store: Path
@@ -73,23 +63,20 @@ class Cache:
         about = repr((VERSION, candidate.digest, candidate.preprocessing, dataset.digest))
         path = self.folder and self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
         if path and path.is_file():
-            try:
-                return dict(load_file(path))
-            except SafetensorError:
-                print(f"{path} is broken: computed again")
+            return load_file(path)
         name = f"{dataset.name}, {dataset.split}"
         (photos,) = open_photos(dataset.photos, [Shown(candidate.preprocessing)], self.store, name)
         if photos.skipped and (photos.labels < 0).all():
             raise TrainError(f"{photos.skipped[0][0]} cannot be decoded, and the right answers are listed by position")
-        found = extract(candidate.features, photos.pixels, f"{name}: {candidate.about['subject']}", BATCH)
+        found = extract(candidate.open(), photos.pixels, f"{name}: {candidate.about['subject']}", BATCH)
         kept = {key: value.contiguous() for key, value in found.items() if key != "logits" or dataset.logits}
         kept["labels"] = torch.from_numpy(photos.labels)
         if path:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                save_file(kept, path.with_suffix(".part"))
-                path.with_suffix(".part").replace(path)
-            except (OSError, SafetensorError) as error:
+                with atomic_file(path) as file:
+                    file.write(save(kept))
+            except OSError as error:
                 raise TrainError(f"cannot write {path} ({error}); make room, or choose another --cache") from error
         return kept
 
@@ -97,10 +84,7 @@ class Cache:
 def survey(
     students: Sequence[Candidate], teachers: Sequence[Candidate], plan: Plan, cache: Cache, *, seed: int = 0
 ) -> list[Result]:
-    """The results of the teachers, the own resolution first, then of the students.
-
-    Raises TrainError, and what a file that cannot be run raises.
-    """
+    """The results of the teachers, the own resolution first, then of the students. Raises what `evaluate` raises."""
     rows = []
     for candidate in [*teachers, *students]:
         compared: dict[str, Candidate] = {}
@@ -108,14 +92,9 @@ def survey(
             compared["the teacher"] = next(t for t in teachers if t.preprocessing == candidate.preprocessing)
         if (compared or candidate in teachers) and candidate.preprocessing != teachers[0].preprocessing:
             compared[f"the teacher at {teachers[0].preprocessing.size} px"] = teachers[0]
-        rows += results_of(evaluate(candidate, plan, cache, compared, seed=seed), about(candidate), candidate.costs)
-        print(f"{candidate.about['subject']}: {len(rows)} rows in all", file=sys.stderr)
+        metrics = evaluate(candidate, plan, cache, compared, seed=seed)
+        rows += results_of(metrics, {**candidate.about, "commit": commit()}, candidate.costs)
     return rows
-
-
-def about(candidate: Candidate) -> dict[str, object]:
-    """The fields of its results that are the same in all."""
-    return {**candidate.about, "hardware": hardware(candidate.device), "commit": commit()}
 
 
 def evaluate(
@@ -126,45 +105,37 @@ def evaluate(
     teachers: what the candidate is compared with, by the name in the figures. Nothing is chosen on the photos that are
     reported: the probe's rate is chosen on a tenth of its training photos.
     """
-    metrics: list[Metric] = []
+    metrics = []
     for task in plan.tasks:
         task.check_disjoint(plan.protocols)
         train, test = cache.embeddings(candidate, task.train), cache.embeddings(candidate, task.test)
         for kind in candidate.kinds:
-            metrics += measure(task, kind, train, test, plan, seed=seed)
+            if task.answers is None:
+                metrics += _classify(task, kind, train, test, plan, seed)
+            if task.answers is not None or ("retrieval" in plan.protocols and task.retrieval):
+                metrics += search(task, kind, train, test)
     for dataset in plan.imagenet:
         theirs = {name: cache.embeddings(teacher, dataset) for name, teacher in (teachers or {}).items()}
         metrics += _compare(cache.embeddings(candidate, dataset), theirs, dataset)
     for folder, truth in plan.revisited:
-        metrics += revisited.measure(candidate.features, candidate.preprocessing, candidate.kinds, folder, truth)
+        metrics += revisited.measure(candidate.open(), candidate.preprocessing, candidate.kinds, folder, truth)
     return metrics
 
 
-def measure(task: Task, kind: str, train: Embeddings, test: Embeddings, plan: Plan, *, seed: int = 0) -> list[Metric]:
-    """The figures of a task by one kind of features. Raises TrainError."""
+def _classify(task: Task, kind: str, train: Embeddings, test: Embeddings, plan: Plan, seed: int) -> list[Metric]:
+    """Classes of the test photos by probe and k-NN."""
     where, labels = (task.test.name, task.test.split), test["labels"]
-    protocols = plan.protocols if task.answers is None else ["retrieval"]
-    metrics: list[Metric] = []
-    if "probe" in protocols and kind != "teacher":  # a linear map of `cls`: their probes are the same
+    metrics = []
+    if "probe" in plan.protocols and kind != "teacher":  # a linear map of `cls`: their probes are the same
         probe = linear_probe(train[kind], train["labels"], task.train.photos.classes, seed=seed)
-        metrics.append(scores.share(f"linear probe, {kind}", *where, probe.classify(test[kind]) == labels))
-    for k in plan.neighbours if "knn" in protocols else ():
+        metrics.append(share(f"linear probe, {kind}", *where, probe.classify(test[kind]) == labels))
+    for k in plan.neighbours if "knn" in plan.protocols else ():
         votes = knn(train[kind], train["labels"], test[kind], k=k)
-        metrics.append(scores.share(f"{k}-NN, {kind}", *where, votes == labels))
-    if "retrieval" in protocols and task.retrieval:
-        metrics += search(task, train, test, kind)
-    for shots in FIT_SHOTS if "fit" in protocols else ():
-        accuracy, validated, holds = own_classes(
-            train[kind], train["labels"], test[kind], labels, shots=shots, seed=seed
-        )
-        metrics.append(scores.mean(f"fit, {shots} per class, accuracy, {kind}", *where, accuracy))
-        if not validated.isnan().any():
-            metrics.append(scores.mean(f"fit, {shots} per class, cross-validated, {kind}", *where, validated))
-            metrics.append(scores.share(f"fit, {shots} per class, interval holds, {kind}", *where, holds))
+        metrics.append(share(f"{k}-NN, {kind}", *where, votes == labels))
     return metrics
 
 
-def search(task: Task, gallery: Embeddings, queries: Embeddings, kind: str) -> list[Metric]:
+def search(task: Task, kind: str, gallery: Embeddings, queries: Embeddings) -> list[Metric]:
     """mAP and recall@1 by one kind of features, which may be two models' that share a space. Raises TrainError."""
     where = task.test.name, task.test.split
     if task.answers is not None:
@@ -176,8 +147,7 @@ def search(task: Task, gallery: Embeddings, queries: Embeddings, kind: str) -> l
         precisions, firsts = retrieve(gallery[kind], gallery["labels"], queries[kind], queries["labels"], same=same)
     if not len(firsts):
         raise TrainError(f"{', '.join(where)}: no query has a right answer in the gallery")
-    mean = scores.mean(f"retrieval mAP, {kind}", *where, precisions)
-    return [mean, scores.share(f"recall@1, {kind}", *where, firsts)]
+    return [mean(f"retrieval mAP, {kind}", *where, precisions), share(f"recall@1, {kind}", *where, firsts)]
 
 
 def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Task], cache: Cache) -> list[Result]:
@@ -186,17 +156,16 @@ def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Tas
     The teacher is given the photos as it was when it taught this student.
     """
     teacher = from_teacher(replace(spec, pixels=student.teacher_pixels), student.preprocessing)
-    both = {"student": student, "teacher": teacher}
-    rows: list[Result] = []
+    both, rows, here = {"student": student, "teacher": teacher}, list[Result](), commit()
     for task in (task for task in tasks if task.retrieval):
         gallery = {name: cache.embeddings(candidate, task.train) for name, candidate in both.items()}
         queries = {name: cache.embeddings(candidate, task.test) for name, candidate in both.items()}
-        for variant, (there, here, kind) in PAIRS.items():
-            found = search(task, gallery[there], queries[here], kind)
-            rows += results_of(found, {**about(both[here]), "variant": variant})
+        for variant, (asked, asks, kind) in PAIRS.items():
+            found = search(task, kind, gallery[asked], queries[asks])
+            rows += results_of(found, {**both[asks].about, "commit": here, "variant": variant})
         cosine = functional.cosine_similarity(queries["student"]["teacher"], queries["teacher"]["teacher"])
-        mean = scores.mean("cosine to the teacher", task.test.name, task.test.split, cosine)
-        rows += results_of([mean], {**about(student), "variant": ""})
+        average = mean("cosine to the teacher", task.test.name, task.test.split, cosine)
+        rows += results_of([average], {**student.about, "commit": here, "variant": ""})
         amount = float(len(gallery["student"]["labels"]))
         rows.append(replace(rows[-1], metric="photos of the gallery", n=None, value=amount, low=None, high=None))
     return rows
@@ -205,22 +174,20 @@ def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Tas
 def _compare(ours: Embeddings, teachers: Mapping[str, Embeddings], dataset: Dataset) -> list[Metric]:
     """Top-1 through the teacher's head of 1000 classes, agreement with the teacher, and cosine to its embedding."""
     where, labels = (dataset.name, dataset.split), ours["labels"]
-    metrics: list[Metric] = []
+    metrics = []
     if "logits" in ours:
         logits, classes = ours["logits"], torch.unique(labels)  # sorted
         found = {f"top-1 of {logits.shape[1]}": logits.argmax(1)}
         if len(classes) < logits.shape[1]:
             found[f"top-1 of its {len(classes)} classes"] = classes[logits[:, classes].argmax(1)]
         for name, predicted in found.items():
-            metrics.append(scores.share(f"{name} through the teacher's head", *where, predicted == labels))
+            metrics.append(share(f"{name} through the teacher's head", *where, predicted == labels))
     for name, theirs in teachers.items():
         if "logits" in ours and "logits" in theirs:
             same = ours["logits"].argmax(1) == theirs["logits"].argmax(1)
-            metrics.append(scores.share(f"top-1 agreement with {name}", *where, same))
+            metrics.append(share(f"top-1 agreement with {name}", *where, same))
         cosine = functional.cosine_similarity(ours["teacher"], theirs["teacher"])
-        average = scores.mean(f"cosine to {name}, mean", *where, cosine)
-        metrics += [
-            average,
-            replace(average, name=f"cosine to {name}, minimum", value=cosine.min().item(), interval=None),
-        ]
+        average = mean(f"cosine to {name}, mean", *where, cosine)
+        lowest = replace(average, name=f"cosine to {name}, minimum", value=cosine.min().item(), interval=None)
+        metrics += [average, lowest]
     return metrics

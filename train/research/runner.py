@@ -17,7 +17,7 @@ from tqdm import tqdm
 from leap_zoo.documents import explain
 from leap_zoo.errors import nearest
 from train.errors import TrainError
-from train.evaluate.candidates import from_run
+from train.evaluate.features import from_run
 from train.evaluate.survey import Cache, Plan, evaluate
 from train.recipe_file import find_file, find_recipe, load_recipe, read_yaml
 from train.research.results import Result, results_of

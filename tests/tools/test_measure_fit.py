@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
+
+pytest.importorskip("timm", reason="needs the extra: pip install leap-zoo[train]")
+
 import torch
 
+from tools.measure_fit import main, own_classes
 from train.errors import TrainError
-from train.evaluate.own_classes import own_classes
+from train.research.results import read_results
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.evaluate.own_classes.CLASSES", 6)
-    monkeypatch.setattr("train.evaluate.own_classes.DRAWS", 6)
+    monkeypatch.setattr("tools.measure_fit.CLASSES", 6)
+    monkeypatch.setattr("tools.measure_fit.DRAWS", 6)
 
 
 def clouds(per_class: int, classes: int, seed: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,3 +57,23 @@ def test_own_classes__need_classes_in_common() -> None:
     vectors, labels = clouds(3, 4, 0, 0.1)
     with pytest.raises(TrainError, match="two classes in common"):
         own_classes(vectors, labels, vectors, labels + 3, shots=1)
+
+
+def test_command__writes_a_row_per_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.measure_fit.SHOTS", (1, 2))
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("light", "dark"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(3):
+                pixels = random.integers(0, 100, (40, 40, 3), dtype=np.uint8) + 150 * (label == "light")
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / label / f"{number}.png")
+    words = ["leap-nano", "drawn", str(tmp_path / "train"), str(tmp_path / "test"), "--out", str(tmp_path / "fit.csv")]
+    words += ["--cache", str(tmp_path / "cache"), "--store", str(tmp_path / "store")]
+    assert main(words) == 0
+    rows = {row.metric: row for row in read_results(tmp_path / "fit.csv")}
+    figures = ["1 per class, accuracy", "2 per class, accuracy", "2 per class, cross-validated"]
+    figures += ["2 per class, interval holds"]
+    assert set(rows) == {f"fit, {figure}, {kind}" for figure in figures for kind in ("embedding", "teacher")}
+    assert (rows["fit, 1 per class, accuracy, embedding"].value > 0.9, rows[next(iter(rows))].n) == (True, 6)
+    assert main([*words[:2], "nowhere", *words[3:]]) == 2

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
-RIDGE = 1e-6  # relative, where matrices of correlated channels are inverted
+RIDGE = 1e-6  # relative to the mean variance
 
 
-@dataclass
 class Moments:
     """Weighted first and second moments of rows (M, D), in float64."""
 
-    weight: float = 0.0
-    first: Tensor = field(default_factory=lambda: torch.zeros(()))
-    second: Tensor = field(default_factory=lambda: torch.zeros(()))
+    def __init__(self) -> None:
+        self.weight, self.first, self.second = 0.0, torch.zeros(()), torch.zeros(())
 
     def add(self, rows: Tensor, weights: Tensor) -> None:
         """rows (M, D), weights (M,)."""
@@ -39,13 +35,13 @@ class Moments:
 class Stream:
     """The residual stream in fewer channels: y = up @ down @ x, without the mean over channels that LayerNorm drops.
 
-    down (r, D): the principal directions of the normalised tokens. up (D_s, r): onto channels whose mean is zero.
+    down (r, D): the principal directions of the normalised tokens, whose second moment is `covariance` (D, D).
+    up (D_s, r): onto channels whose mean is zero.
     """
 
     def __init__(self, covariance: Tensor, width: int) -> None:
-        self.width, self.teacher_width = width, len(covariance)
-        centred = torch.eye(self.teacher_width, dtype=torch.float64) - 1 / self.teacher_width
-        kept = min(width, self.teacher_width) - 1
+        centred = torch.eye(len(covariance), dtype=torch.float64) - 1 / len(covariance)
+        kept = min(width, len(covariance)) - 1
         values, vectors = torch.linalg.eigh(centred @ covariance @ centred)
         # Along the mean over channels the covariance is exactly zero; it must not be taken for a direction.
         order = [int(i) for i in values.argsort(descending=True) if abs(float(vectors[:, i].mean())) < 1e-6]
@@ -56,54 +52,45 @@ class Stream:
 
     def write(self, weight: Tensor) -> Tensor:
         """(D, ...) that adds to the teacher's stream -> (D_s, ...) that adds to the student's."""
-        flat = weight.double().reshape(self.teacher_width, -1)
-        return (self.up @ (self.down @ flat)).reshape(self.width, *weight.shape[1:])
+        flat = weight.double().reshape(len(weight), -1)
+        return (self.up @ (self.down @ flat)).reshape(-1, *weight.shape[1:])
 
 
 class Reading:
     """What a LayerNorm of the teacher gives, told from z = down @ (normalised token), of which the student has r.
 
-    z (M, r) has mean `mean` and covariance `covariance`. The lost directions are predicted from the kept ones.
+    z (M, r) has mean `mean` and covariance `covariance`. The lost directions are predicted from the kept ones: the norm
+    gives `back` (D, r) @ z + `offset` (D,).
     """
 
     def __init__(self, stream: Stream, norm: nn.LayerNorm, moments: Moments) -> None:
         covariance, mean = moments.covariance, moments.mean
         self.mean, self.covariance = stream.down @ mean, stream.down @ covariance @ stream.down.T
-        back = solve(self.covariance, stream.down @ covariance).T  # (D, r)
-        gain, offset = norm.weight.detach().double(), norm.bias.detach().double()
+        back = torch.linalg.solve(ridged(self.covariance), stream.down @ covariance).T
+        gain, offset = norm.weight.double(), norm.bias.double()
         self.back = gain[:, None] * back
         self.offset = gain * (mean - back @ self.mean) + offset
         size = moments.second.diagonal().sum() / moments.weight
         inside = (self.covariance.diagonal() + self.mean**2).sum()
         # The student's LayerNorm makes tokens of D_s channels as long as D_s; what is kept of the teacher's is shorter.
-        self.scale = float((inside / size * stream.teacher_width / stream.width).sqrt())
+        self.scale = float((inside / size * len(mean) / len(stream.up)).sqrt())
         self.up = stream.up
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def linear(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
         """A layer behind the norm -> the same of z: weight (out, r), bias (out,)."""
-        weight = weight.detach().double()
-        plain = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.detach().double()
-        return weight @ self.back, plain + weight @ self.offset
+        weight = layer.weight.double()
+        return weight @ self.back, bias(layer) + weight @ self.offset
 
     def student(self, weight: Tensor) -> Tensor:
         """A layer (out, r) of z -> (out, D_s), of the student's normalised tokens."""
         return self.scale * weight @ self.up.T
 
 
-def root(covariance: Tensor) -> Tensor:
-    """Lower triangular L with L L' = covariance, a little ridge added."""
-    return torch.linalg.cholesky(_ridged(covariance))
+def bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """A layer's bias (out,), or zeros."""
+    return torch.zeros(len(layer.weight), dtype=torch.float64) if layer.bias is None else layer.bias.double()
 
 
-def solve(covariance: Tensor, right: Tensor) -> Tensor:
-    """inverse(covariance) @ right, a little ridge added."""
-    return torch.linalg.solve(_ridged(covariance), right)
-
-
-def solve_right(left: Tensor, root: Tensor) -> Tensor:
-    """left @ inverse(root)."""
-    return torch.linalg.solve_triangular(root, left, upper=False, left=False)
-
-
-def _ridged(matrix: Tensor) -> Tensor:
-    return matrix + RIDGE * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+def ridged(covariance: Tensor) -> Tensor:
+    """A covariance (n, n) of correlated channels, made safe to invert."""
+    return covariance + RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)

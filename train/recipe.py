@@ -161,18 +161,13 @@ CURRICULA = {kind.__struct_config__.tag: kind for kind in get_args(AnyCurriculum
 
 
 class Loss(_Strict, frozen=True, kw_only=True):
-    """Distance of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens.
+    """Mean squared error of projected student patches to the target's, plus `cls_weight` times that of CLS.
 
     targets: `raw` as published; `standardised` divides each channel of a block by its running deviation first.
-    distance: `mse` as published; `cosine-smooth-l1` is 1 - cosine of the tokens plus smooth L1.
-    logits_weight: of the divergence (KL) of the teacher's classes through the projected CLS from the teacher's own,
-    while its last block is the target; 0 leaves its classifier out.
     """
 
     targets: Literal["raw", "standardised"] = "raw"
-    distance: Literal["mse", "cosine-smooth-l1"] = "mse"
     cls_weight: NotNegative = 0.05
-    logits_weight: NotNegative = 0.0
 
 
 class Optimizer(_Strict, frozen=True, kw_only=True):

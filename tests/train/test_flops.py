@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from train.method.distiller import Distiller
-from train.method.flops import count, student_flops, teacher_flops
+from train.method.flops import count, count_flops, student_flops
 from train.method.teacher import Teacher
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -25,7 +26,7 @@ def student_step(depth: int) -> int:
 
 def test_teacher_flops__are_those_of_its_matrix_products(teacher: Teacher) -> None:
     for block in range(1, 13):
-        assert teacher_flops(teacher, IMAGE, block) == PATCHES + block * BLOCK
+        assert count_flops(partial(teacher, IMAGE, block)) == PATCHES + block * BLOCK
 
 
 def test_student_flops__are_three_forward_passes(make_distiller: Callable[..., Distiller]) -> None:

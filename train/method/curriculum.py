@@ -1,7 +1,6 @@
 """Which teacher blocks are the student's target, and when they move: state machines without tensors.
 
-docs/training.md has the table of strategies. Adding one: a subclass of `Curriculum` with `_decide`, its settings in
-`train/recipe.py`, a line in `make`.
+docs/training.md has the table of strategies, CONTRIBUTING.md says how to add one.
 """
 
 from __future__ import annotations
@@ -39,12 +38,9 @@ class Curriculum:
 
     def __init__(self, blocks: int, start: int | None = None, setting: str = "") -> None:
         """start: the first target, None where calibration finds it; `setting` is its name in recipes."""
-        self.blocks = blocks
-        self.history: list[Move] = []
         if start is not None and not 1 <= start <= blocks:
             raise TrainError(f"{setting}={start}: the teacher's blocks are 1 to {blocks}")
-        if start is not None:
-            self._move(0, start, None, "start")
+        self.blocks, self.history = blocks, [] if start is None else [Move(0, start)]
 
     @property
     def block(self) -> int:

@@ -55,10 +55,7 @@ class Distiller(nn.Module):
         return torch.stack(losses).mean(), self.measure(view.patches, wanted.patches)
 
     def views(self, images: Tensor, targets: tuple[int, ...]) -> list[Tokens]:
-        """Normalised images (B, 3, H, W) -> each target as the student sees it, projected by g, float32 (B, ..., D_t).
-
-        No block deeper than the targets need is run.
-        """
+        """Normalised images (B, 3, H, W) -> each target as the student sees it, projected by g; float32."""
         prefix, views = self.student.num_prefix_tokens, []
         found = tokens_at(self.student, images, [self.depth(target) for target in targets])
         for tokens, projection in zip(found, cycle([*self.others, self.projection]), strict=False):

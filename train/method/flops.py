@@ -32,11 +32,11 @@ def count(
     block_images: for each block k, images for which the target was k. size: side of the student's photos.
     """
     image = torch.zeros(1, 3, size, size, device=next(distiller.parameters()).device)
-    whole = teacher_flops(teacher, image, teacher.blocks)
+    whole = count_flops(partial(teacher, image, teacher.blocks))
     by_teacher, by_student = calibration_images * whole, 0
     for block, images in enumerate(block_images, 1):
         if images:
-            by_teacher += images * teacher_flops(teacher, image, block)
+            by_teacher += images * count_flops(partial(teacher, image, block))
             by_student += images * student_flops(distiller, image, block)
     full_teacher = sum(block_images) * whole
     full = full_teacher + sum(block_images) * student_flops(distiller, image, teacher.blocks)
@@ -44,13 +44,8 @@ def count(
     return Cost(by_teacher, total, 1 - by_teacher / full_teacher, 1 - total / full)
 
 
-def teacher_flops(teacher: Teacher, image: Tensor, block: int) -> int:
-    """FLOPs of one image (1, 3, H, W) through blocks 1..block."""
-    return count_flops(partial(teacher, image, block))
-
-
 def student_flops(distiller: Distiller, image: Tensor, block: int) -> int:
-    """FLOPs of one image through student and projections, forward and backward, while `block` is the target."""
+    """FLOPs of an image (1, 3, H, W) through student and projections, forward and backward, at the target `block`."""
     targets = tuple(range(1, distiller.blocks + 1)) if len(distiller.others) else (block,)
 
     def step() -> None:

@@ -12,9 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from train.errors import TrainError
-from train.method.stream import Moments, Reading, Stream, bias, ridged
 from train.method.teacher import ViT
 
+RIDGE = 1e-6  # relative to the mean variance
 CLS_SHARE = 0.25  # of the weight of all tokens: a photo's one CLS counts as much as a third of its patches
 
 
@@ -99,7 +99,7 @@ def _embeddings(student: VisionTransformer, vit: VisionTransformer, stream: Stre
     """Patches and positions, resampled; CLS and registers."""
     ours, theirs = student.patch_embed, vit.patch_embed
     ours.proj.weight.copy_(stream.write(resample_patch_embed(theirs.proj.weight.float(), list(ours.patch_size))))
-    ours.proj.bias.copy_(stream.write(bias(theirs.proj)))
+    ours.proj.bias.copy_(stream.write(_bias(theirs.proj)))
     prefix = vit.num_prefix_tokens
     positions = resample_abs_pos_embed(vit.pos_embed.float(), list(ours.grid_size), num_prefix_tokens=prefix)
     for name, value in (("pos_embed", positions), ("cls_token", vit.cls_token), ("reg_token", vit.reg_token)):
@@ -114,10 +114,9 @@ def _attention(attn: Attention, block: ViT, reading: Reading, stream: Stream) ->
     weight, biases = reading.linear(teacher.qkv)  # (3 D, r), (3 D,)
     query, key, value = weight.unflatten(0, (3, *shape))  # (heads, width, r) each
     query_bias, _, value_bias = biases.unflatten(0, (3, *shape))  # that of keys adds the same to all logits: nothing
-    gain = _gain(block.ls1)
-    output = stream.down @ (gain[:, None] * teacher.proj.weight.double())
+    output, constant = _written(teacher.proj, block.ls1, stream)
     output = output.unflatten(1, shape).transpose(0, 1)  # (heads, r, width)
-    spread = torch.linalg.cholesky(ridged(reading.covariance))
+    spread = torch.linalg.cholesky(_ridged(reading.covariance))
     plain = torch.eye(len(spread), dtype=torch.float64)
     values = [_factors(out @ read, plain, spread, shape[1]) for out, read in zip(output, value, strict=True)]
     # What a head writes of tokens that are all alike does not depend on where it looks.
@@ -140,7 +139,7 @@ def _attention(attn: Attention, block: ViT, reading: Reading, stream: Stream) ->
     attn.qkv.weight.copy_(reading.student(rows.flatten(0, 2)))
     attn.qkv.bias.copy_(offsets.flatten())
     attn.proj.weight.copy_(stream.up @ written.flatten(1))
-    attn.proj.bias.copy_(stream.up @ (stream.down @ (gain * bias(teacher.proj)) + alike))
+    attn.proj.bias.copy_(stream.up @ (constant + alike))
 
 
 def _factors(matrix: Tensor, before: Tensor, after: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,21 +169,108 @@ def _mlp(mlp: Mlp, block: ViT, reading: Reading, hidden: Moments, stream: Stream
     """The strongest hidden units, and the output layer that makes the best of them."""
     teacher, kept = block.mlp, mlp.fc1.out_features
     weight, biases = reading.linear(teacher.fc1)
-    gain = _gain(block.ls2)
-    output = stream.down @ (gain[:, None] * teacher.fc2.weight.double())  # (r, hidden)
-    constant = stream.down @ (gain * bias(teacher.fc2))
+    output, constant = _written(teacher.fc2, block.ls2, stream)  # (r, hidden), (r,)
     covariance, mean = hidden.covariance, hidden.mean
     strength = covariance.diagonal() * output.square().sum(0)
     chosen = strength.argsort(descending=True)[:kept].sort().values
     fitted = output[:, chosen]  # (r, kept)
     if kept < len(strength):
-        fitted = torch.linalg.solve(ridged(covariance[chosen][:, chosen]), covariance[chosen] @ output.T).T
+        fitted = torch.linalg.solve(_ridged(covariance[chosen][:, chosen]), covariance[chosen] @ output.T).T
     mlp.fc1.weight.copy_(reading.student(weight[chosen]))
     mlp.fc1.bias.copy_(biases[chosen])
     mlp.fc2.weight.copy_(stream.up @ fitted)
     mlp.fc2.bias.copy_(stream.up @ (constant + output @ mean - fitted @ mean[chosen]))
 
 
-def _gain(scale: ViT) -> Tensor:
-    """LayerScale's factors (D,), or one."""
-    return scale.gamma.double() if hasattr(scale, "gamma") else torch.ones(1, dtype=torch.float64)
+def _written(layer: nn.Linear, scale: ViT, stream: Stream) -> tuple[Tensor, Tensor]:
+    """The last layer of a branch, LayerScale folded in, as it adds to the kept directions: (r, in), (r,)."""
+    gain = scale.gamma.double() if hasattr(scale, "gamma") else torch.ones(1, dtype=torch.float64)
+    return stream.down @ (gain[:, None] * layer.weight.double()), stream.down @ (gain * _bias(layer))
+
+
+class Moments:
+    """Weighted first and second moments of rows (M, D), in float64."""
+
+    def __init__(self) -> None:
+        self.weight, self.first, self.second = 0.0, torch.zeros(()), torch.zeros(())
+
+    def add(self, rows: Tensor, weights: Tensor) -> None:
+        """rows (M, D), weights (M,)."""
+        rows, weights = rows.double(), weights.double()
+        self.weight += float(weights.sum())
+        self.first = self.first + weights @ rows
+        self.second = self.second + (rows * weights[:, None]).T @ rows
+
+    @property
+    def mean(self) -> Tensor:
+        """(D,)."""
+        return self.first / self.weight
+
+    @property
+    def covariance(self) -> Tensor:
+        """(D, D)."""
+        return self.second / self.weight - torch.outer(self.mean, self.mean)
+
+
+class Stream:
+    """The residual stream in fewer channels: y = up @ down @ x, without the mean over channels that LayerNorm drops.
+
+    down (r, D): the principal directions of the normalised tokens, whose second moment is `covariance` (D, D).
+    up (D_s, r): onto channels whose mean is zero.
+    """
+
+    def __init__(self, covariance: Tensor, width: int) -> None:
+        centred = torch.eye(len(covariance), dtype=torch.float64) - 1 / len(covariance)
+        kept = min(width, len(covariance)) - 1
+        values, vectors = torch.linalg.eigh(centred @ covariance @ centred)
+        # Along the mean over channels the covariance is exactly zero; it must not be taken for a direction.
+        order = [int(i) for i in values.argsort(descending=True) if abs(float(vectors[:, i].mean())) < 1e-6]
+        self.down = vectors[:, order[:kept]].T.contiguous()
+        ones = torch.ones(width, 1, dtype=torch.float64)
+        basis = torch.linalg.qr(torch.cat([ones, torch.eye(width, dtype=torch.float64)[:, : width - 1]], 1)).Q
+        self.up = basis[:, 1 : kept + 1]
+
+    def write(self, weight: Tensor) -> Tensor:
+        """(D, ...) that adds to the teacher's stream -> (D_s, ...) that adds to the student's."""
+        flat = weight.double().reshape(len(weight), -1)
+        return (self.up @ (self.down @ flat)).reshape(-1, *weight.shape[1:])
+
+
+class Reading:
+    """What a LayerNorm of the teacher gives, told from z = down @ (normalised token), of which the student has r.
+
+    z (M, r) has mean `mean` and covariance `covariance`. The lost directions are predicted from the kept ones: the norm
+    gives `back` (D, r) @ z + `offset` (D,).
+    """
+
+    def __init__(self, stream: Stream, norm: nn.LayerNorm, moments: Moments) -> None:
+        covariance, mean = moments.covariance, moments.mean
+        self.mean, self.covariance = stream.down @ mean, stream.down @ covariance @ stream.down.T
+        back = torch.linalg.solve(_ridged(self.covariance), stream.down @ covariance).T
+        gain, offset = norm.weight.double(), norm.bias.double()
+        self.back = gain[:, None] * back
+        self.offset = gain * (mean - back @ self.mean) + offset
+        size = moments.second.diagonal().sum() / moments.weight
+        inside = (self.covariance.diagonal() + self.mean**2).sum()
+        # The student's LayerNorm makes tokens of D_s channels as long as D_s; what is kept of the teacher's is shorter.
+        self.scale = float((inside / size * len(mean) / len(stream.up)).sqrt())
+        self.up = stream.up
+
+    def linear(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """A layer behind the norm -> the same of z: weight (out, r), bias (out,)."""
+        weight = layer.weight.double()
+        return weight @ self.back, _bias(layer) + weight @ self.offset
+
+    def student(self, weight: Tensor) -> Tensor:
+        """A layer (out, r) of z -> (out, D_s), of the student's normalised tokens."""
+        return self.scale * weight @ self.up.T
+
+
+def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """A layer's bias (out,), or zeros."""
+    return torch.zeros(len(layer.weight), dtype=torch.float64) if layer.bias is None else layer.bias.double()
+
+
+def _ridged(covariance: Tensor) -> Tensor:
+    """A covariance (n, n) of correlated channels, made safe to invert."""
+    return covariance + RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)

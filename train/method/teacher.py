@@ -101,10 +101,7 @@ def normed_blocks(vit: ViT, images: Tensor, blocks: Sequence[int]) -> list[tuple
 
 
 def classifier(vit: ViT) -> nn.Linear:
-    """The linear classifier of a ViT that reads its CLS token (after the final norm).
-
-    Raises TrainError for a ViT without one: a student's CLS is all that its projection offers to a head.
-    """
+    """The linear classifier that reads CLS alone, all that a student's projection offers to it. Raises TrainError."""
     if not isinstance(vit.head, nn.Linear):
         why = "has no classifier that teacher.head could export"
     elif hasattr(vit, "head_dist"):
@@ -120,9 +117,9 @@ def classifier(vit: ViT) -> nn.Linear:
 
 
 def check_teacher(spec: recipe.Teacher, pixels: int) -> ViT:
-    """Refuse what the model's shape, or a missing file, tells before weights are fetched. Arguments as of `make_vit`.
+    """Refuse, by TrainError, what the model's shape or a missing file tells before weights are fetched.
 
-    Returns the model without memory (on torch's `meta` device): its shapes. Raises TrainError.
+    Returns the model of `make_vit` without memory (on torch's `meta` device): its shapes.
     """
     if not timm.is_model(spec.model):
         close = timm.list_models(f"*{spec.model}*")[:3]

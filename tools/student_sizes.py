@@ -40,10 +40,10 @@ def document() -> str:
     parts = ["# Students", ABOUT]
     for pixels, patch in ((224, 16), (224, 14), (160, 16)):
         lines = [HEAD]
-        for size, shape in SIZES.items():
+        for size, shape in SIZES.items():  # width, depth, heads
             tokens, parameters, flops = cost(recipe.Student(size=size, patch=patch), pixels=pixels)
             figures = round(parameters / 1e6, 2), round(flops / 1e9, 2), round(4 * parameters / 1e6, 1)
-            cells = (f"`{size}`", shape.width, shape.depth, shape.heads, tokens, *figures)
+            cells = (f"`{size}`", *shape, tokens, *figures)
             lines.append(f"| {' | '.join(map(str, cells))} |")
         parts += [f"## {pixels} px, patches of {patch} px", "\n".join(lines)]
     return "\n\n".join([*parts, NOTE]) + "\n"

@@ -96,7 +96,7 @@ def train(
                 clock.batch_arrived()
                 pixels = pixels.to(device, non_blocking=True)  # uint8 (B, side, side, 3)
                 images = augment(pixels, aspect, views)  # (B, 3, H, W)
-                if not curriculum.started:
+                if not curriculum.history:
                     _calibrate(training, teacher, images, fabric)
                 targets = curriculum.targets
                 with fabric.autocast():
@@ -135,7 +135,6 @@ def train(
                     "optimizer.lr, or use another precision"
                 )
             block = curriculum.block
-            curriculum.dropped += left_out[1] if math.isfinite(alike) else 0  # else observe() counts it
             curriculum.observe(training.step, alike)
             bar.set_postfix_str(f"loss {loss_mean:.3f}, block {block}, similarity {alike:.3f}", refresh=False)
             if written and (training.step - since >= log.EVERY or training.step == steps):
@@ -168,7 +167,7 @@ def make_optimizer(recipe: Recipe, distiller: Distiller) -> Optimizer:
 def _calibrate(training: Training, teacher: Teacher, images: Tensor, fabric: Fabric) -> None:
     """Run all blocks once, on the first piece, to find the one that the fresh student is most similar to."""
     with fabric.autocast():
-        found = training.distiller.similarities(images, teacher.every_block(images))
+        found = training.distiller.similarities(images, teacher.at(images, range(1, teacher.blocks + 1)))
     training.curriculum.calibrate(processes.mean_of_finite(found[None])[0].tolist())
     training.calibration_images += len(images) * processes.layout().processes
 
@@ -190,7 +189,7 @@ def _restore(training: Training, optimizer: Optimizer, fabric: Fabric, state: di
     for name in ("step", "block_images", "calibration_images"):
         setattr(training, name, state[name])
     training.curriculum.load_state_dict(state["curriculum"])
-    training.distiller.load(state["distiller"])
+    training.distiller.load_state_dict(state["distiller"])
     training.clock.load_state_dict(state["clock"])
     optimizer.load_state_dict(state["optimizer"])
     fabric.strategy.precision.load_state_dict(state["precision"])

@@ -146,12 +146,13 @@ CURRICULA = {kind.__struct_config__.tag: kind for kind in get_args(AnyCurriculum
 
 
 class Loss(_Strict, frozen=True, kw_only=True):
-    """Distance of projected student tokens and target tokens, plus `cls_weight` times that of the CLS tokens."""
+    """Mean squared error of projected student patches to the target's, plus `cls_weight` times that of CLS.
 
-    targets: Literal["raw", "standardised"] = "raw"  # standardised: each channel of a block over its running deviation
-    distance: Literal["mse", "cosine-smooth-l1"] = "mse"  # the latter: 1 - cosine of the tokens, plus smooth L1
+    targets: `raw` as published; `standardised` divides each channel of a block by its running deviation first.
+    """
+
+    targets: Literal["raw", "standardised"] = "raw"
     cls_weight: NotNegative = 0.05
-    logits_weight: NotNegative = 0.0  # of KL(teacher's classes, those of the projected CLS), at its last block
 
 
 class Optimizer(_Strict, frozen=True, kw_only=True):

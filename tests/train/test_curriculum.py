@@ -12,19 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from train import recipe
-from train.method.curriculum import (
-    Curriculum,
-    CurriculumError,
-    Fixed,
-    Last,
-    Leap,
-    LeapGrow,
-    Linear,
-    Move,
-    OneToOne,
-    Plateau,
-    make,
-)
+from train.errors import TrainError
+from train.method.curriculum import Curriculum, Leap, LeapGrow, Linear, Move, OneToOne, make
+
+
+def made_leap(blocks: int, *, steps_per_epoch: int, **settings: float) -> Leap:
+    """Not yet calibrated."""
+    return Leap(recipe.LeapSettings(**settings), blocks, steps_per_epoch)
+
 
 similarities = st.floats(0, 1) | st.sampled_from([math.nan, math.inf, -math.inf])
 
@@ -47,9 +42,9 @@ class LeapMachine(RuleBasedStateMachine):
     )
     def start(self, first: list[float], **settings: float) -> None:
         self.settings = settings
-        self.leap = Leap(len(first), **settings)
+        self.leap = made_leap(len(first), **settings)
         self.leap.calibrate(first)
-        self.step = self.dropped = self.ends = 0
+        self.step = self.ends = 0
         self.average = 0.0
         self.block = first.index(max(first)) + 1
 
@@ -60,8 +55,6 @@ class LeapMachine(RuleBasedStateMachine):
         if math.isfinite(similarity):
             share = self.settings["smoothing"]
             self.average = share * similarity + (1 - share) * self.average
-        else:
-            self.dropped += 1
         reason = None
         if self.block < self.leap.blocks:
             if self.average >= self.settings["threshold"]:
@@ -77,12 +70,11 @@ class LeapMachine(RuleBasedStateMachine):
 
     @rule()
     def save_and_restore(self) -> None:
-        self.leap = restored(self.leap, Leap(self.leap.blocks, **self.settings))
+        self.leap = restored(self.leap, made_leap(self.leap.blocks, **self.settings))
 
     @invariant()
     def agrees_with_the_model(self) -> None:
         assert self.leap.block == self.block <= self.leap.blocks
-        assert self.leap.dropped == self.dropped
 
     @invariant()
     def history_moves_by_one(self) -> None:
@@ -97,7 +89,7 @@ TestLeapMachine.settings = settings(max_examples=50, stateful_step_count=25, dea
 
 def leap(blocks: int = 4, **options: float) -> Leap:
     """A calibrated curriculum at block 1."""
-    curriculum = Leap(blocks, **{"max_epochs": 3, "steps_per_epoch": 10, **options})
+    curriculum = made_leap(blocks, **{"max_epochs": 3, "steps_per_epoch": 10, **options})
     curriculum.calibrate([0.5] + [0.1] * (blocks - 1))
     return curriculum
 
@@ -127,7 +119,6 @@ def test_leap__one_similarity_that_is_not_finite_does_not_freeze_it() -> None:
     curriculum = leap(max_epochs=1, steps_per_epoch=2)
     assert curriculum.observe(1, math.nan) is None
     assert curriculum.observe(2, math.inf).reason == "timeout"
-    assert curriculum.dropped == 2
     assert curriculum.observe(3, 0.9).reason == "similarity"
 
 
@@ -138,75 +129,61 @@ def test_leap__stays_on_the_last_block() -> None:
     assert curriculum.block == 2
 
 
-def test_leap__needs_calibration_before_it_observes() -> None:
-    with pytest.raises(CurriculumError, match="calibrate"):
-        Leap(3, max_epochs=1, steps_per_epoch=1).observe(1, 0.5)
-
-
 @given(st.lists(similarities, min_size=1, max_size=12), st.booleans())
 def test_calibration__picks_the_first_of_the_most_similar_finite_blocks(values: list[float], grow: bool) -> None:
     blocks = len(values)
-    curriculum = LeapGrow(blocks, steps=9, start=None) if grow else Leap(blocks, max_epochs=1, steps_per_epoch=1)
-    assert curriculum.needs_calibration
+    spec = recipe.LeapGrowSettings(start="calibrated") if grow else recipe.LeapSettings()
+    curriculum = make(spec, blocks, steps_per_epoch=1, epochs=9)
+    assert not curriculum.history
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
-        with pytest.raises(CurriculumError, match="finite"):
+        with pytest.raises(TrainError, match="finite"):
             curriculum.calibrate(values)
         return
     curriculum.calibrate(values)
     assert curriculum.block == values.index(max(finite)) + 1
-    assert curriculum.dropped == blocks - len(finite)
     assert curriculum.history == [Move(0, curriculum.block, max(finite), "calibration")]
-
-
-def test_calibration__of_another_number_of_blocks_is_refused() -> None:
-    with pytest.raises(CurriculumError, match="4 similarities, got 3"):
-        Leap(4, max_epochs=1, steps_per_epoch=1).calibrate([0.1, 0.2, 0.3])
 
 
 @given(st.integers(1, 24), st.lists(similarities, max_size=30))
 def test_last__never_moves(blocks: int, values: list[float]) -> None:
-    curriculum = Last(blocks)
+    curriculum = make(recipe.LastSettings(), blocks, steps_per_epoch=1, epochs=30)
     assert not any(curriculum.observe(step, value) for step, value in enumerate(values, 1))
     assert curriculum.block == blocks
     assert [(move.block, move.reason) for move in curriculum.history] == [(blocks, "start")]
-    assert curriculum.dropped == sum(not math.isfinite(value) for value in values)
-
-
-def test_state__of_another_strategy_or_teacher_is_refused_and_changes_nothing() -> None:
-    curriculum = leap()
-    curriculum.observe(1, 0.9)
-    before = curriculum.state_dict()
-    for other, named in ((Last(4), "strategy"), (leap(blocks=5), "blocks")):
-        with pytest.raises(CurriculumError, match=named):
-            curriculum.load_state_dict(other.state_dict())
-        assert curriculum.state_dict() == before
 
 
 def test_state__of_a_fresh_curriculum_is_not_started() -> None:
-    fresh = Leap(4, max_epochs=2, steps_per_epoch=2)
-    assert not fresh.started
-    assert restored(leap(), fresh).started
+    fresh = made_leap(4, max_epochs=2, steps_per_epoch=2)
+    assert not fresh.history
+    assert restored(leap(), fresh).history == leap().history
 
 
 class PlateauMachine(RuleBasedStateMachine):
-    """Any similarities of steps 1, 2, ... (some left out) against the definition, computed anew each time."""
+    """Any similarities of steps 1, 2, ... (some not finite) against the definition, computed anew each time.
 
-    @initialize(steps=st.integers(1, 5), rise=st.floats(0, 0.2), since=st.integers(0, 20))
-    def start(self, steps: int, rise: float, since: int) -> None:
-        self.plateau, self.steps, self.rise, self.since = Plateau(steps, rise), steps, rise, since
-        self.step, self.seen = since, {}
+    There are so many blocks and steps that only a plateau moves the target.
+    """
 
-    @rule(similarity=st.none() | st.floats(0, 1), ahead=st.integers(1, 3))
-    def observe(self, similarity: float | None, ahead: int) -> None:
+    @initialize(steps=st.integers(1, 5), rise=st.floats(0, 0.2))
+    def start(self, steps: int, rise: float) -> None:
+        spec = recipe.LeapGrowSettings(plateau_steps=steps, plateau_rise=rise)
+        self.curriculum, self.steps, self.rise = LeapGrow(spec, 1000, 10**9), steps, rise
+        self.step, self.since, self.seen = 0, 0, {}
+
+    @rule(similarity=similarities, ahead=st.integers(1, 3))
+    def observe(self, similarity: float, ahead: int) -> None:
         self.step += ahead
-        if similarity is not None:
+        if math.isfinite(similarity):
             self.seen[self.step] = similarity
         newer = [v for at, v in self.seen.items() if self.step - self.steps < at]
         older = [v for at, v in self.seen.items() if self.step - 2 * self.steps < at <= self.step - self.steps]
         level = bool(newer and older) and sum(newer) / len(newer) - sum(older) / len(older) < self.rise
         expected = level and self.step - self.since >= 2 * self.steps
-        assert self.plateau.reached(self.step, similarity, self.since) == expected
+        move = self.curriculum.observe(self.step, similarity)
+        assert (move.reason if move else None) == ("plateau" if expected else None)
+        if move:
+            self.since, self.seen = self.step, {}
 
 
 TestPlateauMachine = PlateauMachine.TestCase
@@ -218,8 +195,8 @@ def test_plateau__fires_at_the_first_step_whose_means_are_less_than_the_rise_apa
     # t=4: .35 - .15 = .2; t=5: .45 - .25 = .2; t=6: .5 - .35 = .15; t=7: .5 - .45 = .05; t=8: 0
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5]
     for rise, first in ((0.25, 4), (0.16, 6), (0.06, 7), (0.01, 8)):
-        plateau = Plateau(2, rise)
-        assert next(step for step, v in enumerate(values, 1) if plateau.reached(step, v, 0)) == first
+        curriculum = LeapGrow(recipe.LeapGrowSettings(plateau_steps=2, plateau_rise=rise), 12, 10_000)
+        assert next(step for step, v in enumerate(values, 1) if curriculum.observe(step, v)) == first
 
 
 class GrowMachine(RuleBasedStateMachine):
@@ -235,9 +212,13 @@ class GrowMachine(RuleBasedStateMachine):
     def start(
         self, first: list[float] | None, blocks: int, steps: int, last_share: float, plateau: tuple[int, float]
     ) -> None:
-        self.fresh: Callable[[], LeapGrow] = lambda: LeapGrow(
-            blocks, steps=steps, last_share=last_share, start=1 if first is None else None, plateau=Plateau(*plateau)
+        spec = recipe.LeapGrowSettings(
+            last_share=last_share,
+            start=1 if first is None else "calibrated",
+            plateau_steps=plateau[0],
+            plateau_rise=plateau[1],
         )
+        self.fresh: Callable[[], LeapGrow] = lambda: LeapGrow(spec, blocks, steps)
         self.grow, self.twin = self.fresh(), self.fresh()  # the twin is never restored
         if first is not None:
             for each in (self.grow, self.twin):
@@ -247,7 +228,7 @@ class GrowMachine(RuleBasedStateMachine):
     @rule(similarity=similarities, ahead=st.integers(1, 4))
     def observe(self, similarity: float, ahead: int) -> None:
         self.step += ahead
-        before, entered = self.grow.block, self.grow.entered
+        before, entered = self.grow.block, self.grow.history[-1].step
         move = self.grow.observe(self.step, similarity)
         self.twin.observe(self.step, similarity)
         if move is None:
@@ -279,9 +260,9 @@ TestGrowMachine = GrowMachine.TestCase
 TestGrowMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def grow(blocks: int, **options: object) -> LeapGrow:
+def grow(blocks: int, *, steps: int = 100, **options: object) -> LeapGrow:
     """From block 1: 100 steps, 70 of them for the ramp; a plateau of 2 x 5 steps."""
-    return LeapGrow(blocks, **{"steps": 100, "plateau": Plateau(5, 0.01), **options})
+    return LeapGrow(recipe.LeapGrowSettings(**{"plateau_steps": 5, "plateau_rise": 0.01, **options}), blocks, steps)
 
 
 def test_grow__shares_the_ramp_out_equally_while_the_similarity_rises() -> None:
@@ -311,7 +292,7 @@ def test_grow__skips_blocks_rather_than_miss_the_last() -> None:
 def test_grow__starts_where_it_is_told_and_at_the_end_where_there_is_no_ramp() -> None:
     assert grow(blocks=12, start=7).block == 7
     assert grow(blocks=12, last_share=1.0).block == 12
-    with pytest.raises(CurriculumError, match=r"curriculum.start=13: the teacher's blocks are 1 to 12"):
+    with pytest.raises(TrainError, match=r"curriculum.start=13: the teacher's blocks are 1 to 12"):
         grow(blocks=12, start=13)
 
 
@@ -321,18 +302,18 @@ def test_depth__of_a_growing_student_is_in_proportion_to_its_target(blocks: int,
     targets = [1, 2, 6, blocks] if blocks > 4 else [1, 2, 4]
     assert [curriculum.depth(target, 12) for target in targets] == depths
     assert [grow(blocks=blocks, grow=False).depth(target, 12) for target in targets] == [12] * len(targets)
-    assert Linear(blocks, steps=9).depth(1, 12) == 12
+    assert Linear(blocks, 9, 0.3).depth(1, 12) == 12
 
 
 @given(st.integers(1, 24), st.integers(1, 300), st.floats(0, 1))
 def test_linear__is_a_ramp_that_ends_with_the_last_blocks_share(blocks: int, steps: int, last_share: float) -> None:
-    curriculum, seen = Linear(blocks, steps=steps, last_share=last_share), []
+    curriculum, seen = Linear(blocks, steps, last_share), []
     seen.append(curriculum.block)
     for step in range(1, steps + 1):
         curriculum.observe(step, math.nan)
         seen.append(curriculum.block)
         if step == steps // 2:
-            curriculum = restored(curriculum, Linear(blocks, steps=steps, last_share=last_share))
+            curriculum = restored(curriculum, Linear(blocks, steps, last_share))
     ramp = round(steps * (1 - last_share))
     assert seen == sorted(seen)
     assert all(block == blocks for block in seen[ramp:])
@@ -344,18 +325,17 @@ def test_linear__is_a_ramp_that_ends_with_the_last_blocks_share(blocks: int, ste
 
 
 def test_fixed__refuses_a_block_that_the_teacher_has_not() -> None:
-    assert Fixed(12, 7).targets == (7,)
+    assert make(recipe.FixedSettings(block=7), 12, steps_per_epoch=1, epochs=1).targets == (7,)
     for block in (0, 13):
-        with pytest.raises(CurriculumError, match="1 to 12"):
-            Fixed(12, block)
+        with pytest.raises(TrainError, match=f"curriculum.block={block}: the teacher's blocks are 1 to 12"):
+            make(recipe.FixedSettings(block=block), 12, steps_per_epoch=1, epochs=1)
 
 
 def test_one_to_one__has_every_block_as_a_target_at_its_own_depth() -> None:
-    curriculum = OneToOne(4)
+    curriculum = OneToOne(4, 4)
     assert curriculum.targets == (1, 2, 3, 4)
-    assert curriculum.layerwise
     assert [curriculum.depth(target, 12) for target in curriculum.targets] == [3, 6, 9, 12]
-    assert not Last(4).layerwise
+    assert Curriculum(4, 4).depth(1, 12) == 12
 
 
 def test_make__knows_every_strategy_of_the_recipes() -> None:
@@ -365,8 +345,8 @@ def test_make__knows_every_strategy_of_the_recipes() -> None:
         made[name] = make(spec, 12, steps_per_epoch=10, epochs=100)
         assert isinstance(made[name], Curriculum)
     assert sorted(made) == ["fixed", "last", "leap", "leap-grow", "linear", "one-to-one"]
-    assert len({type(curriculum) for curriculum in made.values()}) == len(recipe.CURRICULA)
-    assert (made["leap"].max_epochs, made["leap"].steps_per_epoch) == (5, 10)
+    assert [made[name].targets for name in ("fixed", "last", "one-to-one")] == [(2,), (12,), tuple(range(1, 13))]
+    assert (made["leap"].spec.max_epochs, made["leap"].steps_per_epoch) == (5, 10)
     assert made["leap-grow"].ramp == made["linear"].ramp == 700
-    assert made["leap-grow"].grows
-    assert make(recipe.LeapGrowSettings(start="calibrated"), 12, steps_per_epoch=1, epochs=9).needs_calibration
+    assert made["leap-grow"].same_depth
+    assert not make(recipe.LeapGrowSettings(start="calibrated"), 12, steps_per_epoch=1, epochs=9).history

@@ -60,7 +60,7 @@ def test_recipe__has_the_papers_values(name: str, size: str, layerscale: float |
     assert (recipe.student.layerscale, recipe.student.init) == (layerscale, "random")
     assert (recipe.preprocessing.size, recipe.epochs, recipe.batch, recipe.precision) == (224, 100, 256, "fp16")
     assert recipe.curriculum == LeapSettings(similarity="cka", every=1, threshold=threshold, smoothing=1, max_epochs=5)
-    assert recipe.loss == Loss(targets="raw", distance="mse", cls_weight=0.05, logits_weight=0)
+    assert recipe.loss == Loss(targets="raw", cls_weight=0.05)
     assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("lars", 0.9, 1e-6)
     assert optimizer.lr == pytest.approx(6 * math.sqrt(256 / 1536), rel=1e-12)
     assert optimizer.lr == pytest.approx(2.449489742783178, rel=1e-15)

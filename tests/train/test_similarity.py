@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.method.similarity import MEASURES, cosine, linear_cka
+from train.method.losses import MEASURES, cosine, linear_cka
 
 shapes = st.tuples(st.integers(3, 24), st.integers(1, 9), st.integers(1, 9))
 seeds = st.integers(0, 2**16)

@@ -101,7 +101,7 @@ def test_student_that_cannot_start_from_its_teacher__is_refused(
     teacher = make_teacher(**teacher_options)
     student = make_student(recipe.Student(**{"size": "digits", "patch": 8, **student_options}), pixels=32)
     with pytest.raises(TrainError, match=words):
-        slicing.start_from_teacher(student, nn.Linear(student.embed_dim, 48), teacher.vit, images())
+        slicing.check_sliceable(teacher.vit, student)
 
 
 def test_distiller__starts_where_its_teacher_is(make_distiller: Callable[..., Distiller], teacher: Teacher) -> None:

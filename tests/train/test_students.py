@@ -32,7 +32,7 @@ def test_student__has_the_parameters_that_it_says(size: str, millions: float, pi
 def test_student__gives_cls_first_then_a_token_per_patch(size: str, pixels: int, patch: int) -> None:
     student = make_student(Student(size=size, patch=patch), pixels=pixels)
     assert student.num_prefix_tokens == 1
-    assert student.forward_features(torch.zeros(2, 3, pixels, pixels)).shape == (2, 1 + 9, SIZES[size].width)
+    assert student.forward_features(torch.zeros(2, 3, pixels, pixels)).shape == (2, 1 + 9, SIZES[size][0])
 
 
 def test_student__puts_registers_between_cls_and_patches() -> None:

@@ -93,6 +93,7 @@ def test_make_vit__refuses_what_is_no_safetensors_file(
         ({"model": "convnext_tiny"}, 32, "is not a ViT whose blocks"),
         ({"model": "mixer_b16_224"}, 32, "is not a ViT whose blocks"),
         ({"model": "vit_base_patch16_siglip_224"}, 32, "no CLS token"),
+        ({"model": "vit_dwee_patch16_reg1_gap_256"}, 32, "no CLS token"),
         ({"model": "vit_small_patch14_dinov2", "options": {}}, 160, "multiple of 14"),
         ({"model": "vit_small_patch14_dinov2", "options": {}, "head": "imagenet1k"}, 224, "no classifier"),
         ({"model": "beit_base_patch16_224", "options": {}, "head": "imagenet1k"}, 224, "reads pooled patches"),
@@ -241,8 +242,8 @@ def test_make_vit__names_near_models() -> None:
 @pytest.mark.skipif(not SHARED.is_file(), reason="the shared ImageNet teacher is not on this machine")
 def test_shared_teacher__loads_at_160_px_and_stops_early() -> None:
     teacher = Teacher(make_vit(recipe.TeacherSettings(model="vit_tiny_patch16_224", checkpoint=str(SHARED)), 160))
-    assert (teacher.blocks, teacher.width, teacher.grid, teacher.classes) == (12, 192, 10, 1000)
+    assert (teacher.blocks, teacher.width, teacher.classes) == (12, 192, 1000)
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
-    every = teacher.every_block(images)
+    every = teacher.at(images, range(1, 13))
     for block in (1, 6, 12):
         torch.testing.assert_close(teacher(images, block).patches, every[block - 1].patches, atol=1e-4, rtol=1e-4)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import cycle
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.errors import TrainError
 from train.method import curriculum, slicing
-from train.method.losses import DISTANCES, TargetScale
-from train.method.similarity import MEASURES
+from train.method.losses import MEASURES, TargetScale
 from train.method.student import grow_from_identity, make_student, tokens_at
 from train.method.teacher import Teacher, Tokens
 from train.recipe import Recipe
-
-
-class View(NamedTuple):
-    """One target as the student sees it, in the teacher's space: g of patches (B, N, D_t) and of CLS (B, D_t)."""
-
-    patches: Tensor
-    cls: Tensor
 
 
 class Distiller(nn.Module):
@@ -41,13 +32,12 @@ class Distiller(nn.Module):
         self.student: VisionTransformer = make_student(recipe.student, pixels=recipe.preprocessing.size)
         self.depth: Callable[[int], int] = lambda target: plan.depth(target, len(self.student.blocks))
         self.projection = _projection(self.student.embed_dim, teacher.width)
-        extra = len(plan.targets) - 1 if plan.layerwise else 0
-        self.others = nn.ModuleList(_projection(self.student.embed_dim, teacher.width) for _ in range(extra))
+        others = plan.targets[:-1] if plan.history else ()
+        self.others = nn.ModuleList(_projection(self.student.embed_dim, teacher.width) for _ in others)
         self.scale = TargetScale(teacher.blocks, teacher.width) if recipe.loss.targets == "standardised" else None
-        self.distance, self.measure = DISTANCES[recipe.loss.distance], MEASURES[recipe.curriculum.similarity]
-        self.head = teacher.head  # a method: its weights are not the distiller's
-        if getattr(recipe.curriculum, "fresh", "random") == "identity" and plan.grows:
-            grow_from_identity(self.student, self.depth(plan.block if plan.started else 1))
+        self.measure = MEASURES[recipe.curriculum.similarity]
+        if getattr(recipe.curriculum, "fresh", "random") == "identity" and plan.same_depth:
+            grow_from_identity(self.student, self.depth(plan.block if plan.history else 1))
 
     def forward(self, images: Tensor, tokens: list[Tokens], targets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), normalised, and the teacher's tokens of each target -> loss and similarity, scalars.
@@ -60,41 +50,29 @@ class Distiller(nn.Module):
             if self.scale is not None:
                 self.scale.update(wanted, target)
                 wanted = self.scale.standardise(wanted, target)
-            loss = self.distance(view.patches, wanted.patches)
-            loss = loss + self.recipe.loss.cls_weight * self.distance(view.cls, wanted.cls)
-            if self.recipe.loss.logits_weight and target == self.blocks:
-                loss = loss + self.recipe.loss.logits_weight * self._class_divergence(view.cls, found.cls)
-            losses.append(loss)
+            of_cls = functional.mse_loss(view.cls, wanted.cls)
+            losses.append(functional.mse_loss(view.patches, wanted.patches) + self.recipe.loss.cls_weight * of_cls)
         return torch.stack(losses).mean(), self.measure(view.patches, wanted.patches)
 
-    def views(self, images: Tensor, targets: tuple[int, ...]) -> list[View]:
-        """Normalised images (B, 3, H, W) -> a view per target, float32; no block deeper than they need is run."""
-        prefix = self.student.num_prefix_tokens
-        views = []
+    def views(self, images: Tensor, targets: tuple[int, ...]) -> list[Tokens]:
+        """Normalised images (B, 3, H, W) -> each target as the student sees it, projected by g; float32."""
+        prefix, views = self.student.num_prefix_tokens, []
         found = tokens_at(self.student, images, [self.depth(target) for target in targets])
-        for tokens, projection in zip(found, [*self.others, self.projection], strict=True):
+        for tokens, projection in zip(found, cycle([*self.others, self.projection]), strict=False):
             projected = projection(tokens).float()  # (B, prefix + N, D_t)
-            views.append(View(projected[:, prefix:], projected[:, 0]))
+            views.append(Tokens(projected[:, prefix:], projected[:, 0]))
         return views
 
     @torch.no_grad()
     def similarities(self, images: Tensor, every_block: list[Tokens]) -> Tensor:
         """To each of the teacher's blocks (L,), at the depth at which the student would run for it."""
-        prefix = self.student.num_prefix_tokens
-        depths = [self.depth(target) for target in range(1, self.blocks + 1)]
-        found = []
-        for tokens, theirs in zip(tokens_at(self.student, images, depths), every_block, strict=True):
-            projected = self.projection(tokens[:, prefix:]).float()
-            wanted = match_grid(theirs.patches, projected)
-            found.append(self.measure(projected, wanted))
-        return torch.stack(found)
+        views = self.views(images, tuple(range(1, self.blocks + 1)))
+        pairs = [(ours.patches, theirs.patches) for ours, theirs in zip(views, every_block, strict=True)]
+        return torch.stack([self.measure(ours, match_grid(theirs, ours)) for ours, theirs in pairs])
 
     @torch.no_grad()
     def start_from_teacher(self, teacher: Teacher, images: Tensor) -> None:
-        """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalised.
-
-        Raises TrainError for a teacher that the student cannot start from.
-        """
+        """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalised."""
         slicing.start_from_teacher(self.student, self.projection, teacher.vit, teacher.resized(images))
         if self.scale is not None:  # g is of standardised tokens
             scale, last = TargetScale(teacher.blocks, teacher.width).to(images.device), teacher.blocks
@@ -109,33 +87,16 @@ class Distiller(nn.Module):
         Keys `cls.weight` (D_t, D_s), `cls.bias` (D_t,), `patches.weight`, `patches.bias`.
         """
         weight, bias = self.projection.weight.detach().float(), self.projection.bias.detach().float()
+        mean, deviation = bias.new_zeros(2, len(bias)), bias.new_ones(2, len(bias))
+        if self.scale is not None:
+            # The deepest block that was a target: a move after the very last step leaves one without statistics.
+            at = int(self.scale.batches.nonzero().max()) + 1
+            mean, deviation = self.scale.mean[at - 1], self.scale.deviation(at)
         folded = {}
         for kind, name in enumerate(("patches", "cls")):
-            mean, deviation = torch.zeros_like(bias), torch.ones_like(bias)
-            if self.scale is not None:
-                # The deepest block that was a target: a move after the very last step leaves one without statistics.
-                at = int(self.scale.batches.nonzero().max()) + 1
-                mean, deviation = self.scale.mean[at - 1, kind], self.scale.deviation(at)[kind]
-            folded[f"{name}.weight"] = deviation[:, None] * weight
-            folded[f"{name}.bias"] = deviation * bias + mean
+            folded[f"{name}.weight"] = deviation[kind, :, None] * weight
+            folded[f"{name}.bias"] = deviation[kind] * bias + mean[kind]
         return folded
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Load a state dict. Raises TrainError when it is of another student or teacher."""
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise TrainError(
-                "the checkpoint is of another student or teacher; resume with the recipe that began the run, "
-                f"or start a new run folder ({' '.join(str(error).split())[:200]})"
-            ) from error
-
-    def _class_divergence(self, projected: Tensor, cls: Tensor) -> Tensor:
-        """KL of the teacher's classes, read from `projected` (B, D_t), from those of its own `cls` (B, D_t)."""
-        if self.scale is not None:
-            projected = self.scale.restore_cls(projected, self.blocks)
-        ours, theirs = (self.head(space).float().log_softmax(-1) for space in (projected, cls.float()))
-        return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def match_grid(target: Tensor, patches: Tensor) -> Tensor:

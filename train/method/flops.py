@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,29 +15,13 @@ from train.method.distiller import Distiller
 from train.method.teacher import Teacher
 
 
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs of a run (multiply and add count as two), and of the same run with all blocks of both at every step."""
+class Cost(NamedTuple):
+    """FLOPs of a run, and what early exit and growing saved of the same run with all blocks of both at every step."""
 
-    teacher: float
-    student: float
-    teacher_full: float
-    student_full: float
-
-    @property
-    def total(self) -> float:
-        """Teacher forward, student forward and backward."""
-        return self.teacher + self.student
-
-    @property
-    def teacher_saved(self) -> float:
-        """The share of the teacher's FLOPs that early exit did not run, 0..1 (negative: calibration cost more)."""
-        return 1 - self.teacher / self.teacher_full
-
-    @property
-    def total_saved(self) -> float:
-        """The share of all FLOPs that was not run, by teacher or student."""
-        return 1 - self.total / (self.teacher_full + self.student_full)
+    teacher: int
+    total: int  # teacher forward, student forward and backward
+    teacher_saved: float  # share, 0..1; negative where calibration cost more than was saved
+    total_saved: float
 
 
 def count(
@@ -48,28 +32,20 @@ def count(
     block_images: for each block k, images for which the target was k. size: side of the student's photos.
     """
     image = torch.zeros(1, 3, size, size, device=next(distiller.parameters()).device)
-    teachers = teacher_flops(teacher, image)
-    students = [
-        student_flops(distiller, image, block + 1) if images else 0 for block, images in enumerate(block_images)
-    ]
-    full = student_flops(distiller, image, teacher.blocks)
-    images = sum(block_images)
-    return Cost(
-        teacher=sum(n * flops for n, flops in zip(block_images, teachers, strict=True))
-        + calibration_images * teachers[-1],
-        student=sum(n * flops for n, flops in zip(block_images, students, strict=True)),
-        teacher_full=images * teachers[-1],
-        student_full=images * full,
-    )
-
-
-def teacher_flops(teacher: Teacher, image: Tensor) -> list[int]:
-    """FLOPs of one image (1, 3, H, W) through blocks 1..k, for every k; counted by running them."""
-    return [count_flops(partial(teacher, image, k)) for k in range(1, teacher.blocks + 1)]
+    whole = count_flops(partial(teacher, image, teacher.blocks))
+    by_teacher, by_student = calibration_images * whole, 0
+    for block, images in enumerate(block_images, 1):
+        if images:
+            by_teacher += images * count_flops(partial(teacher, image, block))
+            by_student += images * student_flops(distiller, image, block)
+    full_teacher = sum(block_images) * whole
+    full = full_teacher + sum(block_images) * student_flops(distiller, image, teacher.blocks)
+    total = by_teacher + by_student
+    return Cost(by_teacher, total, 1 - by_teacher / full_teacher, 1 - total / full)
 
 
 def student_flops(distiller: Distiller, image: Tensor, block: int) -> int:
-    """FLOPs of one image through student and projections, forward and backward, while `block` is the target."""
+    """FLOPs of an image (1, 3, H, W) through student and projections, forward and backward, at the target `block`."""
     targets = tuple(range(1, distiller.blocks + 1)) if len(distiller.others) else (block,)
 
     def step() -> None:

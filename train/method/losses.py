@@ -1,4 +1,4 @@
-"""What the student is asked to reproduce, and how far it is from it."""
+"""The scale of what the student is asked to reproduce, and how alike the two are, which a curriculum decides by."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class TargetScale(nn.Module):
     The average of the first 100 batches on a block, then an exponential one: the teacher is frozen, so it settles.
     """
 
-    mean: Tensor
+    mean: Tensor  # (blocks, 2, width): of patch channels, of CLS channels
     variance: Tensor
-    batches: Tensor
+    batches: Tensor  # (blocks,)
 
     def __init__(self, blocks: int, width: int) -> None:
         super().__init__()
@@ -44,22 +44,29 @@ class TargetScale(nn.Module):
         mean, deviation = self.mean[block - 1], self.deviation(block)
         return Tokens((tokens.patches - mean[0]) / deviation[0], (tokens.cls - mean[1]) / deviation[1])
 
-    def restore_cls(self, cls: Tensor, block: int) -> Tensor:
-        """Standardised CLS tokens (B, width) of `block` -> the teacher's own scale: `standardise` undone."""
-        return cls * self.deviation(block)[1] + self.mean[block - 1, 1]
-
     def deviation(self, block: int) -> Tensor:
         """Deviation (2, width): of patch channels, of CLS channels."""
         return self.variance[block - 1].sqrt() + 1e-4
 
 
-def cosine_smooth_l1(projected: Tensor, target: Tensor) -> Tensor:
-    """Direction and size apart: mean of 1 - cosine per token (..., D), plus smooth L1 per channel."""
-    cosine = functional.cosine_similarity(projected, target, dim=-1)
-    return (1 - cosine).mean() + functional.smooth_l1_loss(projected, target)
+@torch.no_grad()
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Linear centred kernel alignment (Kornblith et al. 2019) of two views of the same rows.
+
+    x (..., D_x) and y (..., D_y) hold the same number of rows. Returns a float32 scalar in [0, 1];
+    NaN when either side is constant. Never forms the (rows, rows) kernel: cost grows with D_x * D_y.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = (rows.detach().float().flatten(0, -2) for rows in (x, y))  # (rows, D_x), (rows, D_y)
+        x, y = x - x.mean(0), y - y.mean(0)
+        cross = (x.T @ y).square().sum()  # ||X'Y||_F^2
+        return cross / ((x.T @ x).norm() * (y.T @ y).norm())
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": functional.mse_loss,
-    "cosine-smooth-l1": cosine_smooth_l1,
-}
+@torch.no_grad()
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Mean cosine of the rows of x and y (both (..., D)), in [-1, 1], float32."""
+    return functional.cosine_similarity(x.detach().float(), y.detach().float(), dim=-1).mean()
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cka": linear_cka, "cosine": cosine}

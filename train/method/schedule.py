@@ -9,8 +9,6 @@ from itertools import pairwise
 from train.method.curriculum import Move
 from train.recipe import Recipe
 
-MOST_WARMUP_EPOCHS = 10  # where a recipe does not say: a tenth of its epochs, and not more than these
-
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     """Step (from 0) -> share of the rate, in (0, 1]: linear warm-up, then the decay that the recipe names.
@@ -18,7 +16,7 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     The cosine has `final_share` at the very last step: it divides by the number of its steps less one.
     """
     spec, steps = recipe.optimizer, recipe.epochs * steps_per_epoch
-    epochs = min(MOST_WARMUP_EPOCHS, recipe.epochs / 10) if spec.warmup_epochs is None else spec.warmup_epochs
+    epochs = min(10, recipe.epochs / 10) if spec.warmup_epochs is None else spec.warmup_epochs
     warmup = min(round(epochs * steps_per_epoch), steps)
     begin = max(warmup, round(steps * (1 - (recipe.decay_share or 0)))) if spec.decay == "last-block" else warmup
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -11,25 +10,15 @@ from torch import Tensor, nn
 
 from train import recipe
 from train.errors import TrainError
-from train.method.teacher import ViT
+from train.method.teacher import ViT, normed_blocks
 
-
-@dataclass(frozen=True)
-class Size:
-    """Width, depth and heads of a student; the MLP is four times as wide as the tokens."""
-
-    width: int
-    depth: int
-    heads: int
-
-
-SIZES: dict[str, Size] = {
-    "digits": Size(width=48, depth=12, heads=3),  # for the embedded demo only
-    "micro": Size(width=96, depth=12, heads=3),
-    "nano": Size(width=128, depth=12, heads=4),
-    "tiny": Size(width=192, depth=12, heads=3),  # ViT-T of DeiT (arXiv 2012.12877)
-    "small": Size(width=384, depth=12, heads=6),  # ViT-S of DeiT
-    "base": Size(width=768, depth=12, heads=12),  # ViT-B (arXiv 2010.11929)
+SIZES = {  # width, blocks, heads; the MLP is four times as wide as the tokens
+    "digits": (48, 12, 3),  # for the embedded demo only
+    "micro": (96, 12, 3),
+    "nano": (128, 12, 4),
+    "tiny": (192, 12, 3),  # ViT-T of DeiT (arXiv 2012.12877)
+    "small": (384, 12, 6),  # ViT-S of DeiT
+    "base": (768, 12, 12),  # ViT-B (arXiv 2010.11929)
 }
 
 
@@ -45,13 +34,13 @@ def make_student(spec: recipe.Student, *, pixels: int) -> VisionTransformer:
         raise TrainError(
             f"patches of {spec.patch} px do not tile an image of {pixels} px; choose a multiple of {spec.patch}"
         )
-    shape = SIZES[spec.size]
+    width, depth, heads = SIZES[spec.size]
     return VisionTransformer(
         img_size=pixels,
         patch_size=spec.patch,
-        embed_dim=shape.width,
-        depth=shape.depth,
-        num_heads=shape.heads,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
         reg_tokens=spec.registers,
         init_values=spec.layerscale,
         num_classes=0,
@@ -61,15 +50,7 @@ def make_student(spec: recipe.Student, *, pixels: int) -> VisionTransformer:
 def tokens_at(student: VisionTransformer, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
     """Tokens (B, prefix + N, width) after blocks 1..d and the final norm, for each depth d; no deeper block is run."""
     wanted = sorted(set(depths))
-    found = student.forward_intermediates(
-        images,
-        indices=[depth - 1 for depth in wanted],
-        return_prefix_tokens=True,
-        norm=True,
-        stop_early=True,
-        output_fmt="NLC",
-        intermediates_only=True,
-    )
+    found = normed_blocks(student, images, wanted)
     by_depth = {depth: torch.cat([prefix, patches], 1) for depth, (patches, prefix) in zip(wanted, found, strict=True)}
     return [by_depth[depth] for depth in depths]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import timm
 import torch
 from huggingface_hub import hf_hub_download
@@ -23,8 +24,8 @@ FAMILIES = {
 }
 HUB_FILE = "model.safetensors"  # what timm's own repositories hold; custom names are those of other formats
 LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
-EXAMPLE = "vit_small_patch14_dinov2 or vit_tiny_patch16_224"
-_NO_BLOCKS = f"{{}} is not a ViT whose blocks LEAP can follow; choose one with a CLS token, such as {EXAMPLE}"
+EXAMPLE = "choose one with a CLS token, such as vit_small_patch14_dinov2 or vit_tiny_patch16_224"
+BY_HAND = "teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
 
 ViT = Any  # a model of timm, of whichever family: its parts have no common type
 
@@ -37,25 +38,19 @@ class Tokens(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """A timm ViT, frozen and in evaluation mode.
+    """A timm ViT with a CLS token, frozen and in evaluation mode. It resizes photos to `pixels`, if need be.
 
-    blocks: how many it has. width: D_t. grid: patches per side. Blocks are counted from 1.
+    Its blocks are counted from 1; width: D_t; classes: outputs of its classifier, 0 without one.
     Tokens have passed the model's final norm. Models that pool patches keep that norm behind the pooling (`fc_norm`);
     it is applied to each token here, since the residual stream itself is no target: a few channels dwarf the rest.
     The few that were trained without any final norm (RADIO, PE spatial) give their tokens as they are.
-    Photos of another size than `pixels`, the side that its positions are for, are resized to it first.
     """
 
     def __init__(self, vit: ViT) -> None:
         super().__init__()
-        _check(vit)
         self.vit = vit.eval().requires_grad_(False)
-        self.blocks = len(vit.blocks)
-        self.width = int(vit.embed_dim)
-        self.grid = int(vit.patch_embed.grid_size[0])
+        self.blocks, self.width, self.classes = len(vit.blocks), int(vit.embed_dim), int(vit.num_classes)
         self.pixels = int(vit.patch_embed.img_size[0])
-        self.classes = int(vit.num_classes)
-        self.late_norm = isinstance(vit.norm, nn.Identity)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode whatever the trainer asks."""
@@ -64,22 +59,20 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, block: int) -> Tokens:
         """Run blocks 1..block only. images (B, 3, H, W), normalised."""
-        return self._tokens(images, [block - 1], stop_early=True)[0]
+        return self.at(images, [block])[0]
 
     @torch.no_grad()
     def at(self, images: Tensor, blocks: Sequence[int]) -> list[Tokens]:
         """Tokens of several blocks, in the order of depth; none behind the deepest of them is run."""
-        return self._tokens(images, [block - 1 for block in blocks], stop_early=True)
-
-    @torch.no_grad()
-    def every_block(self, images: Tensor) -> list[Tokens]:
-        """Run the whole teacher once and keep the tokens of each block, shallow first."""
-        return self._tokens(images, list(range(self.blocks)), stop_early=False)
+        found = normed_blocks(self.vit, self.resized(images), blocks)
+        tokens = [Tokens(patches, prefix[:, 0]) for patches, prefix in found]  # CLS, then registers, which are left
+        if not isinstance(self.vit.norm, nn.Identity):
+            return tokens
+        return [Tokens(self.vit.fc_norm(patches), self.vit.fc_norm(cls)) for patches, cls in tokens]
 
     def head(self, cls: Tensor) -> Tensor:
         """The teacher's own classifier on CLS tokens (B, D_t) of its last block -> logits (B, classes).
 
-        Its weights are frozen; a gradient flows to `cls`, which may be a student's.
         Raises TrainError where it has none that reads CLS alone.
         """
         return classifier(self.vit)(cls)
@@ -90,132 +83,106 @@ class Teacher(nn.Module):
             return images
         return functional.interpolate(images, (self.pixels, self.pixels), mode="bicubic", antialias=True)
 
-    def _tokens(self, images: Tensor, indices: list[int], *, stop_early: bool) -> list[Tokens]:
-        features = self.vit.forward_intermediates(
-            self.resized(images),
-            indices=indices,
-            return_prefix_tokens=True,
-            norm=True,
-            stop_early=stop_early,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        tokens = [Tokens(patches, prefix[:, 0]) for patches, prefix in features]  # CLS, then registers, which are left
-        if not self.late_norm:
-            return tokens
-        return [Tokens(self.vit.fc_norm(patches), self.vit.fc_norm(cls)) for patches, cls in tokens]
+
+def normed_blocks(vit: ViT, images: Tensor, blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Patches (B, N, D) and prefix tokens (B, P, D) after each of `blocks`, counted from 1, and the model's `norm`.
+
+    In the order of depth; no block behind the deepest of them is run.
+    """
+    return vit.forward_intermediates(
+        images,
+        indices=[block - 1 for block in blocks],
+        return_prefix_tokens=True,
+        norm=True,
+        stop_early=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+    )
 
 
 def classifier(vit: ViT) -> nn.Linear:
-    """The linear classifier of a ViT that reads its CLS token (after the final norm).
+    """The linear classifier that reads CLS alone, all that a student's projection offers to it. Raises TrainError."""
+    if not isinstance(vit.head, nn.Linear):
+        why = "has no classifier that teacher.head could export"
+    elif hasattr(vit, "head_dist"):
+        why = "has a classifier that reads a distillation token beside CLS"
+    elif vit.global_pool != "token":
+        why = f"has a classifier that reads pooled patches (`{vit.global_pool}`), not CLS"
+    elif not isinstance(vit.norm, nn.Identity) and not isinstance(getattr(vit, "fc_norm", None), nn.Identity | None):
+        why = "has a second norm before its classifier"
+    else:
+        return vit.head
+    name = vit.pretrained_cfg.get("architecture", type(vit).__name__)
+    raise TrainError(f"{name} {why}; leave it out with teacher.head=null")
 
-    Raises TrainError for a ViT without one: a student's CLS is all that its projection offers to a head.
+
+def check_teacher(spec: recipe.TeacherSettings, pixels: int) -> ViT:
+    """Refuse, by TrainError, what the model's shape or a missing file tells before weights are fetched.
+
+    Returns the model of `make_vit` without memory (on torch's `meta` device): its shapes.
     """
-    name, mend = vit.pretrained_cfg.get("architecture", type(vit).__name__), "leave it out with teacher.head=null"
-    if vit.num_classes == 0 or not isinstance(vit.head, nn.Linear):
-        raise TrainError(f"{name} has no classifier that teacher.head could export; {mend}")
-    if hasattr(vit, "head_dist"):
-        raise TrainError(f"the classifier of {name} reads a distillation token beside CLS; {mend}")
-    if vit.global_pool != "token":
-        raise TrainError(f"the classifier of {name} reads pooled patches (`{vit.global_pool}`), not CLS; {mend}")
-    if not isinstance(vit.norm, nn.Identity) and not isinstance(getattr(vit, "fc_norm", None), nn.Identity | None):
-        raise TrainError(f"the classifier of {name} has a second norm before it; {mend}")
-    return vit.head
-
-
-def check_teacher(spec: recipe.TeacherSettings, pixels: int, classes: int | None = None) -> ViT:
-    """Refuse what the model's shape, or a missing file, tells before weights are fetched. Arguments as of `make_vit`.
-
-    Returns the model without memory (on torch's `meta` device): its shapes. Raises TrainError.
-    """
-    pixels = spec.pixels or pixels
     if not timm.is_model(spec.model):
         close = timm.list_models(f"*{spec.model}*")[:3]
         raise TrainError(f"timm has no model {spec.model!r}" + (f"; near: {', '.join(close)}" if close else ""))
     if timm.model_entrypoint(spec.model).__module__ not in FAMILIES:
-        raise TrainError(_NO_BLOCKS.format(spec.model))
+        raise TrainError(f"{spec.model} is not a ViT whose blocks LEAP can follow; {EXAMPLE}")
     if loading := sorted(LOADING & set(spec.options)):
         raise TrainError(
             f"teacher.options.{loading[0]}: weights are loaded by teacher.checkpoint=FILE.safetensors or "
             "teacher.pretrained=true, which open no pickle"
         )
+    if spec.checkpoint and not Path(spec.checkpoint).is_file():
+        raise TrainError(f"there is no teacher file {spec.checkpoint}; give teacher.checkpoint=FILE.safetensors")
+    if spec.checkpoint and not spec.checkpoint.endswith(".safetensors"):
+        raise TrainError(f"{spec.checkpoint} is not a .safetensors file; other checkpoints are pickles, never opened")
     with torch.device("meta"):  # shapes only
-        vit = _create(spec, pixels, **({} if classes is None else {"num_classes": classes}))
-    _check(vit)
-    patch = vit.patch_embed.patch_size[0]
-    if pixels % patch:
+        vit = _create(spec, pixels)
+    if getattr(vit, "cls_token", None) is None:
+        raise TrainError(f"{spec.model} has no CLS token, which the loss needs; {EXAMPLE}")
+    patch, side = vit.patch_embed.patch_size[0], spec.pixels or pixels
+    if side % patch:
         raise TrainError(
-            f"the teacher's patches of {patch} px do not tile images of {pixels} px; "
+            f"the teacher's patches of {patch} px do not tile images of {side} px; "
             f"choose a preprocessing.size (or teacher.pixels) that is a multiple of {patch}"
         )
     if spec.head is not None:
         classifier(vit)
-    _local_weights(spec)
     return vit
 
 
 def make_vit(spec: recipe.TeacherSettings, pixels: int, classes: int | None = None) -> ViT:
-    """The timm model of a recipe, for images of its own `pixels`, else of `pixels` px.
+    """The timm model of a recipe, for images of its own `pixels`, else of `pixels` px. Raises TrainError.
 
-    Position embeddings are resampled, weights loaded strictly. timm's own filters translate the key names of
-    other projects, such as DINOv2's and DINOv3's own files.
-    classes: outputs of the classifier (only for a teacher that is trained here). Raises TrainError.
+    Position embeddings are resampled, weights loaded strictly; timm translates the key names of DINOv2's and DINOv3's
+    own files. classes: outputs of the classifier of a teacher that is trained here.
     """
-    check_teacher(spec, pixels, classes)
-    pixels = spec.pixels or pixels
-    outputs = {} if classes is None else {"num_classes": classes}
-    file = fetch_weights(spec.model) if spec.pretrained else _local_weights(spec)
+    if classes is not None:
+        spec = msgspec.structs.replace(spec, options={**spec.options, "num_classes": classes})
+    check_teacher(spec, pixels)
+    file = fetch_weights(spec.model) if spec.pretrained else spec.checkpoint
     if file is None:
-        return _create(spec, pixels, **outputs)
+        return _create(spec, pixels)
     # timm drops a classifier, and loads leniently, unless the configuration expects this number of classes. Older
     # versions also use the loader that the configuration names for another format (`custom_load`) for any file.
-    expected = {**spec.options, **outputs}.get("num_classes")
-    overlay = {"file": str(file), "custom_load": False} | ({} if expected is None else {"num_classes": expected})
-    return _create(spec, pixels, **outputs, pretrained=True, pretrained_cfg_overlay=overlay)
+    overlay = {"file": str(file), "custom_load": False}
+    if "num_classes" in spec.options:
+        overlay["num_classes"] = spec.options["num_classes"]
+    return _create(spec, pixels, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
-def normalisation(vit: ViT) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation per RGB channel, in 0..1, that the teacher's own configuration names."""
-    return vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]
-
-
-def _create(spec: recipe.TeacherSettings, pixels: int, **arguments: object) -> ViT:
+def _create(spec: recipe.TeacherSettings, pixels: int, **loading: object) -> ViT:
+    size = spec.pixels or pixels
     try:
-        return timm.create_model(spec.model, img_size=pixels, **{**spec.options, **arguments})
-    except SafetensorError as error:
+        return timm.create_model(spec.model, img_size=size, **spec.options, **loading)
+    except (SafetensorError, OSError) as error:
+        source = spec.checkpoint or f"the file of {spec.model}"
+        raise TrainError(f"{source} is not a safetensors file that can be read ({error}); download it again") from error
+    except Exception as error:  # timm's key filters and constructors stumble over odd files and options in many ways
+        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainError(
-            f"{spec.checkpoint or spec.model} is not a safetensors file ({error}); download it again"
-        ) from error
-    except OSError as error:
-        raise TrainError(f"cannot read the teacher's weights: {error}") from error
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        # Whatever timm's key filters and constructors stumble over in a file or an option that they did not expect.
-        first = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TrainError(
-            f"the teacher does not fit {spec.model} at {pixels} px: {first}; "
+            f"the teacher does not fit {spec.model} at {size} px: {said}; "
             "check teacher.model, teacher.options and the file of teacher.checkpoint against each other"
         ) from error
-
-
-def _local_weights(spec: recipe.TeacherSettings) -> Path | None:
-    if spec.checkpoint is None:
-        return None
-    path = Path(spec.checkpoint)
-    if not path.is_file():
-        raise TrainError(f"there is no teacher file {path}; give teacher.checkpoint=FILE.safetensors")
-    if path.suffix != ".safetensors":
-        raise TrainError(f"{path.name} is not a .safetensors file; other checkpoints are pickles and are never opened")
-    return path
-
-
-def _check(vit: ViT) -> None:
-    name = type(vit).__name__
-    if not hasattr(vit, "blocks") or not hasattr(vit, "forward_intermediates"):
-        raise TrainError(_NO_BLOCKS.format(name))
-    if getattr(vit, "cls_token", None) is None:
-        raise TrainError(
-            f"this {name} has no CLS token, which the loss needs; choose a ViT with one, such as {EXAMPLE}"
-        )
 
 
 def fetch_weights(model: str) -> Path:
@@ -223,16 +190,18 @@ def fetch_weights(model: str) -> Path:
     config = timm.get_pretrained_cfg(model, allow_unregistered=False)
     repository = config.hf_hub_id if config is not None else None
     if not repository:
-        raise TrainError(
-            f"timm names no safetensors weights for {model}; "
-            "give them: teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
-        )
+        raise TrainError(f"timm names no safetensors weights for {model}; give them: {BY_HAND}")
     try:
         return Path(hf_hub_download(repository, config.hf_hub_filename or HUB_FILE))
     except Exception as error:  # the client passes on errors of whatever HTTP library it uses; they share no ancestor
-        reason = " ".join(str(error).split())[:160]
+        said = " ".join(str(error).split())[:160]
         raise TrainError(
-            f"cannot fetch {model} from the hub ({type(error).__name__}: {reason}); where its licence must be "
-            f"accepted first, log in with `hf auth login`; offline, download {HUB_FILE} of {repository} elsewhere and "
-            "give it: teacher.pretrained=false teacher.checkpoint=FILE.safetensors"
+            f"cannot fetch {model} from the hub ({type(error).__name__}: {said}); where its licence must "
+            f"be accepted first, log in with `hf auth login`; offline, download {HUB_FILE} of {repository} elsewhere "
+            f"and give it: {BY_HAND}"
         ) from error
+
+
+def normalisation(vit: ViT) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation per RGB channel, in 0..1, that the teacher's own configuration names."""
+    return vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]

@@ -8,11 +8,14 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import openvino
+
+from leap_zoo.runtimes.openvino import core
 
 IR = 11
 MINIMUM_RUNTIME = "2024.0"
@@ -54,18 +57,19 @@ def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
     nncf.set_log_level(logging.ERROR)
-    return nncf.quantize(
-        model,
-        nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
-        preset=nncf.QuantizationPreset(recipe.preset),
-        subset_size=len(photos),
-        fast_bias_correction=recipe.fast_bias_correction,
-        model_type=nncf.ModelType.TRANSFORMER,
-        target_device=nncf.TargetDevice.CPU,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=recipe.smooth_quant_alpha)
-        ),
-    )
+    with patch("openvino.Core", core):  # NNCF would make one after the other, which ends the process: see `core`
+        return nncf.quantize(
+            model,
+            nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
+            preset=nncf.QuantizationPreset(recipe.preset),
+            subset_size=len(photos),
+            fast_bias_correction=recipe.fast_bias_correction,
+            model_type=nncf.ModelType.TRANSFORMER,
+            target_device=nncf.TargetDevice.CPU,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=recipe.smooth_quant_alpha)
+            ),
+        )
 
 
 def serialize(model: Any, metadata: dict[str, str], *, fp16: bool) -> tuple[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class OpenVinoSession:
             "ENABLE_CPU_PINNING": "NO",  # two sessions of one process would be pinned to the same core
         } | ({"INFERENCE_PRECISION_HINT": "f32"} if exact else {})
         try:
-            self._core = ov.Core()
+            self._core = core()
             blob = np.frombuffer(weights, np.uint8)
             self._model = self._core.read_model(xml, ov.Tensor(blob, ov.Shape([len(blob)])))
         except Exception as error:
@@ -89,6 +90,17 @@ class _Requests:
             return [np.array(request.get_tensor(name).data, np.float32) for name in outputs]
         finally:
             self._idle.put(request)
+
+
+@functools.cache
+def core() -> Any:
+    """The one `openvino.Core` of this process, which is never destroyed. Raises MissingExtra.
+
+    The CPU plugin of each Core gives the thread another stack for signals, and puts the former one back at its end. Of
+    two Cores that end in the order in which they began, the second puts back a stack that was freed with the first: the
+    next signal that Python handles then ends the process (OpenVINO 2026.4).
+    """
+    return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:

@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from leap_zoo.documents import explain
 from leap_zoo.errors import nearest
@@ -94,8 +94,7 @@ def _train(jobs: Mapping[Job, int], study: Study, overrides: Sequence[str], out:
 
     missing = [job for job in jobs if not is_finished(out / job.folder)]
     out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(processes) as pool:
-        list(tqdm(pool.map(train, missing), "trainings", len(missing), disable=not missing))
+    thread_map(train, missing, max_workers=processes, desc="trainings", disable=not missing)
 
 
 def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
@@ -103,12 +102,13 @@ def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
     seeds = sorted({int(path.parent.name.rpartition("-")[2]) for path in out.glob("*-seed-*/metrics.json")})
     costs = [*COSTS][: 1 + study.equal_flops]
     jobs = [Job(change, seed, cost) for cost in costs for change in study.changes for seed in seeds]
+    plan.check_disjoint()
     rows: list[Result] = []
     for job in tqdm([job for job in jobs if is_finished(out / job.folder)], "runs"):
         folder = out / job.folder
         run = load_run(folder)
         report, cache = run.report, Cache(out / "embeddings", Path(run.recipe.data.store))
-        transfer = evaluate(from_run(run, folder), plan, cache, seed=report.seed)
+        transfer, _ = evaluate(from_run(run, folder), plan, cache, seed=report.seed)
         about = {"subject": job.change, "variant": job.cost, "seed": job.seed}
         about |= {"hardware": report.hardware, "commit": report.commit}
         rows += results_of([*report.metrics, *transfer], about, _costs(run))

@@ -4,7 +4,7 @@ PYTHON ?= python3
 export BENTOML_DO_NOT_TRACK = True
 export GRADIO_ANALYTICS_ENABLED = False
 
-.PHONY: help serve browser test lint format train-demo bench-serve tables clean
+.PHONY: help serve browser test lint format students train-demo bench-serve tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -29,6 +29,18 @@ lint: .venv/installed ## ruff and mypy
 format: .venv/installed ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+# The sets under PHOTOS are those of docs/data.md. Interrupted at any time, the same command continues.
+RUNS ?= runs
+MORE = tiny-imagenet mini-imagenet imagenette224 caltech101 grocery pacs textures imagen flickr8k bsds500
+students: .venv/installed ## distil the students that ship: PHOTOS=folder TEACHER=file.safetensors; takes days
+	for size in tiny nano micro; do \
+	  begun=$$(test -e $(RUNS)/leap-$$size/recipe.yaml && echo --resume); \
+	  test -e $(RUNS)/leap-$$size/metrics.json || OMP_NUM_THREADS=1 nice -n 15 .venv/bin/python -m train $$size \
+	    teacher.checkpoint=$(TEACHER) data.train=$(PHOTOS)/imagenette/train data.val=$(PHOTOS)/imagenette/val \
+	    data.store=$(RUNS)/photos "data.more=[$$(echo $(MORE:%=$(PHOTOS)/%) | tr ' ' ,)]" \
+	    --out $(RUNS)/leap-$$size $$begun || exit; \
+	done
 
 train-demo: .venv/installed ## distil a student of handwritten digits, export it, classify with the file
 	rm -rf runs/leap-digits

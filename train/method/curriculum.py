@@ -44,8 +44,8 @@ class Curriculum:
 
     @property
     def block(self) -> int:
-        """The deepest target, from 1: the teacher needs to run blocks 1..block only."""
-        return self.history[-1].block
+        """The deepest target, from 1: the teacher needs to run blocks 1..block. Before calibration: the last one."""
+        return self.history[-1].block if self.history else self.blocks
 
     @property
     def targets(self) -> tuple[int, ...]:

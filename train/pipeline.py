@@ -170,10 +170,6 @@ def _finish(
         seed=recipe.seed,
         metrics=metrics,
         teacher_metrics=teacher_metrics,
-        teacher_flops=cost.teacher,
-        total_flops=cost.total,
-        teacher_flops_saved=cost.teacher_saved,
-        total_flops_saved=cost.total_saved,
         last_block_rate_share=round(rate_share, 4),
         train_photos=len(photos),
         images_seen=images,
@@ -184,6 +180,7 @@ def _finish(
         commit=commit(),
         hardware=hardware(next(distiller.parameters()).device),
         versions=versions("torch", "timm", "lightning"),
+        **cost._asdict(),
     )
     mean, std = normalisation(teacher.vit)
     return Run(

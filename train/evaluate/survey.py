@@ -161,8 +161,9 @@ def _of_task(
 
 def search(task: Task, kind: str, gallery: Embeddings, queries: Embeddings) -> list[Metric]:
     """mAP and recall@1 by one kind of features, which may be two models' that share a space. Raises TrainError."""
-    where, same = (task.test.name, task.test.split), task.same_photos() if task.answers is None else None
-    broken = sum(map(len, (task.train.photos, task.test.photos))) - len(gallery["labels"]) - len(queries["labels"])
+    where, same = (task.test.name, task.test.split), task.same_photos()
+    sets = [(task.train, gallery), (task.test, queries)]
+    broken = any(len(found["labels"]) < len(dataset.photos) for dataset, found in sets)
     if broken and (task.answers is not None or same is not None):
         raise TrainError(f"{where[0]}: take the broken photos out: answers, and photos in both, are known by position")
     if task.answers is not None:

@@ -68,14 +68,14 @@ def train_all(study: Study, seeds: Sequence[int], overrides: Sequence[str], out:
     recipe = find_recipe(study.recipe)  # a wrong change is refused before the first training starts
     epochs = {change: load_recipe(recipe, [*overrides, *words]).epochs for change, words in study.changes.items()}
     for seed in seeds:
-        first = {change: Job(change, seed, "epochs") for change in study.changes}
-        _train({first[change]: epochs[change] for change in first}, study, overrides, out, processes)
+        jobs = {change: Job(change, seed, "epochs") for change in study.changes}
+        _train({job: epochs[change] for change, job in jobs.items()}, study, overrides, out, processes)
         if study.equal_flops:
-            flops = {change: load_run(out / job.folder).report.total_flops for change, job in first.items()}
-            ratios = {change: flops[study.baseline] / flops[change] for change in first}
-            longer = {change: ratio for change, ratio in ratios.items() if abs(ratio - 1) >= SAME}
-            again = {Job(change, seed, "FLOPs"): max(1, round(epochs[change] * longer[change])) for change in longer}
-            _train(again, study, overrides, out, processes)
+            flops = {change: load_run(out / job.folder).report.total_flops for change, job in jobs.items()}
+            longer = {change: flops[study.baseline] / cost for change, cost in flops.items()}
+            again = [change for change, ratio in longer.items() if abs(ratio - 1) >= SAME]
+            at_equal = {Job(change, seed, "FLOPs"): max(1, round(epochs[change] * longer[change])) for change in again}
+            _train(at_equal, study, overrides, out, processes)
 
 
 def _train(jobs: Mapping[Job, int], study: Study, overrides: Sequence[str], out: Path, processes: int) -> None:
@@ -102,7 +102,6 @@ def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
     seeds = sorted({int(path.parent.name.rpartition("-")[2]) for path in out.glob("*-seed-*/metrics.json")})
     costs = [*COSTS][: 1 + study.equal_flops]
     jobs = [Job(change, seed, cost) for cost in costs for change in study.changes for seed in seeds]
-    plan.check_disjoint()
     rows: list[Result] = []
     for job in tqdm([job for job in jobs if is_finished(out / job.folder)], "runs"):
         folder = out / job.folder

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from lightning.fabric import Fabric, seed_everything
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional
+from safetensors.torch import save
+from torch import nn
 
+from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
 from train import processes
 from train.data import labels, splits
 from train.data.augment import Augmenter
 from train.data.sampling import Epochs, Mixture
-from train.data.store import Photos, Shown, Whole, open_photos
+from train.data.store import Shown, View, Whole, open_photos
 from train.errors import TrainError
-from train.evaluate import monitor, standard
-from train.evaluate.features import normalise, pooled
+from train.evaluate import monitor
+from train.evaluate.features import normalise
 from train.evaluate.protocols import check_labels
+from train.evaluate.standard import Standard
 from train.loop import Training, train
 from train.method import curriculum, flops, slicing
 from train.method.distiller import Distiller
@@ -42,9 +42,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
 
     Raises TrainError, before any training, for photos or a teacher that cannot be used.
     """
-    fabric = processes.join(recipe)
-    mine = processes.layout()
-    if mine.first:
+    fabric, data = processes.join(recipe), recipe.data
+    first = processes.layout().first
+    if first:
         _check_folder(recipe, folder, resume=resume)
     # What cannot work is refused now, not after photos were decoded and a teacher trained.
     student = make_student(recipe.student, pixels=recipe.preprocessing.size)
@@ -52,28 +52,21 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         shapes = check_teacher(recipe.teacher, recipe.preprocessing.size)
         if recipe.student.init == "teacher":
             slicing.check_sliceable(shapes, student)
-    found = splits.find_splits(recipe.data)
+    found = splits.find_splits(data)
     check_labels(found.train.labels, found.train.classes)
     seed_everything(recipe.seed, verbose=False)
     with processes.first_ahead():
-        photos, probe_photos = _photos(recipe, found)
-        weights = [recipe.data.weight, *(weight for _, weight in found.more)]
-        sizes = [len(part) for part in photos.sets]
+        photos, probe = _photos(recipe, found)
+        sizes, weights = [len(part) for part in photos.sets], [data.weight, *(weight for _, weight in found.more)]
         epochs = Epochs.of(
-            sizes,
-            weights,
-            batch=recipe.batch,
-            seed=recipe.seed,
-            photos=recipe.data.epoch_photos,
-            views=recipe.data.views,
+            sizes, weights, batch=recipe.batch, seed=recipe.seed, photos=data.epoch_photos, views=data.views
         )
         teacher = _teacher(recipe, photos, folder, fabric)
     print(
         f"{recipe.name}: {len(photos)} photos to learn from, {len(found.held_out)} held out; "
         f"{recipe.epochs} epochs of {epochs.steps} steps of {recipe.batch}"
     )
-    classes = len(found.train.classes)
-    if recipe.teacher.head is not None and teacher.classes not in (1000, classes):
+    if recipe.teacher.head is not None and teacher.classes not in (1000, len(found.train.classes)):
         raise TrainError(
             f"the teacher's classifier has {teacher.classes} outputs, neither ImageNet's 1000 nor one per class of the "
             "photos; leave it out with teacher.head=null"
@@ -82,53 +75,40 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     seed_everything(recipe.seed, verbose=False)  # the student starts the same, whatever came before
     training = Training(Distiller(recipe, teacher, plan), plan)
     if recipe.student.init == "teacher":
-        mean, std = normalisation(teacher.vit)
-        start = normalise(photos.spread(START_PHOTOS), mean, std).to(fabric.device)
+        start = normalise(photos.spread(START_PHOTOS), *normalisation(teacher.vit)).to(fabric.device)
         training.distiller.to(fabric.device).start_from_teacher(teacher, start)
     watch = None
-    if mine.first:
-        judged = _judged(recipe, found, probe_photos)
+    if first:
         plain_attention(teacher.vit, fabric.device.type == "cpu")
-        figures = standard.of_teacher(recipe, found, judged, teacher)
+        standard = Standard(recipe, found, probe, teacher.to(fabric.device))
+        figures = standard.of_teacher()  # before the training: photos that cannot be measured on are refused
         folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RECIPE)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
-        watch = monitor.for_recipe(recipe, training, judged.train, folder, normalisation(teacher.vit))
+        (shown,) = open_photos(probe, [Shown(recipe.preprocessing)], Path(data.store), "photos for the probe")
+        watch = monitor.for_recipe(recipe, training, shown, folder, normalisation(teacher.vit))
     known = None
-    if recipe.data.views:
+    if data.views:
         patches = (recipe.preprocessing.size // recipe.student.patch) ** 2
         known = TargetStore(recipe, photos, teacher, patches)
     train(recipe, teacher, training, photos, epochs, folder, fabric, known=known, resume=resume, after_epoch=watch)
-    if not mine.first:
+    if not first:
         return None
-    result = _finish(recipe, training, teacher, judged, figures, epochs, len(photos))
+    result = _finish(recipe, training, teacher, standard, figures, epochs, photos)
     save_run(folder, result)
     _draw(folder)
     return result
 
 
-def _photos(recipe: Recipe, found: splits.Splits) -> tuple[Mixture, Photos]:
-    """What the student learns from, and what the probe learns from; a photo of both is decoded once."""
-    store, whole, shown = Path(recipe.data.store), Whole(recipe.data.store_side), Shown(recipe.preprocessing)
-    amount = len(found.train)
-    if amount <= recipe.data.probe_photos:
-        train_photos, probe_photos = open_photos(found.train, [whole, shown], store, "training photos")
-    else:
-        (train_photos,) = open_photos(found.train, [whole], store, "training photos")
-        chosen = np.random.default_rng(0).permutation(amount)[: recipe.data.probe_photos]
-        (probe_photos,) = open_photos(found.train.take(np.sort(chosen)), [shown], store, "photos for the probe")
-    others = [
-        open_photos(split, [whole], store, f"further photos, set {n}")[0] for n, (split, _) in enumerate(found.more, 1)
-    ]
-    return Mixture([train_photos, *others]), probe_photos
-
-
-def _judged(recipe: Recipe, found: splits.Splits, probe_photos: Photos) -> standard.Judged:
-    store, shown = Path(recipe.data.store), [Shown(recipe.preprocessing)]
-    (val,) = open_photos(found.val, shown, store, "validation photos")
-    held_out = open_photos(found.held_out, shown, store, "held-out photos")[0] if len(found.held_out) else None
-    aside = open_photos(found.aside, shown, store, "photos kept aside")[0] if len(found.aside) else None
-    return standard.Judged(probe_photos, val, held_out, aside)
+def _photos(recipe: Recipe, found: splits.Splits) -> tuple[Mixture, splits.Split]:
+    """What the student learns from, decoded; and what the probe learns from, which is decoded with it if it is all."""
+    store, whole = Path(recipe.data.store), Whole(recipe.data.store_side)
+    chosen = np.random.default_rng(0).permutation(len(found.train))[: recipe.data.probe_photos]
+    views: list[View] = [whole, Shown(recipe.preprocessing)] if len(chosen) == len(found.train) else [whole]
+    sets = [open_photos(found.train, views, store, "training photos")[0]]
+    for number, (split, _) in enumerate(found.more, 1):
+        sets += open_photos(split, [whole], store, f"further photos, set {number}")
+    return Mixture(sets), found.train.take(np.sort(chosen))
 
 
 def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> Teacher:
@@ -149,10 +129,9 @@ def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> T
     augment = Augmenter(msgspec.structs.replace(recipe.augment, mix=False), size, recipe.seed, *normalisation(vit))
     train_teacher(vit, spec.supervised, Mixture(photos.sets[:1]), augment, recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file(vit.state_dict(), partial)
     save_recipe(recipe, folder / RECIPE)  # killed from here on, the run can be resumed
-    os.replace(partial, file)
+    with atomic_file(file) as out:
+        out.write(save(vit.state_dict()))
     return Teacher(vit)
 
 
@@ -160,41 +139,30 @@ def _finish(
     recipe: Recipe,
     training: Training,
     teacher: Teacher,
-    judged: standard.Judged,
+    standard: Standard,
     teacher_metrics: list[Metric],
     epochs: Epochs,
-    photos: int,
+    photos: Mixture,
 ) -> Run:
     """Evaluate a distilled student and put the run together."""
     distiller = training.distiller.float().eval()
-    device = next(distiller.parameters()).device
-    mean, std = normalisation(teacher.vit)
     projection = distiller.folded_projection()
     cost = flops.count(
         distiller, teacher, training.block_images, training.calibration_images, recipe.preprocessing.size
     )
-
-    def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = pooled(distiller.student, normalise(pixels.to(device), mean, std))
-        return {**found, "teacher": functional.linear(found["cls"], projection["cls.weight"], projection["cls.bias"])}
-
-    metrics, pooling, probe = standard.measure(recipe, features, judged, teacher)
+    metrics, pooling, probe = standard.of_student(distiller.student, projection)
+    names = labels.class_labels(photos.sets[0].classes)
     tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
     tensors |= {f"heads.{recipe.data.head}.weight": probe.weight, f"heads.{recipe.data.head}.bias": probe.bias}
-    names = labels.class_labels(judged.train.classes)
-    heads = [HeadInfo(name=recipe.data.head, features="embedding", labels=names)]
+    heads, default = [HeadInfo(name=recipe.data.head, features="embedding", labels=names)], recipe.data.head
     if recipe.teacher.head is not None:
-        own = teacher.vit.head
-        tensors |= {
-            f"heads.{recipe.teacher.head}.weight": own.weight.detach().float().cpu(),
-            f"heads.{recipe.teacher.head}.bias": own.bias.detach().float().cpu(),
-        }
-        names = labels.imagenet_labels() if teacher.classes == 1000 else names
+        for key, value in teacher.vit.head.state_dict().items():
+            tensors[f"heads.{recipe.teacher.head}.{key}"] = value.float().cpu()
+        if teacher.classes == 1000:
+            names, default = labels.imagenet_labels(), recipe.teacher.head
         heads.append(HeadInfo(name=recipe.teacher.head, features="teacher_embedding", labels=names))
-    default = recipe.teacher.head if recipe.teacher.head and teacher.classes == 1000 else recipe.data.head
-    clock, steps, moves = training.clock, training.step, training.curriculum.history
-    images = steps * recipe.batch
-    share = schedule(recipe, epochs.steps)
+    clock, moves, images = training.clock, training.curriculum.history, training.step * recipe.batch
+    rate_share = last_block_share(schedule(recipe, epochs.steps), moves, teacher.blocks, training.step)
     report = RunReport(
         name=recipe.name,
         strategy=recipe.curriculum.strategy,
@@ -202,21 +170,19 @@ def _finish(
         seed=recipe.seed,
         metrics=metrics,
         teacher_metrics=teacher_metrics,
-        teacher_flops=cost.teacher,
-        total_flops=cost.total,
-        teacher_flops_saved=cost.teacher_saved,
-        total_flops_saved=cost.total_saved,
-        last_block_rate_share=round(last_block_share(share, moves, teacher.blocks, steps), 4),
-        train_photos=photos,
+        last_block_rate_share=round(rate_share, 4),
+        train_photos=len(photos),
         images_seen=images,
         train_seconds=round(clock.seconds, 1),
         cpu_seconds=round(clock.cpu_seconds, 1),
         data_wait=round(clock.wait_share, 4),
         images_per_second=round(images / clock.seconds, 1) if clock.seconds else 0.0,
         commit=commit(),
-        hardware=hardware(device),
+        hardware=hardware(next(distiller.parameters()).device),
         versions=versions("torch", "timm", "lightning"),
+        **cost._asdict(),
     )
+    mean, std = normalisation(teacher.vit)
     return Run(
         recipe=recipe,
         info=ModelInfo(pooling=pooling, mean=mean, std=std, heads=heads, default_head=default),

@@ -55,16 +55,16 @@ def test_saving__is_the_hand_calculation(
     depths = [PATCHES + block * BLOCK for block in range(1, 13)]
     images = {1: 64, 3: 48, 12: 80}
     cost = count(distiller, teacher, [images.get(block, 0) for block in range(1, 13)], 16, 32)
-    assert cost.teacher == sum(n * depths[block - 1] for block, n in images.items()) + 16 * depths[11]
+    assert cost.teacher_flops == sum(n * depths[block - 1] for block, n in images.items()) + 16 * depths[11]
     grown = strategy == "leap-grow"
     student = sum(n * student_step(block if grown else 12) for block, n in images.items())
-    assert cost.total == cost.teacher + student
-    assert cost.teacher_saved == pytest.approx(1 - cost.teacher / (192 * depths[11]))
-    assert cost.total_saved == pytest.approx(1 - cost.total / (192 * (depths[11] + student_step(12))))
-    assert 0.2 < cost.teacher_saved < 1
-    assert cost.total_saved > 0.4 if grown else cost.total_saved < cost.teacher_saved / 2
+    assert cost.total_flops == cost.teacher_flops + student
+    assert cost.teacher_flops_saved == pytest.approx(1 - cost.teacher_flops / (192 * depths[11]))
+    assert cost.total_flops_saved == pytest.approx(1 - cost.total_flops / (192 * (depths[11] + student_step(12))))
+    assert 0.2 < cost.teacher_flops_saved < 1
+    assert cost.total_flops_saved > 0.4 if grown else cost.total_flops_saved < cost.teacher_flops_saved / 2
 
 
 def test_saving__of_the_whole_teacher_is_nothing(make_distiller: Callable[..., Distiller], teacher: Teacher) -> None:
     cost = count(make_distiller(curriculum={"strategy": "last"}), teacher, [0] * 11 + [14], 0, 32)
-    assert (cost.teacher_saved, cost.total_saved) == (0, 0)
+    assert (cost.teacher_flops_saved, cost.total_flops_saved) == (0, 0)

@@ -29,6 +29,7 @@ from train.method.teacher import Teacher, check_teacher, fetch_weights, make_vit
 from train.run import DEVICE, Run, hardware
 
 Features = Callable[[Tensor], dict[str, Tensor]]  # photos uint8 (B, H, W, 3) -> (B, D) by kind
+Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and deviation per channel, of 0..1
 
 
 @torch.no_grad()
@@ -50,31 +51,38 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def pooled(student: VisionTransformer, images: Tensor, depth: int | None = None) -> dict[str, Tensor]:
-    """Normalised images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each; registers are in neither.
-
-    depth: how many of the student's blocks are run; None: all.
-    """
+    """Normalised images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each, after `depth` blocks (None: all)."""
     tokens = tokens_at(student, images, [depth or len(student.blocks)])[0]  # (B, prefix + N, D_s)
     return {"cls": tokens[:, 0], "patch_mean": tokens[:, student.num_prefix_tokens :].mean(1)}
 
 
-def of_run(run: Run) -> Features:
-    """The student of a run folder: `cls`, `patch_mean`, and `teacher`, its CLS in the teacher's space."""
-    student = run.student.to(DEVICE)
-    weight, bias = (run.tensors[f"projection.cls.{key}"].to(DEVICE) for key in ("weight", "bias"))
+def of_student(
+    student: VisionTransformer,
+    projection: tuple[Tensor, Tensor],
+    normalisation: Normalisation,
+    head: Callable[[Tensor], Tensor] | None = None,
+) -> Features:
+    """`cls`, `patch_mean`, `teacher` (CLS in the teacher's space), and `logits`, what the teacher's `head` makes of it.
+
+    projection: weight (D_t, D_s) and bias (D_t,) of CLS, on the student's device.
+    """
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = pooled(student, normalise(pixels.to(DEVICE), run.info.mean, run.info.std))
-        return {**found, "teacher": functional.linear(found["cls"], weight, bias)}
+        found = pooled(student, normalise(pixels.to(projection[0].device), *normalisation))
+        found["teacher"] = functional.linear(found["cls"], *projection)
+        return found if head is None else {**found, "logits": head(found["teacher"])}
 
     return features
 
 
-def of_artifact(model: Model, logits: str | None = None) -> Features:
-    """An exported file, through the edge runtime: `embedding`, the pooling that its card names, and `teacher`.
+def of_run(run: Run) -> Features:
+    """The student of a run folder."""
+    weight, bias = (run.tensors[f"projection.cls.{key}"].to(DEVICE) for key in ("weight", "bias"))
+    return of_student(run.student.to(DEVICE), (weight, bias), (run.info.mean, run.info.std))
 
-    logits: the file's output of the teacher's classes, if these are wanted too.
-    """
+
+def of_artifact(model: Model, logits: str | None = None) -> Features:
+    """An exported file, through the edge runtime: `embedding`, `teacher`, and `logits` from the output of that name."""
     outputs = {"embedding": "embedding", "teacher": "teacher_embedding"} | ({"logits": logits} if logits else {})
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
@@ -89,13 +97,14 @@ def of_teacher(spec: recipe.TeacherSettings, size: int) -> Features:
     return teacher_features(Teacher(make_vit(spec, size)).to(DEVICE))
 
 
-def teacher_features(teacher: Teacher) -> Features:
-    """The last block after the final norm: `cls`, `patch_mean`, and `teacher`, which is CLS again."""
-    device, (mean, std) = next(teacher.parameters()).device, normalisation(teacher.vit)
+def teacher_features(teacher: Teacher, *, logits: bool = False) -> Features:
+    """The last block after the final norm: `patch_mean`; CLS as `cls`, `embedding` and `teacher`; `logits` if asked."""
+    device, spec = next(teacher.parameters()).device, normalisation(teacher.vit)
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        tokens = teacher(normalise(pixels.to(device), mean, std), teacher.blocks)
-        return {"cls": tokens.cls, "patch_mean": tokens.patches.mean(1), "teacher": tokens.cls}
+        patches, cls = teacher(normalise(pixels.to(device), *spec), teacher.blocks)
+        found = {"patch_mean": patches.mean(1), "cls": cls, "embedding": cls, "teacher": cls}
+        return {**found, "logits": teacher.head(cls)} if logits else found
 
     return features
 
@@ -105,9 +114,9 @@ class Candidate:
     """A student or a teacher.
 
     about: `subject`, `variant` (file), `digest` (sha256), `seed` and `hardware` of its results. kinds: of features that
-    are measured. digest: of all that they depend on. open: gives the features of photos that `preprocessing` prepares,
-    and keeps the model. The teacher and its students have `teacher` too, and `logits` of its 1000 classes. taught: by
-    the teacher that is measured beside it, which saw the photos enlarged to `teacher_pixels`.
+    are measured. digest: of all that they depend on; "" where they are not kept. open: gives the features of photos
+    that `preprocessing` prepares, and keeps the model. The teacher and its students have `teacher` too, and `logits` of
+    its classes. taught: by the teacher that is measured beside it, which saw the photos enlarged to `teacher_pixels`.
     """
 
     about: dict[str, str | int]
@@ -169,17 +178,9 @@ def from_teacher(spec: recipe.TeacherSettings, preprocessing: Preprocessing) -> 
     file = fetch_weights(spec.model) if spec.pretrained else Path(str(spec.checkpoint))
     subject, sha256 = f"{spec.model} at {size} px{enlarged}", _sha256(file)
 
-    @cache
     def features() -> Features:
         teacher = Teacher(make_vit(spec, size)).to(DEVICE)
-        tokens = teacher_features(teacher)
-
-        def run(pixels: Tensor) -> dict[str, Tensor]:
-            cls = tokens(pixels)["cls"]
-            logits = {"logits": teacher.head(cls)} if teacher.classes == 1000 else {}
-            return {"embedding": cls, "teacher": cls, **logits}
-
-        return run
+        return teacher_features(teacher, logits=teacher.classes == 1000)
 
     return Candidate(
         {"subject": subject, "variant": file.name, "digest": sha256, "hardware": hardware(DEVICE)},
@@ -187,7 +188,7 @@ def from_teacher(spec: recipe.TeacherSettings, preprocessing: Preprocessing) -> 
         preprocessing,
         f"{sha256} {spec.pixels}",
         {"parameters": sum(p.numel() for p in vit.parameters()), "bytes": file.stat().st_size, "pixels": size},
-        features,
+        cache(features),
     )
 
 

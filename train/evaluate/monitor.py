@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from train import table
 from train.data.store import Photos
-from train.evaluate.features import extract, normalise, pooled
+from train.evaluate.features import Normalisation, extract, normalise, pooled
 from train.evaluate.protocols import knn, share
 from train.loop import Training
 from train.recipe import Recipe
@@ -21,7 +21,6 @@ from train.recipe import Recipe
 FILE = "monitor.csv"
 SHARE = 10  # one in so many photos is a query
 MOST = 2000  # queries, and photos of the gallery: enough to see a trend, and seconds of work
-Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and deviation per channel, of 0..1
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def for_recipe(
 ) -> Callable[[int], None] | None:
     """What measures after the epochs that a recipe asks for, by default ten times in a run.
 
-    photos: the training photos as the deployed model will see them; the val photos play no part. None without labels,
-    or with fewer than two classes or twenty photos.
+    photos: the training photos as the deployed model will see them. None without labels, or with fewer than two classes
+    or twenty photos.
     """
     every = max(1, round(recipe.epochs / 10)) if recipe.monitor is None else recipe.monitor
     if not every or len(photos) < 2 * SHARE or len(np.unique(photos.labels)) < 2 or photos.labels.min() < 0:
@@ -71,12 +70,11 @@ class Monitor:
 
     def measure(self, training: Training, epoch: int) -> list[Measurement]:
         """10-NN by CLS and by the mean of the patch tokens; the student's mode is given back."""
-        distiller, student = training.distiller, training.distiller.student
-        device, depth = next(student.parameters()).device, distiller.depth(training.curriculum.block)
-        was_training = distiller.training
+        distiller, depth = training.distiller, training.distiller.depth(training.curriculum.block)
+        was_training, device = distiller.training, next(distiller.parameters()).device
 
         def features(pixels: Tensor) -> dict[str, Tensor]:
-            return pooled(student, normalise(pixels.to(device), *self.normalisation), depth)
+            return pooled(distiller.student, normalise(pixels.to(device), *self.normalisation), depth)
 
         distiller.eval()
         found = extract(features, self.photos.pixels, "the monitor")

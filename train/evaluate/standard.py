@@ -1,116 +1,74 @@
-"""The figures that every run ends with: probe and k-NN on val, and the teacher's own head."""
+"""The figures that every run ends with: those of its student and, as a reference, of its teacher."""
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
-import msgspec
-import numpy as np
-import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn import functional
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
 from train.data.labels import imagenet_indices
-from train.data.splits import Splits
-from train.data.store import Photos
-from train.evaluate.datasets import Dataset
-from train.evaluate.features import Features, extract, teacher_features
-from train.evaluate.protocols import Probe, knn, linear_probe, mean, share
-from train.method.teacher import Teacher
+from train.data.splits import Split, Splits
+from train.evaluate.datasets import Dataset, Task
+from train.evaluate.features import Candidate, Features, of_student, teacher_features
+from train.evaluate.protocols import Probe
+from train.evaluate.survey import Cache, Plan, evaluate
+from train.method.teacher import Teacher, normalisation
 from train.recipe import Recipe
 from train.run import Pooling
 
 
-class Judged(NamedTuple):
-    """Photos as the deployed model sees them: the probe learns from `train`, figures are of the others.
+class Standard:
+    """Probe and k-NN learn from `probe` and are tested on val, the teacher's head on held-out photos of its classes.
 
-    held_out: photos that neither the student nor the probe learned from. aside: photos of all sets that `data.holdout`
-    keeps aside, labelled or not.
+    Fidelity to the teacher is measured on the photos of all sets that `data.holdout` keeps aside. The teacher's
+    embeddings are kept in the store of decoded photos for its next students, unless the store is read-only.
     """
 
-    train: Photos
-    val: Photos
-    held_out: Photos | None
-    aside: Photos | None = None
+    def __init__(self, recipe: Recipe, found: Splits, probe: Split, teacher: Teacher) -> None:
+        name, store, headed = recipe.data.name, Path(recipe.data.store), recipe.teacher.head is not None
+        own = headed and teacher.classes != 1000  # then val has the classes of the teacher's head
+        val = Dataset(name, "val", found.val, logits=own)
+        held_out, aside = list[Dataset](), list[Dataset]()
+        indices = imagenet_indices(found.val.classes) if headed and not own else None
+        if indices is not None and len(found.held_out):
+            photos = Split(found.held_out.sources, indices[found.held_out.labels], found.held_out.classes)
+            held_out = [Dataset(name, "held-out", photos, logits=True)]
+        if len(found.aside):
+            split = f"one in {recipe.data.holdout}, kept aside"
+            aside = [Dataset("all training photos", split, found.aside, logits=headed)]
+        tasks = [Task(Dataset(name, "train", probe), val)]
+        self.plan = Plan(tasks, ("probe", "knn"), held_out=held_out, aside=aside)
+        self.recipe, self.cache = recipe, Cache(store, store, batch=128)
+        self.head, self.normalisation = teacher.head if headed else None, normalisation(teacher.vit)
+        digest = hashlib.sha256(repr(recipe.teacher).encode())
+        for key, values in teacher.vit.state_dict().items():
+            digest.update(key.encode() + values.cpu().numpy().tobytes())
+        kept = digest.hexdigest() if os.access(store, os.W_OK) else ""
+        self.teacher = self._candidate("the teacher", teacher_features(teacher, logits=headed), kept)
 
+    def of_teacher(self) -> list[Metric]:
+        """What a student could reach. Raises TrainError for photos that cannot be measured on."""
+        return self._measure(self.teacher)[0]
 
-def measure(
-    recipe: Recipe, features: Features, photos: Judged, teacher: Teacher
-) -> tuple[list[Metric], Pooling, Probe]:
-    """Every figure; the pooling that the probe prefers by its score on a tenth of train; and that pooling's probe.
+    def of_student(
+        self, student: VisionTransformer, projection: Mapping[str, Tensor]
+    ) -> tuple[list[Metric], Pooling, Probe]:
+        """The same figures; the pooling whose probe is better on a tenth of train; that probe."""
+        of_cls = projection["cls.weight"], projection["cls.bias"]
+        features = of_student(student, of_cls, self.normalisation, self.head)
+        metrics, probes = self._measure(self._candidate(self.recipe.name, features))
+        pooling: Pooling = max(get_args(Pooling), key=lambda kind: probes[kind].selection)
+        return metrics, pooling, probes[pooling]
 
-    features: uint8 (B, H, W, 3) -> `cls` and `patch_mean` (B, D_s), and `teacher` (B, D_t), CLS in the teacher's space.
-    """
-    train, val = extract(features, photos.train.pixels, "train"), extract(features, photos.val.pixels, "val")
-    train_labels, val_labels = torch.from_numpy(photos.train.labels), torch.from_numpy(photos.val.labels)
-    where = recipe.data.name, "val"
-    metrics: list[Metric] = []
-    probes: dict[Pooling, Probe] = {}
-    for kind in get_args(Pooling):
-        probe = probes[kind] = linear_probe(train[kind], train_labels, photos.train.classes, seed=recipe.seed)
-        metrics.append(share(f"linear probe, {kind}", *where, probe.classify(val[kind]) == val_labels))
-        for k in (10, 20):
-            votes = knn(train[kind], train_labels, val[kind], k=k)
-            metrics.append(share(f"{k}-NN, {kind}", *where, votes == val_labels))
-    pooling = max(probes, key=lambda kind: probes[kind].selection)
-    if recipe.teacher.head is not None:
-        metrics += _teacher_head(recipe, features, photos, teacher)
-    if photos.aside is not None:
-        metrics += _fidelity(recipe, features, photos.aside, teacher)
-    return metrics, pooling, probes[pooling]
+    def _measure(self, candidate: Candidate) -> tuple[list[Metric], dict[str, Probe]]:
+        return evaluate(candidate, self.plan, self.cache, {"the teacher": self.teacher}, seed=self.recipe.seed)
 
-
-def _teacher_head(recipe: Recipe, features: Features, photos: Judged, teacher: Teacher) -> list[Metric]:
-    """Accuracy through the teacher's classifier, where the photos' classes are its own."""
-    own = teacher.classes != 1000
-    judged, split = (photos.val, "val") if own else (photos.held_out, "held-out")
-    indices = np.arange(teacher.classes) if own else imagenet_indices(photos.val.classes)
-    if judged is None or indices is None:
-        return []
-    predicted = _classes(teacher, extract(features, judged.pixels, split)["teacher"])
-    name = f"top-1 of {teacher.classes} through the teacher's head"
-    return [share(name, recipe.data.name, split, predicted == torch.from_numpy(indices[judged.labels]))]
-
-
-def _fidelity(recipe: Recipe, features: Features, photos: Photos, teacher: Teacher) -> list[Metric]:
-    """How near the student is to its teacher on the same photos: cosine of the CLS tokens, and the same top-1."""
-    ours = extract(features, photos.pixels, "photos kept aside")["teacher"]
-    theirs = extract(teacher_features(teacher), photos.pixels, "photos kept aside, the teacher")["teacher"]
-    where = "all training photos", f"one in {recipe.data.holdout}, kept aside"
-    metrics = [mean("cosine to the teacher", *where, functional.cosine_similarity(ours, theirs))]
-    if recipe.teacher.head is not None:
-        same = _classes(teacher, ours) == _classes(teacher, theirs)
-        metrics.append(share("top-1 agreement with the teacher", *where, same))
-    return metrics
-
-
-def _classes(teacher: Teacher, cls: Tensor) -> Tensor:
-    """What the teacher's classifier says of CLS tokens (N, D_t): classes (N,), on the CPU."""
-    return teacher.head(cls.to(next(teacher.parameters()).device)).argmax(1).cpu()
-
-
-def of_teacher(recipe: Recipe, splits: Splits, photos: Judged, teacher: Teacher) -> list[Metric]:
-    """The same figures of the teacher itself: what a student could reach.
-
-    They are kept in the store of decoded photos for the teacher's next student, by a digest of all they depend on.
-    """
-    parts = [recipe.teacher, recipe.preprocessing, recipe.data, recipe.seed]
-    if recipe.teacher.supervised is not None:  # it is trained in the run: by what the whole recipe says
-        parts.append(recipe)
-    digest = hashlib.sha256(msgspec.json.encode(parts))
-    if recipe.teacher.checkpoint is not None:
-        digest.update(Path(recipe.teacher.checkpoint).read_bytes())
-    for split in (splits.train, splits.val, splits.held_out, splits.aside):
-        digest.update(Dataset(recipe.data.name, "", split).digest.encode())
-    file = Path(recipe.data.store) / f"teacher-{digest.hexdigest()[:32]}.json"
-    with suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(file.read_bytes(), type=list[Metric])
-    metrics = measure(recipe, teacher_features(teacher), photos, teacher)[0]
-    with suppress(OSError), atomic_file(file) as out:  # a store of photos that are there may be read-only
-        out.write(msgspec.json.encode(metrics))
-    return metrics
+    def _candidate(self, subject: str, features: Features, digest: str = "") -> Candidate:
+        spec = self.recipe.preprocessing
+        return Candidate({"subject": subject}, get_args(Pooling), spec, digest, {}, lambda: features)

@@ -18,10 +18,10 @@ from train.method.teacher import Teacher
 class Cost(NamedTuple):
     """FLOPs of a run, and what early exit and growing saved of the same run with all blocks of both at every step."""
 
-    teacher: int
-    total: int  # teacher forward, student forward and backward
-    teacher_saved: float  # share, 0..1; negative where calibration cost more than was saved
-    total_saved: float
+    teacher_flops: int
+    total_flops: int  # teacher forward, student forward and backward
+    teacher_flops_saved: float  # share, 0..1; negative where calibration cost more than was saved
+    total_flops_saved: float
 
 
 def count(

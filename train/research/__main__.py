@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         study, out = runner.load_study(options.study), options.out or Path("runs") / name
         plan = Plan([open_pair(words) for words in options.transfer])
+        plan.check_disjoint()
         if not options.measure_only:
             runner.train_all(study, options.seeds, options.overrides, out, processes=options.processes)
         rows = runner.measure_all(study, out, plan)

@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from leap_zoo.documents import explain
 from leap_zoo.errors import nearest
@@ -68,14 +68,14 @@ def train_all(study: Study, seeds: Sequence[int], overrides: Sequence[str], out:
     recipe = find_recipe(study.recipe)  # a wrong change is refused before the first training starts
     epochs = {change: load_recipe(recipe, [*overrides, *words]).epochs for change, words in study.changes.items()}
     for seed in seeds:
-        first = {change: Job(change, seed, "epochs") for change in study.changes}
-        _train({first[change]: epochs[change] for change in first}, study, overrides, out, processes)
+        jobs = {change: Job(change, seed, "epochs") for change in study.changes}
+        _train({job: epochs[change] for change, job in jobs.items()}, study, overrides, out, processes)
         if study.equal_flops:
-            flops = {change: load_run(out / job.folder).report.total_flops for change, job in first.items()}
-            ratios = {change: flops[study.baseline] / flops[change] for change in first}
-            longer = {change: ratio for change, ratio in ratios.items() if abs(ratio - 1) >= SAME}
-            again = {Job(change, seed, "FLOPs"): max(1, round(epochs[change] * longer[change])) for change in longer}
-            _train(again, study, overrides, out, processes)
+            flops = {change: load_run(out / job.folder).report.total_flops for change, job in jobs.items()}
+            longer = {change: flops[study.baseline] / cost for change, cost in flops.items()}
+            again = [change for change, ratio in longer.items() if abs(ratio - 1) >= SAME]
+            at_equal = {Job(change, seed, "FLOPs"): max(1, round(epochs[change] * longer[change])) for change in again}
+            _train(at_equal, study, overrides, out, processes)
 
 
 def _train(jobs: Mapping[Job, int], study: Study, overrides: Sequence[str], out: Path, processes: int) -> None:
@@ -94,8 +94,7 @@ def _train(jobs: Mapping[Job, int], study: Study, overrides: Sequence[str], out:
 
     missing = [job for job in jobs if not is_finished(out / job.folder)]
     out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(processes) as pool:
-        list(tqdm(pool.map(train, missing), "trainings", len(missing), disable=not missing))
+    thread_map(train, missing, max_workers=processes, desc="trainings", disable=not missing)
 
 
 def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
@@ -108,7 +107,7 @@ def measure_all(study: Study, out: Path, plan: Plan) -> list[Result]:
         folder = out / job.folder
         run = load_run(folder)
         report, cache = run.report, Cache(out / "embeddings", Path(run.recipe.data.store))
-        transfer = evaluate(from_run(run, folder), plan, cache, seed=report.seed)
+        transfer, _ = evaluate(from_run(run, folder), plan, cache, seed=report.seed)
         about = {"subject": job.change, "variant": job.cost, "seed": job.seed}
         about |= {"hardware": report.hardware, "commit": report.commit}
         rows += results_of([*report.metrics, *transfer], about, _costs(run))

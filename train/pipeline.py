@@ -75,8 +75,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     seed_everything(recipe.seed, verbose=False)  # the student starts the same, whatever came before
     training = Training(Distiller(recipe, teacher, plan), plan)
     if recipe.student.init == "teacher":
-        start = normalise(photos.spread(START_PHOTOS), *normalisation(teacher.vit)).to(fabric.device)
-        training.distiller.to(fabric.device).start_from_teacher(teacher, start)
+        start = normalise(photos.spread(START_PHOTOS), *normalisation(teacher.vit))
+        training.distiller.start_from_teacher(teacher.cpu(), start)  # of what is not on a GPU yet
     watch = None
     if first:
         plain_attention(teacher.vit, fabric.device.type == "cpu")

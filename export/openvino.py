@@ -57,7 +57,8 @@ def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
     nncf.set_log_level(logging.ERROR)
-    with patch("openvino.Core", core):  # NNCF would make one after the other, which ends the process: see `core`
+    kept = core()
+    with patch("openvino.Core", lambda: kept):  # NNCF would make one after the other, which is not safe: see `core`
         return nncf.quantize(
             model,
             nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),

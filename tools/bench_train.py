@@ -27,6 +27,7 @@ from train.method import curriculum
 from train.method.distiller import Distiller
 from train.method.student import plain_attention
 from train.method.teacher import Teacher, make_vit, normalisation
+from train.processes import usable
 from train.recipe import Recipe
 from train.recipe_file import find_recipe, load_recipe
 from train.research.results import Result, write_results
@@ -45,16 +46,27 @@ class Variant:
 
 
 PLAIN = Variant("plain eager fp32 step", bf16=False, plain=False)
-BF16 = replace(PLAIN, name="+ bf16 autocast", bf16=True)
-FAST = replace(BF16, name="+ plain attention", plain=True)
-VARIANTS = (PLAIN, BF16, FAST, replace(FAST, name="all that, torch.compile", compiled=True))
+FAST = replace(PLAIN, name="plain attention, fp32", plain=True)
+VARIANTS = (
+    PLAIN,
+    FAST,
+    replace(PLAIN, name="bf16 autocast", bf16=True),
+    replace(FAST, name="plain attention, bf16", bf16=True),
+    replace(FAST, name="plain attention, fp32, torch.compile", compiled=True),
+)
+
+
+def variants() -> list[Variant]:
+    """VARIANTS, without bf16 where the processor would emulate it."""
+    return [variant for variant in VARIANTS if not variant.bf16 or usable("bf16") == "bf16"]
 
 
 def early_exits(blocks: int, *, plain: bool) -> list[Variant]:
     """The step at the last block, then with targets down to the first, the student whole and grown to the target."""
+    bf16 = usable("bf16") == "bf16"
     depths = sorted({1, blocks, *range(max(1, blocks // 4), blocks, max(1, blocks // 4))}, reverse=True)
     return [
-        Variant(f"block {block} of {blocks}, {kind} student", plain=plain, block=block, grown=kind == "grown")
+        Variant(f"block {block} of {blocks}, {kind} student", bf16, plain, block=block, grown=kind == "grown")
         for kind in ("whole", "grown")
         for block in depths
     ]
@@ -124,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = load_recipe(find_recipe(options.recipe))
         exits = early_exits(_teacher(spec, device).blocks, plain=device.type == "cpu")
-        write_results(options.out / "training_speed.csv", compare(spec, VARIANTS, device, options.rounds))
+        write_results(options.out / "training_speed.csv", compare(spec, variants(), device, options.rounds))
         write_results(options.out / "early_exit.csv", compare(spec, exits, device, options.rounds))
     except TrainError as error:
         print(f"bench_train: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, distributed
 
 from train.errors import TrainError
-from train.recipe import Recipe
+from train.recipe import Precision, Recipe
 
 PATIENCE = timedelta(days=7)  # the first process evaluates, or trains a teacher, while the others wait
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -52,6 +52,9 @@ def join(recipe: Recipe) -> Fabric:
             f"batch={recipe.batch} is the batch of all processes together: it cannot be shared out equally over "
             f"{mine.processes} processes and accumulate={recipe.accumulate} pieces"
         )
+    precision = usable(recipe.precision)
+    if precision != recipe.precision and mine.first:
+        print(f"precision={recipe.precision}: this CPU would emulate it, many times slower; the run uses {precision}")
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     torch.backends.cudnn.allow_tf32 = True
     together = DDPStrategy(
@@ -64,7 +67,7 @@ def join(recipe: Recipe) -> Fabric:
         devices=mine.processes // mine.nodes,
         num_nodes=mine.nodes,
         strategy=together if mine.processes > 1 else "auto",
-        precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
         # Lightning would take a SLURM job for one of its own making: torchrun alone says how many processes there are.
         plugins=[TorchElasticEnvironment() if mine.processes > 1 else LightningEnvironment()],
     )
@@ -73,6 +76,12 @@ def join(recipe: Recipe) -> Fabric:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         os.environ["TQDM_DISABLE"] = "1"
     return fabric
+
+
+def usable(precision: Precision) -> Precision:
+    """bf16 becomes fp32 on a CPU without fast bf16: products of matrices took ten times as long on one with AVX2."""
+    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "fp32" if precision == "bf16" and not fast else precision
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from leap_zoo.card import Name, Preprocessing
 Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AboveZero = Annotated[float, Meta(gt=0)]
+Precision = Literal["fp32", "bf16", "fp16"]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -196,7 +197,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     epochs: Count
     batch: Count = 128
     accumulate: Count = 1  # a step's batch is computed in so many pieces, for want of memory
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # mixed; fp16 needs a GPU
+    precision: Precision = "fp32"  # mixed; fp16 needs a GPU, bf16 becomes fp32 on a CPU without it
     checkpoint_minutes: AboveZero = 10.0  # between checkpoints within an epoch; each epoch's end has one anyway
     seed: Annotated[int, Meta(ge=0)] = 0
     monitor: Annotated[int, Meta(ge=0)] | None = None  # epochs between measurements; 0: never, None: ten in the run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train import checkpoint, log
+from train import checkpoint, log, processes
 from train.errors import TrainError
 from train.loop import Training
 from train.method.losses import MEASURES
@@ -98,3 +98,10 @@ def test_precision__bf16_learns_in_float32_weights(learn: Callable[..., Training
     training = learn(tmp_path, epochs=1, precision="bf16", curriculum=LEAP)
     assert {parameter.dtype for parameter in training.distiller.parameters()} == {torch.float32}
     assert log.read(tmp_path / log.FILE)[-1].loss > 0
+
+
+@pytest.mark.parametrize(("fast", "used"), [(True, "bf16"), (False, "fp32")])
+def test_precision__bf16_is_not_emulated(monkeypatch: pytest.MonkeyPatch, fast: bool, used: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    assert [processes.usable(one) for one in ("bf16", "fp32", "fp16")] == [used, "fp32", "fp16"]

@@ -18,8 +18,8 @@ browser: serve/browser/runtime/runtime.json ## onnxruntime-web for the page at /
 serve/browser/runtime/runtime.json: serve/browser/package.json
 	$(PYTHON) -m serve.browser
 
-test: .venv/installed ## the whole test suite
-	.venv/bin/python -m pytest
+test: .venv/installed ## the whole test suite, on two processors
+	.venv/bin/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/installed ## ruff and mypy
 	.venv/bin/ruff check .

@@ -19,7 +19,7 @@ serve/browser/runtime/runtime.json: serve/browser/package.json
 	$(PYTHON) -m serve.browser
 
 test: .venv/installed ## the whole test suite, on two processors
-	.venv/bin/python -m pytest -n 2 --dist loadgroup
+	.venv/bin/python -m pytest -n 2 --no-loadscope-reorder
 
 lint: .venv/installed ## ruff and mypy
 	.venv/bin/ruff check .

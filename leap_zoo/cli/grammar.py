@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from leap_zoo.errors import short
+from leap_zoo.errors import masked, plain, short
 from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
-        self.exit(2, f"leap-zoo: {message}; see {self.prog} --help\n")
+        self.exit(2, f"leap-zoo: {masked(plain(message))}; see {self.prog} --help\n")
 
 
 class Commands:

@@ -156,7 +156,10 @@ def masked(text: str) -> str:
 
 def plain(text: object) -> str:
     """`text` as one line that does nothing to a terminal: `\\x1b` for an escape, `\\n` for a line break."""
-    return "".join(one if one.isprintable() or category(one) == "Zs" else _escaped(one) for one in str(text))
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() or category(one) == "Zs" else _escaped(one) for one in line)
 
 
 def _escaped(character: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import os
-from pathlib import Path
 from typing import Annotated, Any, overload
 
 import msgspec
@@ -310,7 +309,7 @@ def _path(kind: str, name: str, *rest: str) -> str:
         return "/".join(("/v1", kind, msgspec.convert(name, Name), *rest))
     except msgspec.ValidationError as error:
         raise InvalidArgument(
-            f"{short(name)} is not a name: use 1 to 64 letters, digits, `_`, `.` and `-`, and begin with none of the last two"
+            f"{short(name)} is not a name: use 1 to 64 letters, digits, `_`, `.` and `-`; begin with a letter, digit or `_`"
         ) from error
 
 

@@ -309,7 +309,7 @@ def _path(kind: str, name: str, *rest: str) -> str:
         return "/".join(("/v1", kind, msgspec.convert(name, Name), *rest))
     except msgspec.ValidationError as error:
         raise InvalidArgument(
-            f"{short(name)} is not a name: use 1 to 64 letters, digits, `_`, `.` and `-`; begin with a letter, digit or `_`"
+            f"{short(name)} is not a name: use 1 to 64 of A-Z a-z 0-9 _ . - and begin with neither . nor -"
         ) from error
 
 

@@ -14,7 +14,13 @@ from unicodedata import category
 
 
 class LeapZooError(Exception):
-    """The family: anything that a user, a photo, a card or a file can get wrong."""
+    """The family: anything that a user, a photo, a card or a file can get wrong.
+
+    Its text is one line without escape sequences and passwords, whatever the names in it.
+    """
+
+    def __str__(self) -> str:
+        return masked(plain(super().__str__()))
 
 
 class ImageError(LeapZooError):

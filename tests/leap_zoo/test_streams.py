@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -188,3 +189,11 @@ def test_progress__without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with Progress(3) as progress:
         progress.step()
+
+
+def test_commands__print_in_one_place() -> None:
+    """What is printed elsewhere would reach the terminal as it is."""
+    for path in (ROOT / "leap_zoo" / "cli").glob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        printing = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        assert not printing or path.name in ("output.py", "grammar.py"), path.name

@@ -25,7 +25,8 @@ SUFFIXES = (".npz", ".parquet")
 class Embeddings:
     """`vectors` float32 (N, D), L2-normalised, one row per photo of `photos` (N); which model and space they are of.
 
-    bad: the photos that were skipped, and why. metadata: of each photo (N), where a gallery was exported; else None.
+    bad: the photos and folders that could not be read, and why. skipped: how many files and folders were left out, by
+    reason, as in `leap_zoo.folders.Found`. metadata: of each photo (N), where a gallery was exported; else None.
     """
 
     photos: list[str]
@@ -35,6 +36,7 @@ class Embeddings:
     space: str
     bad: Mapping[str, str] = field(default_factory=dict)
     metadata: list[dict[str, Value]] | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -44,11 +46,12 @@ class Embeddings:
         photos: list[str],
         rows: Sequence[npt.NDArray[np.float32]],
         bad: Mapping[str, str],
+        skipped: Mapping[str, int] | None = None,
     ) -> Embeddings:
         """From rows (D,), perhaps none."""
         width = getattr(card.embedding_dims, space)
         vectors = np.stack(rows) if rows else np.empty((0, width), np.float32)
-        return cls(photos, vectors, card.id, card.revision, space, bad)
+        return cls(photos, vectors, card.id, card.revision, space, bad, dict(skipped or {}))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write FILE.npz or FILE.parquet, atomically. Raises InvalidArgument, MissingExtra.

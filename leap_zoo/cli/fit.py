@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
 from leap_zoo.cli.output import about, complain, print_json, say
-from leap_zoo.cli.photos import report_bad
+from leap_zoo.cli.photos import counts, report_bad, report_counts
 from leap_zoo.errors import InvalidArgument, short
 
 if TYPE_CHECKING:
@@ -55,13 +55,16 @@ def _fit(options: argparse.Namespace) -> int:
         report_bad(name, error)
     for note in [*found.notes, *(tested.notes if tested else [])]:
         complain(f"note: {note}")
+    counted = counts(sum(found.head.card.photos), found.skipped)
     if options.json:
         print_json(
             about(model)
             | {"file": str(path), "head": found.head.card, "classes": found.classes, "confusions": found.confusions}
+            | counted
             | {"test": tested, "bad": found.bad, "notes": found.notes}
         )
     else:
+        report_counts(counted)
         for line in _lines(found, tested):
             say(line)
         say(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")

@@ -30,7 +30,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError."""
+    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError.
+
+    Windows opens no folders, and its file system does this by itself.
+    """
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

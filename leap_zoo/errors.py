@@ -7,6 +7,7 @@ image error deserves is written beside it, so that the service and the library c
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -139,6 +140,14 @@ def _closest(name: str, known: list[str]) -> str | None:
 
 
 def short(text: object, limit: int = 80) -> str:
-    """A user's string, quoted and cut to `limit` characters, so that an error line stays one line."""
-    quoted = repr(str(text))
+    """A user's string, quoted and cut to `limit` characters, so that an error line stays one line; no passwords."""
+    quoted = repr(redacted(str(text)))
     return quoted if len(quoted) <= limit else quoted[: limit - 4] + "...'"
+
+
+_USERINFO = re.compile(r"(?<=://)(?:[^\s/]*@|[^\s/@]*:(?!\d*(?:/|\s|\Z))\S*@)")
+
+
+def redacted(text: str) -> str:
+    """`text` with user and password of the URLs in it left out."""
+    return _USERINFO.sub("", text)

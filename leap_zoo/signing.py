@@ -18,8 +18,8 @@ from leap_zoo.atomic import atomic_file
 from leap_zoo.card import ModelCard
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
-from leap_zoo.registry import check_files
-from leap_zoo.zoo import ModelFolder, Zoo, check_card, read_regular
+from leap_zoo.publish import check_files
+from leap_zoo.store import ModelFolder, Zoo, check_card, read_regular
 
 if TYPE_CHECKING:
     import model_signing

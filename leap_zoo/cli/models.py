@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Container
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from leap_zoo.cli.grammar import Commands, add_model, add_zoo
 from leap_zoo.cli.output import print_json, size
-from leap_zoo.errors import ArtifactCorrupt, InvalidCard, LeapZooError, NotSigned
+from leap_zoo.cli.pull import add_source
+from leap_zoo.errors import (
+    ArtifactCorrupt,
+    InvalidArgument,
+    InvalidCard,
+    LeapZooError,
+    NotSigned,
+    UnknownModel,
+    redacted,
+)
+from leap_zoo.settings import read_settings
+
+if TYPE_CHECKING:
+    from leap_zoo.card import File, ModelCard
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
-    command = commands.add("list", _list, "list the models of the zoo", "leap-zoo list --zoo my-zoo/")
+    text = "list the models that are here, or in a zoo elsewhere"
+    command = commands.add("list", _list, text, "leap-zoo list --from https://example.org/zoo")
     add_zoo(command)
+    add_source(command)
     text = "show a model's card, or what a lone file (.onnx, OpenVINO's .xml) says about itself"
     command = commands.add("show", _show, text, "leap-zoo show leap-tiny --json; leap-zoo show model_int8.onnx")
     add_model(command, positional=True)
+    add_source(command)
     command = commands.add(
         "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-tiny"
     )
@@ -26,39 +44,87 @@ def add(commands: Commands) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from leap_zoo.registry import models
+    from leap_zoo.sources import offer_of
+    from leap_zoo.store import digests_here, models
 
-    cards = models(options.zoo)
+    source = _source(options)
+    cards: list[ModelCard] = []
+    if source is not None:
+        with offer_of(source) as offer:
+            cards = [offer.card(entry)[1] for entry in offer.models]
+    if options.source is None:
+        known = {card.id for card in cards}
+        cards += [card for card in models(options.zoo) if card.id not in known]
+    here = digests_here(options.zoo)
     if options.json:
-        keys = ("id", "revision", "family", "description", "parameters")
-        rows = [
-            {key: getattr(card, key) for key in keys}
-            | {
-                "precisions": [a.precision for a in card.artifacts],
-                "files": [a.file for a in card.artifacts],
-                "heads": [h.name for h in card.heads],
-            }
-            for card in cards
-        ]
-        return print_json(rows)
+        return print_json([_row(card, here) for card in cards])
     for card in cards:
-        files = ", ".join(
-            f"{artifact.format} {artifact.precision} {size(artifact.total_bytes)}" for artifact in card.artifacts
-        )
-        print(f"{card.id}  {card.parameters / 1e6:.2f} M parameters  {files}\n    {card.description}")
+        print(f"{card.id}  revision {card.revision}  {card.parameters / 1e6:.2f} M parameters\n    {card.description}")
+        for file in _row(card, here)["artifacts"]:
+            there = "" if file["here"] else "  (not here)"
+            print(f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}")
+    if any(not file["here"] for card in cards for file in _row(card, here)["artifacts"]):
+        where = "" if options.source is None else f" --from {redacted(options.source)}"
+        print(f"(not here): leap-zoo pull MODEL{where} --file FILE", file=sys.stderr)
     return 0
+
+
+def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:
+    """A model for --json: `artifacts` are all that its card lists, `files` and `precisions` those on this device."""
+    files: list[tuple[str, str, str, list[File]]] = [
+        (one.file, one.format, one.precision, one.files) for one in card.artifacts
+    ]
+    files += [(card.timm[-1].file, "timm", "fp32", card.timm)] if card.timm else []
+    artifacts = [
+        {
+            "file": file,
+            "format": format,
+            "precision": precision,
+            "bytes": sum(part.bytes for part in parts),
+            "here": all(part.sha256 in here for part in parts),
+        }
+        for file, format, precision, parts in files
+    ]
+    keys = ("id", "revision", "family", "description", "parameters")
+    runnable = [one for one in artifacts if one["here"] and one["format"] != "timm"]
+    return {key: getattr(card, key) for key in keys} | {
+        "precisions": [one["precision"] for one in runnable],
+        "files": [one["file"] for one in runnable],
+        "artifacts": artifacts,
+        "heads": [head.name for head in card.heads],
+    }
+
+
+def _source(options: argparse.Namespace) -> str | None:
+    """The zoo elsewhere that is asked about: of --from, else of LEAP_ZOO_URL where that may be asked."""
+    if options.source is not None and options.zoo is not None:
+        raise InvalidArgument("--from or --zoo? Give one: --zoo is a folder that models are loaded from")
+    settings = read_settings()
+    if options.source is not None or options.zoo is not None:
+        return cast("str | None", options.source)
+    return None if settings.offline else settings.url
 
 
 def _show(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import card_lines
-    from leap_zoo.registry import find
+    from leap_zoo.sources import offer_of
+    from leap_zoo.store import digests_here, find
 
-    if _names_a_file(options.model):
+    source = _source(options)
+    if options.source is None and _names_a_file(options.model):
         return _show_file(options)
-    _, card = find(options.model, options.zoo)
+    try:
+        if options.source is not None:
+            raise UnknownModel
+        card = find(options.model, options.zoo)[1]
+    except UnknownModel:
+        if source is None:
+            raise
+        with offer_of(source) as offer:
+            card = offer.card(offer.entry(options.model))[1]
     if options.json:
         return print_json(card)
-    print("\n".join(card_lines(card)))
+    print("\n".join(card_lines(card, digests_here(options.zoo))))
     return 0
 
 

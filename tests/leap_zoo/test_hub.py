@@ -107,7 +107,7 @@ def test_hub__what_is_not_there_is_one_clear_error(hub: ZooServer, tmp_path: Pat
 @pytest.mark.parametrize("source", ["hf://org", "hf://org/zoo/folder", "hf://@org/zoo", "hf:///zoo"])
 def test_hub__no_repository_is_refused(capsys: pytest.CaptureFixture[str], source: str) -> None:
     assert main(["pull", TINY, "--from", source]) == 2
-    assert "hf://org/repo" in capsys.readouterr().err
+    assert "hf://OWNER/NAME" in capsys.readouterr().err
 
 
 def test_hub__without_the_extra_says_which(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def _with_file(card: ModelCard, name: str) -> list[File]:
 def _other(offer: Offer, entry: IndexEntry, name: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes | None:
     """A file that no card lists. A page that some hosts give for what is not there is none."""
     data = offer.source.read(offer.path(entry, name), limit, optional=True)
-    starts = {"model.sig": b"{", "curriculum.svg": b"<svg", "README.md": b""}[name]
+    starts = {"model.sig": (b"{",), "curriculum.svg": (b"<?xml", b"<svg"), "README.md": (b"",)}[name]
     return data if data is not None and data.lstrip().startswith(starts) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leap_zoo.errors import nearest
+from leap_zoo.errors import nearest, redacted, short
 
 HEADS = ("imagenet1k", "imagenette")  # the default one first
 MODELS = ("leap-micro", "leap-nano", "leap-tiny")
@@ -35,3 +35,19 @@ def test_nearest__suggests_nothing_far_off(name: str) -> None:
 def test_nearest__of_many_lists_twelve() -> None:
     assert nearest("zebra", (f"model-{number:02}" for number in range(20))).endswith("model-11 and 8 more")
     assert nearest("zebra", ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host/zoo", "http://host/zoo"),
+        ("proxy URL('socks5://me:se@cret@host:1080') is odd", "proxy URL('socks5://host:1080') is odd"),
+        ("https://me:se/cret#@host/zoo", "https://host/zoo"),
+        ("https://token@host", "https://host"),
+        ("hf://org/repo@v1 and https://host:8443/a@b", "hf://org/repo@v1 and https://host:8443/a@b"),
+        ("a@b.example, C:\\x@y", "a@b.example, C:\\x@y"),
+    ],
+)
+def test_redacted__no_user_no_password(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+    assert short(text) == repr(shown)

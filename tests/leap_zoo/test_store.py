@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import leap_zoo
 from leap_zoo import store
+from leap_zoo.atomic import sync_folder
 from leap_zoo.documents import read_card, read_index, write_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, UnknownModel
 from leap_zoo.publish import publish
@@ -221,3 +223,11 @@ def test_write_card__alone_is_noticed_by_the_index(zoo_copy: Path) -> None:
     write_card(zoo_copy / TINY / "card.json", msgspec.structs.replace(card, description="another"))
     with pytest.raises(ArtifactCorrupt):
         leap_zoo.models(zoo_copy)
+
+
+def test_sync_folder__opens_nothing_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("leap_zoo.atomic.os", SimpleNamespace(name="nt", open=refuse, O_RDONLY=0))
+    sync_folder(tmp_path)

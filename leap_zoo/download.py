@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from leap_zoo.card import File
-from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, redacted, short
+from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, masked, short
 from leap_zoo.locks import locked
 from leap_zoo.patience import Again, Attempts, Pace, Patience, retry_after
 from leap_zoo.progress import Progress
-from leap_zoo.store import Cache, compare_digest
+from leap_zoo.store import Cache, differs
 
 if TYPE_CHECKING:
     import httpx
@@ -78,8 +78,9 @@ class Partial:
             os.fsync(self._file.fileno())
             self._file.seek(0)
             found = hashlib.file_digest(self._file, "sha256").hexdigest()
-        mend = "ask whoever runs the zoo to publish it again"
-        compare_digest(self.published.file, self.published.sha256, found, mend)
+        if found != self.published.sha256:
+            mend = "ask whoever runs the zoo to publish it again"
+            raise ArtifactCorrupt(differs(self.published.file, self.published.sha256, found, mend))
         with self._cache.usable():
             self._file.close()
             os.replace(self._path, self._cache.blob(found))
@@ -93,7 +94,7 @@ class Partial:
 
 
 @contextlib.contextmanager
-def partial(cache: Cache, published: File) -> Iterator[Partial | None]:
+def downloading(cache: Cache, published: File) -> Iterator[Partial | None]:
     """The download of a file, which no other process is at; None when it has arrived already.
 
     What was begun is kept for later when the block raises, unless it raises ArtifactCorrupt. Raises CacheUnusable.
@@ -140,6 +141,10 @@ class Source:
         partial.append(data)
         progress.step(len(data))
 
+    def holds(self, path: str) -> bool:
+        """Whether a file is there, where that is known without asking a server."""
+        return True
+
     def close(self) -> None:
         """Let go of connections."""
 
@@ -156,7 +161,7 @@ class HttpSource(Source):
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         import httpx
 
-        self.name = redacted(url)
+        self.name = masked(url)
         self._url = url
         self._patience = PATIENCE if patience is None else patience
         self._reached = False  # a server that never answered is a wrong URL, not a bad moment
@@ -309,4 +314,4 @@ def _status(response: httpx.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return redacted(str(error).split("\n")[0])[:200].strip() or type(error).__name__
+    return masked(str(error).split("\n")[0])[:200].strip() or type(error).__name__

@@ -139,15 +139,15 @@ def _closest(name: str, known: list[str]) -> str | None:
     return max(alike, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default=None)
 
 
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")
+
+
 def short(text: object, limit: int = 80) -> str:
-    """A user's string, quoted and cut to `limit` characters, so that an error line stays one line; no passwords."""
-    quoted = repr(redacted(str(text)))
+    """A user's string for an error message: quoted, on one line, at most `limit` characters, without passwords."""
+    quoted = repr(masked(str(text)))
     return quoted if len(quoted) <= limit else quoted[: limit - 4] + "...'"
 
 
-_USERINFO = re.compile(r"(?<=://)(?:[^\s/]*@|[^\s/@]*:(?!\d*(?:/|\s|\Z))\S*@)")
-
-
-def redacted(text: str) -> str:
-    """`text` with user and password of the URLs in it left out."""
-    return _USERINFO.sub("", text)
+def masked(text: str) -> str:
+    """`text` without the users and passwords of the URLs in it: `http://me:secret@host` -> `http://***@host`."""
+    return _LOGIN.sub("***@", text)

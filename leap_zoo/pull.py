@@ -10,10 +10,11 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from leap_zoo.card import MAX_DOCUMENT_BYTES, File, IndexEntry, ModelCard
-from leap_zoo.download import partial
+from leap_zoo.download import downloading
 from leap_zoo.errors import (
     ArtifactCorrupt,
     CacheUnusable,
@@ -35,7 +36,7 @@ PAGES = ("README.md", "curriculum.svg")  # for people; no digest covers them
 _ROUNDS = 3  # another process may prune what this one is about to list
 _FROM = "give --from URL_OR_FOLDER, or set LEAP_ZOO_URL"
 
-_Choose = Callable[[ModelCard], list[File]]
+_Choose = Callable[[ModelCard, Callable[[File], bool]], list[File]]  # by the card, and what is there at all
 _To = str | os.PathLike[str] | None
 
 
@@ -97,7 +98,7 @@ def pull(
 def _from(offer: Offer, cache: Cache, name: str | None, choose: _Choose, to: _To, shown: bool) -> Pulled:
     entry = offer.entry(name)
     data, card = offer.card(entry)
-    files = choose(card)
+    files = choose(card, partial(offer.has, entry))
     others = {"model.sig": _other(offer, entry, "model.sig", MAX_SIGNATURE_BYTES)}
     cache.prepare()
     for _ in range(_ROUNDS):
@@ -139,7 +140,7 @@ def _without_network(name: str, choose: _Choose, to: _To) -> Pulled:
 def _held(name: str, choose: _Choose, to: _To) -> Pulled | None:
     for place, card in find_all(name):
         with contextlib.suppress(InvalidArgument):  # the same model elsewhere may have more files
-            files = choose(card)
+            files = choose(card, partial(place.has, card))
             if all(place.has(card, file) for file in files):
                 for file in files:
                     place.read(card, file)
@@ -154,7 +155,7 @@ def _chooser(precision: str | None, format: str | None, file: str | None, everyt
     if ((precision or format) and (file or everything)) or (file and everything):
         raise InvalidArgument("pull what? Give precision and format, or one file, or all")
 
-    def choose(card: ModelCard) -> list[File]:
+    def choose(card: ModelCard, has: Callable[[File], bool]) -> list[File]:
         if everything:
             return card.files
         if file:
@@ -164,7 +165,7 @@ def _chooser(precision: str | None, format: str | None, file: str | None, everyt
             if not chosen:
                 raise InvalidArgument(f"{card.id} has no files for timm" + (f" of {precision}" if card.timm else ""))
         else:
-            chosen = choose_artifact(card, precision, format).files
+            chosen = choose_artifact(card, precision, format, lambda one: all(map(has, one.files))).files
         return [*(one for one in chosen if one != card.golden), card.golden]
 
     return choose
@@ -205,7 +206,7 @@ def _fetch_all(
 
 def _fetch(cache: Cache, offer: Offer, path: str, file: File, progress: Progress) -> bool:
     """Whether the file had to be fetched; it is in the cache now, checked."""
-    with partial(cache, file) as download:
+    with downloading(cache, file) as download:
         if download is None:
             progress.step(file.bytes)
             return False

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from leap_zoo.card import MAX_DOCUMENT_BYTES, IndexEntry, ModelCard
+from leap_zoo.card import MAX_DOCUMENT_BYTES, File, IndexEntry, ModelCard
 from leap_zoo.documents import index_entry, parse_card, parse_index
 from leap_zoo.download import HttpSource, Source
 from leap_zoo.errors import (
@@ -18,8 +18,8 @@ from leap_zoo.errors import (
     LeapZooError,
     MissingExtra,
     UnknownModel,
+    masked,
     nearest,
-    redacted,
     short,
 )
 from leap_zoo.settings import DEFAULT_MODEL, zoo_location
@@ -71,6 +71,10 @@ class Offer:
         check_digest(what, data, entry.sha256, "pull again, or ask whoever runs the zoo")
         return data, check_card(entry, data)
 
+    def has(self, entry: IndexEntry, file: File) -> bool:
+        """Whether a file is meant to be there: a model's folder may have some only."""
+        return self._lone is None or self.source.holds(file.file)
+
     def path(self, entry: IndexEntry, file: str) -> str:
         """Where the source has a file of a model."""
         return file if self._lone is not None else f"{entry.id}/{file}"
@@ -106,6 +110,10 @@ class FolderSource(Source):
         if len(data) > limit:
             raise ArtifactCorrupt(f"{short(whole)} is larger than {limit} bytes: refused")
         return data
+
+    def holds(self, path: str) -> bool:
+        """See `Source`."""
+        return (self._folder / path).is_file()
 
 
 class HubSource(Source):
@@ -157,7 +165,7 @@ class HubSource(Source):
         except LeapZooError:
             raise
         except Exception as error:  # its own, the system's, and those of the HTTP library that its version uses
-            reason = redacted(str(error).strip().split("\n")[0][:200]) or type(error).__name__
+            reason = masked(str(error).strip().split("\n")[0][:200]) or type(error).__name__
             raise DownloadFailed(
                 f"{self.what(path)}: {reason}: check the name and the network, and `hf auth login`"
             ) from error

@@ -31,8 +31,8 @@ from leap_zoo.errors import (
     InvalidCard,
     NotPulled,
     UnknownModel,
+    masked,
     nearest,
-    redacted,
     short,
 )
 from leap_zoo.locks import locked
@@ -355,7 +355,7 @@ def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, M
             known.append(entry.id)
     if not found:
         url = read_settings().url if zoo is None else None
-        elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {redacted(url)}"
+        elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {masked(url)}"
         raise UnknownModel(f"unknown model {short(name)}{nearest(str(name), known)}{elsewhere}")
 
 
@@ -416,13 +416,14 @@ def check_card(entry: IndexEntry, data: bytes) -> ModelCard:
 
 def check_digest(what: str, data: bytes, expected: str, mend: str) -> None:
     """Raises ArtifactCorrupt unless `expected` is the sha256 of `data`."""
-    compare_digest(what, expected, hashlib.sha256(data).hexdigest(), mend)
-
-
-def compare_digest(what: str, expected: str, found: str, mend: str) -> None:
-    """Raises ArtifactCorrupt unless a file has the sha256 that was published."""
+    found = hashlib.sha256(data).hexdigest()
     if found != expected:
-        raise ArtifactCorrupt(f"{what} is corrupt: expected sha256 {expected}, found {found}: {mend}")
+        raise ArtifactCorrupt(differs(what, expected, found, mend))
+
+
+def differs(what: str, expected: str, found: str, mend: str) -> str:
+    """The message about a file that has another sha256 than was published."""
+    return f"{what} is corrupt: expected sha256 {expected}, found {found}: {mend}"
 
 
 def _remove(path: Path) -> int:

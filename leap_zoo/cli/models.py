@@ -18,7 +18,7 @@ from leap_zoo.errors import (
     LeapZooError,
     NotSigned,
     UnknownModel,
-    redacted,
+    masked,
 )
 from leap_zoo.settings import read_settings
 
@@ -64,7 +64,7 @@ def _list(options: argparse.Namespace) -> int:
             there = "" if file["here"] else "  (not here)"
             print(f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}")
     if any(not file["here"] for card in cards for file in _row(card, here)["artifacts"]):
-        where = "" if options.source is None else f" --from {redacted(options.source)}"
+        where = "" if options.source is None else f" --from {masked(options.source)}"
         print(f"(not here): leap-zoo pull MODEL{where} --file FILE", file=sys.stderr)
     return 0
 

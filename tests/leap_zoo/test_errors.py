@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leap_zoo.errors import nearest, redacted, short
+from leap_zoo.errors import masked, nearest, short
 
 HEADS = ("imagenet1k", "imagenette")  # the default one first
 MODELS = ("leap-micro", "leap-nano", "leap-tiny")
@@ -40,14 +40,14 @@ def test_nearest__of_many_lists_twelve() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("http://me:secret@host/zoo", "http://host/zoo"),
-        ("proxy URL('socks5://me:se@cret@host:1080') is odd", "proxy URL('socks5://host:1080') is odd"),
-        ("https://me:se/cret#@host/zoo", "https://host/zoo"),
-        ("https://token@host", "https://host"),
+        ("http://me:secret@host/zoo", "http://***@host/zoo"),
+        ("proxy URL('socks5://me:se@cret@host:1080') is odd", "proxy URL('socks5://***@host:1080') is odd"),
+        ("https://me:se/cret#@host/zoo", "https://***@host/zoo"),
+        ("https://token@host", "https://***@host"),
         ("hf://org/repo@v1 and https://host:8443/a@b", "hf://org/repo@v1 and https://host:8443/a@b"),
         ("a@b.example, C:\\x@y", "a@b.example, C:\\x@y"),
     ],
 )
-def test_redacted__no_user_no_password(text: str, shown: str) -> None:
-    assert redacted(text) == shown
+def test_masked__no_user_no_password(text: str, shown: str) -> None:
+    assert masked(text) == shown
     assert short(text) == repr(shown)

@@ -162,6 +162,13 @@ def test_pull_to__the_files_that_were_chosen(
         assert Path(file.path).stat().st_size == file.bytes
 
 
+def test_pull__from_a_folder_with_some_files_takes_what_is_there(whole_zoo: Path, tmp_path: Path) -> None:
+    pull(TINY, whole_zoo, to=tmp_path / "stick", precision="fp32")
+    assert {file.file for file in pull(None, tmp_path / "stick" / TINY).files} == CARD_FILES | {"model.onnx"}
+    with pytest.raises(ArtifactCorrupt, match="not there"):
+        pull(TINY, tmp_path / "stick" / TINY, precision="int8")
+
+
 def test_pull_to__timm_of_a_model_that_has_no_such_files_is_refused(zoo_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="no files for timm"):
         pull(TINY, zoo_copy, to=tmp_path / "to", format="timm")

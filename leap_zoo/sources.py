@@ -138,34 +138,30 @@ class HubSource(Source):
         self._revision = revision or None
 
     def read(self, path: str, limit: int, *, optional: bool = False) -> bytes | None:
-        """See `Source`."""
-        local = self._local(path, limit, optional)
-        data = None if local is None else read_regular(local, limit)
-        if data is not None and len(data) > limit:
-            raise ArtifactCorrupt(f"{self.what(path)} is larger than {limit} bytes: refused")
-        return data
-
-    def _local(self, path: str, limit: int, optional: bool) -> Path | None:
-        """The file in huggingface_hub's cache. Its size is asked for before it is downloaded."""
+        """See `Source`. Its size is asked for before it is downloaded."""
         import huggingface_hub as hub
         from huggingface_hub import errors
 
+        large = f"{self.what(path)} has more than {limit} bytes: refused"
         try:
             with contextlib.suppress(errors.OfflineModeIsEnabled):  # then the download takes what its cache has
-                size = hub.get_hf_file_metadata(hub.hf_hub_url(self._repository, path, revision=self._revision)).size
-                if size is not None and size > limit:
-                    raise ArtifactCorrupt(f"{self.what(path)} has {size} bytes, more than {limit}: refused")
-            return Path(hub.hf_hub_download(self._repository, path, revision=self._revision))
+                url = hub.hf_hub_url(self._repository, path, revision=self._revision)
+                if (hub.get_hf_file_metadata(url).size or 0) > limit:
+                    raise ArtifactCorrupt(large)
+            data = read_regular(Path(hub.hf_hub_download(self._repository, path, revision=self._revision)), limit)
+        except LeapZooError:
+            raise
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-            if optional:
+            if optional or path == "index.json":  # without it, card.json says whether there is a model
                 return None
             raise DownloadFailed(f"{self.what(path)}: no connection to the hub, or HF_HUB_OFFLINE is set") from error
         except errors.EntryNotFoundError:
             return None
-        except LeapZooError:
-            raise
         except Exception as error:  # its own, the system's, and those of the HTTP library that its version uses
             reason = masked(str(error).strip().split("\n")[0][:200]) or type(error).__name__
             raise DownloadFailed(
                 f"{self.what(path)}: {reason}: check the name and the network, and `hf auth login`"
             ) from error
+        if len(data) > limit:
+            raise ArtifactCorrupt(large)
+        return data

@@ -85,7 +85,7 @@ def test_hub__hostile_files_are_refused(hub: ZooServer, tmp_path: Path) -> None:
     hub.sizes[f"/org/zoo/resolve/main/{TINY}/model_int8.onnx"] = 10**12
     done = pull(hub, tmp_path, "--from", "hf://org/zoo")
     assert done.returncode == 2
-    assert "1000000000000 bytes" in done.stderr
+    assert "model_int8.onnx has more than" in done.stderr
     hub.sizes.clear()
     data = bytearray((zoo / TINY / "model_int8.onnx").read_bytes())
     data[50] ^= 1

@@ -330,6 +330,8 @@ def test_load__of_a_hub_pulls_first(
         assert leap_zoo.load(url, precision="fp32").artifact.file == "model.onnx"
         with pytest.raises(InvalidArgument, match="leave zoo out"):
             leap_zoo.load(url, zoo=tiny_zoo)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert leap_zoo.load(url).card.id == TINY
     assert leap_zoo.load(TINY).card.id == TINY
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,9 @@ from leap_zoo.progress import Progress
 from leap_zoo.publish import write_folder
 from leap_zoo.settings import DEFAULT_MODEL, read_settings
 from leap_zoo.sources import Offer, open_source
-from leap_zoo.store import MAX_SIGNATURE_BYTES, Cache, Zoo, find_all
+from leap_zoo.store import Cache, Zoo, find_all
 
+SIGNATURE = "model.sig"
 PAGES = ("README.md", "curriculum.svg")  # for people; no digest covers them
 
 _ROUNDS = 3  # another process may prune what this one is about to list
@@ -95,23 +96,35 @@ def pull(
         return _from(Offer(opened), Cache(settings.home), name, choose, to, shown)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """A model of a source: its card as it was published, the files to fetch, and those that no card lists."""
+
+    source: str
+    entry: IndexEntry
+    data: bytes
+    card: ModelCard
+    files: list[File]
+    others: dict[str, bytes | None]
+
+
 def _from(offer: Offer, cache: Cache, name: str | None, choose: _Choose, to: _To, shown: bool) -> Pulled:
     entry = offer.entry(name)
     data, card = offer.card(entry)
     files = choose(card, partial(offer.has, entry))
-    others = {"model.sig": _other(offer, entry, "model.sig", MAX_SIGNATURE_BYTES)}
+    others = {name: _other(offer, entry, name) for name in (SIGNATURE, *(() if to is None else PAGES))}
+    model = _Chosen(offer.source.name, entry, data, card, files, others)
     cache.prepare()
     for _ in range(_ROUNDS):
-        arrived = _fetch_all(cache, offer, entry, card, files, shown)
+        arrived = _fetch_all(cache, offer, model, shown)
         if to is not None:
-            others |= {name: _other(offer, entry, name) for name in PAGES}
-            pulled = _pulled(offer.source.name, cache, entry, data, card, files, others, to, arrived)
+            pulled = _pulled(model, cache, to, arrived)
             cache.discard(arrived)
             return pulled
         if not cache.blob(entry.sha256).exists():
             arrived.add(entry.sha256)
-        if cache.record(entry, data, card, files, others["model.sig"]):
-            return _pulled(offer.source.name, cache, entry, data, card, files, others, None, arrived)
+        if cache.record(entry, data, card, files, others[SIGNATURE]):
+            return _pulled(model, cache, None, arrived)
     raise CacheUnusable(f"other processes keep removing files from {short(cache.folder)}: end them, and pull again")
 
 
@@ -145,8 +158,8 @@ def _held(name: str, choose: _Choose, to: _To) -> Pulled | None:
                 for file in files:
                     place.read(card, file)
                 entry = next(entry for entry in place.index().models if entry.id == name)
-                others = {name: place.other(entry, name) for name in ("model.sig", *PAGES)}
-                return _pulled(place.name, place, entry, place.card_bytes(entry), card, files, others, to)
+                others = {name: place.other(entry, name) for name in (SIGNATURE, *PAGES)}
+                return _pulled(_Chosen(place.name, entry, place.card_bytes(entry), card, files, others), place, to)
     return None
 
 
@@ -180,23 +193,22 @@ def _with_file(card: ModelCard, name: str) -> list[File]:
     raise InvalidArgument(f"{card.id} has no file {short(name)}{nearest(name, [file.file for file in card.files])}")
 
 
-def _other(offer: Offer, entry: IndexEntry, name: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes | None:
+def _other(offer: Offer, entry: IndexEntry, name: str) -> bytes | None:
     """A file that no card lists. A page that some hosts give for what is not there is none."""
-    data = offer.source.read(offer.path(entry, name), limit, optional=True)
-    starts = {"model.sig": (b"{",), "curriculum.svg": (b"<?xml", b"<svg"), "README.md": (b"",)}[name]
+    data = offer.source.read(offer.path(entry, name), MAX_DOCUMENT_BYTES, optional=True)
+    starts = {SIGNATURE: (b"{",), "curriculum.svg": (b"<?xml", b"<svg"), "README.md": (b"",)}[name]
     return data if data is not None and data.lstrip().startswith(starts) else None
 
 
-def _fetch_all(
-    cache: Cache, offer: Offer, entry: IndexEntry, card: ModelCard, files: list[File], shown: bool
-) -> set[str]:
+def _fetch_all(cache: Cache, offer: Offer, model: _Chosen, shown: bool) -> set[str]:
     """Fetch what the cache lacks; returns the digests of what arrived."""
-    cache.check_room(sum(file.bytes for file in files if not cache.has(card, file)))
+    files = model.files
+    cache.check_room(sum(file.bytes for file in files if not cache.has(model.card, file)))
     arrived: set[str] = set()
     try:
         with Progress(sum(file.bytes for file in files), shown=shown, scale=1e6, unit="MB") as progress:
             for file in files:
-                if _fetch(cache, offer, offer.path(entry, file.file), file, progress):
+                if _fetch(cache, offer, offer.path(model.entry, file.file), file, progress):
                     arrived.add(file.sha256)
     except ArtifactCorrupt:
         cache.discard(arrived)
@@ -225,30 +237,20 @@ def _fetch(cache: Cache, offer: Offer, path: str, file: File, progress: Progress
         return True
 
 
-def _pulled(
-    source: str,
-    place: Zoo,
-    entry: IndexEntry,
-    data: bytes,
-    card: ModelCard,
-    files: list[File],
-    others: Mapping[str, bytes | None],
-    to: _To,
-    arrived: Collection[str] = (),
-) -> Pulled:
+def _pulled(model: _Chosen, place: Zoo, to: _To, arrived: Collection[str] = ()) -> Pulled:
     """The answer about files that `place` has, and first the folder with them where one is asked for."""
+    entry = model.entry
     if to is not None:
         try:
-            place = write_folder(Path(to), place, card, files, {**others, "card.json": data})
+            place = write_folder(Path(to), place, model.card, model.files, model.others | {"card.json": model.data})
         except OSError as error:
             reason = error.strerror or error
             raise InvalidArgument(f"cannot write to {short(to)} ({reason}): give --to another folder") from error
-    listed = [File(file="card.json", bytes=entry.bytes, sha256=entry.sha256), *files]
     return Pulled(
         model=entry.id,
         revision=entry.revision,
-        source=source,
-        signed=others["model.sig"] is not None,
+        source=model.source,
+        signed=model.others[SIGNATURE] is not None,
         files=[
             PulledFile(
                 file=one.file,
@@ -257,6 +259,6 @@ def _pulled(
                 path=str(place.path(entry.id, one.file, one.sha256)),
                 downloaded=one.sha256 in arrived,
             )
-            for one in listed
+            for one in [File(file="card.json", bytes=entry.bytes, sha256=entry.sha256), *model.files]
         ],
     )

@@ -39,7 +39,6 @@ from leap_zoo.locks import locked
 from leap_zoo.settings import read_settings, zoo_folder
 
 BUNDLED = Path(__file__).parent / "bundled"
-MAX_SIGNATURE_BYTES = 64 * 1024  # one over a card has about 2 kB
 
 ZooLocation = str | os.PathLike[str]
 
@@ -47,15 +46,16 @@ _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) 
 
 
 class Zoo:
-    """A zoo in a folder that holds `index.json` and, per model, a folder. Nothing is read before it is asked for."""
+    """A zoo in a folder that holds `index.json` and, per model, a folder. Nothing is read before it is asked for.
+
+    `name`: for messages. `whole`: every file that a card lists is meant to be here.
+    """
+
+    whole = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return "the bundled zoo" if self.folder == BUNDLED else str(self.folder)
+        self.name = "the bundled zoo" if folder == BUNDLED else str(folder)
 
     def index(self) -> Index:
         """The models of this zoo. Raises InvalidArgument when there is no index.json, InvalidCard when it is broken."""
@@ -91,8 +91,8 @@ class Zoo:
         return others | {file.file: self.path(card.id, file.file, file.sha256) for file in card.files}
 
     def holds(self, card: ModelCard, artifact: Artifact) -> bool:
-        """Whether the files of `artifact` are meant to be here: all that a card lists are, in a zoo."""
-        return True
+        """Whether the files of `artifact` are meant to be here."""
+        return self.whole or all(self.has(card, file) for file in artifact.files)
 
     def has(self, card: ModelCard, file: File) -> bool:
         """Whether a file of that size is here; `read` checks its content."""
@@ -115,17 +115,13 @@ class Zoo:
         check_digest(what, data, published.sha256, mend)
         return data
 
-    def other(self, entry: IndexEntry, name: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes | None:
+    def other(self, entry: IndexEntry, name: str) -> bytes | None:
         """A file that no card lists (README.md, model.sig), not checked; None where there is no such regular file."""
         try:
-            data = read_inside(self.folder, self.path(entry.id, name, entry.sha256), limit)
+            data = read_inside(self.folder, self.path(entry.id, name, entry.sha256), MAX_DOCUMENT_BYTES)
         except OSError:
             return None
-        return data if len(data) <= limit else None
-
-    def signature(self, entry: IndexEntry) -> bytes | None:
-        """The model's `model.sig`, not checked (see `leap_zoo.signing`)."""
-        return self.other(entry, "model.sig", MAX_SIGNATURE_BYTES)
+        return data if len(data) <= MAX_DOCUMENT_BYTES else None
 
     def _mend(self, model: str) -> str:
         if self.folder == BUNDLED:
@@ -135,6 +131,8 @@ class Zoo:
 
 class ModelFolder(Zoo):
     """One model's folder, whatever its name, as `pull --to` writes it: in no zoo, perhaps with some files only."""
+
+    whole = False
 
     def index(self) -> Index:
         """The one model. Raises InvalidArgument when there is no card.json, InvalidCard when it is broken."""
@@ -147,10 +145,6 @@ class ModelFolder(Zoo):
             ) from error
         return Index(models=[index_entry(parse_card(data, str(path)), data)])
 
-    def holds(self, card: ModelCard, artifact: Artifact) -> bool:
-        """Whether the files of `artifact` are here."""
-        return all(self.has(card, file) for file in artifact.files)
-
     def path(self, model: str, name: str, sha256: str) -> Path:
         """See `Zoo`."""
         return self.folder / name
@@ -159,14 +153,12 @@ class ModelFolder(Zoo):
 class Cache(Zoo):
     """What was pulled, as a zoo: only some files of a model may be here. Any number of processes may use it at once."""
 
+    whole = False
+
     def __init__(self, home: Path) -> None:
         super().__init__(Path(os.path.expanduser(home)))
+        self.name = "what was pulled"
         self.partials = self.folder / "partial"
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return "what was pulled"
 
     def exists(self) -> bool:
         """Whether anything was ever pulled."""
@@ -194,19 +186,15 @@ class Cache(Zoo):
         held = {file.file: self.blob(file.sha256) for file in card.files if self.has(card, file)}
         return {name: self.path(entry.id, name, entry.sha256) for name in ("card.json", "model.sig")} | held
 
-    def holds(self, card: ModelCard, artifact: Artifact) -> bool:
-        """Whether every file of `artifact` was pulled."""
-        return all(self.has(card, file) for file in artifact.files)
-
     def read(self, card: ModelCard, published: File) -> bytes:
         """See `Zoo`."""
         if not self.blob(published.sha256).exists():
             raise NotPulled(f"{published.file} of {card.id} was not pulled: {pull_command(card, published)}")
         return super().read(card, published)
 
-    def other(self, entry: IndexEntry, name: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes | None:
+    def other(self, entry: IndexEntry, name: str) -> bytes | None:
         """See `Zoo`: the signature is here alone."""
-        return super().other(entry, name, limit) if name == "model.sig" else None
+        return super().other(entry, name) if name == "model.sig" else None
 
     def check(self, published: File) -> bool:
         """Whether the content is there and is still what it was; what has rotted is removed. Raises OSError."""

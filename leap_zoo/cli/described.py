@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.output import size
 
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
     """All of a card but the golden file and the whole lists of labels. here: the sha256 of files on this device."""
     return map(_printable, _card_lines(card, here))
+
+
+def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """The models of `leap-zoo list`, as --json has them."""
+    for row in rows:
+        yield f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters"
+        yield _printable(f"    {row['description']}")
+        for file in row["artifacts"]:
+            there = "" if file["here"] else "  (not here)"
+            yield f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}"
 
 
 def file_lines(file: LoneFile, listed: str) -> Iterable[str]:

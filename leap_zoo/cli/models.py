@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from leap_zoo.cli.grammar import Commands, add_model, add_zoo
-from leap_zoo.cli.output import print_json, size
+from leap_zoo.cli.output import print_json
 from leap_zoo.cli.pull import add_source
 from leap_zoo.errors import (
     ArtifactCorrupt,
@@ -44,29 +44,36 @@ def add(commands: Commands) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from leap_zoo.cli.described import row_lines
     from leap_zoo.sources import offer_of
     from leap_zoo.store import digests_here, models
 
     source = _source(options)
     cards: list[ModelCard] = []
+    failed: LeapZooError | None = None
     if source is not None:
-        with offer_of(source) as offer:
-            cards = [offer.card(entry)[1] for entry in offer.models]
+        try:
+            with offer_of(source) as offer:
+                cards = [offer.card(entry)[1] for entry in offer.models]
+        except LeapZooError as error:  # what is here can be listed without LEAP_ZOO_URL's server
+            if options.source is not None:
+                raise
+            failed = error
     if options.source is None:
         known = {card.id for card in cards}
         cards += [card for card in models(options.zoo) if card.id not in known]
     here = digests_here(options.zoo)
+    rows = [_row(card, here) for card in cards]
     if options.json:
-        return print_json([_row(card, here) for card in cards])
-    for card in cards:
-        print(f"{card.id}  revision {card.revision}  {card.parameters / 1e6:.2f} M parameters\n    {card.description}")
-        for file in _row(card, here)["artifacts"]:
-            there = "" if file["here"] else "  (not here)"
-            print(f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}")
-    if any(not file["here"] for card in cards for file in _row(card, here)["artifacts"]):
-        where = "" if options.source is None else f" --from {masked(options.source)}"
-        print(f"(not here): leap-zoo pull MODEL{where} --file FILE", file=sys.stderr)
-    return 0
+        print_json(rows)
+    else:
+        print("\n".join(row_lines(rows)))
+        if any(not file["here"] for row in rows for file in row["artifacts"]):
+            where = "" if options.source is None else f" --from {masked(options.source)}"
+            print(f"(not here): leap-zoo pull MODEL{where} --file FILE", file=sys.stderr)
+    if failed is not None:
+        print(f"leap-zoo: {failed}", file=sys.stderr)
+    return 0 if failed is None else 2
 
 
 def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:

@@ -276,6 +276,21 @@ def test_list_and_show__ask_the_server_of_the_environment(
     with pytest.raises(UnknownModel) as caught:
         leap_zoo.load(TINY)
     assert "secret" not in str(caught.value)
+    monkeypatch.setenv("LEAP_ZOO_URL", "http://127.0.0.1:9")
+    capsys.readouterr()
+    assert main(["list"]) == 2
+    said = capsys.readouterr()
+    assert "leap-nano" in said.out
+    assert "no connection" in said.err
+
+
+def test_list__a_hostile_description_does_nothing_to_the_terminal(
+    zoo_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = read_card(zoo_copy / TINY / "card.json")
+    publish(zoo_copy, msgspec.structs.replace(card, description="\x1b[2Jgone\nleap-evil"))
+    assert main(["list", "--from", str(zoo_copy)]) == 0
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
 
 
 def test_list__from_and_zoo_exclude_one_another(tiny_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:

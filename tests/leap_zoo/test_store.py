@@ -229,5 +229,5 @@ def test_sync_folder__opens_nothing_on_windows(monkeypatch: pytest.MonkeyPatch, 
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("leap_zoo.atomic.os", SimpleNamespace(name="nt", open=refuse, O_RDONLY=0))
+    monkeypatch.setitem(sync_folder.__globals__, "os", SimpleNamespace(name="nt", open=refuse, O_RDONLY=0))
     sync_folder(tmp_path)

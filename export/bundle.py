@@ -21,8 +21,8 @@ from export.listing import list_model
 from leap_zoo.card import ModelCard
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument, LeapZooError, nearest
+from leap_zoo.store import ModelFolder
 from leap_zoo.verify import read_golden, write_golden
-from leap_zoo.zoo import ModelFolder
 
 
 def bundle(source: Path, zoo: Path, files: Collection[str]) -> ModelCard:

@@ -18,7 +18,7 @@ from export.quality import teacher_of
 from leap_zoo import bench
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
-from leap_zoo.registry import models
+from leap_zoo.store import models
 from train.errors import TrainError
 from train.research.results import Result, read_results
 

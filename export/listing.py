@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export import figure, readme
-from leap_zoo import registry
+from leap_zoo import publish as publishing
 from leap_zoo.card import ModelCard
 
 
@@ -16,4 +16,4 @@ def list_model(card: ModelCard, zoo: Path) -> None:
     picture = figure.draw(card)
     if picture is not None:
         (home / figure.FILE).write_bytes(picture)
-    registry.publish(zoo, card)
+    publishing.publish(zoo, card)

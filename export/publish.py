@@ -16,7 +16,8 @@ from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent
 from export.listing import list_model
-from leap_zoo import bench, registry
+from leap_zoo import bench, store
+from leap_zoo import publish as publishing
 from leap_zoo.card import Artifact, ModelCard, Search
 from leap_zoo.model import Model, open_artifact
 from leap_zoo.verify import verify as verify_published
@@ -47,7 +48,7 @@ def publish(
         staging = Path(folder)
         forms, search = build.build(run, model, kinds, minutes, say)
         card = _write(run, model, forms, [form.artifact() for form in forms], search, staging)
-        place = registry.Zoo(staging)
+        place = store.Zoo(staging)
         files = {artifact.file: open_artifact(place, card, artifact) for artifact in card.artifacts}
         verdict = verify.judge(run, files, NAMES[REFERENCE], say)
         wanted = {NAMES[kind] for kind in kinds}
@@ -119,7 +120,7 @@ def _move(card: ModelCard, staging: Path, zoo: Path) -> None:
         os.replace(home, old)
     try:
         os.replace(staging / card.id, home)
-        registry.publish(zoo, card)
+        publishing.publish(zoo, card)
     except BaseException:
         if old.exists():
             shutil.rmtree(home, ignore_errors=True)

@@ -13,7 +13,7 @@ from export.latency_tables import latency_tables
 from export.quality import Line, lines_of
 from leap_zoo.bench import latency
 from leap_zoo.errors import LeapZooError
-from leap_zoo.registry import models
+from leap_zoo.store import models
 from train.errors import TrainError
 from train.research.results import Result, read_results
 from train.run import RunReport

@@ -41,7 +41,7 @@ from leap_zoo.fitting import fit
 from leap_zoo.folders import embed_folder
 from leap_zoo.heads import CustomHead
 from leap_zoo.model import Model, Prediction, load
-from leap_zoo.registry import models
+from leap_zoo.store import models
 
 __version__ = "0.1.0"
 

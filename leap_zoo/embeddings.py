@@ -51,7 +51,7 @@ class Embeddings:
         """From rows (D,), perhaps none."""
         width = getattr(card.embedding_dims, space)
         vectors = np.stack(rows) if rows else np.empty((0, width), np.float32)
-        return cls(photos, vectors, card.id, card.revision, space, bad, dict(skipped or {}))
+        return cls(photos, vectors, card.id, card.revision, space, bad, skipped=dict(skipped or {}))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write FILE.npz or FILE.parquet, atomically. Raises InvalidArgument, MissingExtra.

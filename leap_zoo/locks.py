@@ -48,6 +48,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         if sys.platform != "win32":
             path.unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
         os.close(descriptor)
+        if sys.platform == "win32":  # where an open file cannot be removed: neither this one before, nor another's now
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _acquire(path: Path, wait: bool) -> int | None:

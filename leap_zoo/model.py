@@ -16,9 +16,9 @@ from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import ImageSource, to_tensor
-from leap_zoo.registry import Zoo, ZooLocation, find_all
 from leap_zoo.runtimes import Session, open_session
 from leap_zoo.settings import DEFAULT_MODEL, parse_threads, read_settings
+from leap_zoo.store import Zoo, ZooLocation, find_all
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
 
@@ -51,7 +51,7 @@ def load(
 ) -> Model:
     """Load a model, after checking size and sha256 of its file.
 
-    name: a model's id (`leap-zoo list`).
+    name: a model's id (`leap-zoo list`), or `hf://OWNER/NAME`: pulled first, from a repository that is one model.
     zoo: a zoo's folder; default: LEAP_ZOO_URL's, then what was pulled, then the bundled zoo.
     precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
     format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
@@ -59,6 +59,12 @@ def load(
     exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
     """
+    if isinstance(name, str) and name.startswith("hf://"):
+        from leap_zoo.pull import pull
+
+        if zoo is not None:
+            raise InvalidArgument(f"{short(name)} says where the model is: leave zoo out")
+        name, zoo = pull(None, name, precision=precision, format=format).model, read_settings().home
     place, card, artifact = _find_artifact(name, zoo, precision, format)
     return open_artifact(place, card, artifact, threads, exact=exact)
 

@@ -1,57 +1,122 @@
-"""From a model's folder, wherever it was made, into a zoo that a static host can serve."""
+"""How a model gets into a zoo that any static host can serve: checked, copied, listed in index.json."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leap_zoo import registry
 from leap_zoo.atomic import atomic_file
-from leap_zoo.card import MAX_DOCUMENT_BYTES, OTHER_FILES, ModelCard
-from leap_zoo.documents import read_card, write_card
+from leap_zoo.card import OTHER_FILES, File, Index, IndexEntry, ModelCard
+from leap_zoo.documents import index_entry, read_card, read_document, read_index, write_card, write_index
 from leap_zoo.errors import InvalidArgument, InvalidCard, short
 from leap_zoo.settings import zoo_folder
-from leap_zoo.zoo import ModelFolder, read_inside
+from leap_zoo.store import ModelFolder, Zoo, ZooLocation
 
 
-def publish_folder(folder: str | os.PathLike[str], zoo: str | os.PathLike[str]) -> ModelCard:
+def publish(folder: ZooLocation, card: ModelCard) -> None:
+    """Write `card` beside its files (which must lie in folder/<id>/ already) and list it in folder/index.json.
+
+    The files are checked against the card first, so a zoo never lists what cannot be loaded. The index keeps its other
+    models, sorted by id. A `model.sig` of another card is removed. Raises ArtifactCorrupt, InvalidCard.
+    """
+    place = Zoo(zoo_folder(folder))
+    check_files(place, card)
+    home = place.folder / card.id
+    before = read_document(home / "card.json") if (home / "card.json").exists() else None
+    data = write_card(home / "card.json", card)
+    if before != data:
+        (home / "model.sig").unlink(missing_ok=True)
+    _list(place.folder, [index_entry(card, data)])
+
+
+def publish_folder(folder: str | os.PathLike[str], zoo: ZooLocation) -> ModelCard:
     """Check the model in `folder`, copy it into the zoo, made when it is not there, and list it in its index.
 
     Files of an earlier revision that the card no longer lists are removed from the zoo. The index is written last.
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt.
     """
-    source = Path(folder).absolute()
-    place = zoo_folder(zoo).absolute()
+    source, place = ModelFolder(Path(folder).absolute()), zoo_folder(zoo).absolute()
+    (entry,) = source.index().models
+    card = source.card(entry)
+    check_files(source, card)
     try:
-        card = read_card(source / "card.json")
-        registry.check_files(ModelFolder(source), card)
-        home = place / card.id
-        home.mkdir(parents=True, exist_ok=True)
-        if not home.samefile(source):
-            _copy(source, home, card)
-        registry.publish(place, card)
+        if not os.path.exists(place / card.id) or not os.path.samefile(place / card.id, source.folder):
+            others = {name: source.other(entry, name) for name in OTHER_FILES}
+            write_folder(place, source, card, card.files, others)
+        _list(place, [entry])
         return card
     except OSError as error:
-        where = short(error.filename or source)
+        where = short(error.filename or source.folder)
         raise InvalidArgument(f"cannot publish ({where}: {error.strerror}): check the folders") from error
 
 
-def _copy(source: Path, home: Path, card: ModelCard) -> None:
-    model, earlier = ModelFolder(source), _listed(home / "card.json")
-    others = {name: _optional(source, name) for name in OTHER_FILES}
+def reindex(folder: ZooLocation) -> list[ModelCard]:
+    """Write folder/index.json anew from the model folders that are there, each checked; returns their cards.
+
+    Raises InvalidArgument when there is none; ArtifactCorrupt, InvalidCard, and then the index is left as it was.
+    """
+    place = Zoo(zoo_folder(folder))
+    paths = sorted(place.folder.glob("*/card.json"))
+    if not paths:
+        raise InvalidArgument(f"{short(place.folder)} has no model folders: give the folder of a zoo")
+    cards, entries = [], []
+    for path in paths:
+        card = read_card(path)
+        if card.id != path.parent.name:
+            raise InvalidCard(f"{path} is of {card.id}: a model's folder has the model's name, rename it")
+        check_files(place, card)
+        cards.append(card)
+        entries.append(index_entry(card, read_document(path)))
+    _list(place.folder, entries, alone=True)
+    return cards
+
+
+def check_files(place: Zoo, card: ModelCard) -> None:
+    """Check every file that `card` lists. Raises ArtifactCorrupt."""
     for published in card.files:
-        _write(home / published.file, model.read(card, published))
-    if write_card(home / "card.json", card) != others.pop("card.json") and others["model.sig"] is not None:
-        raise InvalidCard(
-            f"{short(source / 'card.json')} is signed, but not written as leap-zoo writes cards: publish it without "
-            "model.sig, then leap-zoo sign the zoo"
-        )
-    for name, data in others.items():
-        if data is None:
-            (home / name).unlink(missing_ok=True)
+        place.read(card, published)
+
+
+def write_folder(
+    to: Path, place: Zoo, card: ModelCard, files: Iterable[File], others: Mapping[str, bytes | None]
+) -> ModelFolder:
+    """Write `files` of `place` and `others` (by name; None: absent) to to/<id>/: all, or nothing when it is new.
+
+    What an earlier revision left there goes; other people's files stay. Raises OSError, ArtifactCorrupt, and
+    InvalidArgument when there is another kind of folder.
+    """
+    home, staging = to / card.id, to / f".{card.id}-{secrets.token_hex(8)}"
+    if home.exists() and not (home / "card.json").exists() and any(home.iterdir()):
+        raise InvalidArgument(f"{short(home)} exists and is no model's folder: remove it, or choose another place")
+    staging.mkdir(parents=True)
+    try:
+        for name, data in others.items():
+            if data is not None:
+                _write(staging / name, data)
+        for file in files:
+            _write(staging / file.file, place.read(card, file))
+        if home.exists():
+            _replace(staging, home, card)
         else:
-            _write(home / name, data)
-    for name in earlier - {file.file for file in card.files}:
+            os.rename(staging, home)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return ModelFolder(home)
+
+
+def _replace(staging: Path, home: Path, card: ModelCard) -> None:
+    """Move the new files over the old ones, the card last, and remove old ones that it does not describe."""
+    ours, stale = {file.file: file.sha256 for file in card.files}, set(OTHER_FILES)
+    with contextlib.suppress(OSError, InvalidCard):
+        stale |= {file.file for file in read_card(home / "card.json").files if ours.get(file.file) != file.sha256}
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "card.json"):
+        os.replace(path, home / path.name)
+        stale.discard(path.name)
+    for name in stale:
         (home / name).unlink(missing_ok=True)
 
 
@@ -60,19 +125,9 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _listed(path: Path) -> set[str]:
-    """The files of the revision that is there; none when there is none or it cannot be read any more."""
-    try:
-        return {file.file for file in read_card(path).files}
-    except (OSError, InvalidCard):
-        return set()
-
-
-def _optional(source: Path, name: str) -> bytes | None:
-    try:
-        data = read_inside(source, source / name, MAX_DOCUMENT_BYTES)
-    except FileNotFoundError:
-        return None
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise InvalidArgument(f"{short(source / name)} is larger than {MAX_DOCUMENT_BYTES} bytes: remove it")
-    return data
+def _list(zoo: Path, entries: list[IndexEntry], *, alone: bool = False) -> None:
+    """Write the index with `entries`, beside those of other models unless `alone`."""
+    path, ids = zoo / "index.json", {entry.id for entry in entries}
+    if path.exists() and not alone:
+        entries = [*entries, *(entry for entry in read_index(path).models if entry.id not in ids)]
+    write_index(path, Index(models=sorted(entries, key=lambda entry: entry.id)))

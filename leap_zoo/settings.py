@@ -2,10 +2,10 @@
 
 | variable | value | meaning |
 |---|---|---|
-| LEAP_ZOO_URL | a folder, or a file://, http(s):// or hf://org/repo URL | a folder: looked in first; \
-a server: where `leap-zoo pull` looks |
+| LEAP_ZOO_URL | a folder, or a file://, http(s):// or hf://OWNER/NAME URL | a folder: looked in first; \
+a server: where `leap-zoo list`, `show` and `pull` look |
 | LEAP_ZOO_HOME | a folder | what was pulled; default: XDG_CACHE_HOME or ~/.cache, then leap-zoo |
-| LEAP_ZOO_OFFLINE | 0 or 1 | 1: `leap-zoo pull` never uses the network |
+| LEAP_ZOO_OFFLINE | 0 or 1 | 1: nothing uses the network |
 | LEAP_ZOO_THREADS | 1..1024 | threads per model; default: what the affinity and the cgroup quota allow |
 | LEAP_ZOO_QDRANT_KEY | text | the API key of the Qdrant server that a gallery is on |
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,18 +70,24 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
         return Path(location)
     try:
         url = urlsplit(location)
-        host = url.hostname
+        host, _ = url.hostname, url.port
     except ValueError as error:
-        raise InvalidArgument(f"{what} {short(location)} is no URL ({error}): mend it") from error
+        raise InvalidArgument(f"{what} {short(location)} is no URL: mend it, and its port") from error
     if url.scheme == "file" and url.netloc in ("", "localhost"):
-        return Path(unquote(url.path))
+        return Path(file_path(url.path))
     if url.scheme not in REMOTE or not host:
         raise InvalidArgument(
-            f"{what} {short(location)} is no zoo: give its folder, or an http://, https:// or hf://org/repo URL"
+            f"{what} {short(location)} is no zoo: give its folder, or an http://, https:// or hf://OWNER/NAME URL"
         )
     if url.query or url.fragment:
         raise InvalidArgument(f"{what} {short(location)} has a query or a fragment: give the URL of the zoo's folder")
     return location.rstrip("/")
+
+
+def file_path(path: str, windows: bool = os.name == "nt") -> str:
+    """The path of a file:// URL as this system writes it: /C:/zoo is C:/zoo on Windows."""
+    path = unquote(path)
+    return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
 
 
 def zoo_folder(location: str | os.PathLike[str], what: str = "zoo") -> Path:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap_zoo.atomic import atomic_file
-from leap_zoo.card import ModelCard
-from leap_zoo.documents import read_card
+from leap_zoo.card import IndexEntry, ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
-from leap_zoo.registry import check_files
-from leap_zoo.zoo import ModelFolder, Zoo, check_card, read_regular
+from leap_zoo.publish import check_files
+from leap_zoo.store import ModelFolder, Zoo, check_card, read_regular
 
 if TYPE_CHECKING:
     import model_signing
@@ -34,14 +33,9 @@ def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Pa
     key: a PEM file with an elliptic curve private key (P-256, P-384 or P-521), not encrypted.
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt, MissingExtra.
     """
-    private_key = _key(key)
-    folder = Path(folder).absolute()
-    homes = [folder]
-    if (folder / "index.json").is_file():
-        homes = [folder / entry.id for entry in Zoo(folder).index().models]
-    elif not (folder / "card.json").is_file():
-        raise InvalidArgument(f"{short(folder)} has neither card.json nor index.json: give a model's folder or a zoo")
-    return [_sign(home, private_key) for home in homes]
+    private_key, folder = _key(key), Path(folder).absolute()
+    place = Zoo(folder) if (folder / "index.json").is_file() else ModelFolder(folder)
+    return [_sign(place, entry, private_key) for entry in place.index().models]
 
 
 def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) -> None:
@@ -50,7 +44,7 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
     from model_signing import verifying
 
     entry = next(entry for entry in place.index().models if entry.id == card.id)
-    data, signature = place.card_bytes(entry), place.signature(entry)
+    data, signature = place.card_bytes(entry), place.other(entry, "model.sig")
     if signature is None:
         raise NotSigned(f"{card.id} is not signed: ask its publisher for model.sig, or verify it without --key")
     if check_card(entry, data) != card:
@@ -72,15 +66,11 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
             ) from error
 
 
-def _sign(home: Path, private_key: Path) -> Path:
+def _sign(place: Zoo, entry: IndexEntry, private_key: Path) -> Path:
     from model_signing import signing
 
-    try:
-        card = read_card(home / "card.json")
-        data = read_regular(home / "card.json", 1 << 30)
-    except OSError as error:
-        raise InvalidArgument(f"{short(home)} is no model's folder (card.json: {error.strerror})") from error
-    check_files(ModelFolder(home), card)
+    card, data, signature = place.card(entry), place.card_bytes(entry), place.path(entry.id, "model.sig", entry.sha256)
+    check_files(place, card)
     with _quiet(), _folder_of(card.id, data) as folder:
         path = folder.parent / "model.sig"
         try:
@@ -91,11 +81,11 @@ def _sign(home: Path, private_key: Path) -> Path:
                 f"cannot sign with {short(private_key)} ({_reason(error)}): give an unencrypted private key; {_NEW_KEY}"
             ) from error
         try:
-            with atomic_file(home / "model.sig") as file:
+            with atomic_file(signature) as file:
                 file.write(path.read_bytes())
         except OSError as error:
-            raise InvalidArgument(f"cannot write {short(home / 'model.sig')} ({error.strerror})") from error
-    return home / "model.sig"
+            raise InvalidArgument(f"cannot write {short(signature)} ({error.strerror})") from error
+    return signature
 
 
 def _key(path: str | os.PathLike[str]) -> Path:

@@ -21,9 +21,9 @@ from leap_zoo.card import Artifact, Golden, ModelCard
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
 from leap_zoo.model import Model, open_artifact, softmax
-from leap_zoo.registry import Zoo, ZooLocation, find
 from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.signing import check_signature
+from leap_zoo.store import Zoo, ZooLocation, find
 
 MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 

@@ -9,7 +9,7 @@ import numpy as np
 from leap_zoo import Model, ModelCard
 from leap_zoo.errors import MissingExtra, NotPulled, UnknownModel, nearest, short
 from leap_zoo.model import choose_artifact, open_artifact
-from leap_zoo.registry import ZooLocation, find, models
+from leap_zoo.store import ZooLocation, find, models
 from serve.problems import Refused
 
 HELD = 3

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from leap_zoo import registry
+from leap_zoo import store
 from leap_zoo.card import Index, IndexEntry
 from leap_zoo.errors import LeapZooError
 from leap_zoo.settings import DEFAULT_MODEL
-from leap_zoo.zoo import BUNDLED, Zoo
+from leap_zoo.store import BUNDLED, Zoo
 from serve.settings import ServeSettings
 
 logger = logging.getLogger("leap_zoo.serve")
@@ -132,7 +132,7 @@ def zoos_to_hand_on(settings: ServeSettings) -> list[Zoo]:
     Raises a LeapZooError when there is none.
     """
     if not settings.zoo:
-        return registry.zoos()
+        return store.zoos()
     named = [Zoo(folder) for folder in settings.zoo]
     return [*named, Zoo(BUNDLED)] if (BUNDLED / "index.json").is_file() else named
 

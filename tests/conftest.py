@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from leap_zoo import card as cards
-from leap_zoo.registry import publish
+from leap_zoo.publish import publish
 from leap_zoo.runtimes import open_session
 from leap_zoo.verify import TOLERANCE, write_golden
 

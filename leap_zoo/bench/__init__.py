@@ -28,8 +28,8 @@ from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model, choose_artifact, open_artifact
 from leap_zoo.preprocess import to_tensor
-from leap_zoo.registry import Zoo, ZooLocation, find
 from leap_zoo.runtimes import Session
+from leap_zoo.store import Zoo, ZooLocation, find
 
 ROUNDS = 12
 SECONDS = 3.0

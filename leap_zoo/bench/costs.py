@@ -17,7 +17,7 @@ import numpy as np
 from leap_zoo.card import Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, LeapZooError
 from leap_zoo.model import Model, choose_artifact
-from leap_zoo.registry import find
+from leap_zoo.store import find
 
 SECONDS = 600  # torch.compile takes one of them on a desktop, and may take many on a small device
 

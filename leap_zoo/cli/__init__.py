@@ -30,7 +30,10 @@ _EXAMPLES = """examples:
   leap-zoo index holiday/
   leap-zoo search photo.jpg -k 5
   leap-zoo verify leap-tiny
+  leap-zoo list --from https://example.org/zoo
   leap-zoo pull leap-tiny --from https://example.org/zoo
+  leap-zoo pull leap-tiny --from https://example.org/zoo --to models/
+  leap-zoo cache rm leap-tiny
   leap-zoo publish runs/leap-tiny/model --zoo my-zoo/
   leap-zoo sign my-zoo/ --key private.pem
   leap-zoo bench leap-tiny --threads 1 2
@@ -38,7 +41,7 @@ _EXAMPLES = """examples:
 environment:
   LEAP_ZOO_URL      folder of a zoo to look in before the others, or URL of one to pull from
   LEAP_ZOO_HOME     folder of what was pulled (default: ~/.cache/leap-zoo)
-  LEAP_ZOO_OFFLINE  1: pull uses no network
+  LEAP_ZOO_OFFLINE  1: no network is used
   LEAP_ZOO_THREADS  threads per model (default: what this machine allows)
   LEAP_ZOO_QDRANT_KEY  the API key of the Qdrant server that --gallery names
 """

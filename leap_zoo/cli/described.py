@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.output import size
 
 if TYPE_CHECKING:
-    from leap_zoo.card import Artifact, ModelCard, Preprocessing, Search
+    from leap_zoo.card import Artifact, File, ModelCard, Preprocessing, Search
     from leap_zoo.lone import LoneFile
     from leap_zoo.lone.graphs import Port
 
 
-def card_lines(card: ModelCard) -> Iterable[str]:
-    """All of a card but the golden file and the whole lists of labels."""
-    return map(_printable, _card_lines(card))
+def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
+    """All of a card but the golden file and the whole lists of labels. here: the sha256 of files on this device."""
+    return map(_printable, _card_lines(card, here))
+
+
+def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """The models of `leap-zoo list`, as --json has them."""
+    for row in rows:
+        yield f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters"
+        yield _printable(f"    {row['description']}")
+        for file in row["artifacts"]:
+            there = "" if file["here"] else "  (not here)"
+            yield f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}"
 
 
 def file_lines(file: LoneFile, listed: str) -> Iterable[str]:
@@ -23,7 +33,7 @@ def file_lines(file: LoneFile, listed: str) -> Iterable[str]:
     return map(_printable, _file_lines(file, listed))
 
 
-def _card_lines(card: ModelCard) -> Iterable[str]:
+def _card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
     dims, licences = card.embedding_dims, card.licences
     yield f"{card.id}  revision {card.revision}"
     yield f"  {card.description}"
@@ -39,7 +49,9 @@ def _card_lines(card: ModelCard) -> Iterable[str]:
     yield f"  licences    code {licences.code}; weights {licences.weights}"
     yield f"              teacher {licences.teacher}; data {licences.data}"
     for artifact in card.artifacts:
-        yield from _artifact_lines(card, artifact)
+        yield from _artifact_lines(card, artifact, here)
+    for file in card.timm:
+        yield f"  {file.file}  timm fp32  {_file(file, here)}"
     if card.search is not None:
         yield from _search_lines(card.search)
     if (training := card.training) is not None:
@@ -47,10 +59,10 @@ def _card_lines(card: ModelCard) -> Iterable[str]:
         yield f"              {training.teacher_flops_saved:.1%} of the teacher's FLOPs saved; commit {training.commit}"
 
 
-def _artifact_lines(card: ModelCard, artifact: Artifact) -> Iterable[str]:
-    yield f"  {artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.bytes)}  sha256 {artifact.sha256}"
+def _artifact_lines(card: ModelCard, artifact: Artifact, here: Container[str]) -> Iterable[str]:
+    yield f"  {artifact.file}  {artifact.format} {artifact.precision}  {_file(artifact, here)}"
     if (weights := artifact.weights) is not None:
-        yield f"    with {weights.file}  {size(weights.bytes)}  sha256 {weights.sha256}"
+        yield f"    with {weights.file}  {_file(weights, here)}"
     for metric in artifact.metrics:
         interval = "" if metric.interval is None else f" ({metric.interval[0]:.4g} to {metric.interval[1]:.4g})"
         head_name = f" [{metric.head}]" if metric.head else ""
@@ -63,6 +75,10 @@ def _artifact_lines(card: ModelCard, artifact: Artifact) -> Iterable[str]:
             f"    {row.median_ms:.3g} ms median ({row.min_ms:.3g} min, {row.p95_ms:.3g} p95)  batch {row.batch}, "
             f"{threads}{memory}, {row.runtime}, {row.device}"
         )
+
+
+def _file(file: File, here: Container[str]) -> str:
+    return f"{size(file.bytes)}  sha256 {file.sha256}" + ("" if file.sha256 in here else "  (not here)")
 
 
 def _search_lines(search: Search) -> Iterable[str]:

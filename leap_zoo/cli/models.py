@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from leap_zoo.cli.grammar import Commands, add_model, add_zoo
-from leap_zoo.cli.output import complain, print_json, say, size
-from leap_zoo.errors import ArtifactCorrupt, InvalidCard, LeapZooError, NotSigned
+from leap_zoo.cli.output import complain, print_json, say
+from leap_zoo.cli.pull import add_source
+from leap_zoo.errors import (
+    ArtifactCorrupt,
+    InvalidArgument,
+    InvalidCard,
+    LeapZooError,
+    NotSigned,
+    UnknownModel,
+    masked,
+)
+from leap_zoo.settings import read_settings
+
+if TYPE_CHECKING:
+    from leap_zoo.card import File, ModelCard
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
-    command = commands.add("list", _list, "list the models of the zoo", "leap-zoo list --zoo my-zoo/")
+    text = "list the models that are here, or in a zoo elsewhere"
+    command = commands.add("list", _list, text, "leap-zoo list --from https://example.org/zoo")
     add_zoo(command)
+    add_source(command)
     text = "show a model's card, or what a lone file (.onnx, OpenVINO's .xml) says about itself"
     command = commands.add("show", _show, text, "leap-zoo show leap-tiny --json; leap-zoo show model_int8.onnx")
     add_model(command, positional=True)
+    add_source(command)
     command = commands.add(
         "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-tiny"
     )
@@ -25,40 +43,95 @@ def add(commands: Commands) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from leap_zoo.registry import models
+    from leap_zoo.cli.described import row_lines
+    from leap_zoo.sources import offer_of
+    from leap_zoo.store import digests_here, models
 
-    cards = models(options.zoo)
+    source = _source(options)
+    cards: list[ModelCard] = []
+    failed: LeapZooError | None = None
+    if source is not None:
+        try:
+            with offer_of(source) as offer:
+                cards = [offer.card(entry)[1] for entry in offer.models]
+        except LeapZooError as error:  # what is here can be listed without LEAP_ZOO_URL's server
+            if options.source is not None:
+                raise
+            failed = error
+    if options.source is None:
+        known = {card.id for card in cards}
+        cards += [card for card in models(options.zoo) if card.id not in known]
+    here = digests_here(options.zoo)
+    rows = [_row(card, here) for card in cards]
     if options.json:
-        keys = ("id", "revision", "family", "description", "parameters")
-        rows = [
-            {key: getattr(card, key) for key in keys}
-            | {
-                "precisions": [a.precision for a in card.artifacts],
-                "files": [a.file for a in card.artifacts],
-                "heads": [h.name for h in card.heads],
-            }
-            for card in cards
-        ]
-        return print_json(rows)
-    for card in cards:
-        files = ", ".join(
-            f"{artifact.format} {artifact.precision} {size(artifact.total_bytes)}" for artifact in card.artifacts
-        )
-        say(f"{card.id}  {card.parameters / 1e6:.2f} M parameters  {files}")
-        say(f"    {card.description}")
-    return 0
+        print_json(rows)
+    else:
+        for line in row_lines(rows):
+            say(line)
+        if any(not file["here"] for row in rows for file in row["artifacts"]):
+            where = "" if options.source is None else f" --from {masked(options.source)}"
+            complain(f"(not here): leap-zoo pull MODEL{where} --file FILE")
+    if failed is not None:
+        complain(f"{failed}")
+    return 0 if failed is None else 2
+
+
+def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:
+    """A model for --json: `artifacts` are all that its card lists, `files` and `precisions` those on this device."""
+    files: list[tuple[str, str, str, list[File]]] = [
+        (one.file, one.format, one.precision, one.files) for one in card.artifacts
+    ]
+    files += [(card.timm[-1].file, "timm", "fp32", card.timm)] if card.timm else []
+    artifacts = [
+        {
+            "file": file,
+            "format": format,
+            "precision": precision,
+            "bytes": sum(part.bytes for part in parts),
+            "here": all(part.sha256 in here for part in parts),
+        }
+        for file, format, precision, parts in files
+    ]
+    keys = ("id", "revision", "family", "description", "parameters")
+    runnable = [one for one in artifacts if one["here"] and one["format"] != "timm"]
+    return {key: getattr(card, key) for key in keys} | {
+        "precisions": [one["precision"] for one in runnable],
+        "files": [one["file"] for one in runnable],
+        "artifacts": artifacts,
+        "heads": [head.name for head in card.heads],
+    }
+
+
+def _source(options: argparse.Namespace) -> str | None:
+    """The zoo elsewhere that is asked about: of --from, else of LEAP_ZOO_URL where that may be asked."""
+    if options.source is not None and options.zoo is not None:
+        raise InvalidArgument("--from or --zoo? Give one: --zoo is a folder that models are loaded from")
+    settings = read_settings()
+    if options.source is not None or options.zoo is not None:
+        return cast("str | None", options.source)
+    return None if settings.offline else settings.url
 
 
 def _show(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import card_lines
-    from leap_zoo.registry import find
+    from leap_zoo.sources import offer_of
+    from leap_zoo.store import digests_here, find
 
-    if _names_a_file(options.model):
+    source = _source(options)
+    if options.source is None and _names_a_file(options.model):
         return _show_file(options)
-    _, card = find(options.model, options.zoo)
+    try:
+        if options.source is not None:
+            raise UnknownModel
+        card = find(options.model, options.zoo)[1]
+    except UnknownModel:
+        if source is None:
+            raise
+        with offer_of(source) as offer:
+            card = offer.card(offer.entry(options.model))[1]
     if options.json:
         return print_json(card)
-    for line in card_lines(card):
+    for line in card_lines(card, digests_here(options.zoo)):
         say(line)
     return 0
 

@@ -23,8 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from leap_zoo.publish import publish_folder
-    from leap_zoo.registry import reindex
+    from leap_zoo.publish import publish_folder, reindex
 
     if options.reindex == (options.folder is not None):
         raise InvalidArgument("publish what? Give a model's folder, or --reindex")

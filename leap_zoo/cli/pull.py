@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from leap_zoo.cli.grammar import Commands
 from leap_zoo.cli.output import print_json, say, size
+from leap_zoo.errors import InvalidArgument
 
 
 def add(commands: Commands) -> None:
@@ -14,22 +16,40 @@ def add(commands: Commands) -> None:
         "pull",
         _pull,
         "fetch a model from a server, a hub or a folder",
-        "leap-zoo pull leap-tiny --from https://example.org/zoo --precision fp32",
+        "leap-zoo pull leap-tiny --from https://example.org/zoo --precision fp32 --to models/",
     )
-    command.add_argument("model", help="a model of that zoo")
+    command.add_argument("model", nargs="?", help="default: the only model that is there, else leap-tiny")
+    add_source(command)
+    command.add_argument("--to", metavar="DIR", help="write its files to DIR/MODEL, instead of keeping them for load")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--file", metavar="NAME", help="this file, and what it needs")
+    which.add_argument("--all", dest="everything", action="store_true", help="every file")
+    command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: what load would choose")
+    command.add_argument(
+        "--format", choices=("onnx", "openvino", "timm"), help="default: what load would choose; timm: for training"
+    )
+    command = commands.add(
+        "cache", _cache, "list what was pulled, remove a model of it, or tidy it", "leap-zoo cache rm leap-micro"
+    )
+    command.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "rm", "prune"),
+        default="list",
+        help="rm: forget models; prune: remove what no pulled model lists; default: list",
+    )
+    command.add_argument("models", nargs="*", metavar="MODEL", help="of rm")
+    command.add_argument("--prune", dest="action", action="store_const", const="prune", help="the same as prune")
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    """--from."""
     command.add_argument(
         "--from",
         dest="source",
         metavar="URL_OR_FOLDER",
-        help="http(s)://, hf://org/repo or a folder; default: LEAP_ZOO_URL",
+        help="a zoo or a model: http(s)://, hf://OWNER/NAME or a folder; default: LEAP_ZOO_URL",
     )
-    which = command.add_mutually_exclusive_group()
-    which.add_argument("--file", metavar="NAME", help="the artifact that has this file")
-    which.add_argument("--all", dest="everything", action="store_true", help="every artifact")
-    command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: what load would choose")
-    command.add_argument("--format", choices=("onnx", "openvino"), help="default: what load would choose")
-    command = commands.add("cache", _cache, "list what was pulled, or tidy it", "leap-zoo cache --prune")
-    command.add_argument("--prune", action="store_true", help="remove what no pulled model lists")
 
 
 def _pull(options: argparse.Namespace) -> int:
@@ -38,6 +58,7 @@ def _pull(options: argparse.Namespace) -> int:
     pulled = pull(
         options.model,
         options.source,
+        to=options.to,
         precision=options.precision,
         format=options.format,
         file=options.file,
@@ -48,30 +69,46 @@ def _pull(options: argparse.Namespace) -> int:
         return print_json(pulled)
     say(f"{pulled.model} {pulled.revision} from {pulled.source}" + (", signed" if pulled.signed else ""))
     for file in pulled.files:
-        here = "" if file.downloaded else "  (was here)"
+        here = "" if file.downloaded or options.to else "  (was here)"
         say(f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}")
         say(f"    {file.path}")
-    say(f"sizes and sha256 are those of the card; to see that it works here: leap-zoo verify {pulled.model}")
+    if options.to:
+        say("sizes and sha256 are those of the card; the folder can be copied anywhere")
+    elif any(file.downloaded for file in pulled.files):
+        say(f"sizes and sha256 are those of the card; to see that it works here: leap-zoo verify {pulled.model}")
+    else:
+        say(f"nothing to pull, all was here; to write its files to a folder: leap-zoo pull {pulled.model} --to DIR")
     return 0
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from leap_zoo.cache import Cache, CachedZoo
     from leap_zoo.settings import read_settings
+    from leap_zoo.store import Cache
 
-    cache = Cache(read_settings().home)
-    zoo = CachedZoo(cache)
-    freed = cache.prune() if options.prune and zoo.exists() else 0
-    rows = []
-    for entry in zoo.index().models:
-        card = zoo.card(entry)
-        files = [file.file for artifact in card.artifacts if zoo.holds(card, artifact) for file in artifact.files]
-        rows.append({"model": card.id, "revision": card.revision, "files": files})
+    if (options.action == "rm") != bool(options.models):
+        raise InvalidArgument("cache what? Give list, rm MODEL, or prune")
+    cache, freed = Cache(read_settings().home), 0
+    if options.action == "rm":
+        freed = sum(cache.remove(model) for model in options.models)
+    elif options.action == "prune" and cache.exists():
+        freed = cache.prune()
+    rows: list[dict[str, Any]] = []
+    for entry in cache.index().models:
+        card = cache.card(entry)
+        files = [file for file in card.files if file != card.golden and cache.has(card, file)]
+        rows.append(
+            {
+                "model": card.id,
+                "revision": card.revision,
+                "files": [file.file for file in files],
+                "bytes": sum(file.bytes for file in files),
+            }
+        )
     if options.json:
-        return print_json({"home": str(cache.home), "models": rows, "freed_bytes": freed})
-    say(cache.home)
+        return print_json({"home": str(cache.folder), "models": rows, "freed_bytes": freed})
+    say(cache.folder)
     for row in rows:
-        say(f"  {row['model']} {row['revision']}  {', '.join(row['files'])}")
-    if options.prune:
+        say(f"  {row['model']} {row['revision']}  {size(row['bytes'])}  {', '.join(row['files'])}")
+    if options.action != "list":
         say(f"{size(freed)} freed")
     return 0

@@ -15,7 +15,7 @@ import msgspec
 
 from leap_zoo import errors
 from leap_zoo.errors import InvalidArgument, LeapZooError, ServiceFailed, ServiceRefused, masked, plain, short
-from leap_zoo.pull.patience import Again, Pace, Patience, retry_after
+from leap_zoo.patience import Again, Pace, Patience, retry_after
 
 if TYPE_CHECKING:
     import httpx

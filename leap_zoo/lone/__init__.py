@@ -17,7 +17,7 @@ import msgspec
 from leap_zoo.card import Format, Preprocessing
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, short
 from leap_zoo.lone.graphs import Port, read_onnx, read_openvino
-from leap_zoo.registry import ZooLocation, models
+from leap_zoo.store import ZooLocation, models
 
 SUFFIXES = (".onnx", ".xml")
 MAX_FILE_BYTES = 2**31  # no protobuf message is larger

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo import CustomHead, LeapZooError, Model, ModelCard
-from leap_zoo.registry import find
+from leap_zoo.store import find
 from serve.demo.pictures import thumbnail
 from serve.engine import Classified, Engine, Space
 from serve.problems import Refused, refusal_of

@@ -24,7 +24,7 @@ import leap_zoo
 from leap_zoo import preprocess
 from leap_zoo.card import Preprocessing
 from leap_zoo.settings import DEFAULT_MODEL
-from leap_zoo.zoo import BUNDLED
+from leap_zoo.store import BUNDLED
 from serve.browser import routes
 from serve.browser.runtime import CannotFetch, fetch
 

@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from leap_zoo.registry import BUNDLED
 from leap_zoo.settings import DEFAULT_MODEL
+from leap_zoo.store import BUNDLED
 
 TINY = "leap-tiny-test"
 

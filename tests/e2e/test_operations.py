@@ -21,8 +21,8 @@ import yaml
 
 import leap_zoo
 from leap_zoo.pull import pull
-from leap_zoo.registry import BUNDLED
 from leap_zoo.settings import DEFAULT_MODEL
+from leap_zoo.store import BUNDLED
 from tools import load_trials
 from tools.http_load import photo_request, small_jpeg
 from tools.load_serve import PHOTO

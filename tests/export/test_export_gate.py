@@ -21,7 +21,7 @@ from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent
 from export.search import Way
-from leap_zoo import registry
+from leap_zoo import publish as publishing
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.model import Model
 from train.run import Run
@@ -221,14 +221,14 @@ def test_publish__that_fails_at_the_very_end_brings_the_old_model_back(
     publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     before = snapshot(zoo_copy)
     run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + torch.ones(10)
-    listing = registry.publish
+    listing = publishing.publish
 
     def disk_full(folder: Path, card: ModelCard) -> None:
         if Path(folder) == zoo_copy:
             raise OSError(28, "No space left on device")
         listing(folder, card)
 
-    monkeypatch.setattr(registry, "publish", disk_full)
+    monkeypatch.setattr(publishing, "publish", disk_full)
     with pytest.raises(OSError, match="No space"):
         publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     assert snapshot(zoo_copy) == before

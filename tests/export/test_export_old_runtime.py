@@ -12,7 +12,7 @@ import pytest
 
 from leap_zoo.card import ModelCard
 from leap_zoo.device import instruction_sets
-from leap_zoo.registry import BUNDLED, models
+from leap_zoo.store import BUNDLED, models
 from leap_zoo.verify import tolerance
 
 OLDEST = "1.15.0"  # the first with wheels for Python 3.11

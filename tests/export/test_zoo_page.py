@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from export import comparisons, tables, zoo_figure, zoo_page
 from export.quality import Line, lines_of
-from leap_zoo.registry import models
+from leap_zoo.store import models
 from train.research.results import Result, read_results, write_results
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from zoo_server import ZooServer, make_big, serving
 
-from leap_zoo.pull import download
-from leap_zoo.pull.patience import Patience
+from leap_zoo import download
+from leap_zoo.patience import Patience
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from leap_zoo.cli import main
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, UnknownModel
 from leap_zoo.preprocess import to_tensor
-from leap_zoo.registry import find, publish
+from leap_zoo.publish import publish
+from leap_zoo.store import find
 
 TINY = "leap-tiny-test"
 ROOT = Path(leap_zoo.__file__).parent.parent

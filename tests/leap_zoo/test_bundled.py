@@ -7,8 +7,8 @@ from PIL import Image
 
 import leap_zoo
 from leap_zoo.device import instruction_sets
-from leap_zoo.registry import BUNDLED
 from leap_zoo.settings import DEFAULT_MODEL
+from leap_zoo.store import BUNDLED
 from leap_zoo.verify import verify
 
 SATURATES = not {"vnni", "dotprod"} & set(instruction_sets())  # 8-bit products overflow in the int8 kernels

@@ -22,7 +22,7 @@ from service_stand_in import Answer, StandIn, refused, running, said
 import leap_zoo
 from leap_zoo import InvalidArgument, ServiceFailed, ServiceRefused
 from leap_zoo.client import Client, connection
-from leap_zoo.pull.patience import Patience
+from leap_zoo.patience import Patience
 
 PHOTO = b"any bytes: whether they are a photo is for the service to say"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leap_zoo.errors import LeapZooError, ServiceRefused, nearest
+from leap_zoo.errors import LeapZooError, ServiceRefused, masked, nearest, short
 
 HEADS = ("imagenet1k", "imagenette")  # the default one first
 MODELS = ("leap-micro", "leap-nano", "leap-tiny")
@@ -41,3 +41,19 @@ def test_nearest__of_many_lists_twelve() -> None:
 def test_errors__are_one_line_that_does_nothing_to_a_terminal(kind: type[LeapZooError]) -> None:
     error = kind("a\x1b[2J\nb of https://me:secret@host")
     assert str(error) == r"a\x1b[2J\nb of https://***@host"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host/zoo", "http://***@host/zoo"),
+        ("proxy URL('socks5://me:se@cret@host:1080') is odd", "proxy URL('socks5://***@host:1080') is odd"),
+        ("https://me:se/cret#@host/zoo", "https://***@host/zoo"),
+        ("https://token@host", "https://***@host"),
+        ("hf://org/repo@v1 and https://host:8443/a@b", "hf://org/repo@v1 and https://host:8443/a@b"),
+        ("a@b.example, C:\\x@y", "a@b.example, C:\\x@y"),
+    ],
+)
+def test_masked__no_user_no_password(text: str, shown: str) -> None:
+    assert masked(text) == shown
+    assert short(text) == repr(shown)

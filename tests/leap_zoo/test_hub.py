@@ -85,7 +85,7 @@ def test_hub__hostile_files_are_refused(hub: ZooServer, tmp_path: Path) -> None:
     hub.sizes[f"/org/zoo/resolve/main/{TINY}/model_int8.onnx"] = 10**12
     done = pull(hub, tmp_path, "--from", "hf://org/zoo")
     assert done.returncode == 2
-    assert "1000000000000 bytes" in done.stderr
+    assert "model_int8.onnx has more than" in done.stderr
     hub.sizes.clear()
     data = bytearray((zoo / TINY / "model_int8.onnx").read_bytes())
     data[50] ^= 1
@@ -107,7 +107,7 @@ def test_hub__what_is_not_there_is_one_clear_error(hub: ZooServer, tmp_path: Pat
 @pytest.mark.parametrize("source", ["hf://org", "hf://org/zoo/folder", "hf://@org/zoo", "hf:///zoo"])
 def test_hub__no_repository_is_refused(capsys: pytest.CaptureFixture[str], source: str) -> None:
     assert main(["pull", TINY, "--from", source]) == 2
-    assert "hf://org/repo" in capsys.readouterr().err
+    assert "hf://OWNER/NAME" in capsys.readouterr().err
 
 
 def test_hub__without_the_extra_says_which(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from leap_zoo.cli import main
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument
 from leap_zoo.lone import Listed, graphs, listed, protobuf, read_lone
 from leap_zoo.lone.graphs import Port
-from leap_zoo.registry import BUNDLED, find, models, publish
+from leap_zoo.publish import publish
+from leap_zoo.store import BUNDLED, find, models
 
 TINY = "leap-tiny-test"
 ENTRIES = {

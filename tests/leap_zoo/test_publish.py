@@ -9,7 +9,7 @@ import pytest
 import leap_zoo
 from leap_zoo.cli import main
 from leap_zoo.documents import read_card, write_card
-from leap_zoo.registry import reindex
+from leap_zoo.publish import reindex
 
 TINY = "leap-tiny-test"
 

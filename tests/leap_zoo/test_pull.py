@@ -12,12 +12,12 @@ import pytest
 from zoo_server import FILE, TINY, Handler, ZooServer, make_big, serve, serving
 
 import leap_zoo
-from leap_zoo import registry
-from leap_zoo.cache import Cache
+from leap_zoo import store
 from leap_zoo.cli import main
 from leap_zoo.errors import CacheUnusable, DownloadFailed, InvalidArgument, NotPulled, UnknownModel
+from leap_zoo.patience import Again, Attempts, Patience, retry_after
 from leap_zoo.pull import pull
-from leap_zoo.pull.patience import Again, Attempts, Patience, retry_after
+from leap_zoo.store import Cache
 
 
 def files_of(home: Path) -> list[str]:
@@ -45,7 +45,7 @@ def test_pull__from_a_folder(zoo_copy: Path, as_url: bool, no_pulled_models: Pat
 
 
 def test_pull__from_the_environment(server: ZooServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidArgument, match="from where"):
+    with pytest.raises(UnknownModel, match="give --from URL_OR_FOLDER, or set LEAP_ZOO_URL"):
         pull(TINY)
     monkeypatch.setenv("LEAP_ZOO_URL", server.url + "/")
     pull(TINY)
@@ -100,7 +100,7 @@ def test_pull__unknown_model_names_nearest(server: ZooServer) -> None:
 def test_pull__again_downloads_no_file(server: ZooServer) -> None:
     pull(TINY, server.url)
     again = pull(TINY, server.url)
-    assert [file.downloaded for file in again.files] == [True, False, False]
+    assert [file.downloaded for file in again.files] == [False, False, False]
     assert len(server.ranges(FILE)) == 1
 
 
@@ -142,6 +142,8 @@ def test_pull__offline_is_content_with_what_is_here(
 
 
 def test_pull_command__says_where_and_what(server: ZooServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", TINY, "--from", server.url, "--precision", "fp32"]) == 0
+    assert f"leap-zoo verify {TINY}" in capsys.readouterr().out
     assert main(["pull", TINY, "--from", server.url, "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert main(["pull", TINY, "--from", server.url]) == 0
@@ -149,7 +151,7 @@ def test_pull_command__says_where_and_what(server: ZooServer, capsys: pytest.Cap
     for file in files:
         assert file["sha256"] in out
         assert file["path"] in out
-    assert f"leap-zoo verify {TINY}" in out
+    assert f"leap-zoo pull {TINY} --to DIR" in out
     assert main(["cache"]) == 0
     assert "model_int8.onnx" in capsys.readouterr().out
 
@@ -257,7 +259,7 @@ def test_pull__full_disk_is_one_clear_error_and_goes_on_later(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("leap_zoo.pull.unfinished.os.replace", full)
+        patch.setattr("leap_zoo.download.os.replace", full)
         with pytest.raises(CacheUnusable, match="make room"):
             pull(TINY, big_server.url)
     assert "index.json" not in files_of(no_pulled_models)
@@ -285,6 +287,6 @@ def test_load__a_file_that_was_not_pulled_may_be_in_the_bundled_zoo(
     server: ZooServer, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull(TINY, server.url, precision="fp32")
-    monkeypatch.setattr(registry, "BUNDLED", zoo_copy)
+    monkeypatch.setattr(store, "BUNDLED", zoo_copy)
     assert leap_zoo.load(TINY).artifact.precision == "fp32"  # what was pulled comes first
     assert leap_zoo.load(TINY, precision="int8").artifact.file == "model_int8.onnx"

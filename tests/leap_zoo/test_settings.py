@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.settings import Settings, read_settings
+from leap_zoo.settings import Settings, file_path, read_settings
 
 
 def test_settings__unset_or_empty_is_the_default() -> None:
@@ -34,6 +34,29 @@ def test_settings__url_of_a_server_is_no_folder(url: str) -> None:
 def test_settings__url_of_no_zoo_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_URL"):
         read_settings({"LEAP_ZOO_URL": url})
+
+
+@pytest.mark.parametrize(
+    ("url", "windows", "path"),
+    [
+        ("/C:/my%20zoo", True, "C:/my zoo"),
+        ("C:/zoo", True, "C:/zoo"),
+        ("/zoo", True, "/zoo"),
+        ("/C:/zoo", False, "/C:/zoo"),
+    ],
+)
+def test_file_path__drives_of_windows(url: str, windows: bool, path: str) -> None:
+    assert file_path(url, windows) == path
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:secret@[x", "ftp://me:secret@h/z", "http://me:secret@h/z?q", "http://me:se/cret@h", "http://h:0x"],
+)
+def test_settings__no_password_in_a_refusal(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="LEAP_ZOO_URL") as caught:
+        read_settings({"LEAP_ZOO_URL": url})
+    assert "cret" not in str(caught.value)
 
 
 def test_settings__home_and_offline() -> None:

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 import leap_zoo
-from leap_zoo import registry
 from leap_zoo.card import Index
 from leap_zoo.cli import main
 from leap_zoo.documents import index_entry, read_card, write_card, write_index
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned
+from leap_zoo.publish import publish
 from leap_zoo.pull import pull
 from leap_zoo.signing import sign
 from leap_zoo.verify import verify
@@ -132,7 +132,7 @@ def test_verify__flipped_signature(signed_zoo: Path, keys: Path) -> None:
 def test_verify__signature_of_another_model(signed_zoo: Path, keys: Path) -> None:
     card = read_card(signed_zoo / TINY / "card.json")
     old = (signed_zoo / TINY / "model.sig").read_bytes()
-    registry.publish(signed_zoo, msgspec.structs.replace(card, revision="2"))
+    publish(signed_zoo, msgspec.structs.replace(card, revision="2"))
     assert not (signed_zoo / TINY / "model.sig").exists()  # it was of revision 1
     (signed_zoo / TINY / "model.sig").write_bytes(old)
     assert exit_code(signed_zoo, keys / "ours.pub") == 1
@@ -153,7 +153,7 @@ def test_sign__what_its_card_does_not_describe_is_refused(zoo_copy: Path, keys: 
     (zoo_copy / TINY / "model.onnx").write_bytes(b"x")
     with pytest.raises(leap_zoo.ArtifactCorrupt):
         sign(zoo_copy / TINY, keys / "ours.pem")
-    with pytest.raises(InvalidArgument, match="neither"):
+    with pytest.raises(InvalidArgument, match="no model's folder"):
         sign(tmp_path / "absent", keys / "ours.pem")
 
 

@@ -12,7 +12,7 @@ import pytest
 from leap_zoo.card import Golden
 from leap_zoo.documents import read_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, UnknownModel
-from leap_zoo.registry import publish
+from leap_zoo.publish import publish
 from leap_zoo.verify import read_golden, tolerance, verify, write_golden
 
 TINY = "leap-tiny-test"

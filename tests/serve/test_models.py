@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 import leap_zoo
 from leap_zoo import ArtifactCorrupt, InvalidArgument, UnknownModel
-from leap_zoo.registry import publish
+from leap_zoo.publish import publish
 from serve import models
 from serve.models import Models
 from serve.problems import Refused

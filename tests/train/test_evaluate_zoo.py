@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from leap_zoo.registry import BUNDLED
+from leap_zoo.store import BUNDLED
 from train.evaluate.__main__ import main
 from train.research.results import Result, read_results, write_results
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from leap_zoo.card import Artifact, ModelCard, Preprocessing
 from leap_zoo.model import Model, open_artifact
-from leap_zoo.registry import Zoo
 from leap_zoo.settings import zoo_folder
+from leap_zoo.store import Zoo
 from train import recipe
 from train.errors import TrainError
 from train.method.student import tokens_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -62,10 +62,14 @@ class Attempts:
 
 
 class Pace:
-    """Notices a server that sends a byte now and then, so that no timeout between two bytes ever ends it."""
+    """Notices a server that sends a byte now and then, so that no timeout between two bytes ever ends it.
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    document: what comes is small; no least rate, but an end.
+    """
+
+    def __init__(self, patience: Patience, *, document: bool = False) -> None:
+        self._window = patience.document if document else patience.window
+        self._least = 1 << 62 if document else patience.least
         self._since = time.monotonic()
         self._count = 0
 
@@ -73,15 +77,10 @@ class Pace:
         """That many bytes came. Raises Again when they are too few for the time."""
         self._count += count
         now = time.monotonic()
-        if now - self._since >= self._patience.window:
-            if self._count < self._patience.least:
+        if now - self._since >= self._window:
+            if self._count < self._least:
                 raise Again(f"only {self._count} bytes in {now - self._since:.0f} s")
             self._since, self._count = now, 0
-
-
-def for_documents(patience: Patience) -> Patience:
-    """The pace of a small document: no least rate, but an end."""
-    return replace(patience, window=patience.document, least=1 << 62)
 
 
 def retry_after(value: str | None) -> float | None:

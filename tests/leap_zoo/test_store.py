@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leap_zoo
-from leap_zoo import registry
+from leap_zoo import store
+from leap_zoo.atomic import sync_folder
 from leap_zoo.documents import read_card, read_index, write_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, UnknownModel
+from leap_zoo.publish import publish
 
 TINY = "leap-tiny-test"
 
@@ -27,13 +30,13 @@ def flip(path: Path, position: int = 100) -> None:
 
 def test_find__unknown_model_names_nearest(tiny_zoo: Path) -> None:
     with pytest.raises(UnknownModel, match=f"'leap-tiny'; did you mean '{TINY}'"):
-        registry.find("leap-tiny", tiny_zoo)
+        store.find("leap-tiny", tiny_zoo)
 
 
 @given(st.text(max_size=100) | st.sampled_from(["../" + TINY, TINY + "/", TINY + "\0", TINY.upper(), "."]))
 def test_find__any_other_name_is_unknown(tiny_zoo: Path, name: str) -> None:
     with pytest.raises(UnknownModel) as caught:
-        registry.find(name, tiny_zoo)
+        store.find(name, tiny_zoo)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
 
@@ -41,22 +44,22 @@ def test_find__any_other_name_is_unknown(tiny_zoo: Path, name: str) -> None:
 def test_find__environment_comes_before_bundled(
     tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "BUNDLED", tmp_path / "absent")
+    monkeypatch.setattr(store, "BUNDLED", tmp_path / "absent")
     monkeypatch.delenv("LEAP_ZOO_URL", raising=False)
     with pytest.raises(UnknownModel, match="no bundled model"):
-        registry.find(TINY)
+        store.find(TINY)
     monkeypatch.setenv("LEAP_ZOO_URL", tiny_zoo.as_uri())
-    assert registry.find(TINY)[0].folder == tiny_zoo
-    monkeypatch.setattr(registry, "BUNDLED", tiny_zoo)
+    assert store.find(TINY)[0].folder == tiny_zoo
+    monkeypatch.setattr(store, "BUNDLED", tiny_zoo)
     monkeypatch.delenv("LEAP_ZOO_URL")
-    assert registry.find(TINY)[0].folder == tiny_zoo
+    assert store.find(TINY)[0].folder == tiny_zoo
 
 
 def test_find__given_zoo_is_the_only_one(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAP_ZOO_URL", str(tiny_zoo))
     (tmp_path / "index.json").write_text('{"schema": 1, "models": []}')
     with pytest.raises(UnknownModel):
-        registry.find(TINY, tmp_path)
+        store.find(TINY, tmp_path)
 
 
 @pytest.mark.parametrize("location", ["file://elsewhere/zoo", "ftp://localhost/zoo", "http://", "http://[/zoo", "a\0b"])
@@ -74,7 +77,7 @@ def test_zoo__on_a_server_is_pulled_first(location: str) -> None:
 def test_find__of_a_server_says_pull_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAP_ZOO_URL", "http://127.0.0.1:9/zoo")
     with pytest.raises(UnknownModel, match=r"leap-zoo pull MODEL --from http://127\.0\.0\.1:9/zoo"):
-        registry.find(TINY)
+        store.find(TINY)
 
 
 def test_load__link_that_leads_out_of_the_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -> None:
@@ -162,16 +165,16 @@ def test_publish__refuses_a_card_whose_file_differs(zoo_copy: Path) -> None:
     before = (zoo_copy / "index.json").read_bytes()
     flip(zoo_copy / TINY / "golden.npz")
     with pytest.raises(ArtifactCorrupt, match=r"golden\.npz"):
-        registry.publish(zoo_copy, read_card(zoo_copy / TINY / "card.json"))
+        publish(zoo_copy, read_card(zoo_copy / TINY / "card.json"))
     assert (zoo_copy / "index.json").read_bytes() == before
 
 
 def test_publish__keeps_other_models_and_replaces_its_own(zoo_copy: Path) -> None:
     card = read_card(zoo_copy / TINY / "card.json")
     (zoo_copy / TINY).rename(zoo_copy / "another")
-    registry.publish(zoo_copy, msgspec.structs.replace(card, id="another"))
+    publish(zoo_copy, msgspec.structs.replace(card, id="another"))
     assert [entry.id for entry in read_index(zoo_copy / "index.json").models] == ["another", TINY]
-    registry.publish(zoo_copy, msgspec.structs.replace(card, id="another", revision="2"))
+    publish(zoo_copy, msgspec.structs.replace(card, id="another", revision="2"))
     assert [(entry.id, entry.revision) for entry in read_index(zoo_copy / "index.json").models] == [
         ("another", "2"),
         (TINY, "1"),
@@ -181,14 +184,14 @@ def test_publish__keeps_other_models_and_replaces_its_own(zoo_copy: Path) -> Non
 
 def test_publish__same_model_gives_the_same_bytes(zoo_copy: Path) -> None:
     before = [(zoo_copy / name).read_bytes() for name in ("index.json", f"{TINY}/card.json")]
-    registry.publish(zoo_copy, read_card(zoo_copy / TINY / "card.json"))
+    publish(zoo_copy, read_card(zoo_copy / TINY / "card.json"))
     assert [(zoo_copy / name).read_bytes() for name in ("index.json", f"{TINY}/card.json")] == before
 
 
 def test_load__file_that_is_not_the_cards_graph_is_refused(zoo_copy: Path) -> None:
     card = read_card(zoo_copy / TINY / "card.json")
     dims = msgspec.structs.replace(card.embedding_dims, student=9)
-    registry.publish(zoo_copy, msgspec.structs.replace(card, embedding_dims=dims))
+    publish(zoo_copy, msgspec.structs.replace(card, embedding_dims=dims))
     with pytest.raises(InvalidCard, match="'embedding'"):
         leap_zoo.load(TINY, zoo=zoo_copy)
 
@@ -196,7 +199,7 @@ def test_load__file_that_is_not_the_cards_graph_is_refused(zoo_copy: Path) -> No
 def test_load__newer_minimum_runtime_says_update(zoo_copy: Path) -> None:
     card = read_card(zoo_copy / TINY / "card.json")
     artifacts = [msgspec.structs.replace(artifact, minimum_runtime="99.1") for artifact in card.artifacts]
-    registry.publish(zoo_copy, msgspec.structs.replace(card, artifacts=artifacts))
+    publish(zoo_copy, msgspec.structs.replace(card, artifacts=artifacts))
     with pytest.raises(leap_zoo.ArtifactRefused, match=r"needs ONNX Runtime 99\.1.*pip install"):
         leap_zoo.load(TINY, zoo=zoo_copy)
 
@@ -210,7 +213,7 @@ def test_load__published_file_that_is_no_graph_is_refused(zoo_copy: Path) -> Non
         msgspec.structs.replace(artifact, bytes=len(data), sha256=digest) if artifact.precision == "int8" else artifact
         for artifact in card.artifacts
     ]
-    registry.publish(zoo_copy, msgspec.structs.replace(card, artifacts=artifacts))
+    publish(zoo_copy, msgspec.structs.replace(card, artifacts=artifacts))
     with pytest.raises(leap_zoo.ArtifactRefused, match="cannot load"):
         leap_zoo.load(TINY, zoo=zoo_copy)
 
@@ -220,3 +223,11 @@ def test_write_card__alone_is_noticed_by_the_index(zoo_copy: Path) -> None:
     write_card(zoo_copy / TINY / "card.json", msgspec.structs.replace(card, description="another"))
     with pytest.raises(ArtifactCorrupt):
         leap_zoo.models(zoo_copy)
+
+
+def test_sync_folder__opens_nothing_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setitem(sync_folder.__globals__, "os", SimpleNamespace(name="nt", open=refuse, O_RDONLY=0))
+    sync_folder(tmp_path)

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from leap_zoo.atomic import atomic_file
+from leap_zoo.files import atomic_file
 from leap_zoo.progress import Progress
 from tools import load_trials
 from tools.http_load import photo_request, small_jpeg

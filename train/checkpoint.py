@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from leap_zoo.atomic import atomic_file
+from leap_zoo.files import atomic_file
 from train.errors import TrainError
 
 KEEP = 2  # the newest ones of a run

@@ -10,8 +10,8 @@ from lightning.fabric import Fabric, seed_everything
 from safetensors.torch import save
 from torch import nn
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
+from leap_zoo.files import atomic_file
 from train import processes
 from train.data import labels, splits
 from train.data.augment import Augmenter

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from leap_zoo.atomic import atomic_file
+from leap_zoo.files import atomic_file
 from train.errors import TrainError
 
 Row = TypeVar("Row")

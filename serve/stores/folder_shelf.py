@@ -10,8 +10,8 @@ import uuid
 from collections import OrderedDict
 from pathlib import Path
 
-from leap_zoo.atomic import sync_folder
 from leap_zoo.errors import InvalidGallery
+from leap_zoo.files import sync_folder
 from leap_zoo.gallery import Kind
 from leap_zoo.gallery.files import MANIFEST, parse_manifest, read_manifest
 from leap_zoo.gallery.flat import FlatGallery

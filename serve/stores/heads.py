@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leap_zoo.atomic import atomic_file, sync_folder
 from leap_zoo.errors import InvalidHead, UnknownHead, nearest
+from leap_zoo.files import atomic_file, sync_folder
 from leap_zoo.heads import SUFFIX, CustomHead, HeadCard, encode_head
 from serve.problems import Refused
 from serve.stores.limits import Limits

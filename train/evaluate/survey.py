@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Metric
+from leap_zoo.files import atomic_file
 from train.data.store import Shown, open_photos
 from train.errors import TrainError
 from train.evaluate import revisited

@@ -1,0 +1,122 @@
+"""Files: read where they are regular files, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from leap_zoo.errors import InvalidArgument
+
+AnyPath = str | os.PathLike[str]
+
+_PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN  # a blocking open of a FIFO waits for a writer
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
+_MAX_LINKS = 40  # as Linux follows
+
+
+def check_path(path: AnyPath) -> Path:
+    """The path. Raises InvalidArgument for other types (`open(5)` would take the caller's file descriptor 5)."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgument(f"a path is a str or a Path, not {type(path).__name__}: give the name of a file")
+    name = os.fspath(path)
+    if not isinstance(name, str):
+        raise InvalidArgument("a path of bytes is not supported: decode it with os.fsdecode")
+    return Path(name)
+
+
+@contextmanager
+def open_regular(path: AnyPath) -> Iterator[BinaryIO]:
+    """`with open_regular(path) as file:` read. Links are followed.
+
+    Raises OSError, also for a folder, a pipe or a device; InvalidArgument for what is neither str nor Path.
+    """
+    try:
+        descriptor = os.open(check_path(path), _READ)
+    except ValueError as error:  # a null character, or one that the file system cannot encode
+        raise OSError(errno.EINVAL, "not a valid path") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def read_regular(path: AnyPath, limit: int) -> bytes:
+    """The bytes of a regular file: at most `limit` + 1, so that the caller sees that a file is too large.
+
+    Memory is taken for what the file holds, not for `limit`. Raises as `open_regular` does.
+    """
+    with open_regular(path) as file:
+        return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+
+
+@contextmanager
+def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
+    """`with atomic_file(path) as file:` write; at the end `path` is replaced. After an error it is as it was.
+
+    A link stays, and the file that it leads to is replaced. The file keeps its permissions; a new one has those of the
+    umask. A device or a pipe (`/dev/stdout`) cannot be replaced: it is written to as the bytes come.
+    Raises OSError, InvalidArgument.
+    """
+    try:
+        target = _follow(check_path(path))
+        mode = None if target is None else _mode(target)
+    except ValueError as error:  # as in open_regular
+        raise OSError(errno.EINVAL, "not a valid path") from error
+    if target is None or (mode is not None and not stat.S_ISREG(mode)):
+        with open(path, "wb") as file:
+            yield file
+        return
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short: `target` may have as long a name as can be
+    # What replaces a private file is private from its first byte on.
+    descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        if mode is not None:
+            os.chmod(temporary, mode & 0o777)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _follow(path: Path) -> Path | None:
+    """Where the links of `path` lead; None for an open file of a process, whose name may not be its own any more."""
+    for _ in range(_MAX_LINKS):
+        if os.path.realpath(path.parent).startswith(("/proc/", "/dev/fd")):
+            return None
+        if not path.is_symlink():
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def sync_folder(folder: AnyPath) -> None:
+    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError."""
+    if os.name == "nt":  # which refuses to open folders, and needs no such call
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _PLAIN)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

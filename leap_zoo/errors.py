@@ -7,12 +7,20 @@ image error deserves is written beside it, so that the service and the library c
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
+from unicodedata import category
 
 
 class LeapZooError(Exception):
-    """The family: anything that a user, a photo, a card or a file can get wrong."""
+    """The family: anything that a user, a photo, a card or a file can get wrong.
+
+    Its text is one line without escape sequences and passwords, whatever the names in it.
+    """
+
+    def __str__(self) -> str:
+        return masked(plain(super().__str__()))
 
 
 class ImageError(LeapZooError):
@@ -138,7 +146,27 @@ def _closest(name: str, known: list[str]) -> str | None:
     return max(alike, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default=None)
 
 
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")
+
+
 def short(text: object, limit: int = 80) -> str:
-    """A user's string, quoted and cut to `limit` characters, so that an error line stays one line."""
-    quoted = repr(str(text))
+    """A user's string for an error message: quoted, on one line, at most `limit` characters, without passwords."""
+    quoted = repr(masked(str(text)))
     return quoted if len(quoted) <= limit else quoted[: limit - 4] + "...'"
+
+
+def masked(text: str) -> str:
+    """`text` without the users and passwords of the URLs in it: `http://me:secret@host` -> `http://***@host`."""
+    return _LOGIN.sub("***@", text)
+
+
+def plain(text: object) -> str:
+    """`text` as one line that does nothing to a terminal: `\\x1b` for an escape, `\\n` for a line break."""
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() or category(one) == "Zs" else _escaped(one) for one in line)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -22,7 +22,7 @@ class Progress:
         self.total = total
         self.done = 0
         self._stream = sys.stderr if stream is None else stream
-        self._shown = shown and total > 1 and self._stream.isatty()
+        self._shown = shown and total > 1 and self._stream is not None and self._stream.isatty()
         self._drawn = 0.0
         self._scale = scale
         self._unit = unit

@@ -8,7 +8,6 @@ Only argparse is imported here; a command imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ from typing import Any, NoReturn
 
 from leap_zoo.cli import bench, fit, gallery, models, predict, publishing, pull
 from leap_zoo.cli.grammar import Commands, Parser
-from leap_zoo.errors import LeapZooError
+from leap_zoo.cli.output import complain, drop_streams, open_streams, say
+from leap_zoo.errors import InvalidArgument, LeapZooError, short
 
 _EXAMPLES = """examples:
   leap-zoo list
@@ -46,23 +46,33 @@ environment:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    # What matters of Pillow's warnings (too many pixels, truncated) becomes an error of ours, on one line.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    has_stdout = open_streams()
+    code = 0
     try:
-        command: Callable[[argparse.Namespace], int] = options.command
-        code = command(options)
-        sys.stdout.flush()
-        return code
+        try:
+            options = _parser().parse_args(arguments)
+            if not has_stdout:
+                raise InvalidArgument("stdout is closed: send it to a file, or to /dev/null")
+            # What matters of Pillow's warnings (too many pixels, truncated) becomes an error of ours, on one line.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            command: Callable[[argparse.Namespace], int] = options.command
+            code = command(options)
+            return code
+        finally:
+            sys.stdout.flush()
     except LeapZooError as error:
-        print(f"leap-zoo: {error}", file=sys.stderr)
+        complain(error)
         return 2
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        return code
+    except OSError as error:  # a full disk behind stdout, mostly: other files have errors of their own
+        where = "stdout" if error.filename is None else short(error.filename)
+        complain(f"{where} cannot be used ({error.strerror or error}): make room, or choose another place")
+        return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        drop_streams()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,5 +93,5 @@ class _VersionAction(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         from leap_zoo import __version__
 
-        print(f"leap-zoo {__version__}")
+        say(f"leap-zoo {__version__}")
         parser.exit()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from leap_zoo.errors import short
+from leap_zoo.errors import masked, plain, short
 from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 class Parser(argparse.ArgumentParser):
     """A user's mistake is one line, not the whole usage."""
 
+    def print_help(self, file: Any = None) -> None:
+        """As argparse does, which ignores that it failed."""
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
-        self.exit(2, f"leap-zoo: {message}; see {self.prog} --help\n")
+        self.exit(2, f"leap-zoo: {masked(plain(message))}; see {self.prog} --help\n")
 
 
 class Commands:

@@ -1,11 +1,48 @@
-"""How answers are printed, for people and for machines."""
+"""What the commands print, for people and for machines; and the streams, which may be closed, full, or ASCII only."""
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import re
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from leap_zoo.errors import masked, plain
 
 if TYPE_CHECKING:
     from leap_zoo.model import Model
+
+
+def say(*parts: object, sep: str = " ") -> None:
+    """One line on stdout. Names and labels in it may be anything: see `plain`."""
+    print(*map(plain, parts), sep=sep)
+
+
+def complain(message: object) -> None:
+    """One line on stderr, where there is one."""
+    with suppress(OSError):
+        print(f"leap-zoo: {masked(plain(message))}", file=sys.stderr)
+
+
+def print_json(value: Any) -> int:
+    """One JSON document on stdout; returns exit code 0."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    print(re.sub(r"[^\n -~]", lambda found: _in_json(found[0]), text))
+    return 0
+
+
+def _in_json(character: str) -> str:
+    """The character, or its escape where a terminal would obey it or the encoding of stdout lacks it."""
+    with suppress(UnicodeError):
+        character.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        if character.isprintable():
+            return character
+    return json.dumps(character)[1:-1]
 
 
 def about(model: Model) -> dict[str, Any]:
@@ -13,14 +50,34 @@ def about(model: Model) -> dict[str, Any]:
     return {"model": model.card.id, "revision": model.card.revision, "precision": model.artifact.precision}
 
 
-def print_json(value: Any) -> int:
-    """One JSON document on stdout; returns exit code 0."""
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
-    return 0
-
-
 def size(count: int) -> str:
     """Bytes, for people."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def open_streams() -> bool:
+    """Give each standard stream that is closed a device that takes and gives nothing. Returns whether stdout was open.
+
+    Without it the next file that is opened, a gallery perhaps, would be descriptor 2, where libraries print warnings.
+    """
+    there = sys.stdout is not None
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return there
+
+
+def drop_streams() -> None:
+    """Throw away what stdout and stderr could not be given: Python would try again when it exits, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError), open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())

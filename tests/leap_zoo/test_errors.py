@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leap_zoo.errors import nearest
+from leap_zoo.errors import LeapZooError, ServiceRefused, nearest
 
 HEADS = ("imagenet1k", "imagenette")  # the default one first
 MODELS = ("leap-micro", "leap-nano", "leap-tiny")
@@ -35,3 +35,9 @@ def test_nearest__suggests_nothing_far_off(name: str) -> None:
 def test_nearest__of_many_lists_twelve() -> None:
     assert nearest("zebra", (f"model-{number:02}" for number in range(20))).endswith("model-11 and 8 more")
     assert nearest("zebra", ()) == ""
+
+
+@pytest.mark.parametrize("kind", [LeapZooError, ServiceRefused])
+def test_errors__are_one_line_that_does_nothing_to_a_terminal(kind: type[LeapZooError]) -> None:
+    error = kind("a\x1b[2J\nb of https://me:secret@host")
+    assert str(error) == r"a\x1b[2J\nb of https://***@host"

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import base64
 import os
-from pathlib import Path
 from typing import Annotated, Any, overload
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Name
-from leap_zoo.client.answers import Answered, Classified, Embedded, Found, Galleries, Heads, Models
 from leap_zoo.client.connection import Connection
 from leap_zoo.client.photos import are_many, body_of, by_class, in_requests, photo_bytes, some_ids
 from leap_zoo.errors import InvalidArgument, UnknownModel, nearest, short
+from leap_zoo.files import atomic_file
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
 from leap_zoo.model import Batch, Many, OneFile, Prediction, Space, output_of
@@ -114,7 +112,7 @@ class Client:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
         query = _given(top=top, head=head, model=model, precision=precision)
-        predictions = self._photos(Classified, "/v1/classify", query, images)
+        predictions = self._photos("predictions", "/v1/classify", query, images)
         return predictions if are_many(images) else predictions[0]
 
     def embed(
@@ -128,7 +126,7 @@ class Client:
         """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many, in the space as of `Model.embed`."""
         output_of(space)
         query = _given(space=space, encoding="base64", model=model, precision=precision)
-        rows = self._photos(Embedded, "/v1/embed", query, images)
+        rows = self._photos("embeddings", "/v1/embed", query, images)
         if not are_many(images):
             only: npt.NDArray[np.float32] = rows[0]
             return only
@@ -140,12 +138,12 @@ class Client:
         """The k nearest items of a gallery, nearest first: a list for one image, a list of lists for many."""
         conditions = None if where is None else _json(dict(where))["content"].decode()
         query = _given(gallery=gallery, k=k, where=conditions)
-        hits = self._photos(Found, "/v1/search", query, images)
+        hits = self._photos("hits", "/v1/search", query, images)
         return hits if are_many(images) else hits[0]
 
     def galleries(self) -> list[dict[str, Any]]:
         """The galleries, by name: name, model, revision, space, dim, items, bytes."""
-        return self._connection.ask(Galleries, "GET", "/v1/gallery").galleries
+        return self._listed("/v1/gallery", "galleries")
 
     def add(
         self,
@@ -193,7 +191,7 @@ class Client:
         """
         source = _path("gallery", gallery, "export")
         try:
-            with atomic_file(Path(path)) as file:
+            with atomic_file(path) as file:
                 self._connection.receive(file.write, "GET", source, limit=MAX_EXPORT)
         except OSError as error:
             raise InvalidArgument(
@@ -202,7 +200,7 @@ class Client:
 
     def heads(self) -> list[dict[str, Any]]:
         """The heads that clients have made, by name: name, labels, photos, kind, model, validation, ..."""
-        return self._connection.ask(Heads, "GET", "/v1/heads").heads
+        return self._listed("/v1/heads", "heads")
 
     def head(self, name: str) -> CustomHead:
         """A head that a client has made, for `Model.classify` on this machine, or to `save`."""
@@ -233,38 +231,38 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """What may be asked for, the default model first: id, revision, heads, embedding_dims, artifacts, ..."""
-        return self._connection.ask(Models, "GET", "/v1/models").data
+        return self._listed("/v1/models", "data")
 
-    def _photos(self, kind: type[Answered], path: str, query: dict[str, str], images: ImageSource | Many) -> list[Any]:
+    def _listed(self, path: str, field: str) -> list[dict[str, Any]]:
+        answer = self._connection.ask(dict[str, Any], "GET", path)
+        try:
+            return msgspec.convert(answer.get(field), list[dict[str, Any]])
+        except msgspec.ValidationError as error:
+            raise self._connection.strange(f"{field}: {error}", path) from error
+
+    def _photos(self, field: str, path: str, query: dict[str, str], images: ImageSource | Many) -> list[Any]:
         """A row for each photo, of the one or several requests that they take."""
-        if not are_many(images):
-            return self._rows(kind, path, query, [photo_bytes(images)])[1]  # type: ignore[arg-type]
         rows: list[Any] = []
         answerers = set()
 
         def send(_: int, photos: list[bytes]) -> None:
-            answerer, some = self._rows(kind, path, query, photos)
-            answerers.add(answerer)
+            answer = self._connection.ask(_Answer, "POST", path, params=query, **body_of(photos))
+            answerers.add((answer.model, answer.revision, answer.dim))
             if len(answerers) > 1:
                 raise self._connection.strange("another model or revision than for the photos before", path)
-            rows.extend(some)
+            found = getattr(answer, field)
+            if len(found) != len(photos):
+                raise self._connection.strange(f"{len(found)} answers for {len(photos)} photos", path)
+            try:
+                rows.extend(_vector(row, answer.dim) if field == "embeddings" else row for row in found)
+            except ValueError as error:
+                raise self._connection.strange(str(error), path) from error
 
-        in_requests(images, send)  # type: ignore[arg-type]
+        if are_many(images):
+            in_requests(images, send)  # type: ignore[arg-type]
+        else:
+            send(0, [photo_bytes(images)])  # type: ignore[arg-type]
         return rows
-
-    def _rows(
-        self, kind: type[Answered], path: str, query: dict[str, str], photos: list[bytes]
-    ) -> tuple[tuple[str, str, int | None], list[Any]]:
-        """Who answered one request, and what, for each of its photos."""
-        answer = self._connection.ask(kind, "POST", path, params=query, **body_of(photos))
-        try:
-            rows = answer.rows()
-        except ValueError as error:
-            raise self._connection.strange(str(error), path) from error
-        if len(rows) != len(photos):
-            raise self._connection.strange(f"{len(rows)} answers for {len(photos)} photos", path)
-        width = answer.dim if isinstance(answer, Embedded) else None
-        return (answer.model, answer.revision, width), rows
 
     def _width(self, space: str, model: str | None) -> int:
         known = self.models()
@@ -277,7 +275,28 @@ class Client:
             raise self._connection.strange(f"no dimensions: {error}", "/v1/models") from error
 
 
+class _Answer(msgspec.Struct):
+    """Who answered, and a row for each photo in the field that the route fills. Nothing in it is trusted."""
+
+    model: str
+    revision: str
+    predictions: list[list[Prediction]] = []
+    hits: list[list[Hit]] = []
+    embeddings: list[bytes] = []  # msgspec reads base64
+    dim: int = 0
+
+
 _Width = Annotated[int, msgspec.Meta(gt=0, le=65536)]
+
+
+def _vector(row: bytes, width: int) -> npt.NDArray[np.float32]:
+    """An embedding (D,). Raises ValueError for one of another length, or that is not finite."""
+    if not row or len(row) != 4 * width:
+        raise ValueError(f"an embedding of {len(row)} bytes for {width} numbers")
+    vector = np.frombuffer(row, "<f4").astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise ValueError("an embedding that is not finite")
+    return vector
 
 
 def _given(**options: object) -> dict[str, str]:
@@ -290,7 +309,7 @@ def _path(kind: str, name: str, *rest: str) -> str:
         return "/".join(("/v1", kind, msgspec.convert(name, Name), *rest))
     except msgspec.ValidationError as error:
         raise InvalidArgument(
-            f"{short(name)} is no name: give 1 to 64 letters, digits, `_`, `.` and `-`, which begin with no `.` or `-`"
+            f"{short(name)} is not a name: use 1 to 64 of A-Z a-z 0-9 _ . - and begin with neither . nor -"
         ) from error
 
 

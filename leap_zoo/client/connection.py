@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from leap_zoo import errors
-from leap_zoo.errors import InvalidArgument, LeapZooError, ServiceFailed, ServiceRefused, short
+from leap_zoo.errors import InvalidArgument, LeapZooError, ServiceFailed, ServiceRefused, masked, plain, short
 from leap_zoo.pull.patience import Again, Pace, Patience, retry_after
 
 if TYPE_CHECKING:
@@ -66,27 +66,26 @@ class Connection:
         """Raises InvalidArgument. The service is not asked yet."""
         import httpx
 
+        from leap_zoo.web import open_http, split_login
+
         try:
-            base = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise InvalidArgument(f"{short(url)} is no URL ({error}): give http://HOST:PORT") from error
+            base, login = split_login(httpx.URL(url))
+        except (httpx.InvalidURL, TypeError):  # whose text may have a part of a password
+            base, login = httpx.URL(), None
         if base.scheme not in ("http", "https") or not base.host:
-            raise InvalidArgument(f"{short(url)} is no address of a service: give http://HOST:PORT")
+            raise InvalidArgument(f"{short(url)} is not the address of a service: give http://HOST:PORT")
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise InvalidArgument(f"attempts must be a whole number of at least 1, not {short(attempts)}")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidArgument(f"timeout must be seconds, more than 0, not {short(timeout)}")
         if key and not (isinstance(key, str) and _KEY.match(key)):
             raise InvalidArgument("the key has characters that no key has: give it without spaces and line breaks")
+        if key and login:
+            raise InvalidArgument("a service takes a key, or the user and password of its URL, not both: leave one out")
         self._attempts = attempts
-        self.name = str(base.copy_with(username=None, password=None)).rstrip("/")
-        headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
-        try:
-            self._http = httpx.Client(base_url=base, timeout=timeout, headers=headers)
-        except (ImportError, ValueError, OSError) as error:
-            raise InvalidArgument(
-                f"proxy or certificates of the environment cannot be used ({error}): mend them"
-            ) from error
+        self.name = str(base).rstrip("/")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = open_http(base_url=base, auth=login, timeout=timeout, headers=headers)
 
     def close(self) -> None:
         """Close the connections."""
@@ -159,7 +158,7 @@ class Connection:
             ) from error
         except httpx.HTTPError as error:
             raise ServiceFailed(
-                f"{self.name} cannot be reached ({str(error) or type(error).__name__}): check the address, and "
+                f"{self.name} cannot be reached ({masked(str(error)) or type(error).__name__}): check the address, and "
                 "whether the service runs"
             ) from error
         except (httpx.InvalidURL, UnicodeError) as error:
@@ -214,8 +213,7 @@ class Connection:
 
 def _one_line(text: str) -> str:
     """A service's words, which may be anything, as a line that a terminal can be shown."""
-    line = " ".join(text[: 2 * MAX_DETAIL].split())
-    line = "".join(one for one in line if one.isprintable())
+    line = plain(" ".join(text[: 2 * MAX_DETAIL].split()))
     return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 3] + "..."
 
 

@@ -1,0 +1,97 @@
+"""HTTP, for pulling and for `leap_zoo.client`: the proxies of the environment, and logins that no message shows.
+
+httpx reads the environment too, but refuses to start where NO_PROXY has an IPv6 address or network, and knows no
+networks. It logs the URLs that it asks for, passwords included.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.request import getproxies
+
+import httpx
+
+from leap_zoo.errors import InvalidArgument, masked
+
+
+def open_http(**options: Any) -> httpx.Client:
+    """An httpx client with these options that honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE.
+
+    Bodies are asked for as they are, not compressed. Raises InvalidArgument when the environment cannot be used.
+    """
+    headers = {"accept-encoding": "identity"} | options.pop("headers", {})
+    try:
+        return httpx.Client(transport=_ByEnvironment(getproxies()), headers=headers, **options)
+    except (ImportError, OSError) as error:
+        reason = f" ({masked(str(error))})"
+    except (ValueError, httpx.InvalidURL):  # whose text may have a part of a password
+        reason = ""
+    raise InvalidArgument(
+        f"proxy or certificates of the environment cannot be used{reason}: check ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, "
+        "SSL_CERT_FILE"
+    )
+
+
+def split_login(url: httpx.URL) -> tuple[httpx.URL, tuple[str, str] | None]:
+    """The URL without user and password, and these, for `auth`."""
+    login = (url.username, url.password) if url.userinfo else None
+    return url.copy_with(username=None, password=None), login
+
+
+class _ByEnvironment(httpx.BaseTransport):
+    """Each request by the proxy of its scheme, or directly where NO_PROXY says so."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        proxies = {scheme: environment.get(scheme) or environment.get("all") for scheme in ("http", "https")}
+        self._proxies = {
+            scheme: proxy if proxy is None or "://" in proxy else f"http://{proxy}" for scheme, proxy in proxies.items()
+        }
+        self._no_proxy = environment.get("no", "")
+        trusted = httpx.create_ssl_context()
+        self._ways = {
+            proxy: httpx.HTTPTransport(verify=trusted, proxy=proxy) for proxy in {None, *self._proxies.values()}
+        }
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        proxy = None if goes_directly(request.url, self._no_proxy) else self._proxies.get(request.url.scheme)
+        return self._ways[proxy].handle_request(request)
+
+    def close(self) -> None:
+        for way in self._ways.values():
+            way.close()
+
+
+def goes_directly(url: httpx.URL, no_proxy: str) -> bool:
+    """Whether NO_PROXY lists the host of `url`.
+
+    It lists, between commas: names (`example.org`, which means `www.example.org` as well), addresses (`10.1.2.3`, `::1`
+    or `[::1]`), networks (`10.0.0.0/8`, `fd00::/8`), each with `:PORT` or `SCHEME://` if only that is meant; or `*`.
+    """
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    for entry in no_proxy.replace(",", " ").lower().split():
+        scheme, _, rest = entry.rpartition("://")
+        host, wanted = _host_and_port(rest)
+        if scheme in ("", "all", url.scheme) and wanted in ("", str(port)) and _means(host, url.host.rstrip(".")):
+            return True
+    return False
+
+
+def _host_and_port(entry: str) -> tuple[str, str]:
+    if entry.startswith("["):
+        host, _, port = entry[1:].partition("]")
+        return (host, port[1:]) if port.startswith(":") else (host + port, "")
+    host, colon, port = entry.rpartition(":")
+    return (host, port) if colon and ":" not in host else (entry, "")
+
+
+def _means(listed: str, host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = listed.removeprefix("*").removeprefix(".")
+        return listed == "*" or host == name or (bool(name) and host.endswith(f".{name}"))
+    try:
+        return listed == "*" or address in ipaddress.ip_network(listed, strict=False)
+    except ValueError:
+        return False

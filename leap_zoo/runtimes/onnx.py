@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class OnnxSession:
 
 
 def _import_onnxruntime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which would look up a host
     try:
         import onnxruntime
     except ImportError as error:

@@ -32,6 +32,15 @@ def test_weight__is_what_the_packages_weigh(weighed: dict[str, Any]) -> None:
     assert sum(package["megabytes"] for package in packages.values()) == pytest.approx(weighed["megabytes"], rel=0.02)
 
 
+def test_wheel__has_nothing_that_only_a_checkout_can_use(edge_python: Path) -> None:
+    (package,) = edge_python.parents[1].rglob("site-packages/leap_zoo")
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*") if path.is_file()}
+    assert {"__init__.py", "py.typed", "bundled/index.json", "cli/__main__.py"} <= files.keys()
+    assert {path.suffix for path in files.values()} - {".pyc"} <= {".py", ".typed", ".json", ".npz", ".onnx", ".md"}
+    pages = [name for name, path in files.items() if name.endswith(".py") and "docs/" in path.read_text("utf-8")]
+    assert pages == []
+
+
 def test_weight__says_what_is_too_much() -> None:
     times = {"fastest": 0.2, "median": 0.3}
     found = {"megabytes": 216, "import_seconds": times, "first_prediction_seconds": times, "forbidden": ["torch"]}

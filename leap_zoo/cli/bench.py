@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_zoo, at_least_one
-from leap_zoo.cli.output import print_json
+from leap_zoo.cli.output import complain, print_json, say
 from leap_zoo.errors import short
 from leap_zoo.settings import DEFAULT_MODEL
 
@@ -77,14 +76,15 @@ def _bench(options: argparse.Namespace) -> int:
     if busy > BUSY:
         notes.append(f"this machine was busy: medians are up to {busy:.1f} times the fastest call; measure again later")
     for note in notes:
-        print(f"leap-zoo: {note}", file=sys.stderr)
+        complain(note)
     path = None if options.out is None else write_rows(options.out, rows)
     if options.json:
         return print_json({"rows": rows, "notes": notes, "file": None if path is None else str(path)})
-    print(f"{rows[0].device} ({rows[0].isa or 'unknown ISA'})")
-    print("\n".join(_table(rows)))
+    say(f"{rows[0].device} ({rows[0].isa or 'unknown ISA'})")
+    for line in _table(rows):
+        say(line)
     if path is not None:
-        print(f"written to {path}")
+        say(f"written to {path}")
     return 0
 
 

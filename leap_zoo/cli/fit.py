@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
-from leap_zoo.cli.output import about, print_json
+from leap_zoo.cli.output import about, complain, print_json, say
 from leap_zoo.cli.photos import report_bad
 from leap_zoo.errors import InvalidArgument, short
 
@@ -55,7 +54,7 @@ def _fit(options: argparse.Namespace) -> int:
     for name, error in bad.items():
         report_bad(name, error)
     for note in [*found.notes, *(tested.notes if tested else [])]:
-        print(f"leap-zoo: note: {note}", file=sys.stderr)
+        complain(f"note: {note}")
     if options.json:
         print_json(
             about(model)
@@ -63,8 +62,9 @@ def _fit(options: argparse.Namespace) -> int:
             | {"test": tested, "bad": found.bad, "notes": found.notes}
         )
     else:
-        print("\n".join(_lines(found, tested)))
-        print(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")
+        for line in _lines(found, tested):
+            say(line)
+        say(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")
     return 2 if bad else 0
 
 

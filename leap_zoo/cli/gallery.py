@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
-from leap_zoo.cli.output import about, print_json
+from leap_zoo.cli.output import about, print_json, say
 from leap_zoo.cli.photos import each_photo, expand, report_bad
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 from leap_zoo.settings import DEFAULT_MODEL
@@ -90,7 +90,7 @@ def _index(options: argparse.Namespace) -> int:
         print_json(about(model) | {"gallery": options.gallery, "space": options.space} | numbers | {"bad": bad})
     else:
         removed = f", {report.removed} taken out" if options.prune else ""
-        print(
+        say(
             f"{report.added} embedded, {report.unchanged} unchanged{removed}; {count} photos in {options.gallery} "
             f"({model.card.id} {model.card.revision}, {options.space} space)"
         )
@@ -114,9 +114,9 @@ def _search(options: argparse.Namespace) -> int:
                 rows.append({"photo": name, "hits": hits})
                 return
             if len(photos) > 1:
-                print(name)
+                say(name)
             for hit in hits:
-                print(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
+                say(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
 
         bad = each_photo(model, photos, output_of(space), one, rows, prints=not options.json)
     if options.json:

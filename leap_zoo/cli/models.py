@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from leap_zoo.cli.grammar import Commands, add_model, add_zoo
-from leap_zoo.cli.output import print_json, size
+from leap_zoo.cli.output import complain, print_json, say, size
 from leap_zoo.errors import ArtifactCorrupt, InvalidCard, LeapZooError, NotSigned
 
 
@@ -45,7 +44,8 @@ def _list(options: argparse.Namespace) -> int:
         files = ", ".join(
             f"{artifact.format} {artifact.precision} {size(artifact.total_bytes)}" for artifact in card.artifacts
         )
-        print(f"{card.id}  {card.parameters / 1e6:.2f} M parameters  {files}\n    {card.description}")
+        say(f"{card.id}  {card.parameters / 1e6:.2f} M parameters  {files}")
+        say(f"    {card.description}")
     return 0
 
 
@@ -58,7 +58,8 @@ def _show(options: argparse.Namespace) -> int:
     _, card = find(options.model, options.zoo)
     if options.json:
         return print_json(card)
-    print("\n".join(card_lines(card)))
+    for line in card_lines(card):
+        say(line)
     return 0
 
 
@@ -83,7 +84,8 @@ def _show_file(options: argparse.Namespace) -> int:
         known, verdict = None, f"unknown: {error}"
     if options.json:
         return print_json(asdict(file) | {"listed": known})
-    print("\n".join(file_lines(file, verdict)))
+    for line in file_lines(file, verdict):
+        say(line)
     return 0
 
 
@@ -95,21 +97,21 @@ def _verify(options: argparse.Namespace) -> int:
     except (ArtifactCorrupt, InvalidCard, NotSigned) as error:  # index or card: as untrustworthy as a bad file
         if options.json:
             print_json({"model": options.model, "ok": False, "error": str(error)})
-        print(f"leap-zoo: {error}", file=sys.stderr)
+        complain(error)
         return 1
     if options.json:
         print_json(report)
     else:
-        print(f"{report.model} {report.revision} on {report.device} ({', '.join(report.isa) or 'unknown ISA'})")
+        say(f"{report.model} {report.revision} on {report.device} ({', '.join(report.isa) or 'unknown ISA'})")
         if report.signed:
-            print(f"ok    card.json  signed by the owner of {options.key}")
+            say(f"ok    card.json  signed by the owner of {options.key}")
     for artifact in report.artifacts:
         if not artifact.ok and not artifact.skipped:
-            print(f"leap-zoo: {artifact.error}", file=sys.stderr)
+            complain(artifact.error)
         if not options.json:
             verdict = "ok  " if artifact.ok else "skip" if artifact.skipped else "FAIL"
             note = artifact.error if artifact.skipped else artifact.runtime
-            print(f"{verdict}  {artifact.file}  {note or ''}".rstrip())
+            say(f"{verdict}  {artifact.file}  {note or ''}".rstrip())
             for output in artifact.outputs:
-                print(f"      {output.output}  differs by {output.difference:.2g}, at most {output.tolerance:.2g}")
+                say(f"      {output.output}  differs by {output.difference:.2g}, at most {output.tolerance:.2g}")
     return 0 if report.ok else 1

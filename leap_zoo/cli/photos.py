@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from leap_zoo.cli.output import complain
+
 if TYPE_CHECKING:
     from leap_zoo.folders import Row
     from leap_zoo.model import Model
@@ -56,7 +58,7 @@ def each_photo(
 
 def report_bad(name: str, error: str) -> None:
     """One line on stderr about a photo that is skipped."""
-    print(f"leap-zoo: {name}: {error}", file=sys.stderr)
+    complain(f"{name}: {error}")
 
 
 def _sources(photos: Iterable[str]) -> Iterator[str | bytes]:

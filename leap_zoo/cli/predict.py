@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
-from leap_zoo.cli.output import about, print_json
+from leap_zoo.cli.output import about, print_json, say
 from leap_zoo.cli.photos import each_photo, expand
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def _classify(options: argparse.Namespace) -> int:
             rows.append({"photo": name, "predictions": predictions})
             return
         if len(photos) > 1:
-            print(name)
+            say(name)
         for prediction in predictions:
-            print(f"{prediction.score:7.1%}  {prediction.label}")
+            say(f"{prediction.score:7.1%}  {prediction.label}")
 
     bad = each_photo(model, photos, head.output, one, rows, prints=not options.json)
     if options.json:
@@ -75,14 +75,14 @@ def _embed(options: argparse.Namespace) -> int:
         elif options.json:
             rows.append({"photo": name, "embedding": row.tolist()})
         else:
-            print(name, *(f"{value:.6g}" for value in row), sep="\t")
+            say(name, *(f"{value:.6g}" for value in row), sep="\t")
 
     prints = not options.json and options.out is None
     bad = each_photo(model, photos, output_of(options.space), one, rows, prints=prints)
     if vectors:
         Embeddings.of(model.card, options.space, names, vectors, {}).save(options.out)
         if not options.json:
-            print(f"{len(names)} embeddings of length {len(vectors[0])} in {options.out}")
+            say(f"{len(names)} embeddings of length {len(vectors[0])} in {options.out}")
     if options.json:
         saved = {} if options.out is None else {"file": str(options.out), "embeddings": len(names)}
         print_json(about(model) | {"space": options.space} | saved | {"photos": rows})

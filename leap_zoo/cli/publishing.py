@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from leap_zoo.cli.grammar import Commands
-from leap_zoo.cli.output import print_json, size
+from leap_zoo.cli.output import complain, print_json, say, size
 from leap_zoo.errors import InvalidArgument
 
 
@@ -34,7 +33,7 @@ def _publish(options: argparse.Namespace) -> int:
         return print_json([{"model": card.id, "revision": card.revision} for card in cards])
     for card in cards:
         total = size(sum(file.bytes for file in card.files))
-        print(f"{card.id} {card.revision}  {len(card.files)} files, {total}, all as their card says")
+        say(f"{card.id} {card.revision}  {len(card.files)} files, {total}, all as their card says")
     return 0
 
 
@@ -45,6 +44,6 @@ def _sign(options: argparse.Namespace) -> int:
     if options.json:
         return print_json([str(path) for path in paths])
     for path in paths:
-        print(path)
-    print("publish model.sig with the model, and your public key where it can be trusted", file=sys.stderr)
+        say(path)
+    complain("publish model.sig with the model, and your public key where it can be trusted")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from leap_zoo.cli.grammar import Commands
-from leap_zoo.cli.output import print_json, size
+from leap_zoo.cli.output import print_json, say, size
 
 
 def add(commands: Commands) -> None:
@@ -46,11 +46,12 @@ def _pull(options: argparse.Namespace) -> int:
     )
     if options.json:
         return print_json(pulled)
-    print(f"{pulled.model} {pulled.revision} from {pulled.source}" + (", signed" if pulled.signed else ""))
+    say(f"{pulled.model} {pulled.revision} from {pulled.source}" + (", signed" if pulled.signed else ""))
     for file in pulled.files:
         here = "" if file.downloaded else "  (was here)"
-        print(f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}\n    {file.path}")
-    print(f"sizes and sha256 are those of the card; to see that it works here: leap-zoo verify {pulled.model}")
+        say(f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}")
+        say(f"    {file.path}")
+    say(f"sizes and sha256 are those of the card; to see that it works here: leap-zoo verify {pulled.model}")
     return 0
 
 
@@ -68,9 +69,9 @@ def _cache(options: argparse.Namespace) -> int:
         rows.append({"model": card.id, "revision": card.revision, "files": files})
     if options.json:
         return print_json({"home": str(cache.home), "models": rows, "freed_bytes": freed})
-    print(cache.home)
+    say(cache.home)
     for row in rows:
-        print(f"  {row['model']} {row['revision']}  {', '.join(row['files'])}")
+        say(f"  {row['model']} {row['revision']}  {', '.join(row['files'])}")
     if options.prune:
-        print(f"{size(freed)} freed")
+        say(f"{size(freed)} freed")
     return 0

@@ -22,7 +22,8 @@ SUFFIXES = (".npz", ".parquet")
 class Embeddings:
     """`vectors` float32 (N, D), L2-normalised, one row per photo of `photos` (N); which model and space they are of.
 
-    bad: the photos that were skipped, and why.
+    bad: the photos and folders that could not be read, and why. skipped: how many files and folders were left out, by
+    reason, as in `leap_zoo.folders.Found`.
     """
 
     photos: list[str]
@@ -31,6 +32,7 @@ class Embeddings:
     revision: str
     space: str
     bad: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -40,11 +42,12 @@ class Embeddings:
         photos: list[str],
         rows: Sequence[npt.NDArray[np.float32]],
         bad: Mapping[str, str],
+        skipped: Mapping[str, int] | None = None,
     ) -> Embeddings:
         """From rows (D,), perhaps none."""
         width = getattr(card.embedding_dims, space)
         vectors = np.stack(rows) if rows else np.empty((0, width), np.float32)
-        return cls(photos, vectors, card.id, card.revision, space, bad)
+        return cls(photos, vectors, card.id, card.revision, space, bad, dict(skipped or {}))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write FILE.npz or FILE.parquet, atomically. Raises InvalidArgument, MissingExtra.

@@ -1,13 +1,14 @@
-"""Many photos through a model: batches, decoding ahead of the graph, bad photos skipped and kept track of."""
+"""Folders of photos: which files are photos, what was skipped and why; and many photos through a model, in batches."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,58 +19,173 @@ from leap_zoo.model import MAX_BATCH, Model, Space, output_of
 from leap_zoo.preprocess import ImageSource, to_tensor
 from leap_zoo.progress import Progress
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")  # need the extra `heic`; without it they are reported, not overlooked
+PHOTO_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        *HEIC_SUFFIXES,
+    ]
+)
+# What NAS boxes, macOS and Windows leave beside photos; names that begin with a dot are hidden anyway.
+JUNK_FOLDERS = frozenset(
+    ["@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"]
+)
 MOST_DECODERS = 4  # each may hold a photo of 50 megapixels
 
 Row = npt.NDArray[np.float32]
 Tensor = npt.NDArray[np.uint8]
+Place = str | os.PathLike[str]
 
 
-def photos_below(folder: str | os.PathLike[str]) -> list[str]:
-    """The photos in a folder and its folders, by suffix, sorted; hidden files are none. Raises InvalidArgument."""
-    below = sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
-    )
-    if not below:
-        raise InvalidArgument(f"no photos in the folder {short(folder)}: give one that holds .jpg, .png, ...")
-    return below
+@dataclass
+class Found:
+    """The photos in some folders, and what was skipped.
+
+    photos: paths as the file system spells them, in the order of the places given, below a folder sorted by name.
+    folders: the folders that were searched.
+    skipped: how many, by reason: `other_files` (not named like photos), `hidden_files`, `hidden_folders`,
+    `junk_folders`, `linked_folders`, `unreadable_folders`, `empty_folders` (without any photo; only those that were
+    asked for), and `unreadable_photos` once the photos were read.
+    bad: name -> what is wrong, for the folders and photos that could not be read.
+    unseen: folders and links whose contents are unknown. An empty folder is one: its disk may not be mounted.
+    """
+
+    photos: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    bad: dict[str, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+
+    def refuse(self, path: str, why: str, reason: str = "unreadable_photos") -> None:
+        """Note what is wrong with a photo or a folder."""
+        self.skipped[reason] += 1
+        self.bad[name_of(path)] = why
 
 
-def printable(path: str) -> str:
-    """A path as valid UTF-8, which file names need not be."""
-    return os.fsencode(path).decode("utf-8", "replace")
+def name_of(path: str) -> str:
+    """A path as it is reported and stored: one spelling (NFC), and valid UTF-8, which file names need not be."""
+    return unicodedata.normalize("NFC", path.encode("utf-8", "backslashreplace").decode())
 
 
-def embed_folder(
-    model: Model, folder: str | os.PathLike[str], *, space: Space = "student", progress: bool = False
-) -> Embeddings:
+def find_photos(*places: Place) -> Found:
+    """The photos in folders and their folders, by suffix. A place that is not a folder is taken for a photo.
+
+    Hidden and junk folders and hidden files are left out, unless they are places themselves. A link to a file is read;
+    a link to a folder is followed only when it is a place itself. `-` is never a folder: to commands it is stdin.
+    Folders that cannot be read, or hold no photo, are listed in `bad`. Raises InvalidArgument when no photo is left.
+    """
+    found = Found()
+    for place in map(os.fsdecode, places):
+        is_folder = place != "-" and os.path.isdir(place)
+        found.photos += photos_below(place, found) if is_folder else [place]
+    if not found.photos:
+        raise InvalidArgument(next(iter(found.bad.values()), "no photos: give some, or a folder of them"))
+    return found
+
+
+def photos_below(folder: str, found: Found) -> list[str]:
+    """The photos below one folder, sorted by name; everything else that it has goes into `found`."""
+    found.folders.append(folder)
+    photos: list[str] = []
+    waiting = [folder]
+    while waiting:
+        folders, here = list_folder(waiting.pop(), found)
+        waiting += folders
+        photos += here
+    if not photos and name_of(folder) not in found.bad:
+        why = f"no photos in the folder {short(folder)}: give one that holds .jpg, .png, ..."
+        found.refuse(folder, why, "empty_folders")
+    return sorted(photos, key=lambda path: (name_of(path), path))
+
+
+def list_folder(folder: str, found: Found, *, links: bool = False) -> tuple[list[str], list[str]]:
+    """The folders and the photos directly in a folder; what is skipped goes into `found`.
+
+    links: links to folders count as folders.
+    """
+    listed: list[os.DirEntry[str]] = []
+    try:
+        with os.scandir(folder) as entries:
+            listed.extend(entries)  # keeps what came before an error
+    except OSError as error:
+        why = f"the folder {short(folder)} cannot be read ({error.strerror}): check its path and permissions"
+        found.refuse(folder, why, "unreadable_folders")
+        found.unseen.append(folder)
+    if not listed:
+        found.unseen.append(folder)
+    folders: list[str] = []
+    photos: list[str] = []
+    for entry in listed:
+        is_folder, is_link = _kind(entry)
+        reason = _reason(entry.name, is_folder, is_link and not links)
+        if reason is None:
+            (folders if is_folder else photos).append(entry.path)
+        else:
+            found.skipped[reason] += 1
+        if is_link or (is_folder and reason):
+            found.unseen.append(entry.path)
+    return folders, photos
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry is, or leads to, a folder; and whether it is a link."""
+    try:
+        is_link = entry.is_symlink() or getattr(entry, "is_junction", bool)()  # Windows, from Python 3.12
+        return entry.is_dir(), is_link
+    except OSError:  # a link in a circle, or to where we may not look
+        return False, True
+
+
+def _reason(name: str, is_folder: bool, is_link: bool) -> str | None:
+    """Why an entry is skipped; None: it is not."""
+    if name.startswith("."):
+        return "hidden_folders" if is_folder else "hidden_files"
+    if not is_folder:
+        return None if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES else "other_files"
+    if name.lower() in JUNK_FOLDERS:
+        return "junk_folders"
+    return "linked_folders" if is_link else None
+
+
+def embed_folder(model: Model, folder: Place, *, space: Space = "student", progress: bool = False) -> Embeddings:
     """Embed every photo below a folder. progress: draw a bar on stderr, when that is a terminal.
 
-    A photo that cannot be read is left out and listed in `bad`. Raises InvalidArgument when there is no photo at all.
+    What cannot be read, photo or folder, is left out and listed in `bad`; `skipped` counts what was left out, and why.
+    Raises InvalidArgument when there is no photo at all.
     """
-    output, photos = output_of(space), photos_below(folder)
+    output = output_of(space)
+    if not os.path.isdir(folder):
+        raise InvalidArgument(f"{short(folder)} is not a folder: give a folder of photos")
+    found = find_photos(folder)
     names: list[str] = []
     rows: list[Row] = []
-    bad: dict[str, str] = {}
-    with Progress(len(photos), shown=progress) as bar:
-        for photo, answer in zip(map(printable, photos), answers(model, photos, output), strict=True):
+    with Progress(len(found.photos), shown=progress) as bar:
+        for photo, answer in zip(found.photos, answers(model, found.photos, output), strict=True):
             if isinstance(answer, ImageError):
-                bad[photo] = str(answer)
+                found.refuse(photo, str(answer))
             else:
-                names.append(photo)
+                names.append(name_of(photo))
                 rows.append(answer)
             bar.step()
-    return Embeddings.of(model.card, space, names, rows, bad)
+    return Embeddings.of(model.card, space, names, rows, found.bad, found.skipped)
 
 
 def answers(model: Model, photos: Iterable[ImageSource], output: str) -> Iterator[Row | ImageError]:
     """For each photo, in order, its row (D,) of an output, or what is wrong with it.
 
     Photos are decoded while the graph runs, by as many threads as it has (at most 4) and two batches ahead at most.
-    Raises ArtifactRefused, and InvalidArgument for what is no photo at all (a number, a list).
+    Raises ArtifactRefused, and InvalidArgument for what is not a photo at all (a number, a list).
     """
     for batch in _batches(model, photos):
         tensors = [tensor for tensor in batch if not isinstance(tensor, ImageError)]

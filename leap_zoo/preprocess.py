@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ DRAFT_SIDE = 512
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
 
-_READABLE = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+_READABLE = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -128,11 +130,14 @@ def readable_formats() -> tuple[str, ...]:
     """The photo formats that this installation decodes, as Pillow names them."""
     # An older Pillow has never heard of AVIF, and would warn.
     optional = {name: name.lower() in features.modules and features.check(name.lower()) for name in ("WEBP", "AVIF")}
+    optional["HEIF"] = find_spec("pillow_heif") is not None
     return tuple(name for name in _READABLE if optional.get(name, True))
 
 
 def _decode(data: bytes, draft_side: int) -> Image.Image:
     kind = _signature(data)
+    if kind == "HEIF":
+        _register_heif()
     if kind not in readable_formats():
         raise NotAnImage(f"these bytes are no photo that we read: send one of {', '.join(readable_formats())}")
     if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
@@ -163,7 +168,19 @@ def _signature(data: bytes) -> str | None:
         return "BMP"
     if data[4:8] == b"ftyp" and (data[8:12] in (b"avif", b"avis") or b"avif" in data[16:64]):
         return "AVIF"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return "HEIF"
     return None
+
+
+@lru_cache(maxsize=1)
+def _register_heif() -> None:
+    """Teach Pillow to read HEIC, as phones write it, by the extra `heic`. Raises NotAnImage."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise NotAnImage(f'HEIC needs pillow-heif ({error}): pip install "leap-zoo[heic]", or send a JPEG') from error
+    register_heif_opener()
 
 
 def _from_pil(image: Image.Image) -> Image.Image:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json
-from leap_zoo.cli.photos import each_photo, expand, report_bad
+from leap_zoo.cli.photos import counts, each_photo, report_bad, report_counts, shown
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 from leap_zoo.settings import DEFAULT_MODEL
 
@@ -62,19 +61,21 @@ def _add_gallery(command: argparse.ArgumentParser) -> None:
 
 
 def _index(options: argparse.Namespace) -> int:
+    from leap_zoo.folders import find_photos
     from leap_zoo.gallery import open_gallery
     from leap_zoo.gallery.indexing import index_photos
     from leap_zoo.progress import Progress
 
     if "-" in options.photos:
         raise InvalidArgument("a photo from stdin has no path to be found under: give files or folders")
-    folders = [photo for photo in options.photos if os.path.isdir(photo)]
-    if options.prune and len(folders) != len(options.photos):
+    found = find_photos(*options.photos)
+    if options.prune and len(found.folders) != len(options.photos):
         raise InvalidArgument("--prune compares folders with the gallery: give folders only")
-    photos = list(dict.fromkeys(expand(options.photos)))
     model = load_model(options)
     gallery = open_gallery(options.gallery, model=model, space=options.space, engine=options.engine)
-    with gallery, Progress(len(photos)) as progress:
+    for folder, why in found.bad.items():
+        report_bad(folder, why)
+    with gallery, Progress(len(found.photos)) as progress:
 
         def done(name: str, error: str | None) -> None:
             if error is not None:
@@ -82,27 +83,33 @@ def _index(options: argparse.Namespace) -> int:
                 report_bad(name, error)
             progress.step()
 
-        report = index_photos(gallery, model, photos, prune=folders if options.prune else [], done=done)
+        report = index_photos(gallery, model, found, prune=options.prune, done=done)
         count = gallery.count()
+    counted = counts(report.added, found.skipped)
     if options.json:
-        bad = [{"photo": name, "error": error} for name, error in report.bad]
+        bad = [{"photo": name, "error": error} for name, error in found.bad.items()]
         numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}
-        print_json(about(model) | {"gallery": options.gallery, "space": options.space} | numbers | {"bad": bad})
+        where = {"gallery": options.gallery, "space": options.space}
+        print_json(about(model) | where | numbers | counted | {"bad": bad})
     else:
+        if found.folders:
+            report_counts(counted)
         removed = f", {report.removed} taken out" if options.prune else ""
         print(
             f"{report.added} embedded, {report.unchanged} unchanged{removed}; {count} photos in {options.gallery} "
             f"({model.card.id} {model.card.revision}, {options.space} space)"
         )
-    return 2 if report.bad else 0
+    return 2 if found.bad else 0
 
 
 def _search(options: argparse.Namespace) -> int:
+    from leap_zoo.folders import find_photos
     from leap_zoo.gallery import open_gallery
     from leap_zoo.model import output_of
 
     where = dict(_condition(text) for text in options.where)
-    photos = expand(options.photos)
+    found = find_photos(*options.photos)
+    several = len(found.photos) > 1
     with open_gallery(options.gallery, create=False, engine=options.engine) as gallery:
         model = _model_for(options, gallery.kind)
         space = gallery.kind.space
@@ -113,15 +120,17 @@ def _search(options: argparse.Namespace) -> int:
             if options.json:
                 rows.append({"photo": name, "hits": hits})
                 return
-            if len(photos) > 1:
-                print(name)
+            if several:
+                print(shown(name))
             for hit in hits:
-                print(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
+                print(f"{hit.score:7.4f}  {shown(str(hit.metadata.get('path', hit.id)))}")
 
-        bad = each_photo(model, photos, output_of(space), one, rows, prints=not options.json)
+        counted = each_photo(model, found, output_of(space), one, rows, prints=not options.json)
     if options.json:
-        print_json(about(model) | {"gallery": options.gallery, "space": space, "photos": rows})
-    return 2 if bad else 0
+        print_json(about(model) | {"gallery": options.gallery, "space": space} | counted | {"photos": rows})
+    elif found.folders:
+        report_counts(counted)
+    return 2 if found.bad else 0
 
 
 def _model_for(options: argparse.Namespace, kind: Kind) -> Model:

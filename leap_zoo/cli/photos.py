@@ -1,62 +1,73 @@
-"""The photos that a command was given: which they are, and what to do about bad ones."""
+"""The photos that a command was given: each through the model, and what to say about those that were skipped."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leap_zoo.folders import Row
+    from leap_zoo.folders import Found, Row
     from leap_zoo.model import Model
-
-
-def expand(arguments: Iterable[str]) -> list[str]:
-    """The photos that the arguments mean: files as they are, folders as the photos below them, `-` as stdin."""
-    from leap_zoo.folders import photos_below
-
-    photos = []
-    for argument in arguments:
-        photos += photos_below(argument) if argument != "-" and os.path.isdir(argument) else [argument]
-    return photos
 
 
 def each_photo(
     model: Model,
-    photos: Sequence[str],
+    found: Found,
     output: str,
     one: Callable[[Row, str], None],
     rows: list[dict[str, Any]],
     *,
     prints: bool,
-) -> int:
-    """Call `one` on each photo's row of an output; report bad photos on stderr and in `rows`. Returns how many.
+) -> dict[str, Any]:
+    """Call `one` on each photo's row of an output; report what is bad on stderr and in `rows`. Returns `counts`.
 
     prints: whether `one` writes to stdout, where a progress bar on the same terminal would be in the way.
     """
     from leap_zoo.errors import ImageError
-    from leap_zoo.folders import answers, printable
+    from leap_zoo.folders import answers, name_of
     from leap_zoo.progress import Progress
 
-    bad = 0
-    with Progress(len(photos), shown=not (prints and sys.stdout.isatty())) as progress:
-        for photo, answer in zip(photos, answers(model, _sources(photos), output), strict=True):
-            name = printable(photo)
+    for name, error in found.bad.items():
+        report_bad(name, error)
+        rows.append({"photo": name, "error": error})
+    read = 0
+    with Progress(len(found.photos), shown=not (prints and sys.stdout.isatty())) as progress:
+        for photo, answer in zip(found.photos, answers(model, _sources(found.photos), output), strict=True):
             if isinstance(answer, ImageError):
-                bad += 1
+                found.refuse(photo, str(answer))
                 progress.clear()
-                report_bad(name, str(answer))
-                rows.append({"photo": name, "error": str(answer)})
+                report_bad(name_of(photo), str(answer))
+                rows.append({"photo": name_of(photo), "error": str(answer)})
             else:
-                one(answer, name)
+                read += 1
+                one(answer, name_of(photo))
             progress.step()
-    return bad
+    return counts(read, found.skipped)
+
+
+def counts(read: int, skipped: Mapping[str, int]) -> dict[str, Any]:
+    """How many photos were read, and what was skipped by reason, for --json."""
+    return {"read": read, "skipped": dict(sorted(skipped.items()))}
+
+
+def report_counts(counted: Mapping[str, Any]) -> None:
+    """The same as one line on stderr, for people."""
+    skipped = ", ".join(f"{reason.replace('_', ' ')} ({count})" for reason, count in counted["skipped"].items())
+    print(f"leap-zoo: photos read: {counted['read']}; skipped: {skipped or 'nothing'}", file=sys.stderr)
 
 
 def report_bad(name: str, error: str) -> None:
-    """One line on stderr about a photo that is skipped."""
-    print(f"leap-zoo: {name}: {error}", file=sys.stderr)
+    """One line on stderr about a photo or a folder that is skipped."""
+    print(f"leap-zoo: {shown(name)}: {error}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    """A name on one line of a terminal: line breaks, escape sequences and invisible characters as \\n, \\x1b, ..."""
+    return "".join(
+        one if one.isprintable() or unicodedata.category(one) == "Zs" else ascii(one)[1:-1] for one in text
+    )  # fmt: skip
 
 
 def _sources(photos: Iterable[str]) -> Iterator[str | bytes]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json
-from leap_zoo.cli.photos import each_photo, expand
+from leap_zoo.cli.photos import each_photo, report_counts, shown
 
 if TYPE_CHECKING:
     from leap_zoo.folders import Row
@@ -33,9 +33,11 @@ def add(commands: Commands) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
+    from leap_zoo.folders import find_photos
     from leap_zoo.model import predict
 
-    photos = expand(options.photos)
+    found = find_photos(*options.photos)
+    several = len(found.photos) > 1
     model = load_model(options)
     head = model.find_head(options.head)
     rows: list[dict[str, Any]] = []
@@ -45,24 +47,27 @@ def _classify(options: argparse.Namespace) -> int:
         if options.json:
             rows.append({"photo": name, "predictions": predictions})
             return
-        if len(photos) > 1:
-            print(name)
+        if several:
+            print(shown(name))
         for prediction in predictions:
-            print(f"{prediction.score:7.1%}  {prediction.label}")
+            print(f"{prediction.score:7.1%}  {shown(prediction.label)}")
 
-    bad = each_photo(model, photos, head.output, one, rows, prints=not options.json)
+    counted = each_photo(model, found, head.output, one, rows, prints=not options.json)
     if options.json:
-        print_json(about(model) | {"head": options.head or model.card.default_head, "photos": rows})
-    return 2 if bad else 0
+        print_json(about(model) | {"head": options.head or model.card.default_head} | counted | {"photos": rows})
+    elif found.folders:
+        report_counts(counted)
+    return 2 if found.bad else 0
 
 
 def _embed(options: argparse.Namespace) -> int:
     from leap_zoo.embeddings import Embeddings, check_suffix
+    from leap_zoo.folders import find_photos
     from leap_zoo.model import output_of
 
     if options.out is not None:
         check_suffix(options.out)
-    photos = expand(options.photos)
+    found = find_photos(*options.photos)
     model = load_model(options)
     rows: list[dict[str, Any]] = []
     names: list[str] = []
@@ -75,15 +80,17 @@ def _embed(options: argparse.Namespace) -> int:
         elif options.json:
             rows.append({"photo": name, "embedding": row.tolist()})
         else:
-            print(name, *(f"{value:.6g}" for value in row), sep="\t")
+            print(shown(name), *(f"{value:.6g}" for value in row), sep="\t")
 
     prints = not options.json and options.out is None
-    bad = each_photo(model, photos, output_of(options.space), one, rows, prints=prints)
+    counted = each_photo(model, found, output_of(options.space), one, rows, prints=prints)
     if vectors:
-        Embeddings.of(model.card, options.space, names, vectors, {}).save(options.out)
+        Embeddings.of(model.card, options.space, names, vectors, found.bad).save(options.out)
         if not options.json:
             print(f"{len(names)} embeddings of length {len(vectors[0])} in {options.out}")
     if options.json:
         saved = {} if options.out is None else {"file": str(options.out), "embeddings": len(names)}
-        print_json(about(model) | {"space": options.space} | saved | {"photos": rows})
-    return 2 if bad else 0
+        print_json(about(model) | {"space": options.space} | saved | counted | {"photos": rows})
+    elif found.folders:
+        report_counts(counted)
+    return 2 if found.bad else 0

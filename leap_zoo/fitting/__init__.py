@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from leap_zoo.errors import ImageError, InvalidArgument, short
 from leap_zoo.fitting.classifiers import candidates, solver, train
 from leap_zoo.fitting.cross_validation import ENOUGH, Chosen, choose, rounds
-from leap_zoo.folders import answers, photos_below, printable
+from leap_zoo.folders import Found, answers, list_folder, name_of, photos_below
 from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson
 from leap_zoo.model import Model, Space, output_of
@@ -48,7 +47,8 @@ class Confusion:
 class Fit:
     """A head, and what came up while it was fitted.
 
-    classes and confusions (most frequent first) are of the cross-validation. bad: photos that were skipped, and why.
+    classes and confusions (most frequent first) are of the cross-validation. bad: photos and folders that could not be
+    read, and why. skipped: how many files and folders were left out, by reason, as in `leap_zoo.folders.Found`.
     notes: what the user should know, one sentence each. learned: sha256 of the files that the head learned from.
     """
 
@@ -58,17 +58,19 @@ class Fit:
     learned: frozenset[bytes]
     bad: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy (0..1) of a head on n labelled photos, 95 % Wilson interval, and the photos that were skipped."""
+    """Accuracy (0..1) of a head on n labelled photos, 95 % Wilson interval, and what was skipped, as in `Fit`."""
 
     accuracy: float
     interval: tuple[float, float]
     n: int
     bad: dict[str, str]
     notes: list[str]
+    skipped: dict[str, int]
 
 
 def fit(
@@ -120,7 +122,8 @@ def fit(
     )
     classes, confusions = _reports(names, counts, labels, chosen)
     head = CustomHead(card, weight, bias)
-    return Fit(head, classes, confusions, embedded.digests, embedded.bad, [*given.notes, *embedded.notes])
+    skipped = dict(given.found.skipped)
+    return Fit(head, classes, confusions, embedded.digests, given.found.bad, embedded.notes, skipped)
 
 
 def score(
@@ -147,13 +150,13 @@ def score(
     at = np.array([head.labels.index(label) for label in given.photos])
     right = float((head.logits(embedded.vectors).argmax(axis=1) == at[embedded.labels]).mean())
     n = len(embedded.labels)
-    return Score(right, wilson(right, n), n, embedded.bad, [*given.notes, *embedded.notes])
+    return Score(right, wilson(right, n), n, given.found.bad, embedded.notes, dict(given.found.skipped))
 
 
 @dataclass(frozen=True)
 class _Labelled:
     photos: dict[str, Sequence[ImageSource]]  # by label, sorted
-    notes: list[str]
+    found: Found  # what was skipped
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,6 @@ class _Embedded:
     vectors: npt.NDArray[np.float32]
     labels: npt.NDArray[np.intp]
     digests: frozenset[bytes]
-    bad: dict[str, str]
     notes: list[str]
 
 
@@ -170,36 +172,41 @@ def _labelled(photos: LabelledPhotos) -> _Labelled:
         for label, members in photos.items():
             if not (isinstance(label, str) and 0 < len(label) <= MAX_LABEL and isinstance(members, (list, tuple))):
                 raise InvalidArgument(f"class {short(label)}: give a label of text, and a list of photos")
-        return _Labelled({label: photos[label] for label in sorted(photos)}, [])
-    root = Path(photos)
-    try:
-        entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise InvalidArgument(f"{short(root)} cannot be read ({error.strerror}): give a folder of folders") from error
-    folders = [entry for entry in entries if entry.is_dir()]
+        return _Labelled({label: photos[label] for label in sorted(photos)}, Found())
+    root, found = os.fsdecode(photos), Found()
+    folders, beside = list_folder(root, found, links=True)
+    if found.bad:
+        raise InvalidArgument(next(iter(found.bad.values())))
     if len(folders) > MAX_CLASSES:
         raise InvalidArgument(f"{len(folders)} classes, a head has at most {MAX_CLASSES}: give another folder")
-    notes = []
-    if len(folders) < len(entries):
-        notes.append(f"{len(entries) - len(folders)} files lie beside the class folders and were left out")
-    return _Labelled({printable(folder.name): photos_below(folder) for folder in folders}, notes)
+    if beside:
+        found.skipped["photos_beside_classes"] = len(beside)
+    classes: dict[str, list[ImageSource]] = {}
+    for folder in sorted(folders, key=name_of):
+        label, members = name_of(os.path.basename(folder)), photos_below(folder, found)
+        if len(label) > MAX_LABEL:
+            raise InvalidArgument(f"class {short(label)}: rename the folder to at most {MAX_LABEL} characters")
+        if not members:
+            raise InvalidArgument(found.bad[name_of(folder)])
+        classes.setdefault(label, []).extend(members)
+    return _Labelled(dict(classes), found)
 
 
 def _embed(
     model: Model, given: _Labelled, output: str, progress: bool, learned: frozenset[bytes] = frozenset()
 ) -> _Embedded:
     kept, notes = _without_copies(given.photos, learned)
-    rows, labels, bad = [], [], {}
+    rows, labels = [], []
     with Progress(len(kept), shown=progress) as bar:
         for photo, answer in zip(kept, answers(model, (photo.source for photo in kept), output), strict=True):
             if isinstance(answer, ImageError):
-                bad[photo.name] = str(answer)
+                given.found.refuse(photo.name, str(answer))
             else:
                 rows.append(answer)
                 labels.append(photo.label)
             bar.step()
     vectors = np.stack(rows) if rows else np.empty((0, 0), np.float32)
-    return _Embedded(vectors, np.array(labels, np.intp), frozenset(photo.digest for photo in kept), bad, notes)
+    return _Embedded(vectors, np.array(labels, np.intp), frozenset(photo.digest for photo in kept), notes)
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,7 @@ def _without_copies(
                 copies += digest not in learned
                 continue
             is_path = isinstance(source, (str, os.PathLike))
-            name = printable(str(source)) if is_path else f"{labels[label]}, photo {number} (from 0)"
+            name = name_of(str(source)) if is_path else f"{labels[label]}, photo {number} (from 0)"
             if others:
                 first, twin = next(iter(others.items()))
                 notes.append(f"{name} ({labels[label]}) and {twin} ({labels[first]}) are the same photo in two classes")

@@ -16,7 +16,7 @@ import leap_zoo
 from leap_zoo import InvalidArgument, MissingExtra, Model, NotAnImage, UnknownSpace
 from leap_zoo.card import Artifact, File
 from leap_zoo.cli import main
-from leap_zoo.folders import answers, photos_below
+from leap_zoo.folders import answers, find_photos
 from leap_zoo.runtimes import open_session
 
 TINY = "leap-tiny-test"
@@ -42,17 +42,15 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_photos_below__are_sorted_and_photos_only(many: Path, tmp_path: Path) -> None:
-    found = photos_below(many)
-    assert len(found) == 71
-    assert found == sorted(found)
-    with pytest.raises(InvalidArgument, match="no photos in the folder"):
-        photos_below(tmp_path)
+def photos_of(folder: Path) -> list[str]:
+    photos = find_photos(folder).photos
+    assert len(photos) == 71
+    return photos
 
 
 def test_embed_folder__equals_one_by_one(model: Model, many: Path) -> None:
     found = leap_zoo.embed_folder(model, many, space="teacher")
-    good = [photo for photo in photos_below(many) if "bad" not in photo]
+    good = [photo for photo in photos_of(many) if "bad" not in photo]
     assert found.photos == good
     assert (found.vectors.shape, found.vectors.dtype) == ((70, 12), np.float32)
     assert np.abs(found.vectors - np.stack([model.embed(photo, space="teacher") for photo in good])).max() < 1e-5
@@ -74,7 +72,7 @@ def test_answers__run_in_batches_and_read_no_further_than_two_ahead(
     sizes, taken = [], []
     run = model.session.run
     monkeypatch.setattr(model.session, "run", lambda image, outputs: sizes.append(len(image)) or run(image, outputs))
-    photo = photos_below(many)[0]
+    photo = photos_of(many)[0]
     stream = answers(model, (taken.append(1) or photo for _ in range(200)), "embedding")
     next(stream)
     assert len(taken) <= 64
@@ -83,7 +81,7 @@ def test_answers__run_in_batches_and_read_no_further_than_two_ahead(
 
 
 def test_answers__keep_the_order_of_good_and_bad(model: Model, many: Path) -> None:
-    photo = photos_below(many)[0]
+    photo = photos_of(many)[0]
     found = list(answers(model, [b"bad", photo, b"bad", photo], "embedding"))
     assert [isinstance(answer, NotAnImage) for answer in found] == [True, False, True, False]
     assert all(isinstance(answer, NotAnImage) for answer in answers(model, [b"bad"] * 40, "embedding"))
@@ -162,7 +160,7 @@ def test_command__refuses_a_suffix_before_it_looks_at_a_photo(
 
 
 def test_model__answers_many_threads_as_one(model: Model, many: Path) -> None:
-    photos = [photo for photo in photos_below(many) if "bad" not in photo]
+    photos = [photo for photo in photos_of(many) if "bad" not in photo]
     alone = [(model.embed(photo), model.classify(photo, head="brightness")) for photo in photos]
     with ThreadPoolExecutor(8) as pool:
         embeddings = list(pool.map(model.embed, photos * 4))

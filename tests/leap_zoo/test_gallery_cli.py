@@ -19,6 +19,7 @@ from PIL import Image
 import leap_zoo
 from leap_zoo.cli import main
 from leap_zoo.errors import InvalidGallery
+from leap_zoo.folders import find_photos
 from leap_zoo.gallery import Kind, open_gallery
 from leap_zoo.gallery.indexing import index_photos
 
@@ -118,7 +119,7 @@ def test_search__in_a_gallery_of_the_teacher(
         paths = [{"path": str(path)} for path in colour_photos.values()]
         gallery.add(list(colour_photos), model.embed(list(colour_photos.values()), space="teacher"), paths)
         with pytest.raises(InvalidGallery, match="give another gallery"):
-            index_photos(gallery, model, [str(colour_photos["red"])])
+            index_photos(gallery, model, find_photos(colour_photos["red"]))
     answer = call("search", colour_photos["green"], "--json", "-k", 1, "--model", TINY)
     assert answer[1]["photos"][0]["hits"][0]["id"] == "green"
 
@@ -179,5 +180,5 @@ def test_index__interrupted_keeps_what_is_embedded(tiny_zoo: Path, tmp_path: Pat
     assert kept > 0
     model = leap_zoo.load(TINY, zoo=tiny_zoo)
     with open_gallery(gallery, model=model) as opened:
-        report = index_photos(opened, model, sorted(map(str, photos.iterdir())))
+        report = index_photos(opened, model, find_photos(photos))
         assert (report.unchanged, report.added, opened.count()) == (kept, 1500 - kept, 1500)

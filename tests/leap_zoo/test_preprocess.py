@@ -174,7 +174,7 @@ def test_open_image__multi_picture_jpeg_as_phones_write_it() -> None:
         b"%PDF-1.7 not a photo",
         b"<svg xmlns='x'/>",
         b"BM is how this sentence begins, but no bitmap",
-        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"\0\0\0\x18ftypisom\0\0\2\0isomiso2",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         encode(Image.new("RGB", (4, 4)), "PPM"),
         encode(Image.new("RGB", (4, 4)), "ICO"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,30 @@ def test_folder__is_searched_to_any_depth(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(photo(shade))
     (tmp_path / "notes.txt").write_text("no photo")
     assert shades(find_photos(tmp_path)) == [10, 20, 30]
+
+
+def test_folder__thumbnails_and_other_junk_are_no_photos(tmp_path: Path) -> None:
+    for name, shade in (("a.jfif", 10), ("@eaDir/a.png", 20), (".thumbnails/a.png", 30), ("._a.png", 40)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(photo(shade))
+    (tmp_path / "folder.png").mkdir()
+    assert shades(find_photos(tmp_path)) == [10]
+
+
+def test_folder__that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "locked/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(photo(10))
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(TrainError, match=r"locked' cannot be read \(Permission denied\)"):
+        find_photos(tmp_path)
 
 
 def test_tar__is_read_in_place(tmp_path: Path) -> None:

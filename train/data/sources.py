@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from leap_zoo.folders import PHOTO_SUFFIXES, Found
+from leap_zoo.folders import photos_below as search
 from leap_zoo.preprocess import MAX_BYTES
 from train.errors import TrainError
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,17 @@ def find_photos(path: Path) -> list[Path | TarMember]:
     else:
         raise TrainError(f"there is no folder or file {path}; data.more lists folders and .tar files")
     if not found:
-        raise TrainError(f"{path} holds no photos ({', '.join(sorted(EXTENSIONS))})")
+        raise TrainError(f"{path} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return found
 
 
 def photos_below(folder: Path) -> list[Path]:
-    """The files of a folder, to any depth, that are named like photos; sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    """The photos of a folder, to any depth, sorted. Raises TrainError when a folder cannot be read."""
+    found = Found()
+    photos = sorted(map(Path, search(str(folder), found)))
+    if found.skipped["unreadable_folders"]:
+        raise TrainError(next(iter(found.bad.values())))
+    return photos
 
 
 def _tar(path: Path) -> Iterator[TarMember]:
@@ -79,7 +83,7 @@ def _tar(path: Path) -> Iterator[TarMember]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.isreg() and not member.issparse() and Path(member.name).suffix.lower() in EXTENSIONS:
+                if member.isreg() and not member.issparse() and Path(member.name).suffix.lower() in PHOTO_SUFFIXES:
                     yield TarMember(path, member.name, member.offset_data, member.size)
             rest = path.stat().st_size - archive.offset  # blocks that mark the end, or none
             if rest < 0 or 0 < rest < tarfile.BLOCKSIZE:

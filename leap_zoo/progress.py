@@ -22,7 +22,7 @@ class Progress:
         self.total = total
         self.done = 0
         self._stream = sys.stderr if stream is None else stream
-        self._shown = shown and total > 1 and _is_terminal(self._stream)
+        self._shown = shown and total > 1 and self._stream is not None and self._stream.isatty()
         self._drawn = 0.0
         self._scale = scale
         self._unit = unit
@@ -53,10 +53,3 @@ class Progress:
         if not self._unit:
             return f"{self.done}/{self.total}"
         return f"{self.done / self._scale:.1f}/{self.total / self._scale:.1f} {self._unit}"
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # closed
-        return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
 from leap_zoo.cli.output import about, print_json
-from leap_zoo.cli.photos import counts, report_bad, report_counts, shown
+from leap_zoo.cli.photos import counts, report_bad, report_counts
 from leap_zoo.errors import InvalidArgument, short
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _fit(options: argparse.Namespace) -> int:
     for name, error in bad.items():
         report_bad(name, error)
     for note in [*found.notes, *(tested.notes if tested else [])]:
-        print(f"leap-zoo: note: {shown(note)}", file=sys.stderr)
+        print(f"leap-zoo: note: {note}", file=sys.stderr)
     counted = counts(sum(found.head.card.photos), found.skipped)
     if options.json:
         print_json(
@@ -66,7 +66,7 @@ def _fit(options: argparse.Namespace) -> int:
         )
     else:
         report_counts(counted)
-        print(*map(shown, _lines(found, tested)), sep="\n")
+        print("\n".join(_lines(found, tested)))
         print(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")
     return 2 if bad else 0
 

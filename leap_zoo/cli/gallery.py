@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json
-from leap_zoo.cli.photos import counts, each_photo, report_bad, report_counts, shown
+from leap_zoo.cli.photos import counts, each_photo, report_bad, report_counts
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 from leap_zoo.settings import DEFAULT_MODEL
 
@@ -121,9 +121,9 @@ def _search(options: argparse.Namespace) -> int:
                 rows.append({"photo": name, "hits": hits})
                 return
             if several:
-                print(shown(name))
+                print(name)
             for hit in hits:
-                print(f"{hit.score:7.4f}  {shown(str(hit.metadata.get('path', hit.id)))}")
+                print(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
 
         counted = each_photo(model, found, output_of(space), one, rows, prints=not options.json)
     if options.json:

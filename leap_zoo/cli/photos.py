@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +59,7 @@ def report_counts(counted: Mapping[str, Any]) -> None:
 
 def report_bad(name: str, error: str) -> None:
     """One line on stderr about a photo or a folder that is skipped."""
-    print(f"leap-zoo: {shown(name)}: {error}", file=sys.stderr)
-
-
-def shown(text: str) -> str:
-    """A name on one line of a terminal: line breaks, escape sequences and invisible characters as \\n, \\x1b, ..."""
-    return "".join(
-        one if one.isprintable() or unicodedata.category(one) == "Zs" else ascii(one)[1:-1] for one in text
-    )  # fmt: skip
+    print(f"leap-zoo: {name}: {error}", file=sys.stderr)
 
 
 def _sources(photos: Iterable[str]) -> Iterator[str | bytes]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json
-from leap_zoo.cli.photos import each_photo, report_counts, shown
+from leap_zoo.cli.photos import each_photo, report_counts
 
 if TYPE_CHECKING:
     from leap_zoo.folders import Row
@@ -48,9 +48,9 @@ def _classify(options: argparse.Namespace) -> int:
             rows.append({"photo": name, "predictions": predictions})
             return
         if several:
-            print(shown(name))
+            print(name)
         for prediction in predictions:
-            print(f"{prediction.score:7.1%}  {shown(prediction.label)}")
+            print(f"{prediction.score:7.1%}  {prediction.label}")
 
     counted = each_photo(model, found, head.output, one, rows, prints=not options.json)
     if options.json:
@@ -80,7 +80,7 @@ def _embed(options: argparse.Namespace) -> int:
         elif options.json:
             rows.append({"photo": name, "embedding": row.tolist()})
         else:
-            print(shown(name), *(f"{value:.6g}" for value in row), sep="\t")
+            print(name, *(f"{value:.6g}" for value in row), sep="\t")
 
     prints = not options.json and options.out is None
     counted = each_photo(model, found, output_of(options.space), one, rows, prints=prints)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import struct
 import zipfile
@@ -20,6 +21,7 @@ Make = Callable[[], bytes]
 PHOTOS: dict[str, tuple[Make, int]] = {}
 
 PNG = b"\x89PNG\r\n\x1a\n"
+HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 HAS_AVIF = "avif" in features.modules and features.check("avif")
 
 
@@ -238,7 +240,7 @@ REFUSED: dict[str, tuple[Make, int]] = {
     "ELF": (lambda: b"\x7fELF\x02\x01\x01" + bytes(500), 415),
     "pickle": (lambda: b"\x80\x04cos\nsystem\n(S'id'\ntR.", 415),
     "MP4": (lambda: b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2" + bytes(400), 415),
-    "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), 415),
+    "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), 400 if HAS_HEIC else 415),
     "ICO": (lambda: saved(picture(), "ICO"), 415),
     "PPM": (lambda: saved(picture(), "PPM"), 415),
     "TGA": (lambda: saved(picture(), "TGA"), 415),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import os
 import subprocess
@@ -21,7 +20,6 @@ from PIL import Image
 import leap_zoo
 from leap_zoo import InvalidArgument, Model, NotAnImage, preprocess
 from leap_zoo.cli import main
-from leap_zoo.cli.photos import shown
 from leap_zoo.fitting import score
 from leap_zoo.folders import find_photos, name_of
 from leap_zoo.gallery import Gallery, open_gallery
@@ -202,15 +200,13 @@ def test_commands__report_alike(
         command = [words[0], str(odd), *words[1:], *zoo]
         assert main([*command, "--json"]) == 2
         answer = json.loads(capsys.readouterr().out)
-        skipped = SKIPPED
-        assert (answer["read"], answer["skipped"]) == (9, skipped)
+        assert (answer["read"], answer["skipped"]) == (9, SKIPPED)
         bad = answer["bad"] if words[0] == "index" else [row for row in answer["photos"] if "error" in row]
         assert sorted(os.path.basename(row["photo"]) for row in bad) == [
             "bad.jpg", "gone.png", "locked", "none.png", "pipe.png"
         ]  # fmt: skip
         assert main(command) == 2
-        out, err = capsys.readouterr()
-        lines = err.removesuffix("\n").split("\n")
+        lines = capsys.readouterr().err.removesuffix("\n").split("\n")
         assert len(lines) == 6
         assert all(line.startswith("leap-zoo: ") for line in lines)
         read = 0 if words[0] == "index" else 9  # unchanged
@@ -218,7 +214,6 @@ def test_commands__report_alike(
             f"leap-zoo: photos read: {read}; skipped: junk folders (1), linked folders (1), unreadable folders (1), "
             "unreadable photos (4)"
         )
-        assert all(line.replace("\t", " ").isprintable() for line in out.splitlines())
     with np.load(tmp_path / "all.npz") as saved:
         assert len(saved["photos"]) == 9
 
@@ -230,19 +225,11 @@ def test_classify__of_single_photos_needs_no_counts(
     assert capsys.readouterr().err == ""
 
 
-def test_shown__is_one_line_without_commands_for_the_terminal() -> None:
-    assert shown("Bild 1\u202fä 图.png") == "Bild 1\u202fä 图.png"
-    assert shown("a\nb\x1b[2J\u202e\x9b\u2028.png") == r"a\nb\x1b[2J\u202e\x9b\u2028.png"
-
-
-def test_progress__without_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = io.StringIO()
-    closed.close()
-    for stream in (None, closed):
-        monkeypatch.setattr(sys, "stderr", stream)
-        with Progress(2) as progress:
-            progress.step()
-        assert progress.done == 1
+def test_progress__without_a_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress(2) as progress:
+        progress.step()
+    assert progress.done == 1
 
 
 # --- heads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError."""
+    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError.
+
+    Does nothing on Windows, which refuses to open a folder.
+    """
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

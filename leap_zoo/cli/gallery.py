@@ -56,9 +56,7 @@ def _add_gallery(command: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="a folder, or qdrant://HOST:PORT/COLLECTION (default: the folder %(default)s, here)",
     )
-    command.add_argument(
-        "--engine", choices=("flat", "faiss"), default="flat", help="of a folder: exact, or an index over it"
-    )
+    command.add_argument("--engine", default="flat", help=argparse.SUPPRESS)  # 0.1 had faiss; the error says what now
 
 
 def _index(options: argparse.Namespace) -> int:
@@ -109,7 +107,7 @@ def _search(options: argparse.Namespace) -> int:
         rows: list[dict[str, Any]] = []
 
         def one(vector: Row, name: str) -> None:
-            hits = gallery.search(vector[None], options.k, where)[0]
+            hits = gallery.search(vector, options.k, where)
             if options.json:
                 rows.append({"photo": name, "hits": hits})
                 return

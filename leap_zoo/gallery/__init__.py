@@ -5,8 +5,7 @@
         gallery.add(["a.jpg", "b.jpg"], model.embed(["a.jpg", "b.jpg"]), [{"label": "cat"}, {"label": "dog"}])
         gallery.search(model.embed(["query.jpg"]), k=10, where={"label": "cat"})  # [[Hit(id, score, metadata), ...]]
 
-Engines: exact and flat in a folder (`flat`), faiss over such a folder (`faiss_index`), a Qdrant server
-(`qdrant`).
+In a folder the search is exact (`flat`); a Qdrant server is for what outgrows one machine (`qdrant`).
 """
 
 from __future__ import annotations
@@ -40,13 +39,8 @@ Vectors = npt.NDArray[np.float32]
 Value = str | int | float | bool | None
 Metadata = Mapping[str, Value]
 Where = Mapping[str, str | int | bool]
-Engine = Literal["flat", "faiss"]
 SPACES = ("student", "teacher")
 
-_STRANGE = (
-    "the gallery {} holds embeddings of {}, not of {}: they cannot be compared; give another gallery, or the model and "
-    "space that it was made with"
-)
 _NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 
 
@@ -115,24 +109,39 @@ class Gallery(ABC):
     kind: Kind
     read_only: bool = False
 
-    @abstractmethod
     def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
         """Add or replace items: vectors (N, D), of any length, for N ids; durable once it returns.
 
         A folder takes all of them or none. metadata: per item at most 16 KiB of JSON: text, numbers, truth values or
         None, under names of letters, digits, `_` and `-`. Raises InvalidArgument, InvalidGallery.
         """
+        self._refuse_if_read_only()
+        names = checked_ids(ids)
+        rows = unit_rows(_array(vectors), self.kind.dim)
+        if len(rows) != len(names):
+            raise InvalidArgument(f"{len(names)} ids need as many vectors, not {len(rows)}")
+        fields = checked_metadata(metadata, len(names))
+        if names:
+            self._add(names, rows, fields)
 
-    @abstractmethod
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there are no error. Returns how many were there."""
+        self._refuse_if_read_only()
+        return self._delete(checked_ids(ids))
 
-    @abstractmethod
-    def search(self, vectors: npt.ArrayLike, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
-        """The k nearest items to each query (Q, D), best first; fewer where there are fewer.
+    def search(self, vectors: npt.ArrayLike, k: int = 10, where: Where | None = None) -> list[Any]:
+        """The k nearest items, best first: list[Hit] for one vector (D,), list[list[Hit]] for (Q, D).
+
+        There are fewer than k where the gallery has fewer.
 
         where: only items whose metadata have these values (text, whole numbers or truth values; equal in type too).
+        Raises InvalidArgument, InvalidGallery.
         """
+        conditions = checked_query(k, where)
+        queries = _array(vectors)
+        one = queries.ndim == 1
+        found = self._search(unit_rows(queries[None] if one else queries, self.kind.dim), k, conditions)
+        return found[0] if one else found
 
     @abstractmethod
     def count(self) -> int:
@@ -146,14 +155,24 @@ class Gallery(ABC):
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """Everything in batches (ids, unit vectors, metadata), as `add` of another gallery takes them."""
 
-    def close(self) -> None:  # noqa: B027 (most engines hold nothing open)
-        """Let go of files and connections."""
+    def close(self) -> None:  # noqa: B027 (a folder holds nothing open)
+        """Let go of connections."""
 
     def __enter__(self) -> Gallery:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @abstractmethod
+    def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
+        """At least one item; all arguments are checked, and rows (N, D) have length 1."""
+
+    @abstractmethod
+    def _delete(self, ids: list[str]) -> int: ...
+
+    @abstractmethod
+    def _search(self, queries: Vectors, k: int, where: Where) -> list[list[Hit]]: ...
 
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
@@ -170,23 +189,24 @@ def open_gallery(
     space: str = "student",
     kind: Kind | None = None,
     create: bool = True,
-    engine: Engine = "flat",
+    engine: str = "flat",
 ) -> Gallery:
     """A gallery in a folder, or a collection of a Qdrant server: `qdrant://HOST:PORT/COLLECTION`, `http(s)://...`.
 
     model, space: whose embeddings are added and searched for; or `kind` itself. Without either, an existing gallery is
     opened as what it is. In the teacher's space a gallery of the teacher itself is accepted too, to be queried.
     create: make the gallery when there is none (needs a model or a kind).
-    engine: of a folder: `flat`, exact, or `faiss`, an index over the same files for hundreds of thousands and more.
+    engine: `flat`, the only one; older versions had `faiss` beside it.
     Raises InvalidGallery (also for vectors of another kind), InvalidArgument, UnknownSpace, MissingExtra.
     """
-    if engine not in ("flat", "faiss"):
-        raise InvalidArgument(f"unknown engine {short(engine)}{nearest(str(engine), ('flat', 'faiss'))}")
+    if engine != "flat":
+        raise InvalidArgument(
+            f"the engine {short(engine)} does not exist (faiss was removed): leave engine out, which searches a folder "
+            "exactly, or use a Qdrant server for galleries that outgrow one machine: qdrant://HOST:PORT/COLLECTION"
+        )
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
     text = os.fspath(location)
     if "://" in text:
-        if engine != "flat":
-            raise InvalidArgument(f"the engine {engine} is for folders; {short(text)} has an index of its own")
         from leap_zoo.gallery.qdrant import QdrantGallery
 
         gallery: Gallery = QdrantGallery.open_url(text, wanted if create else None)
@@ -194,15 +214,14 @@ def open_gallery(
         from leap_zoo.gallery.flat import FlatGallery
 
         gallery = FlatGallery(Path(text), wanted if create else None)
-        if engine == "faiss":
-            from leap_zoo.gallery.faiss_index import FaissGallery
-
-            gallery = FaissGallery(gallery)
     if wanted is not None and gallery.kind != wanted:
         found = gallery.kind
         if kind is not None or model is None or found.space != space or not can_query(model, found):
             gallery.close()
-            raise InvalidGallery(_STRANGE.format(short(text), found, wanted))
+            raise InvalidGallery(
+                f"the gallery {short(text)} holds embeddings of {found}, not of {wanted}, and these cannot be "
+                "compared: give another gallery, or the model and space that it was made with"
+            )
         gallery.read_only = True
     return gallery
 
@@ -215,12 +234,15 @@ def can_query(model: Model | ModelCard, kind: Kind) -> bool:
     return kind.space == "teacher" and card.training is not None and Kind.of_teacher(card) == kind
 
 
-def unit_rows(vectors: npt.ArrayLike, dim: int) -> Vectors:
-    """Float32 (N, dim), each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
+def _array(vectors: npt.ArrayLike) -> npt.NDArray[Any]:
     try:
-        array = np.asarray(vectors)
+        return np.asarray(vectors)
     except ValueError as error:
-        raise InvalidArgument(f"vectors must be numbers (N, {dim}), in rows of one length") from error
+        raise InvalidArgument("vectors must be numbers (N, D), in rows of one length") from error
+
+
+def unit_rows(array: npt.NDArray[Any], dim: int) -> Vectors:
+    """Float32 (N, dim), each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
     if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind not in "fiu":
         got = f"{array.dtype} {array.shape}"
         raise InvalidArgument(f"vectors must be numbers (N, {dim}), as this gallery holds them, not {got}")
@@ -256,7 +278,7 @@ def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[di
 
 def checked_query(k: int, where: Where | None) -> dict[str, str | int | bool]:
     """The conditions, after checking them and k. Raises InvalidArgument."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
         raise InvalidArgument(f"k must be a whole number from 1 to {MAX_K}, not {short(k)}")
     conditions = dict(where or {})
     for key, value in conditions.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -16,24 +16,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery, MissingExtra, short
-from leap_zoo.gallery import (
-    EXPORT_ROWS,
-    Gallery,
-    Hit,
-    Item,
-    Kind,
-    Metadata,
-    Value,
-    Vectors,
-    Where,
-    checked_ids,
-    checked_metadata,
-    checked_query,
-    unit_rows,
-)
+from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where
 from leap_zoo.settings import read_settings
 
 PORT = 6333
@@ -42,7 +27,10 @@ TIMEOUT = 60  # seconds
 KEY = "leap_zoo"  # of the collection's metadata
 NAMESPACE = uuid.UUID("6f6b3c1e-6a5e-5b0f-9a57-1d0c5a2f7e11")
 
-_URL = "a gallery's URL is qdrant://HOST:PORT/COLLECTION or https://..."
+# The URL itself is not repeated: it may hold a password.
+_URL = (
+    "a gallery's URL is qdrant://HOST:PORT/COLLECTION, http://... or https://...; names have letters, digits, - and _"
+)
 _COLLECTION = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
 
@@ -63,58 +51,10 @@ class QdrantGallery(Gallery):
 
         Raises InvalidArgument for another URL, InvalidGallery when the server cannot be asked, MissingExtra.
         """
-        collection = urlsplit(url).path.removeprefix("/")
+        client, collection = connect(url)
         if not _COLLECTION.match(collection):
-            raise InvalidArgument(f"{_URL}, not {short(url)}")
-        return cls(connect(url), collection, kind)
-
-    def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
-        """See `Gallery.add`. Sent in requests of 256 items, each of which is kept once it is answered."""
-        self._refuse_if_read_only()
-        names = checked_ids(ids)
-        rows = unit_rows(vectors, self.kind.dim)
-        if len(rows) != len(names):
-            raise InvalidArgument(f"{len(names)} ids need as many vectors, not {len(rows)}")
-        fields = checked_metadata(metadata, len(names))
-        models = _import_qdrant().models
-        points = [
-            models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
-            for name, row, one in zip(names, rows, fields, strict=True)
-        ]
-        with asking(self.collection):
-            for start in range(0, len(points), BATCH):
-                self.client.upsert(self.collection, points[start : start + BATCH], wait=True)
-
-    def delete(self, ids: Sequence[str]) -> int:
-        """See `Gallery.delete`."""
-        self._refuse_if_read_only()
-        points, found = [_point(name) for name in checked_ids(ids)], 0
-        models = _import_qdrant().models
-        with asking(self.collection):
-            for start in range(0, len(points), BATCH):
-                part = points[start : start + BATCH]
-                found += len(self.client.retrieve(self.collection, part, with_payload=False))
-                self.client.delete(self.collection, models.PointIdsList(points=part), wait=True)
-        return found
-
-    def search(self, vectors: npt.ArrayLike, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
-        """See `Gallery.search`."""
-        conditions = checked_query(k, where)
-        queries = unit_rows(vectors, self.kind.dim)
-        models = _import_qdrant().models
-        must = [
-            models.FieldCondition(key=f"metadata.{key}", match=models.MatchValue(value=value))
-            for key, value in conditions.items()
-        ]
-        requests = [
-            models.QueryRequest(
-                query=query.tolist(), limit=k, filter=models.Filter(must=must) if must else None, with_payload=True
-            )
-            for query in queries
-        ]
-        with asking(self.collection):
-            answers = self.client.query_batch_points(self.collection, requests) if requests else []
-        return [[_hit(point) for point in answer.points] for answer in answers]
+            raise InvalidArgument(_URL)
+        return cls(client, collection, kind)
 
     def count(self) -> int:
         """See `Gallery.count`."""
@@ -137,6 +77,41 @@ class QdrantGallery(Gallery):
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
+
+    def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
+        """Sent in requests of 256 items, each of which is kept once it is answered."""
+        models = _import_qdrant().models
+        points = [
+            models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
+            for name, row, one in zip(ids, rows, metadata, strict=True)
+        ]
+        with asking(self.collection):
+            for start in range(0, len(points), BATCH):
+                self.client.upsert(self.collection, points[start : start + BATCH], wait=True)
+
+    def _delete(self, ids: list[str]) -> int:
+        points, found = [_point(name) for name in ids], 0
+        models = _import_qdrant().models
+        with asking(self.collection):
+            for start in range(0, len(points), BATCH):
+                part = points[start : start + BATCH]
+                found += len(self.client.retrieve(self.collection, part, with_payload=False))
+                self.client.delete(self.collection, models.PointIdsList(points=part), wait=True)
+        return found
+
+    def _search(self, queries: Vectors, k: int, where: Where) -> list[list[Hit]]:
+        models = _import_qdrant().models
+        must = [
+            models.FieldCondition(key=f"metadata.{key}", match=models.MatchValue(value=value))
+            for key, value in where.items()
+        ]
+        wanted = models.Filter(must=must) if must else None
+        requests = [
+            models.QueryRequest(query=query.tolist(), limit=k, filter=wanted, with_payload=True) for query in queries
+        ]
+        with asking(self.collection):
+            answers = self.client.query_batch_points(self.collection, requests) if requests else []
+        return [[_hit(point) for point in answer.points] for answer in answers]
 
     def _pages(self, *, vectors: bool) -> Iterator[list[Any]]:
         following = None
@@ -181,19 +156,63 @@ class QdrantGallery(Gallery):
         return kind
 
 
-def connect(url: str) -> Any:
-    """A client of the server in `qdrant://HOST[:PORT]...`, not connected yet. Raises InvalidArgument, MissingExtra."""
-    parts = urlsplit(url)
+class QdrantServer:
+    """The galleries of one server, over one connection. Methods may be called from several threads at once.
+
+    All of them raise InvalidGallery when the server cannot be asked.
+    """
+
+    def __init__(self, url: str) -> None:
+        """url: `qdrant://HOST[:PORT]` or `https://HOST[:PORT]`; the API key is LEAP_ZOO_QDRANT_KEY's.
+
+        The server is not asked yet. Raises InvalidArgument, MissingExtra.
+        """
+        self._client, collection = connect(url)
+        if collection:
+            raise InvalidArgument(f"{short(url)} names a collection: give the server alone, qdrant://HOST:PORT")
+
+    def collections(self) -> list[str]:
+        """The names of all collections, sorted; those of others too."""
+        with asking("list"):
+            return sorted(one.name for one in self._client.get_collections().collections)
+
+    def holds(self, collection: str) -> bool:
+        """Whether there is such a collection."""
+        with asking(collection):
+            return bool(self._client.collection_exists(collection))
+
+    def open(self, collection: str, kind: Kind | None = None) -> QdrantGallery:
+        """The gallery; made when there is none and `kind` says of what. Closing it would close the others too."""
+        return QdrantGallery(self._client, collection, kind)
+
+    def drop(self, collection: str) -> bool:
+        """Delete a collection with all that is in it; whether there was one."""
+        there = self.holds(collection)
+        with asking(collection):
+            self._client.delete_collection(collection)
+        return there
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def connect(url: str) -> tuple[Any, str]:
+    """A client of the server, not connected yet, and the path: `qdrant://HOST[:PORT][/PATH]`, `http(s)://...`.
+
+    Raises InvalidArgument, MissingExtra.
+    """
     try:
-        port = parts.port or PORT
-    except ValueError:
-        port = 0
-    right = parts.scheme in ("qdrant", "http", "https") and parts.hostname and port
-    if not right or parts.query or parts.fragment:
-        raise InvalidArgument(f"{_URL}, not {short(url)}")
+        parts = urlsplit(url)
+        port = PORT if parts.port is None else parts.port
+    except ValueError as error:
+        raise InvalidArgument(_URL) from error
     if parts.username or parts.password:
         raise InvalidArgument("a gallery's URL has no user or password: set LEAP_ZOO_QDRANT_KEY to the API key")
-    return _import_qdrant().QdrantClient(
+    known = parts.scheme in ("qdrant", "http", "https") and parts.hostname and port
+    if not known or parts.query or parts.fragment:
+        raise InvalidArgument(_URL)
+    client = _import_qdrant().QdrantClient(
         host=parts.hostname,
         port=port,
         https=parts.scheme == "https",
@@ -201,6 +220,7 @@ def connect(url: str) -> Any:
         timeout=TIMEOUT,
         check_compatibility=False,  # it asks the server at once and warns on stderr
     )
+    return client, parts.path.strip("/")
 
 
 def _point(name: str) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 from leap_zoo.atomic import sync_folder
 from leap_zoo.errors import InvalidGallery
 from leap_zoo.gallery import Kind
-from leap_zoo.gallery.files import MANIFEST, parse_manifest, read_manifest
-from leap_zoo.gallery.flat import FlatGallery
+from leap_zoo.gallery.flat import MANIFEST, FlatGallery, read_manifest
 from serve.problems import Refused
 from serve.stores.disk import bytes_below
 from serve.stores.names import name_of, stem_of
@@ -43,14 +42,13 @@ class FolderShelf:
 
     def about(self, name: str) -> About | None:
         """See `Shelf.about`: the manifest alone is read."""
-        folder = self._place(name)
         try:
-            manifest = parse_manifest(read_manifest(folder), folder)
+            manifest = read_manifest(self._place(name))
         except InvalidGallery:
             if self._is_there(name):
                 raise
             return None
-        size = sum(file.bytes for entry in manifest.segments for file in entry.files)
+        size = sum(file.bytes for file in manifest.files())
         return About(name, manifest.kind, manifest.count, size)
 
     def open(self, name: str) -> FlatGallery | None:

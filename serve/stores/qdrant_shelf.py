@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leap_zoo.errors import InvalidGallery
 from leap_zoo.gallery import Gallery, Kind
-from leap_zoo.gallery.server import QdrantServer
+from leap_zoo.gallery.qdrant import QdrantServer
 from serve.problems import Refused
 from serve.stores.names import name_of, stem_of
 from serve.stores.shelves import About, unavailable

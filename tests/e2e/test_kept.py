@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from leap_zoo.gallery.files import MANIFEST, parse_manifest, read_manifest
+from leap_zoo.gallery.flat import MANIFEST, read_manifest
 
 ROUNDS = 2
 IMAGE = {"content-type": "image/png"}
@@ -155,8 +155,8 @@ def leftovers(data: Path) -> list[str]:
     """Files that nobody needs: those of a writer that was killed, and locks that nobody holds."""
     parts = []
     for folder in (data / "galleries").iterdir():
-        manifest = parse_manifest(read_manifest(folder), folder)
-        named = {file.file for segment in manifest.segments for file in segment.files} | {MANIFEST}
+        manifest = read_manifest(folder)
+        named = {file.file for file in manifest.files()} | {MANIFEST}
         parts += [path for path in folder.iterdir() if path.name not in named]
     hidden = [path for path in data.rglob("*") if path.name.startswith(".")]
     return [str(path.relative_to(data)) for path in [*hidden, *parts, *data.rglob("*.lock"), *data.rglob("*.tmp")]]

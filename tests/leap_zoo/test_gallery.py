@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 import leap_zoo
 from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, MissingExtra, UnknownSpace
-from leap_zoo.gallery import MAX_METADATA, Engine, Gallery, Kind, open_gallery
+from leap_zoo.gallery import MAX_METADATA, Gallery, Kind, open_gallery
 from leap_zoo.gallery.flat import FlatGallery
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -32,8 +33,6 @@ def needs(package: str, extra: str) -> pytest.MarkDecorator:
 @pytest.fixture(
     params=[
         "flat",
-        pytest.param("faiss", marks=needs("faiss", "faiss")),
-        pytest.param("hnsw", marks=needs("faiss", "faiss")),
         pytest.param("qdrant", marks=needs("qdrant_client", "qdrant")),
         pytest.param("qdrant over HTTP", marks=needs("qdrant_client", "qdrant")),
     ]
@@ -59,12 +58,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
                 clients.pop().close()  # a local folder has one client at a time
             clients.append(QdrantClient(path=str(tmp_path / "qdrant")))
             return QdrantGallery(clients[-1], "photos", kind)
-        flat = FlatGallery(tmp_path / "gallery", kind)
-        if request.param == "flat":
-            return flat
-        from leap_zoo.gallery.faiss_index import FaissGallery
-
-        return FaissGallery(flat, index_from=1, hnsw_from=1 if request.param == "hnsw" else 10**6)
+        return FlatGallery(tmp_path / "gallery", kind)
 
     yield one
     for client in clients:
@@ -85,6 +79,17 @@ def test_search__best_first_with_cosine_and_metadata(reopen: Open) -> None:
     assert found[0][1].metadata == {"label": "dog", "half": 0.5, "none": None}
     assert ids(gallery.search(EYE[:1], k=1)) == [["x"]]
     assert gallery.search(EYE[:0]) == []
+
+
+def test_search__of_one_vector_is_one_list(reopen: Open) -> None:
+    gallery = reopen()
+    gallery.add(["x", "y"], EYE[:2], [{"n": 1}, {"n": 2}])
+    assert gallery.search(EYE[1], k=1) == gallery.search(EYE[1:2], k=1)[0]
+    assert [hit.id for hit in gallery.search([3, 1, 0, 0], k=np.int64(2))] == ["x", "y"]  # type: ignore[arg-type]
+    assert gallery.search(EYE[0], where={"n": 3}) == []
+    for wrong in (np.ones(5), np.ones((1, 1, 4)), np.float32(1), [], ["a"] * 4):
+        with pytest.raises(InvalidArgument, match=r"numbers \(N, 4\)"):
+            gallery.search(wrong)  # type: ignore[arg-type]
 
 
 def test_search__where_is_a_conjunction_of_equal_values(reopen: Open) -> None:
@@ -146,7 +151,7 @@ def test_export__is_what_another_gallery_takes(reopen: Open, tmp_path: Path) -> 
     [
         ((["a"], np.ones((1, 5))), r"numbers \(N, 4\)"),
         ((["a"], np.ones(4)), r"numbers \(N, 4\)"),
-        ((["a", "b"], [[1, 2, 3, 4], [1]]), r"numbers \(N, 4\)"),
+        ((["a", "b"], [[1, 2, 3, 4], [1]]), "rows of one length"),
         ((["a"], [["x"] * 4]), r"numbers \(N, 4\)"),
         ((["a"], np.zeros((1, 4))), "zero or not finite"),
         ((["a"], np.full((1, 4), np.nan)), "zero or not finite"),
@@ -233,39 +238,43 @@ def test_open__a_teachers_gallery_may_be_queried_by_its_student(
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("nowhere", "is no gallery"),
+        ("nowhere", "is not a gallery"),
         ("redis://host/collection", "a gallery's URL"),
         ("qdrant://host", "a gallery's URL"),
         ("qdrant://host:99999/x", "a gallery's URL"),
         ("qdrant://host/a/b", "a gallery's URL"),
         ("http://user:secret@host/photos", "LEAP_ZOO_QDRANT_KEY"),
+        ("qdrant://user:secret@host/a/b", "LEAP_ZOO_QDRANT_KEY"),
+        ("redis://:secret@host/photos", "LEAP_ZOO_QDRANT_KEY"),
+        ("qdrant://user:secret@host:99999/photos", "a gallery's URL"),
+        ("qdrant://user:secret@[host/photos", "a gallery's URL"),
+        ("qdrant://host/photos?api_key=secret", "a gallery's URL"),
     ],
 )
 def test_open__errors_say_what_to_do(tmp_path: Path, location: str, message: str) -> None:
-    with pytest.raises(LeapZooError, match=message):
+    with pytest.raises(LeapZooError, match=message) as caught:
         open_gallery(location if "://" in location else tmp_path / location, create=False)
+    assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("package", "location", "engine"),
-    [("faiss", "gallery", "faiss"), ("qdrant_client", "qdrant://host/photos", "flat")],
-)
-def test_open__names_the_extra_that_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, location: str, engine: Engine
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtra, match=r"pip install 'leap-zoo\[(faiss|qdrant)\]'"):
-        open_gallery(location if "://" in location else tmp_path / location, kind=KIND, engine=engine)
+def test_open__names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'leap-zoo\[qdrant\]'"):
+        open_gallery("qdrant://host/photos", kind=KIND)
+
+
+@pytest.mark.parametrize("place", ["gallery", "qdrant://host/photos"])
+def test_open__says_what_became_of_faiss(tmp_path: Path, place: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"faiss was removed\): leave engine out.* qdrant://") as caught:
+        open_gallery(place if "://" in place else tmp_path / place, kind=KIND, engine="faiss")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_open__refuses_a_folder_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(InvalidGallery, match=r"not empty \(it holds 'holiday.jpg'\)"):
         open_gallery(tmp_path, kind=KIND)
-    with pytest.raises(InvalidArgument, match="did you mean 'faiss'"):
-        open_gallery(tmp_path / "gallery", kind=KIND, engine="fais")  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="for folders"):
-        open_gallery("qdrant://host/photos", kind=KIND, engine="faiss")
 
 
 def test_flat__one_photo_more_writes_little(tmp_path: Path) -> None:
@@ -286,10 +295,67 @@ def test_flat__many_small_adds_leave_few_files(tmp_path: Path) -> None:
     assert gallery.count() == 100
     assert len(gallery.snapshot().segments) <= 7  # log2(100)
     assert len(list(gallery.folder.iterdir())) <= 2 + 2 * 7
-    gallery.delete([str(i) for i in range(50)])
-    gallery.compact()
-    assert [segment.live for segment in gallery.snapshot().segments] == [50]
+
+
+def test_flat__is_rewritten_when_most_rows_are_deleted(tmp_path: Path) -> None:
+    gallery = FlatGallery(tmp_path / "gallery", KIND)
+    gallery.add([str(i) for i in range(1600)], np.ones((1600, 4)))
+    gallery.delete([str(i) for i in range(1050)])
+    assert [len(segment.items) for segment in gallery.snapshot().segments] == [550]
     assert sorted(path.suffix for path in gallery.folder.iterdir()) == [".f32", ".json", ".jsonl"]
+    gallery.delete([str(i) for i in range(1600)])
+    assert [path.name for path in gallery.folder.iterdir()] == ["manifest.json"]
+
+
+OF_0_1 = {  # a folder as leap-zoo 0.1 left it: seven items, two of them deleted, one of these added again
+    "00000001-items.jsonl": (
+        b'{"id":"a","metadata":{"label":"cat"}}\n{"id":"b","metadata":{"n":2}}\n{"id":"caf\xc3\xa9","metadata":{}}\n'
+        b'{"id":"d","metadata":{"x":true}}\n{"id":"e","metadata":{"y":null}}\n{"id":"f","metadata":{"z":0.5}}\n'
+        b'{"id":"g","metadata":{}}\n'
+    ),
+    "00000001-vectors.f32": bytes.fromhex(
+        "0000803f00000000000000000000803f000080bf0000000000000000000080bf9a99193fcdcc4c3fcdcc4c3f9a99193f9a9919bfcdcc4c3f"
+    ),
+    "00000002-deleted-0.u32": bytes.fromhex("0100000003000000"),
+    "00000003-items.jsonl": b'{"id":"b","metadata":{"label":"new"}}\n',
+    "00000003-vectors.f32": bytes.fromhex("cdcc4c3f9a9919bf"),
+}
+MANIFEST_OF_0_1 = {
+    "kind": {"model": "m", "revision": "1", "space": "student", "dim": 2, "metric": "cosine"},
+    "generation": 3,
+    "count": 6,
+    "segments": [
+        {"rows": 7, "vectors": "00000001-vectors.f32", "items": "00000001-items.jsonl"}
+        | {"deleted": "00000002-deleted-0.u32"},
+        {"rows": 1, "vectors": "00000003-vectors.f32", "items": "00000003-items.jsonl", "deleted": None},
+    ],
+    "dtype": "float32",
+    "schema": 1,
+    "sha256": "40d74d88134c837122a1c51487e936e5dd1df6ce5a53d971a05d5890987cd35c",
+}
+
+
+def test_flat__folder_of_the_former_version_is_read_and_written(tmp_path: Path) -> None:
+    for name, data in OF_0_1.items():
+        (tmp_path / name).write_bytes(data)
+    text = json.dumps(MANIFEST_OF_0_1, indent=1)
+    for name, data in OF_0_1.items():
+        about = {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        text = text.replace(f'"{name}"', json.dumps(about, indent=1).replace("\n", "\n   "))
+    (tmp_path / "manifest.json").write_text(text + "\n")
+    with open_gallery(tmp_path) as gallery:
+        assert gallery.kind == Kind(model="m", revision="1", space="student", dim=2)
+        assert [item.id for item in gallery.items()] == ["a", "café", "e", "f", "g", "b"]
+        hits = gallery.search([4, -3], k=3)
+        assert [(hit.id, round(hit.score, 5)) for hit in hits] == [("b", 1), ("a", 0.8), ("f", 0.28)]
+        assert (hits[0].metadata, hits[1].metadata, hits[2].metadata) == (
+            {"label": "new"},
+            {"label": "cat"},
+            {"z": 0.5},
+        )
+        gallery.add(["h"], [[-4, 3]])
+        assert gallery.delete(["a", "d"]) == 1
+        assert [item.id for item in open_gallery(tmp_path).items()] == ["café", "e", "f", "g", "b", "h"]
 
 
 def test_flat__newer_schema_is_not_called_damaged(tmp_path: Path) -> None:
@@ -298,36 +364,6 @@ def test_flat__newer_schema_is_not_called_damaged(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2, "novelty": 1}))
     with pytest.raises(InvalidGallery, match="pip install -U leap-zoo"):
         open_gallery(gallery.folder)
-
-
-@needs("faiss", "faiss")
-def test_faiss__index_is_kept_beside_the_gallery_and_rebuilt_when_damaged(tmp_path: Path) -> None:
-    from leap_zoo.gallery.faiss_index import FaissGallery
-
-    random = np.random.default_rng(0)
-    flat = FlatGallery(tmp_path / "gallery", Kind(model="m", revision="1", space="student", dim=16))
-    flat.add([str(i) for i in range(2000)], random.normal(size=(2000, 16)))
-    queries = random.normal(size=(20, 16))
-    expected = ids(flat.search(queries, 10))
-
-    def recall() -> float:
-        """Nearly 1, as exactly as the number of threads makes the index; of half of the photos it would be a half."""
-        found = ids(FaissGallery(FlatGallery(flat.folder), index_from=1).search(queries, 10))
-        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)]))
-
-    assert recall() > 0.9
-    (index,) = (flat.folder / "faiss").glob("*.faiss")
-    built = index.stat().st_ino
-    assert recall() > 0.9
-    assert index.stat().st_ino == built  # read, not built again
-    data = bytearray(index.read_bytes())
-    data[len(data) // 2] ^= 1
-    index.write_bytes(data)
-    assert recall() > 0.9
-    assert bytes(data) != index.read_bytes()
-    flat.add([str(i) for i in range(1000)], random.normal(size=(1000, 16)))  # half of the index is gone
-    expected = ids(flat.search(queries, 10))
-    assert recall() > 0.9
 
 
 @needs("qdrant_client", "qdrant")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -16,8 +17,7 @@ import pytest
 import leap_zoo
 from leap_zoo.errors import InvalidGallery
 from leap_zoo.gallery import Kind
-from leap_zoo.gallery.files import READ_BYTES
-from leap_zoo.gallery.flat import FlatGallery
+from leap_zoo.gallery.flat import READ_BYTES, FlatGallery
 
 ROOT = Path(leap_zoo.__file__).parent.parent
 DIM = 4
@@ -61,7 +61,7 @@ def test_killed__at_any_moment_keeps_what_was_acknowledged(tmp_path: Path) -> No
     for attempt in range(6):
         process = writer(folder, str(attempt), 10**6)
         assert process.stdout is not None
-        first = process.stdout.readline()
+        first = process.stdout.readline() + process.stdout.readline()  # what the first adds is deleted again
         time.sleep(random.Random(attempt).uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         rest, _ = process.communicate(timeout=30)
@@ -75,7 +75,7 @@ def test_killed__at_any_moment_keeps_what_was_acknowledged(tmp_path: Path) -> No
     gallery = FlatGallery(folder)
     gallery.add(["after"], np.ones((1, DIM)))
     assert kept | {"after"} <= {item.id for item in gallery.items()}
-    named = {file.file for entry in gallery.snapshot().manifest.segments for file in entry.files}
+    named = {file.file for file in gallery.snapshot().manifest.files()}
     assert {path.name for path in folder.iterdir()} == named | {"manifest.json"}  # leftovers are gone
 
 
@@ -140,8 +140,56 @@ def test_manifest__cannot_name_files_elsewhere(written: FlatGallery, tmp_path: P
     text = path.read_text()
     name = written.snapshot().manifest.segments[0].vectors.file
     path.write_text(text.replace(name, f"../{name}"))
-    with pytest.raises(InvalidGallery, match="no manifest"):
+    with pytest.raises(InvalidGallery, match="is not a gallery's manifest"):
         FlatGallery(written.folder)
+
+
+def test_full_disk__keeps_the_state_before_and_leaves_nothing_behind(
+    written: FlatGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in written.folder.iterdir()}
+    for write in (lambda: written.add(["x"], np.ones((1, 1024))), lambda: written.delete(["9"])):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(InvalidGallery, match=r"cannot be written \(No space left on device\)"):
+                write()
+        assert {path.name: path.read_bytes() for path in written.folder.iterdir()} == before
+    written.add(["x"], np.ones((1, 1024)))
+    assert FlatGallery(written.folder).count() == written.count()
+
+
+def full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_windows__where_a_folder_cannot_be_opened_galleries_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def refuse_folders(path: str, *arguments: int, **options: int) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    with pytest.raises(InvalidGallery, match="cannot be written"):
+        FlatGallery(tmp_path / "elsewhere", KIND)
+    monkeypatch.setattr("leap_zoo.atomic.sys.platform", "win32")
+    gallery = FlatGallery(tmp_path / "gallery", KIND)
+    gallery.add(["x"], np.ones((1, DIM)))
+    monkeypatch.undo()
+    assert [item.id for item in FlatGallery(gallery.folder).items()] == ["x"]
+
+
+def test_unreadable__file_is_one_line(written: FlatGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(InvalidGallery, match="cannot be read") as caught:
+        FlatGallery(written.folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_unwritable__folder_is_one_line(tmp_path: Path) -> None:

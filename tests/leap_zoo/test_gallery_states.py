@@ -48,11 +48,6 @@ class Galleries(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.gallery = FlatGallery(self.gallery.folder)
 
-    @rule()
-    def compact(self) -> None:
-        self.gallery.compact()
-        assert len(self.gallery.snapshot().segments) == (1 if self.model else 0)
-
     @rule(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 15), label=st.none() | LABELS)
     def search(self, seed: int, k: int, label: str | None) -> None:
         queries = np.random.default_rng(seed).normal(size=(2, DIM))
@@ -70,7 +65,7 @@ class Galleries(RuleBasedStateMachine):
         if hasattr(self, "model"):
             assert self.reader.count() == len(self.model)
             assert {item.id for item in self.reader.items()} == self.model.keys()
-            named = {file.file for entry in self.gallery.snapshot().manifest.segments for file in entry.files}
+            named = {file.file for file in self.gallery.snapshot().manifest.files()}
             assert {path.name for path in self.gallery.folder.iterdir()} == named | {"manifest.json"}
 
     def teardown(self) -> None:

@@ -21,7 +21,7 @@ from refused_requests import refused
 import leap_zoo
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
-from leap_zoo.gallery import server as servers
+from leap_zoo.gallery import qdrant as servers
 from serve.app import make_app
 from serve.engine import Engine
 from serve.models import Models
@@ -48,7 +48,7 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     from qdrant_client import QdrantClient
 
     local = QdrantClient(":memory:")
-    monkeypatch.setattr(servers, "connect", lambda url: local)
+    monkeypatch.setattr(servers, "connect", lambda url: (local, ""))
     yield "qdrant://local"
     local.close()
 

@@ -119,7 +119,7 @@ def test_names__too_long_for_a_collection(stores: Stores) -> None:
 def test_server__shared_with_others_shows_ours_alone(stores: Stores, url: str) -> None:
     from qdrant_client import models
 
-    client = servers.connect(url)
+    client, _ = servers.connect(url)
     shape = models.VectorParams(size=4, distance=models.Distance.COSINE)
     for name in ("theirs", "leap-zoo-A B"):
         client.create_collection(name, vectors_config=shape)

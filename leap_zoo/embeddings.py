@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.atomic import atomic_file
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, nearest, short
+from leap_zoo.gallery import SPACES, Value
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -22,7 +25,7 @@ SUFFIXES = (".npz", ".parquet")
 class Embeddings:
     """`vectors` float32 (N, D), L2-normalised, one row per photo of `photos` (N); which model and space they are of.
 
-    bad: the photos that were skipped, and why.
+    bad: the photos that were skipped, and why. metadata: of each photo (N), where a gallery was exported; else None.
     """
 
     photos: list[str]
@@ -31,6 +34,7 @@ class Embeddings:
     revision: str
     space: str
     bad: Mapping[str, str] = field(default_factory=dict)
+    metadata: list[dict[str, Value]] | None = None
 
     @classmethod
     def of(
@@ -51,7 +55,7 @@ class Embeddings:
 
         npz: `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
         Parquet: columns `photo` (string) and `embedding` (fixed-size list of D float32); model, revision and space are
-        in the schema's metadata.
+        in the schema's metadata. Neither keeps `bad` and `metadata`.
         """
         target = check_suffix(path)
         try:
@@ -63,6 +67,49 @@ class Embeddings:
         except OSError as error:
             raise InvalidArgument(f"{short(target)} cannot be written ({error.strerror}): choose another") from error
         return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Embeddings:
+        """Read an npz file: of `save`, or a gallery that a service exported, whose ids become `photos`.
+
+        Nothing is unpickled or unpacked, so no more is read than the file holds. Raises InvalidArgument when the file
+        cannot be read, was compressed, or breaks what this class promises.
+        """
+        try:
+            if Path(path).exists() and not Path(path).is_file():
+                raise OSError("not a regular file")
+            with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed, which leap-zoo does not do")
+                with np.load(file, allow_pickle=False) as arrays:
+                    return cls._checked(arrays)
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {short(path)} ({error.strerror or error}): check the path") from error
+        except Exception as error:  # numpy lets through what its parsers raise
+            raise InvalidArgument(
+                f"{short(path)} is not a file of embeddings ({short(error)}): give an npz file that `leap-zoo embed` "
+                "wrote, or the export of a gallery"
+            ) from error
+
+    @classmethod
+    def _checked(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Embeddings:
+        """From what a file holds. Raises ValueError, KeyError."""
+        model, revision, space = (arrays[name] for name in ("model", "revision", "space"))
+        photos, vectors = arrays["ids" if "ids" in arrays else "photos"], arrays["embeddings"]
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or not vectors.shape[1]:
+            raise ValueError(f"embeddings are {vectors.dtype} {vectors.shape}, not float32 (N, D)")
+        if photos.dtype.kind != "U" or photos.shape != vectors.shape[:1]:
+            raise ValueError(f"photos are {photos.dtype} {photos.shape}, not text ({len(vectors)},)")
+        if any(one.dtype.kind != "U" or one.ndim for one in (model, revision, space)) or str(space) not in SPACES:
+            raise ValueError("model, revision and space are not texts, or the space is unknown")
+        if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3).all():
+            raise ValueError("an embedding does not have length 1")
+        metadata = None
+        if "metadata" in arrays:
+            metadata = msgspec.json.Decoder(dict[str, Value]).decode_lines(arrays["metadata"].tobytes())
+            if len(metadata) != len(vectors):
+                raise ValueError(f"there are metadata of {len(metadata)} photos, not of {len(vectors)}")
+        return cls(photos.tolist(), vectors, str(model), str(revision), str(space), metadata=metadata)
 
     def _write_npz(self, file: BinaryIO) -> None:
         np.savez(

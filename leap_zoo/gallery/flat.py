@@ -165,7 +165,6 @@ class Segment:
 class Snapshot:
     """One state of the gallery, which stays readable whatever is written meanwhile."""
 
-    data: bytes  # of manifest.json
     manifest: Manifest
     segments: list[Segment]
 
@@ -292,7 +291,25 @@ class FlatGallery(Gallery):
 
 def read_manifest(folder: Path) -> Manifest:
     """What a gallery is and which files it has, without opening them. Raises InvalidGallery."""
-    return _parse(_read(folder), folder)
+    path = folder / MANIFEST
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+        version = msgspec.json.decode(data, type=_Version).schema
+        if version > SCHEMA:
+            raise InvalidGallery(
+                f"{short(path)} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except OSError as error:
+        raise InvalidGallery(
+            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): make one with leap-zoo index"
+        ) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
+    if manifest.encode() != data:
+        raise InvalidGallery(f"{short(path)} is not as it was written: {_REPAIR}")
+    return manifest
 
 
 def _nearest(
@@ -392,12 +409,11 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
     Between reading the manifest and its files a writer may replace both; then the newer manifest is read.
     """
     verified = {(one.entry.vectors, one.entry.items): one for one in (known.segments if known else [])}
-    data = b""
+    manifest = None
     for _ in range(ATTEMPTS):
-        before, data = data, _read(folder)
-        if known is not None and data == known.data:
+        before, manifest = manifest, read_manifest(folder)
+        if known is not None and manifest == known.manifest:
             return known
-        manifest = _parse(data, folder)
         try:
             segments = [
                 _open(folder, entry, manifest.kind.dim, verified.get((entry.vectors, entry.items)))
@@ -405,7 +421,7 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
             ]
         except FileNotFoundError as error:
             missing = Path(error.filename).name
-            if data == before:
+            if manifest == before:
                 break  # nobody wrote since the last attempt
             continue
         except OSError as error:
@@ -414,34 +430,8 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
             ) from error
         if sum(int((~segment.deleted).sum()) for segment in segments) != manifest.count:
             raise InvalidGallery(f"the gallery {short(folder)} does not hold {manifest.count} items: {_REPAIR}")
-        return Snapshot(data, manifest, segments)
+        return Snapshot(manifest, segments)
     raise InvalidGallery(f"{missing} of the gallery {short(folder)} is missing: {_REPAIR}")
-
-
-def _read(folder: Path) -> bytes:
-    try:
-        with (folder / MANIFEST).open("rb") as file:
-            return file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise InvalidGallery(
-            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): make one with leap-zoo index"
-        ) from error
-
-
-def _parse(data: bytes, folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    try:
-        version = msgspec.json.decode(data, type=_Version).schema
-        if version > SCHEMA:
-            raise InvalidGallery(
-                f"{short(path)} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo"
-            )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
-    if manifest.encode() != data:
-        raise InvalidGallery(f"{short(path)} is not as it was written: {_REPAIR}")
-    return manifest
 
 
 def _open(folder: Path, entry: SegmentEntry, dim: int, known: Segment | None) -> Segment:

@@ -11,7 +11,7 @@ its new files to the disk and only then replaces the manifest, so a kill leaves 
 Files that the manifest does not name are removed by the next writer.
 
 An `add` writes one new segment and merges the smaller segments before it into it: there are never more segments than
-the logarithm of the count, and a row is rewritten as seldom. A `delete` writes which rows of a segment are deleted.
+the logarithm of the count, and no row is rewritten more often. A `delete` writes which rows of a segment are deleted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ MANIFEST, LOCK = "manifest.json", "lock"
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024  # of a line: an id, its metadata, and what JSON escapes
 READ_BYTES = 4 * 1024 * 1024
-COPY_ROWS = 8192
 BLOCK_BYTES = 8 * 1024 * 1024  # of vectors, or of scores, in one product
 SPARSE = 0.1  # below this share of wanted rows they are gathered before the product, else chosen after it
 FEW_DEAD = 1000  # this many deleted rows are no reason to rewrite everything
@@ -144,10 +143,10 @@ class Segment:
         mask[[row for one in ids if (row := self.row_of.get(one)) is not None]] = True
         return mask
 
-    def parts(self, rows: Rows, size: int) -> Iterator[tuple[list[StoredItem], Vectors]]:
-        """Items and vectors of these rows, `size` rows at a time."""
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+    def parts(self, rows: Rows) -> Iterator[tuple[list[StoredItem], Vectors]]:
+        """Items and vectors of these rows, EXPORT_ROWS rows at a time."""
+        for start in range(0, len(rows), EXPORT_ROWS):
+            part = rows[start : start + EXPORT_ROWS]
             yield [self.items[row] for row in part], self.vectors[part]
 
     def _column(self, key: str) -> dict[tuple[type, object], Rows]:
@@ -203,7 +202,7 @@ class FlatGallery(Gallery):
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """See `Gallery.export`: one state, whatever is written meanwhile."""
         for segment in self.snapshot().segments:
-            for stored, vectors in segment.parts(segment.live(), EXPORT_ROWS):
+            for stored, vectors in segment.parts(segment.live()):
                 items = [item.item() for item in stored]
                 yield [item.id for item in items], vectors, [item.metadata for item in items]
 
@@ -278,7 +277,7 @@ class FlatGallery(Gallery):
     ) -> SegmentEntry:
         def parts() -> Iterator[tuple[list[StoredItem], Vectors]]:
             for segment, live in merged:
-                yield from segment.parts(live, COPY_ROWS)
+                yield from segment.parts(live)
             yield items, rows
 
         encode = msgspec.json.Encoder().encode_lines

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from leap_zoo.card import File
-from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, masked, short
+from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, masked, short
 from leap_zoo.locks import locked
 from leap_zoo.patience import Again, Attempts, Pace, Patience, retry_after
 from leap_zoo.progress import Progress
@@ -161,18 +161,14 @@ class HttpSource(Source):
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         import httpx
 
+        from leap_zoo.web import open_http, split_login
+
         self.name = masked(url)
-        self._url = url
+        self._url, self._login = split_login(httpx.URL(url))
         self._patience = PATIENCE if patience is None else patience
         self._reached = False  # a server that never answered is a wrong URL, not a bad moment
         timeout = httpx.Timeout(self._patience.silence, connect=self._patience.connect)
-        try:
-            self._client = httpx.Client(timeout=timeout, headers={"Accept-Encoding": "identity"})
-        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
-            raise InvalidArgument(
-                f"proxy or certificates of the environment cannot be used ({_reason(error)}): mend ALL_PROXY, "
-                "HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE"
-            ) from error
+        self._client = open_http(timeout=timeout)
 
     def close(self) -> None:
         """See `Source`."""
@@ -251,9 +247,10 @@ class HttpSource(Source):
         try:
             url = httpx.URL(f"{self._url}/{quote(path)}")
             for _ in range(MAX_REDIRECTS + 1):
-                with contextlib.closing(
-                    self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
-                ) as response:
+                request = self._client.build_request("GET", url, headers=headers)
+                ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
+                login = self._login if ours else None  # which is not for other servers
+                with contextlib.closing(self._client.send(request, auth=login, stream=True)) as response:
                     self._reached = True
                     if not response.has_redirect_location:
                         if response.status_code in _TRANSIENT:

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, nearest, short
+from leap_zoo.files import atomic_file
 from leap_zoo.gallery import SPACES, Value
 
 SUFFIXES = (".npz", ".parquet")

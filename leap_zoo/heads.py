@@ -18,9 +18,9 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from leap_zoo import doubt
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
 from leap_zoo.errors import InvalidArgument, InvalidHead, short
+from leap_zoo.files import atomic_file
 
 SUFFIX = ".head"
 HEAD_SCHEMA: Final = 1

@@ -12,9 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import Latency
 from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.files import atomic_file
 
 FOLDER = Path("results") / "latency"
 

@@ -30,9 +30,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.atomic import sync_folder
 from leap_zoo.card import FileName, Positive, Sha256
 from leap_zoo.errors import InvalidGallery, short
+from leap_zoo.files import sync_folder
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where
 from leap_zoo.locks import locked
 

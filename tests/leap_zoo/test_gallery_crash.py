@@ -175,7 +175,7 @@ def test_windows__where_a_folder_cannot_be_opened_galleries_are_written(
     monkeypatch.setattr(os, "open", refuse_folders)
     with pytest.raises(InvalidGallery, match="cannot be written"):
         FlatGallery(tmp_path / "elsewhere", KIND)
-    monkeypatch.setattr("leap_zoo.atomic.sys.platform", "win32")
+    monkeypatch.setattr("leap_zoo.files.os.name", "nt")
     gallery = FlatGallery(tmp_path / "gallery", KIND)
     gallery.add(["x"], np.ones((1, DIM)))
     monkeypatch.undo()

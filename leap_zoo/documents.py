@@ -15,9 +15,9 @@ from typing import TypeVar
 import msgspec
 from msgspec.inspect import type_info
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
 from leap_zoo.errors import InvalidCard, nearest, short
+from leap_zoo.files import atomic_file
 
 
 def parse_card(data: bytes, where: str = "card.json") -> ModelCard:

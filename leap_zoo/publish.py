@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import OTHER_FILES, File, Index, IndexEntry, ModelCard
 from leap_zoo.documents import index_entry, read_card, read_document, read_index, write_card, write_index
 from leap_zoo.errors import InvalidArgument, InvalidCard, short
+from leap_zoo.files import atomic_file
 from leap_zoo.settings import zoo_folder
 from leap_zoo.store import ModelFolder, Zoo, ZooLocation
 

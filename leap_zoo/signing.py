@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import IndexEntry, ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
+from leap_zoo.files import atomic_file, read_regular
 from leap_zoo.publish import check_files
-from leap_zoo.store import ModelFolder, Zoo, check_card, read_regular
+from leap_zoo.store import ModelFolder, Zoo, check_card
 
 if TYPE_CHECKING:
     import model_signing

@@ -22,8 +22,9 @@ from leap_zoo.errors import (
     nearest,
     short,
 )
+from leap_zoo.files import read_regular
 from leap_zoo.settings import DEFAULT_MODEL, zoo_location
-from leap_zoo.store import check_card, check_digest, read_inside, read_regular
+from leap_zoo.store import check_card, check_digest, read_inside
 
 
 def open_source(location: str | os.PathLike[str]) -> Source:

@@ -17,11 +17,9 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from leap_zoo.atomic import atomic_file
 from leap_zoo.card import MAX_DOCUMENT_BYTES, OTHER_FILES, Artifact, File, Index, IndexEntry, ModelCard
 from leap_zoo.documents import index_entry, parse_card, parse_index, write_index
 from leap_zoo.errors import (
@@ -35,14 +33,13 @@ from leap_zoo.errors import (
     nearest,
     short,
 )
+from leap_zoo.files import atomic_file, read_regular
 from leap_zoo.locks import locked
 from leap_zoo.settings import read_settings, zoo_folder
 
 BUNDLED = Path(__file__).parent / "bundled"
 
 ZooLocation = str | os.PathLike[str]
-
-_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO would wait for ever
 
 
 class Zoo:
@@ -379,19 +376,6 @@ def read_inside(folder: Path, path: Path, limit: int) -> bytes:
     if not inside:
         raise ArtifactCorrupt(f"{short(path)} leads out of its zoo: replace the link by the file itself")
     return read_regular(path, limit)
-
-
-def read_regular(path: Path, limit: int) -> bytes:
-    """At most `limit` + 1 bytes of a regular file. Raises OSError, also for a folder, a pipe or a device."""
-    descriptor = os.open(path, _OPEN)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "no regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(min(limit, status.st_size) + 1)  # memory is taken for as much as is asked for
-    finally:
-        os.close(descriptor)
 
 
 def check_card(entry: IndexEntry, data: bytes) -> ModelCard:

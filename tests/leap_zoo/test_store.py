@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import leap_zoo
 from leap_zoo import store
-from leap_zoo.atomic import sync_folder
 from leap_zoo.documents import read_card, read_index, write_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, UnknownModel
+from leap_zoo.files import sync_folder
 from leap_zoo.publish import publish
 
 TINY = "leap-tiny-test"

@@ -15,7 +15,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
-from leap_zoo.store import read_regular
+from leap_zoo.files import read_regular
 from serve.limits import refuse
 from serve.problems import Refused
 

@@ -285,12 +285,12 @@ class ModelCard(_Strict, frozen=True):
     search: Search | None = None
     latency: list[Latency] = []
     training: Training | None = None
+    timm: list[File] = []  # what timm's `local-dir:` and `hf-hub:` read: config.json and model.safetensors
 
     def __post_init__(self) -> None:
         heads = [head.name for head in self.heads]
         _unique("heads", heads)
-        files = [file.file for artifact in self.artifacts for file in artifact.files]
-        _unique("files", [*files, self.golden.file, *OTHER_FILES])
+        _unique("files", [*(file.file for file in self.files), *OTHER_FILES])
         _unique("artifacts", [f"{artifact.format} {artifact.precision}" for artifact in self.artifacts])
         if self.default_head not in heads:
             raise ValueError(
@@ -306,8 +306,8 @@ class ModelCard(_Strict, frozen=True):
 
     @property
     def files(self) -> list[File]:
-        """Every file that the card lists: the artifacts', then the golden one."""
-        return [*(file for artifact in self.artifacts for file in artifact.files), self.golden]
+        """Every file that the card lists: the artifacts', the golden one, then timm's."""
+        return [*(file for artifact in self.artifacts for file in artifact.files), self.golden, *self.timm]
 
     def head(self, name: str | None = None) -> Head | None:
         """The head called `name` (None: the default one), or None when there is no such head."""

@@ -96,6 +96,10 @@ def whole_card() -> cards.ModelCard:
                 ("model_fp16.xml", "openvino 2026.1", 2, None),
             )
         ],
+        timm=[
+            cards.File(file="config.json", bytes=1_000, sha256="f" * 64),
+            cards.File(file="model.safetensors", bytes=10_000_000, sha256="9" * 64),
+        ],
         training=cards.Training(
             recipe="whole.yaml",
             seed=3,

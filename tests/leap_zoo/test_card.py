@@ -188,6 +188,13 @@ def whole() -> dict[str, Any]:
     return data
 
 
+def test_card__without_timms_files_stays_valid(whole: dict[str, Any]) -> None:
+    with_them = documents.parse_card(json.dumps(whole).encode())
+    assert [file.file for file in with_them.files][-2:] == ["config.json", "model.safetensors"]
+    without = {key: value for key, value in whole.items() if key != "timm"}
+    assert documents.parse_card(json.dumps(without).encode()).files == with_them.files[:-2]
+
+
 def test_card__with_every_part_round_trips(tmp_path: Path) -> None:
     card = whole_card()
     assert all(getattr(card, field) not in (None, []) for field in cards.ModelCard.__struct_fields__)
@@ -223,6 +230,8 @@ WEIGHTS = {"file": "other.bin", "bytes": 1, "sha256": HASH}
         ("latency.0.median_ms", -0.5, "median_ms"),
         ("latency.0.threads", 0, "threads"),
         ("architecture.pooling", "max", "pooling"),
+        ("timm.0.file", "model.onnx", "files repeat: model.onnx"),
+        ("timm.0.sha256", "D" * 64, "sha256"),
         ("architecture.depth", 0, "depth"),
         ("training.curriculum.0.block", 0, "block"),
     ],
@@ -233,7 +242,7 @@ def test_card__part_that_breaks_a_rule_is_refused(whole: dict[str, Any], path: s
 
 
 @pytest.mark.parametrize("name", cards.OTHER_FILES)
-@pytest.mark.parametrize("path", ["artifacts.0.file", "artifacts.2.weights.file", "golden.file"])
+@pytest.mark.parametrize("path", ["artifacts.0.file", "artifacts.2.weights.file", "golden.file", "timm.0.file"])
 def test_card__cannot_list_what_every_folder_has(whole: dict[str, Any], path: str, name: str) -> None:
     with pytest.raises(InvalidCard, match=f"files repeat: {name}"):
         documents.parse_card(changed(whole, path, name))

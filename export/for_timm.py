@@ -51,8 +51,8 @@ def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, descript
             weights |= {"head.weight": weight.contiguous(), "head.bias": bias}
     return {
         CONFIG: json.dumps(_config(model, spec, chosen, licence, description), indent=1).encode() + b"\n",
-        WEIGHTS: save(weights, metadata={"format": "pt"}),
         PROJECTION: save(rest, metadata={"reads": json.dumps(reads)}),  # one entry: several come in any order
+        WEIGHTS: save(weights, metadata={"format": "pt"}),
     }
 
 

@@ -160,7 +160,7 @@ def test_files__same_student_same_bytes(run: Run, published: Path) -> None:
 
 
 def test_publish__lists_what_timm_reads(published: Path, card: ModelCard) -> None:
-    assert [file.file for file in card.timm] == ["config.json", "model.safetensors", "projection.safetensors"]
+    assert [file.file for file in card.timm] == ["config.json", "projection.safetensors", "model.safetensors"]
     check_as_timm_users_do(published / "leap-digits", draw(card.preprocessing.size))
 
 

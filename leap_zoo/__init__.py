@@ -40,7 +40,7 @@ from leap_zoo.errors import (
 from leap_zoo.fitting import fit
 from leap_zoo.folders import embed_folder
 from leap_zoo.heads import CustomHead
-from leap_zoo.model import Model, Prediction, load
+from leap_zoo.model import Model, Prediction, Predictions, load
 from leap_zoo.store import models
 
 __version__ = "0.1.0"
@@ -66,6 +66,7 @@ __all__ = [
     "NotPulled",
     "NotSigned",
     "Prediction",
+    "Predictions",
     "ServiceFailed",
     "ServiceRefused",
     "UndecodableImage",

@@ -96,7 +96,7 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
 def _follow(path: Path) -> Path | None:
     """Where the links of `path` lead; None for an open file of a process, whose name may not be its own any more."""
     for _ in range(_MAX_LINKS):
-        if os.path.realpath(path.parent).startswith("/proc/"):
+        if os.path.realpath(path.parent).startswith(("/proc/", "/dev/fd")):
             return None
         if not path.is_symlink():
             return path

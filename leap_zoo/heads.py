@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from leap_zoo import doubt
 from leap_zoo.atomic import atomic_file
 from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
 from leap_zoo.errors import InvalidArgument, InvalidHead, short
@@ -42,22 +43,26 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class CrossValidation(_Strict, frozen=True):
     """Accuracy (0..1) on photos that the head had not learned from, in `folds` rounds; 95 % Wilson interval.
 
-    Kind and strength were chosen anew within every round, on its own photos only: nothing was chosen on the `n` photos
-    that are counted here, each once.
+    confidence: the mean score of the classes that were said; honest scores are near the accuracy. unsure: the share of
+    these photos that was taken for none of the classes. Scale and threshold of a round are those of the other rounds:
+    nothing was chosen on the `n` photos that are counted here, each once. Older files know neither of the two.
     """
 
     accuracy: _Probability
     interval: tuple[_Probability, _Probability]
     n: Positive
     folds: Positive
+    confidence: _Probability | None = None
+    unsure: _Probability | None = None
 
 
 class HeadCard(_Strict, frozen=True):
     """What a head is, for which model, and how it came about.
 
-    photos: how many of each class, in the order of `labels`. strength: C of the logistic regression, or the shrinkage
-    of the discriminant analysis; None for prototypes. scale: what scores are multiplied by before the softmax.
-    validation: None when no class had two photos.
+    photos: how many of each class, in the order of `labels`. strength: the shrinkage of the discriminant analysis, or C
+    of a logistic regression (older files); None for prototypes, the mean embeddings of the classes. scale: what scores
+    are multiplied by before the softmax. validation: None when no class had two photos. threshold: the distance beyond
+    which a photo is of none of the classes; None where that is unknown, as without validation.
     """
 
     labels: Annotated[list[Label], Meta(min_length=2, max_length=MAX_CLASSES)]
@@ -73,6 +78,7 @@ class HeadCard(_Strict, frozen=True):
     solver: Text
     seed: Annotated[int, Meta(ge=0)]
     validation: CrossValidation | None
+    threshold: float | None = None
     schema: Literal[1] = HEAD_SCHEMA
 
     def __post_init__(self) -> None:
@@ -108,8 +114,21 @@ class CustomHead:
         return OUTPUTS[self.card.space]
 
     def logits(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Embeddings float32 (N, D) -> float32 (N, C), whose softmax is the scores."""
-        scores: npt.NDArray[np.float32] = (embeddings @ self.weight.T + self.bias) * np.float32(self.card.scale)
+        """Embeddings float32 (N, D) -> float32 (N, C), whose softmax is the scores.
+
+        Of a head that learned from n photos, no score is above (n + 1) / (n + 2).
+        """
+        return doubt.bounded(self._scores(embeddings) * np.float32(self.card.scale), sum(self.card.photos))
+
+    def distances(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Embeddings float32 (N, D) -> float32 (N,): how far each is from the nearest class, as of `leap_zoo.doubt`.
+
+        Beyond `card.threshold` a photo is of none of the classes.
+        """
+        return doubt.distances(self._scores(embeddings))
+
+    def _scores(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        scores: npt.NDArray[np.float32] = embeddings @ self.weight.T + self.bias
         return scores
 
     def check(self, model: ModelCard) -> None:
@@ -128,6 +147,8 @@ class CustomHead:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the head to one file, atomically; the same head gives the same bytes. Raises InvalidArgument."""
+        if not isinstance(path, (str, os.PathLike)):
+            raise InvalidArgument(f"a head is saved to a path, not to {short(path)}: give a str or a Path")
         target = Path(path)
         if target.suffix != SUFFIX:
             raise InvalidArgument(f"a head's file ends in {SUFFIX}, unlike {short(target)}: rename it")
@@ -140,10 +161,12 @@ class CustomHead:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CustomHead:
-        """Read a head's file. Raises InvalidHead."""
+        """Read a head's file. Raises InvalidArgument for what is not a path, InvalidHead."""
+        if not isinstance(path, (str, os.PathLike)):  # an int would be the caller's open file, and be closed
+            raise InvalidArgument(f"a head is loaded from a path, not from {short(path)}: give a str or a Path")
         try:
             if not os.path.isfile(path):  # opening a FIFO would wait for ever
-                raise InvalidHead(f"{short(path)} is no file: give one that leap-zoo fit wrote")
+                raise InvalidHead(f"{short(path)} is not a file: give one that leap-zoo fit wrote")
             with open(path, "rb") as file:
                 data = file.read(MAX_HEAD_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a null character in the path

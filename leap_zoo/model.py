@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -36,7 +36,20 @@ class Prediction:
     index: int
 
 
-Batch = list[list[Prediction]]
+class Predictions(list[Prediction]):
+    """The classes of one photo, best first: a list, and how far the photo is from what was learned.
+
+    distance: to the nearest class, as of `leap_zoo.doubt`; None where the head does not know. unsure: whether that is
+    too far for any of the classes; False where the head does not know.
+    """
+
+    def __init__(self, best: Iterable[Prediction] = (), *, unsure: bool = False, distance: float | None = None) -> None:
+        super().__init__(best)
+        self.unsure = unsure
+        self.distance = distance
+
+
+Batch = list[Predictions]
 AnyHead = str | os.PathLike[str] | CustomHead | None
 
 
@@ -155,14 +168,15 @@ class Model:
         return f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {self.session.runtime}>"
 
     @overload
-    def classify(self, images: OneFile, *, top: int = 5, head: AnyHead = None) -> list[Prediction]: ...
+    def classify(self, images: OneFile, *, top: int = 5, head: AnyHead = None) -> Predictions: ...
     @overload
     def classify(self, images: list[Any] | tuple[Any, ...], *, top: int = 5, head: AnyHead = None) -> Batch: ...
     @overload
-    def classify(self, images: Any, *, top: int = 5, head: AnyHead = None) -> list[Prediction] | Batch: ...
-    def classify(self, images: ImageSource | Many, *, top: int = 5, head: AnyHead = None) -> list[Prediction] | Batch:
+    def classify(self, images: Any, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch: ...
+    def classify(self, images: ImageSource | Many, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch:
         """The `top` most probable classes, best first: a list for one image, a list of lists for many.
 
+        With a head of your own, `unsure` of a list says whether the photo is like none of its classes.
         top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
         Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
         """
@@ -265,8 +279,14 @@ def output_of(space: str) -> str:
 
 def predict(head: Head | CustomHead, rows: npt.NDArray[np.float32], top: int) -> Batch:
     """The `top` classes for each row (N, D) of `head.output`, best first."""
-    logits = head.logits(rows) if isinstance(head, CustomHead) else rows
-    return [_best(scores, head.labels, top) for scores in softmax(logits)]
+    if not isinstance(head, CustomHead):
+        return [Predictions(_best(scores, head.labels, top)) for scores in softmax(rows)]
+    found = [_best(scores, head.labels, top) for scores in softmax(head.logits(rows))]
+    limit = head.card.threshold
+    if limit is None:
+        return list(map(Predictions, found))
+    distances = head.distances(rows).tolist()
+    return [Predictions(best, unsure=far > limit, distance=far) for best, far in zip(found, distances, strict=True)]
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 import leap_zoo
-from leap_zoo import CustomHead, Model, Prediction
+from leap_zoo import CustomHead, Model, Predictions
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidHead
 from leap_zoo.model import Space, output_of, predict
@@ -64,7 +64,7 @@ class Answer:
 class Classified(Answer):
     """Per photo the predictions, best first, of the head called `head` ("" for a CustomHead, which has no name)."""
 
-    predictions: list[list[Prediction]]
+    predictions: list[Predictions]
     head: str
 
 
@@ -117,7 +117,7 @@ class Engine:
             # A client's text must not become the path of a file, as it could in Model.classify.
             known = _fitting(head, chosen) if isinstance(head, CustomHead) else chosen.named_head(head)
 
-            def best(rows: npt.NDArray[np.float32]) -> list[list[Prediction]]:
+            def best(rows: npt.NDArray[np.float32]) -> list[Predictions]:
                 return predict(known, rows, top)
 
             parts, about = await self._compute(chosen, photos, known.output, best)

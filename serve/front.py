@@ -24,7 +24,7 @@ HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"})
 
 _SLOW = re.compile(r"/v1/(heads|gallery/[^/]*/export\Z)")
-"""Where answers may take longer: fitting tries several classifiers, and an export is copied before it is sent."""
+"""Where answers may take longer: fitting embeds many photos, and an export is copied before it is sent."""
 
 READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
 MAX_PULLS = 64  # downloads of models, or of the browser page's files, at once: not in the places of photos

@@ -1,37 +1,48 @@
-"""`python -m tools.measure_fit MODEL [NAME] TRAIN TEST`: how good the heads of `leap-zoo fit` are (results/fit.csv).
+"""`python -m tools.measure_fit MODEL [NAME] TRAIN TEST`: what the heads of `leap-zoo fit` are worth (results/fit.csv).
 
-Heads learn from 1, 2, 5, 10 and 20 photos of each of 20 classes of TRAIN, and are tested on the photos of TEST; classes
-and photos are drawn anew 20 times. Written are the accuracy, the cross-validated accuracy that `fit` prints, and how
-often the latter's interval holds the former.
+Heads learn from 1, 2, 3, 5, 10 and 20 photos of each of 5 and of 20 classes of TRAIN, and are tested on the photos of
+TEST; classes and photos are drawn anew 20 times. Written are, as means over the draws: the accuracy, and that of a
+logistic regression of the same photos; the cross-validated accuracy that `fit` prints, and how often its interval holds
+the former; the mean score and the calibration error on the test photos; and the share of "not sure" among the test
+photos of the classes (false alarms), those of the other classes, noise, and pages of text. Nothing is chosen here.
 """
 
 from __future__ import annotations
 
 import argparse
+import string
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
 import leap_zoo
+from leap_zoo import doubt
 from leap_zoo.card import Metric
 from leap_zoo.errors import LeapZooError
-from leap_zoo.fitting.classifiers import candidates
-from leap_zoo.fitting.classifiers import train as learn
-from leap_zoo.fitting.cross_validation import choose
+from leap_zoo.fitting.discriminant import judge, learn
 from leap_zoo.intervals import wilson
+from leap_zoo.preprocess import to_tensor
 from train.errors import TrainError
 from train.evaluate.datasets import open_pair
-from train.evaluate.features import from_file
-from train.evaluate.protocols import mean, share
+from train.evaluate.features import extract, from_file
+from train.evaluate.protocols import mean
 from train.evaluate.survey import Cache
-from train.research.results import as_text, results_of, write_results
+from train.research.results import Result, as_text, results_of, write_results
 from train.run import commit
 
-CLASSES, DRAWS, SHOTS = 20, 20, (1, 2, 5, 10, 20)
+CLASSES, DRAWS, SHOTS = (5, 20), 20, (1, 2, 3, 5, 10, 20)
+DRAWN = 100  # pictures of noise, and as many pages of text
+STRENGTH = 10.0  # C of the logistic regression: the best on other photos
+
+Figures = dict[str, Tensor]  # (DRAWS,) each
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,64 +65,161 @@ def main(arguments: list[str] | None = None) -> int:
             Cache(options.cache, options.store),
         )
         train, test = cache.embeddings(candidate, task.train), cache.embeddings(candidate, task.test)
+        unlike = {
+            name: extract(candidate.open(), np.stack([to_tensor(one, model.card.preprocessing) for one in some]), name)
+            for name, some in (("noise", noise(DRAWN)), ("text", pages(DRAWN)))
+        }
         where, metrics = (task.test.name, task.test.split), list[Metric]()
         for kind in candidate.kinds:
-            for shots in SHOTS:
-                found = own_classes(train[kind], train["labels"], test[kind], test["labels"], shots=shots)
-                metrics += figures(f"fit, {shots} per class", kind, *where, *found)
+            others = {name: _unit(features[kind]) for name, features in unlike.items()}
+            photos = (train[kind], train["labels"], test[kind], test["labels"])
+            for classes in CLASSES:
+                for shots in SHOTS:
+                    found = own_classes(*photos, others, classes=classes, shots=shots)
+                    name = f"fit, {classes} classes, {shots} each"
+                    metrics += [mean(f"{name}, {what}, {kind}", *where, values) for what, values in found.items()]
         rows = results_of(metrics, {**candidate.about, "commit": commit()})
         write_results(options.out, rows)
     except (TrainError, LeapZooError, OSError) as error:
         print(f"measure_fit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(as_text(rows))
+    print(as_table(rows))
     return 0
 
 
-def figures(
-    name: str, kind: str, dataset: str, split: str, accuracy: Tensor, validated: Tensor, holds: Tensor
-) -> list[Metric]:
-    """The means of what `own_classes` returned; without cross-validation where one photo per class allows none."""
-    found = [mean(f"{name}, accuracy, {kind}", dataset, split, accuracy)]
-    if not validated.isnan().any():
-        found.append(mean(f"{name}, cross-validated, {kind}", dataset, split, validated))
-        found.append(share(f"{name}, interval holds, {kind}", dataset, split, holds))
-    return found
-
-
 def own_classes(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, shots: int, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit a head to `shots` photos of each of CLASSES classes, drawn anew DRAWS times; test it on the same classes.
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    unlike: dict[str, npt.NDArray[np.float32]] | None = None,
+    *,
+    classes: int,
+    shots: int,
+    seed: int = 0,
+) -> Figures:
+    """Fit a head to `shots` photos of each of so many classes, drawn anew DRAWS times; test it on the same classes.
 
-    train (N, D), train_labels (N,), test (M, D), test_labels (M,). Where there are fewer classes or photos, all are
-    taken. Returns, per draw: accuracy on the test photos, the cross-validated accuracy, and whether its interval holds
-    the former; the last two are NaN where there was one photo per class.
-    Raises TrainError when train and test have fewer than two classes in common.
+    train (N, D), train_labels (N,), test (M, D), test_labels (M,); unlike: by name, embeddings (U, D) of unit length of
+    what is of none of the classes. Where there are fewer classes or photos, all are taken.
+    Returns the figures of the module's docstring, per draw; those that cross-validation gives are left out where there
+    is one photo per class. Raises TrainError when train and test have fewer than two classes in common.
     """
-    ours, theirs = (functional.normalize(part.float(), dim=1).numpy() for part in (train, test))
-    our_labels, their_labels = train_labels.numpy(), test_labels.numpy()
+    ours, theirs, our_labels, their_labels = _unit(train), _unit(test), train_labels.numpy(), test_labels.numpy()
     both = np.intersect1d(our_labels, their_labels)
     if len(both) < 2:
         raise TrainError("TRAIN and TEST need at least two classes in common")
-    rows = []
+    rows: dict[str, list[float]] = {}
     for draw in range(DRAWS):
         random = np.random.default_rng([seed, draw])
-        names = random.permutation(both)[:CLASSES]
+        names = np.sort(random.permutation(both)[:classes])
         shown = [random.permutation(np.flatnonzero(our_labels == name))[:shots] for name in names]
         labels, vectors = np.repeat(np.arange(len(names)), [len(part) for part in shown]), ours[np.concatenate(shown)]
-        found = choose(vectors, labels, len(names), candidates(), draw)
-        weight, bias = learn(found.candidate, vectors, labels, len(names))
         asked = np.isin(their_labels, names)
-        right = float((names[(theirs[asked] @ weight.T + bias).argmax(1)] == their_labels[asked]).mean())
-        claimed, held = np.nan, np.nan
-        if len(found.tested):
-            claimed = float((found.predicted == labels[found.tested]).mean())
-            low, high = wilson(claimed, len(found.tested))
-            held = float(low <= right <= high)
-        rows.append((right, claimed, held))
-    accuracy, validated, holds = torch.tensor(rows, dtype=torch.float64).T
-    return accuracy, validated, holds
+        truth = np.searchsorted(names, their_labels[asked])
+        found = _one(vectors, labels, theirs[asked], truth, {"other classes": theirs[~asked]} | (unlike or {}), draw)
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value)
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
+
+
+def _one(
+    vectors: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.intp],
+    asked: npt.NDArray[np.float32],
+    truth: npt.NDArray[np.intp],
+    unlike: dict[str, npt.NDArray[np.float32]],
+    seed: int,
+) -> dict[str, float]:
+    """The figures of one head."""
+    count = int(labels.max()) + 1
+    judged = judge(vectors, labels, count, seed)
+    weight, bias = learn(vectors, labels, count)
+    scores = asked @ weight.T + bias
+    logits = doubt.bounded(scores * np.float32(judged.scale), len(labels))
+    right, sure = logits.argmax(axis=1) == truth, np.exp(logits.max(axis=1))
+    logistic = LogisticRegression(C=STRENGTH, max_iter=1000).fit(vectors.astype(np.float64), labels)
+    found = {
+        "accuracy": float(right.mean()),
+        "accuracy of logistic regression": float((logistic.predict(asked) == truth).mean()),
+        "mean score": float(sure.mean()),
+        "calibration error": calibration_error(sure, right),
+    }
+    if judged.threshold is None:
+        return found
+    claimed = float((judged.predicted == labels[judged.tested]).mean())
+    low, high = wilson(claimed, len(judged.tested))
+    found |= {"cross-validated": claimed, "interval holds": float(low <= found["accuracy"] <= high)}
+    for name, others in {"the classes": asked, **unlike}.items():
+        if len(others):
+            far = doubt.distances(others @ weight.T + bias) > judged.threshold
+            found[f"not sure of {name}"] = float(far.mean())
+    return found
+
+
+def calibration_error(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error (Guo et al. 2017) of scores (N,) and whether they are right (N,): ten equal bins."""
+    at = np.minimum((sure * 10).astype(int), 9)
+    return float(sum(abs(float((sure - right)[at == each].sum())) for each in range(10)) / len(sure))
+
+
+def noise(count: int) -> list[npt.NDArray[np.uint8]]:
+    """Pictures (256, 256, 3) of uniform noise, of blurred noise, of grey noise, and of one colour, in turn."""
+    random, size = np.random.default_rng(2), 256
+
+    def blurred() -> npt.NDArray[np.uint8]:
+        small = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+
+    kinds: list[Callable[[], npt.NDArray[np.uint8]]] = [
+        lambda: random.integers(0, 256, (size, size, 3), dtype=np.uint8),
+        blurred,
+        lambda: random.normal(128, 50, (size, size, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2),
+        lambda: np.full((size, size, 3), random.integers(0, 256, 3), np.uint8),
+    ]
+    return [kinds[number % len(kinds)]() for number in range(count)]
+
+
+def pages(count: int) -> list[Image.Image]:
+    """Pages (400 x 520) of words without meaning, in five sizes of print."""
+    random = np.random.default_rng(3)
+    letters, found = np.array(list(string.ascii_lowercase)), []
+    for number in range(count):
+        page, font = Image.new("RGB", (400, 520), "white"), ImageFont.load_default((10, 12, 14, 18, 24)[number % 5])
+        draw = ImageDraw.Draw(page)
+        for top in range(20, 500, int((10, 12, 14, 18, 24)[number % 5] * 1.4)):
+            words = ["".join(random.choice(letters, random.integers(2, 10))) for _ in range(12)]
+            draw.text((20, top), " ".join(words), "black", font)
+        found.append(page)
+    return found
+
+
+def as_table(rows: list[Result], kind: str = "embedding") -> str:
+    """The figures of one kind of embeddings as the table of docs/your-classes.md."""
+    values = {row.metric: row.value for row in rows}
+    columns = {
+        "accuracy": "accuracy",
+        "logistic": "accuracy of logistic regression",
+        "cross-validated": "cross-validated",
+        "mean score": "mean score",
+        "its classes": "not sure of the classes",
+        "other classes": "not sure of other classes",
+        "noise": "not sure of noise",
+        "text": "not sure of text",
+    }
+    lines = [f"| classes | photos each | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
+    for classes in (5, 20):
+        for shots in (1, 2, 3, 5, 10, 20):
+            found = [values.get(f"fit, {classes} classes, {shots} each, {name}, {kind}") for name in columns.values()]
+            shares = ["" if value is None else f"{value:.0%}" for value in found]
+            lines.append(f"| {classes} | {shots} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def _unit(features: Tensor) -> npt.NDArray[np.float32]:
+    rows: npt.NDArray[np.float32] = functional.normalize(features.float(), dim=1).numpy()
+    return rows
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from leap_zoo.errors import InvalidArgument, short
 
 if TYPE_CHECKING:
     from leap_zoo.fitting import Fit, Score
+    from leap_zoo.heads import CrossValidation
 
 _PAIRS = 5  # of classes taken for each other that are printed
 
@@ -82,14 +83,17 @@ def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
         yield f"{pair.count} x {pair.label} taken for {pair.taken_for}"
     yield f"head: {card.how} ({card.solver})"
     if card.validation is None:
-        yield "accuracy: unknown. It takes two photos of a class to put one aside; scores are rough"
+        yield "accuracy: unknown. It takes two photos of a class to put one aside; scores are rough, never `not sure`"
     else:
-        seen = card.validation
-        yield _accuracy("cross-validated accuracy", seen.accuracy, seen.interval, seen.n)
+        yield from _judged("cross-validated accuracy", card.validation)
         yield "(each round learns from fewer photos than this head has: rather too low than too high)"
     if tested is not None:
-        yield _accuracy("accuracy on the test photos", tested.accuracy, tested.interval, tested.n)
+        yield from _judged("accuracy on the test photos", tested)
 
 
-def _accuracy(what: str, accuracy: float, interval: tuple[float, float], n: int) -> str:
-    return f"{what}: {accuracy:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%}, {n} photos)"
+def _judged(what: str, seen: CrossValidation | Score) -> Iterable[str]:
+    low, high = seen.interval
+    yield f"{what}: {seen.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {seen.n} photos)"
+    yield f"  score of these answers, on average: {seen.confidence:.1%}"
+    if seen.unsure is not None:
+        yield f"  taken for none of the classes (`not sure`): {seen.unsure:.1%}"

@@ -45,10 +45,13 @@ def _classify(options: argparse.Namespace) -> int:
     def one(row: Row, name: str) -> None:
         predictions = predict(head, row[None], options.top)[0]
         if options.json:
-            rows.append({"photo": name, "predictions": predictions})
+            doubt = {"unsure": predictions.unsure, "distance": predictions.distance}
+            rows.append({"photo": name, "predictions": predictions} | doubt)
             return
         if several:
             say(name)
+        if predictions.unsure:
+            say("not sure: unlike the photos it learned from")
         for prediction in predictions:
             say(f"{prediction.score:7.1%}  {prediction.label}")
 

@@ -26,7 +26,7 @@ from leap_zoo.errors import InvalidArgument, UnknownModel, nearest, short
 from leap_zoo.files import atomic_file
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
-from leap_zoo.model import Batch, Many, OneFile, Prediction, Space, output_of
+from leap_zoo.model import Batch, Many, OneFile, Prediction, Predictions, Space, output_of
 from leap_zoo.preprocess import ImageSource
 
 __all__ = ["Client"]
@@ -75,7 +75,7 @@ class Client:
         head: str | None = None,
         model: str | None = None,
         precision: str | None = None,
-    ) -> list[Prediction]: ...
+    ) -> Predictions: ...
     @overload
     def classify(
         self,
@@ -95,7 +95,7 @@ class Client:
         head: str | None = None,
         model: str | None = None,
         precision: str | None = None,
-    ) -> list[Prediction] | Batch: ...
+    ) -> Predictions | Batch: ...
     def classify(
         self,
         images: ImageSource | Many,
@@ -104,7 +104,7 @@ class Client:
         head: str | None = None,
         model: str | None = None,
         precision: str | None = None,
-    ) -> list[Prediction] | Batch:
+    ) -> Predictions | Batch:
         """The `top` most probable classes, best first: a list for one image, a list of lists for many.
 
         head: one of the model's own, or one made with `fit`. model, precision: default: what the service serves.
@@ -254,7 +254,7 @@ class Client:
             if len(found) != len(photos):
                 raise self._connection.strange(f"{len(found)} answers for {len(photos)} photos", path)
             try:
-                rows.extend(_vector(row, answer.dim) if field == "embeddings" else row for row in found)
+                rows.extend(answer.rows(field))
             except ValueError as error:
                 raise self._connection.strange(str(error), path) from error
 
@@ -284,6 +284,19 @@ class _Answer(msgspec.Struct):
     hits: list[list[Hit]] = []
     embeddings: list[bytes] = []  # msgspec reads base64
     dim: int = 0
+    unsure: list[bool] = []  # of predictions, as distances; an older service sends neither
+    distances: list[float | None] = []
+
+    def rows(self, field: str) -> list[Any]:
+        """A row for each photo: Predictions, hits, or vectors (D,). Raises ValueError for what does not fit."""
+        if field == "embeddings":
+            return [_vector(row, self.dim) for row in self.embeddings]
+        if field == "hits":
+            return self.hits
+        count = len(self.predictions)
+        unsure, distances = self.unsure or [False] * count, self.distances or [None] * count
+        each = zip(self.predictions, unsure, distances, strict=True)
+        return [Predictions(row, unsure=doubt, distance=far) for row, doubt, far in each]
 
 
 _Width = Annotated[int, msgspec.Meta(gt=0, le=65536)]

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.errors import ImageError, InvalidArgument, short
-from leap_zoo.fitting.classifiers import candidates, solver, train
-from leap_zoo.fitting.cross_validation import ENOUGH, Chosen, choose, rounds
+from leap_zoo.fitting.discriminant import SHRINKAGE, Judged, judge, learn, rounds
 from leap_zoo.folders import Found, answers, list_folder, name_of, photos_below
 from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson
 from leap_zoo.model import Model, Space, output_of
 from leap_zoo.preprocess import ImageSource, read_photo
 from leap_zoo.progress import Progress
+
+ALONE = "the nearest photo, as no class has two; not cross-validated"
 
 LabelledPhotos = str | os.PathLike[str] | Mapping[str, Sequence[ImageSource]]
 
@@ -63,11 +64,17 @@ class Fit:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy (0..1) of a head on n labelled photos, 95 % Wilson interval, and what was skipped, as in `Fit`."""
+    """Accuracy (0..1) of a head on n labelled photos, 95 % Wilson interval, and what was skipped, as in `Fit`.
+
+    confidence: the mean score of the classes that were said. unsure: the share that was taken for none of the classes;
+    None where the head cannot say.
+    """
 
     accuracy: float
     interval: tuple[float, float]
     n: int
+    confidence: float
+    unsure: float | None
     bad: dict[str, str]
     notes: list[str]
     skipped: dict[str, int]
@@ -79,8 +86,9 @@ def fit(
     """A head for your classes, from one photo per class upwards; the same photos and seed give the same head.
 
     photos: a folder with a folder per class, or labels with photos. progress: draw bars on stderr, on a terminal.
-    Few photos give prototypes (class means); from three per class, cross-validation chooses between these and logistic
-    regression (scikit-learn, the extra `fit`; else discriminant analysis). Bad photos are skipped and listed.
+    The head is a linear discriminant analysis, in closed form. Where classes have two photos or more, each is put aside
+    once, to say how accurate the head is, how sure it may be, and from which distance on a photo is of none of the
+    classes. Bad photos are skipped and listed.
     Raises InvalidArgument for fewer than two classes, or a class without a readable photo.
     """
     output, given = output_of(space), _labelled(photos)
@@ -94,33 +102,27 @@ def fit(
     empty = [names[i] for i in np.flatnonzero(counts == 0)]
     if empty:
         raise InvalidArgument(f"no readable photo of {', '.join(map(short, empty[:5]))}: add some, or take it out")
-    options = candidates()
     with Progress(rounds(labels), shown=progress) as bar:
-        chosen = choose(embedded.vectors, labels, len(names), options, seed, bar.step)
-    weight, bias = train(chosen.candidate, embedded.vectors, labels, len(names))
-    if not len(chosen.tested):
-        how = "prototypes, as no class has two photos; not cross-validated"
-    elif np.median(counts) < ENOUGH:
-        how = f"prototypes, as most classes have fewer than {ENOUGH} photos"
-    else:
-        tried = "; ".join(map(str, options))
-        how = f"{chosen.candidate}: the most accurate in {chosen.folds}-fold cross-validation of {tried}"
+        judged = judge(embedded.vectors, labels, len(names), seed, bar.step)
+    weight, bias = learn(embedded.vectors, labels, len(names))
+    alone = judged.folds == 0
     card = HeadCard(
         labels=names,
         photos=counts.tolist(),
-        kind=chosen.candidate.kind,
-        strength=chosen.candidate.strength,
-        scale=chosen.scale,
+        kind="prototypes" if alone else "discriminant",
+        strength=None if alone else SHRINKAGE,
+        scale=judged.scale,
         space=space,
         model=model.card.id,
         revision=model.card.revision,
         artifact=model.artifact.file,
-        how=how[:2000],
-        solver=solver(chosen.candidate.kind),
+        how=ALONE if alone else f"linear discriminant analysis, shrinkage {SHRINKAGE}",
+        solver=f"numpy {np.__version__}",
         seed=seed,
-        validation=_validation(chosen, labels),
+        validation=None if alone else _validation(judged, labels),
+        threshold=judged.threshold,
     )
-    classes, confusions = _reports(names, counts, labels, chosen)
+    classes, confusions = _reports(names, counts, labels, judged)
     head = CustomHead(card, weight, bias)
     skipped = dict(given.found.skipped)
     return Fit(head, classes, confusions, embedded.digests, given.found.bad, embedded.notes, skipped)
@@ -148,9 +150,12 @@ def score(
     if not len(embedded.labels):
         raise InvalidArgument("no readable photo to test on that is new to the head: give a folder per class")
     at = np.array([head.labels.index(label) for label in given.photos])
-    right = float((head.logits(embedded.vectors).argmax(axis=1) == at[embedded.labels]).mean())
-    n = len(embedded.labels)
-    return Score(right, wilson(right, n), n, given.found.bad, embedded.notes, dict(given.found.skipped))
+    logits, n, limit = head.logits(embedded.vectors), len(embedded.labels), head.card.threshold
+    right = float((logits.argmax(axis=1) == at[embedded.labels]).mean())
+    confidence = float(np.exp(logits.max(axis=1)).mean())
+    unsure = None if limit is None else float((head.distances(embedded.vectors) > limit).mean())
+    skipped = dict(given.found.skipped)
+    return Score(right, wilson(right, n), n, confidence, unsure, given.found.bad, embedded.notes, skipped)
 
 
 @dataclass(frozen=True)
@@ -260,18 +265,22 @@ def _digest(photo: ImageSource) -> bytes:
     return hashlib.sha256(data).digest() if isinstance(data, (bytes, bytearray, memoryview)) else os.urandom(32)
 
 
-def _validation(chosen: Chosen, labels: npt.NDArray[np.intp]) -> CrossValidation | None:
-    n = len(chosen.tested)
-    if not n:
-        return None
-    right = float((chosen.predicted == labels[chosen.tested]).mean())
-    return CrossValidation(accuracy=right, interval=wilson(right, n), n=n, folds=chosen.folds)
+def _validation(judged: Judged, labels: npt.NDArray[np.intp]) -> CrossValidation:
+    n, right = len(judged.tested), float((judged.predicted == labels[judged.tested]).mean())
+    return CrossValidation(
+        accuracy=right,
+        interval=wilson(right, n),
+        n=n,
+        folds=judged.folds,
+        confidence=float(judged.confidence.mean()),
+        unsure=float(judged.unsure.mean()),
+    )
 
 
 def _reports(
-    names: list[str], counts: npt.NDArray[np.intp], labels: npt.NDArray[np.intp], chosen: Chosen
+    names: list[str], counts: npt.NDArray[np.intp], labels: npt.NDArray[np.intp], judged: Judged
 ) -> tuple[list[ClassReport], list[Confusion]]:
-    pairs = Counter(zip(labels[chosen.tested].tolist(), chosen.predicted.tolist(), strict=True))
+    pairs = Counter(zip(labels[judged.tested].tolist(), judged.predicted.tolist(), strict=True))
     classes = [
         ClassReport(name, int(counts[i]), sum(n for (true, _), n in pairs.items() if true == i), pairs[i, i])
         for i, name in enumerate(names)

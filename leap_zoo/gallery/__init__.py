@@ -253,18 +253,16 @@ def unit_rows(array: npt.NDArray[Any], dim: int) -> Vectors:
 
 
 def checked_ids(ids: Sequence[str]) -> list[str]:
-    """The ids. Raises InvalidArgument for empty, too long, repeated ones, no Unicode text, and such with a null."""
+    """The ids. Raises InvalidArgument for other things than different Unicode texts without a null."""
     if isinstance(ids, str):
         raise InvalidArgument(f"ids must be a list of texts, not one text: [{short(ids)}]")
     for one in ids:
         # numpy drops a null at the end of a text.
         if not isinstance(one, str) or not 0 < len(one) <= MAX_ID or not _encodes(one) or "\0" in one:
-            raise InvalidArgument(
-                f"an id must be a text of 1 to {MAX_ID} Unicode characters and without a null, not {short(one)}"
-            )
+            raise InvalidArgument(f"an id must be 1 to {MAX_ID} Unicode characters without a null, not {short(one)}")
     if len(set(ids)) != len(ids):
         raise InvalidArgument("ids repeat within one call: give each once")
-    return list(ids)
+    return [str(one) for one in ids]
 
 
 def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[dict[str, Value]]:
@@ -280,28 +278,17 @@ def checked_query(k: int, where: Where | None) -> dict[str, str | int | bool]:
     """The conditions, after checking them and k. Raises InvalidArgument."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
         raise InvalidArgument(f"k must be a whole number from 1 to {MAX_K}, not {short(k)}")
-    conditions = dict(where or {})
-    for key, value in conditions.items():
-        if not isinstance(key, str) or not _NAME.match(key) or not isinstance(value, (str, int, bool)):
-            raise InvalidArgument(f"where: {short(key)} must be compared with text, a whole number or a truth value")
-        if not _travels(value):
-            raise InvalidArgument(f"where: {short(key)} is compared with what no item can hold: {short(value)}")
+    conditions: dict[str, str | int | bool] = {}
+    for key, value in _plain_fields("where", where or {}).items():
+        if value is None or isinstance(value, float):
+            raise InvalidArgument(f"where {short(key)} must be text, a whole number or a truth value, not {value}")
+        conditions[key] = value
     return conditions
 
 
 def _checked_fields(fields: Metadata) -> dict[str, Value]:
-    plain = dict(fields)
-    for key, value in plain.items():
-        if not isinstance(key, str) or not _NAME.match(key):
-            raise InvalidArgument(f"a metadata name is of letters, digits, _ and -, not {short(key)}")
-        if not isinstance(value, (str, int, float, bool, type(None))):
-            raise InvalidArgument(f"metadata {short(key)} must be text, a number, a truth value or None")
-        if not _travels(value):
-            raise InvalidArgument(f"metadata {short(key)} is no number or text that JSON can hold: {short(value)}")
-    try:
-        size = len(msgspec.json.encode(plain))
-    except (UnicodeEncodeError, OverflowError) as error:
-        raise InvalidArgument(f"metadata cannot be written as JSON ({error}): leave that value out") from error
+    plain = _plain_fields("metadata", fields)
+    size = len(msgspec.json.encode(plain))
     if size > MAX_METADATA:
         raise InvalidArgument(
             f"metadata of one item have {size} bytes, at most {MAX_METADATA}: keep large things apart"
@@ -309,12 +296,24 @@ def _checked_fields(fields: Metadata) -> dict[str, Value]:
     return plain
 
 
-def _travels(value: Any) -> bool:
-    if isinstance(value, bool) or value is None:
-        return True
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return math.isfinite(value) if isinstance(value, float) else _encodes(value)
+def _plain_fields(what: str, fields: Mapping[str, Any]) -> dict[str, Value]:
+    """With Python's own values for numpy's. Raises InvalidArgument for what JSON or a server cannot hold."""
+    plain: dict[str, Value] = {}
+    for key, value in fields.items():
+        if not isinstance(key, str) or not _NAME.match(key):
+            raise InvalidArgument(f"{what} {short(key)} must have a name of letters, digits, _ and -")
+        value = value.item() if isinstance(value, np.generic) else value
+        if not (
+            (type(value) is str and _encodes(value))
+            or (type(value) is int and -(2**63) <= value < 2**63)
+            or (type(value) is float and math.isfinite(value))
+            or type(value) is bool
+            or value is None
+        ):
+            allowed = "text, a finite number (whole ones of 64 bits), a truth value or None"
+            raise InvalidArgument(f"{what} {short(key)} must be {allowed}, not {short(value)}")
+        plain[key] = value
+    return plain
 
 
 def _encodes(text: str) -> bool:

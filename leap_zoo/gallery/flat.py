@@ -11,7 +11,7 @@ its new files to the disk and only then replaces the manifest, so a kill leaves 
 Files that the manifest does not name are removed by the next writer.
 
 An `add` writes one new segment and merges the smaller segments before it into it: there are never more segments than
-the logarithm of the count, and a row is rewritten as seldom. A `delete` writes which rows of a segment are deleted.
+the logarithm of the count, and no row is rewritten more often. A `delete` writes which rows of a segment are deleted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ MANIFEST, LOCK = "manifest.json", "lock"
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024  # of a line: an id, its metadata, and what JSON escapes
 READ_BYTES = 4 * 1024 * 1024
-COPY_ROWS = 8192
 BLOCK_BYTES = 8 * 1024 * 1024  # of vectors, or of scores, in one product
 SPARSE = 0.1  # below this share of wanted rows they are gathered before the product, else chosen after it
 FEW_DEAD = 1000  # this many deleted rows are no reason to rewrite everything
@@ -144,10 +143,10 @@ class Segment:
         mask[[row for one in ids if (row := self.row_of.get(one)) is not None]] = True
         return mask
 
-    def parts(self, rows: Rows, size: int) -> Iterator[tuple[list[StoredItem], Vectors]]:
-        """Items and vectors of these rows, `size` rows at a time."""
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+    def parts(self, rows: Rows) -> Iterator[tuple[list[StoredItem], Vectors]]:
+        """Items and vectors of these rows, EXPORT_ROWS rows at a time."""
+        for start in range(0, len(rows), EXPORT_ROWS):
+            part = rows[start : start + EXPORT_ROWS]
             yield [self.items[row] for row in part], self.vectors[part]
 
     def _column(self, key: str) -> dict[tuple[type, object], Rows]:
@@ -165,7 +164,6 @@ class Segment:
 class Snapshot:
     """One state of the gallery, which stays readable whatever is written meanwhile."""
 
-    data: bytes  # of manifest.json
     manifest: Manifest
     segments: list[Segment]
 
@@ -204,7 +202,7 @@ class FlatGallery(Gallery):
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """See `Gallery.export`: one state, whatever is written meanwhile."""
         for segment in self.snapshot().segments:
-            for stored, vectors in segment.parts(segment.live(), EXPORT_ROWS):
+            for stored, vectors in segment.parts(segment.live()):
                 items = [item.item() for item in stored]
                 yield [item.id for item in items], vectors, [item.metadata for item in items]
 
@@ -279,7 +277,7 @@ class FlatGallery(Gallery):
     ) -> SegmentEntry:
         def parts() -> Iterator[tuple[list[StoredItem], Vectors]]:
             for segment, live in merged:
-                yield from segment.parts(live, COPY_ROWS)
+                yield from segment.parts(live)
             yield items, rows
 
         encode = msgspec.json.Encoder().encode_lines
@@ -292,7 +290,25 @@ class FlatGallery(Gallery):
 
 def read_manifest(folder: Path) -> Manifest:
     """What a gallery is and which files it has, without opening them. Raises InvalidGallery."""
-    return _parse(_read(folder), folder)
+    path = folder / MANIFEST
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+        version = msgspec.json.decode(data, type=_Version).schema
+        if version > SCHEMA:
+            raise InvalidGallery(
+                f"{short(path)} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except OSError as error:
+        raise InvalidGallery(
+            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): make one with leap-zoo index"
+        ) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
+    if manifest.encode() != data:
+        raise InvalidGallery(f"{short(path)} is not as it was written: {_REPAIR}")
+    return manifest
 
 
 def _nearest(
@@ -392,12 +408,11 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
     Between reading the manifest and its files a writer may replace both; then the newer manifest is read.
     """
     verified = {(one.entry.vectors, one.entry.items): one for one in (known.segments if known else [])}
-    data = b""
+    manifest = None
     for _ in range(ATTEMPTS):
-        before, data = data, _read(folder)
-        if known is not None and data == known.data:
+        before, manifest = manifest, read_manifest(folder)
+        if known is not None and manifest == known.manifest:
             return known
-        manifest = _parse(data, folder)
         try:
             segments = [
                 _open(folder, entry, manifest.kind.dim, verified.get((entry.vectors, entry.items)))
@@ -405,7 +420,7 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
             ]
         except FileNotFoundError as error:
             missing = Path(error.filename).name
-            if data == before:
+            if manifest == before:
                 break  # nobody wrote since the last attempt
             continue
         except OSError as error:
@@ -414,34 +429,8 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
             ) from error
         if sum(int((~segment.deleted).sum()) for segment in segments) != manifest.count:
             raise InvalidGallery(f"the gallery {short(folder)} does not hold {manifest.count} items: {_REPAIR}")
-        return Snapshot(data, manifest, segments)
+        return Snapshot(manifest, segments)
     raise InvalidGallery(f"{missing} of the gallery {short(folder)} is missing: {_REPAIR}")
-
-
-def _read(folder: Path) -> bytes:
-    try:
-        with (folder / MANIFEST).open("rb") as file:
-            return file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise InvalidGallery(
-            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): make one with leap-zoo index"
-        ) from error
-
-
-def _parse(data: bytes, folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    try:
-        version = msgspec.json.decode(data, type=_Version).schema
-        if version > SCHEMA:
-            raise InvalidGallery(
-                f"{short(path)} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo"
-            )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
-    if manifest.encode() != data:
-        raise InvalidGallery(f"{short(path)} is not as it was written: {_REPAIR}")
-    return manifest
 
 
 def _open(folder: Path, entry: SegmentEntry, dim: int, known: Segment | None) -> Segment:

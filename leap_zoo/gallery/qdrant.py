@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from leap_zoo.errors import InvalidArgument, InvalidGallery, MissingExtra, short
+from leap_zoo.errors import InvalidArgument, InvalidGallery, MissingExtra
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where
 from leap_zoo.settings import read_settings
 
@@ -154,47 +154,6 @@ class QdrantGallery(Gallery):
                 f"the collection {self.collection} holds no vectors {kind.dim} long, by cosine: {kind}"
             )
         return kind
-
-
-class QdrantServer:
-    """The galleries of one server, over one connection. Methods may be called from several threads at once.
-
-    All of them raise InvalidGallery when the server cannot be asked.
-    """
-
-    def __init__(self, url: str) -> None:
-        """url: `qdrant://HOST[:PORT]` or `https://HOST[:PORT]`; the API key is LEAP_ZOO_QDRANT_KEY's.
-
-        The server is not asked yet. Raises InvalidArgument, MissingExtra.
-        """
-        self._client, collection = connect(url)
-        if collection:
-            raise InvalidArgument(f"{short(url)} names a collection: give the server alone, qdrant://HOST:PORT")
-
-    def collections(self) -> list[str]:
-        """The names of all collections, sorted; those of others too."""
-        with asking("list"):
-            return sorted(one.name for one in self._client.get_collections().collections)
-
-    def holds(self, collection: str) -> bool:
-        """Whether there is such a collection."""
-        with asking(collection):
-            return bool(self._client.collection_exists(collection))
-
-    def open(self, collection: str, kind: Kind | None = None) -> QdrantGallery:
-        """The gallery; made when there is none and `kind` says of what. Closing it would close the others too."""
-        return QdrantGallery(self._client, collection, kind)
-
-    def drop(self, collection: str) -> bool:
-        """Delete a collection with all that is in it; whether there was one."""
-        there = self.holds(collection)
-        with asking(collection):
-            self._client.delete_collection(collection)
-        return there
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
 
 def connect(url: str) -> tuple[Any, str]:

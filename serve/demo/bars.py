@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from html import escape
 
+from leap_zoo import Predictions
 from serve.demo.markup import chips, empty, note, percent
 from serve.engine import Classified
 
 NO_PHOTO = empty(
     "No photo yet", "Drop one, choose a file, or paste from the clipboard. The classes appear here as bars."
 )
+
+NOT_SURE = "Not sure: unlike the photos it learned from"
 
 
 def refusal(detail: str) -> str:
@@ -29,7 +32,7 @@ def bars(answer: Classified, precision: str) -> str:
         for one in predictions
     )
     facts = [_took(precision, answer), _decoding(answer), _head(answer)]
-    return _result(predictions[0].label, rows, chips(facts))
+    return _result(_best(predictions), rows, chips(facts))
 
 
 def compared(answer: Classified, precision: str, other: Classified, other_precision: str) -> str:
@@ -50,9 +53,13 @@ def compared(answer: Classified, precision: str, other: Classified, other_precis
         _decoding(answer),
         _head(answer),
     ]
-    agree = predictions[0].label == others[0].label
-    words = "Both files name the same class." if agree else f"The {other_precision} file says: {others[0].label}."
-    return _result(predictions[0].label, rows, chips(facts) + note(words))
+    agree = _best(predictions) == _best(others)
+    words = "Both files say the same." if agree else f"The {other_precision} file says: {_best(others)}."
+    return _result(_best(predictions), rows, chips(facts) + note(words))
+
+
+def _best(predictions: Predictions) -> str:
+    return NOT_SURE if predictions.unsure else predictions[0].label
 
 
 def _result(best: str, rows: str, below: str) -> str:

@@ -6,7 +6,7 @@ import base64
 from html import escape
 
 from leap_zoo.fitting import Fit
-from leap_zoo.heads import HeadCard, encode_head
+from leap_zoo.heads import CrossValidation, HeadCard, encode_head
 from serve.demo.markup import chips, empty, note, percent, table
 
 KINDS = {"prototypes": "class means", "logistic": "logistic regression", "discriminant": "discriminant analysis"}
@@ -50,8 +50,15 @@ def _accuracy(card: HeadCard) -> str:
     low, high = tested.interval
     return f'<p class="leap-best">{percent(tested.accuracy)} recognised</p>' + note(
         f"Of {tested.n} photos, each put aside once in {tested.folds} rounds and not learned from in that round. "
-        f"95 % interval: {percent(low)} to {percent(high)}."
+        f"95 % interval: {percent(low)} to {percent(high)}.{_doubt(tested)}"
     )
+
+
+def _doubt(tested: CrossValidation) -> str:
+    if tested.confidence is None or tested.unsure is None:
+        return ""
+    unsure = f"{percent(tested.unsure)} were taken for none of the classes" if tested.unsure else "None was doubted"
+    return f" Scores were {percent(tested.confidence)} on average. {unsure}."
 
 
 def _download(found: Fit) -> str:

@@ -55,10 +55,17 @@ class Classification(Answered):
                 "predictions": [[{"label": "golf ball", "score": 0.93, "index": 574}]],
                 "head": "imagenet1k",
                 **_EXAMPLE,
+                "unsure": [False],
+                "distances": [None],
             }
         }
     )
     predictions: list[list[Prediction]] = Field(description="For each photo its classes, best first")
+    unsure: list[bool] = Field(description="For each photo whether it is unlike all that the head learned from")
+    distances: list[float | None] = Field(
+        description="For each photo how far it is from the nearest class; null where the head does not know, as the "
+        "model's own, which are never unsure"
+    )
     head: str
 
 

@@ -57,13 +57,21 @@ _EXAMPLE: dict[str, Any] = {
     "name": "pets",
     "labels": ["cat", "dog"],
     "photos": [12, 15],
-    "kind": "logistic",
-    "how": "logistic regression, C 10: the most accurate in 10-fold cross-validation",
+    "kind": "discriminant",
+    "how": "linear discriminant analysis, shrinkage 0.6",
     "model": "leap-tiny",
     "revision": "7bc54546bcc9",
     "space": "student",
     "bytes": 2600,
-    "validation": {"accuracy": 0.96, "interval": [0.81, 0.99], "n": 27, "folds": 10},
+    "validation": {
+        "accuracy": 0.96,
+        "interval": [0.81, 0.99],
+        "n": 27,
+        "folds": 10,
+        "confidence": 0.93,
+        "unsure": 0.04,
+    },
+    "threshold": 0.62,
 }
 
 
@@ -74,6 +82,8 @@ class Validation(BaseModel):
     interval: tuple[float, float]
     n: int
     folds: int
+    confidence: float | None = Field(None, description="Mean score of the classes that were said: near the accuracy")
+    unsure: float | None = Field(None, description="Share of these photos that was taken for none of the classes")
 
 
 class HeadInfo(BaseModel):
@@ -90,6 +100,7 @@ class HeadInfo(BaseModel):
     space: Space
     bytes: int
     validation: Validation | None = Field(description="null where no class has two photos")
+    threshold: float | None = Field(None, description="The distance beyond which a photo is of none of the classes")
 
 
 class HeadList(BaseModel):
@@ -217,7 +228,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
 
 def _info(one: Named) -> dict[str, Any]:
     card = one.card
-    shown = ("labels", "photos", "kind", "how", "model", "revision", "space")
+    shown = ("labels", "photos", "kind", "how", "model", "revision", "space", "threshold")
     validation = None if card.validation is None else msgspec.to_builtins(card.validation)
     about = {field: getattr(card, field) for field in shown}
     return {"name": one.name, **about, "bytes": one.bytes, "validation": validation}

@@ -76,7 +76,11 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
             top=options.top,
         )
         fields = {"predictions": answer.predictions, "head": answer.head or options.head}
-        return json_response(fields | about(answer))
+        doubt = {
+            "unsure": [one.unsure for one in answer.predictions],
+            "distances": [one.distance for one in answer.predictions],
+        }
+        return json_response(fields | about(answer) | doubt)
 
     @router.post("/embed", response_model=Embeddings, responses=embed_problems, openapi_extra=MANY_PHOTOS)
     async def embed(request: Request, options: Annotated[EmbedOptions, Query()]) -> Response:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from leap_zoo.errors import InvalidGallery
+from leap_zoo.errors import InvalidArgument, InvalidGallery
 from leap_zoo.gallery import Gallery, Kind
-from leap_zoo.gallery.qdrant import QdrantServer
+from leap_zoo.gallery.qdrant import QdrantGallery, asking, connect
 from serve.problems import Refused
 from serve.stores.names import name_of, stem_of
 from serve.stores.shelves import About, unavailable
@@ -19,12 +19,16 @@ class QdrantShelf:
     attempts = 1  # what fails there may take a minute, and the server keeps readers and writers apart
 
     def __init__(self, url: str) -> None:
-        """url: `qdrant://HOST:PORT`. Raises InvalidArgument, MissingExtra."""
-        self._server = QdrantServer(url)
+        """url: `qdrant://HOST:PORT`; it is not asked yet. Raises InvalidArgument, MissingExtra."""
+        self._client, collection = connect(url)
+        if collection:
+            raise InvalidArgument("the URL names a collection: give the server alone, qdrant://HOST:PORT")
 
     def names(self) -> list[str]:
         """See `Shelf.names`: collections whose name begins as ours do."""
-        ours = (name.removeprefix(PREFIX) for name in self._server.collections() if name.startswith(PREFIX))
+        with asking("list"):
+            collections = [one.name for one in self._client.get_collections().collections]
+        ours = (name.removeprefix(PREFIX) for name in collections if name.startswith(PREFIX))
         return sorted(name for name in map(name_of, ours) if name is not None)
 
     def about(self, name: str) -> About | None:
@@ -35,15 +39,19 @@ class QdrantShelf:
     def open(self, name: str) -> Gallery | None:
         """See `Shelf.open`."""
         collection = self._collection(name)
-        return self._server.open(collection) if self._server.holds(collection) else None
+        return QdrantGallery(self._client, collection) if self._holds(collection) else None
 
     def make(self, name: str, kind: Kind) -> Gallery:
         """See `Shelf.make`."""
-        return self._server.open(self._collection(name), kind)
+        return QdrantGallery(self._client, self._collection(name), kind)
 
     def drop(self, name: str) -> bool:
         """See `Shelf.drop`."""
-        return self._server.drop(self._collection(name))
+        collection = self._collection(name)
+        there = self._holds(collection)
+        with asking(collection):
+            self._client.delete_collection(collection)
+        return there
 
     def used(self) -> int:
         """See `Shelf.used`."""
@@ -55,7 +63,11 @@ class QdrantShelf:
 
     def close(self) -> None:
         """See `Shelf.close`."""
-        self._server.close()
+        self._client.close()
+
+    def _holds(self, collection: str) -> bool:
+        with asking(collection):
+            return bool(self._client.collection_exists(collection))
 
     def _collection(self, name: str) -> str:
         collection = PREFIX + stem_of(name)

@@ -63,6 +63,16 @@ def embedded(photos: int = 1, vector: tuple[float, ...] = (0.6, 0.8), **fields: 
     return said({"embeddings": [row] * photos, "dim": len(vector), "model": "m", "revision": "1"} | fields)
 
 
+def test_classify__doubt_of_a_head_arrives(service: StandIn, client: Client) -> None:
+    service.says(classified(2, unsure=[True, False], distances=[0.9, 0.4]), classified(2))
+    first, second = client.classify([PHOTO, PHOTO])
+    assert (first.unsure, first.distance, second.unsure, second.distance) == (True, 0.9, False, 0.4)
+    assert [(one.unsure, one.distance) for one in client.classify([PHOTO, PHOTO])] == [(False, None)] * 2  # older
+    service.says(classified(2, unsure=[True], distances=[0.9]))
+    with pytest.raises(ServiceFailed):
+        client.classify([PHOTO, PHOTO])
+
+
 def test_busy__is_asked_again_after_what_it_says(service: StandIn, client: Client, waits: list[float]) -> None:
     service.says(refused(503, "busy", retry_after="2"), refused(429, "busy", retry_after="3"), classified())
     assert client.classify(PHOTO)[0].label == "cat"

@@ -1,11 +1,9 @@
-"""`fit`: from photos per class to a head, the choice of its kind, and how honest its accuracy is."""
+"""`fit`: from photos per class to a head, how sure it may be, and how honest its accuracy is."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +13,11 @@ from PIL import Image
 import leap_zoo
 from leap_zoo import CustomHead, InvalidArgument, Model
 from leap_zoo.cli import main
+from leap_zoo.doubt import bounded, distances, threshold
 from leap_zoo.fitting import score
-from leap_zoo.fitting.classifiers import PROTOTYPES, SHRINKAGES, Candidate, candidates, train
-from leap_zoo.fitting.classifiers import _logistic_regression as logistic_regression
-from leap_zoo.fitting.cross_validation import choose, rounds
+from leap_zoo.fitting.discriminant import judge, learn, rounds
 
 TINY = "leap-tiny-test"
-DISCRIMINANTS = [Candidate("discriminant", shrinkage) for shrinkage in SHRINKAGES]
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +38,6 @@ def class_folders(root: Path, counts: dict[str, int], start: int = 0) -> Path:
         for number in range(start, start + count):
             draw(root / name / f"{number}.png", channel, number)
     return root
-
-
-@pytest.fixture
-def no_sklearn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    logistic_regression.cache_clear()
-    yield
-    logistic_regression.cache_clear()
 
 
 def clouds(per_class: int, classes: int = 4, noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -172,84 +158,143 @@ def test_fit__bad_arguments(model: Model, tmp_path: Path) -> None:
         score(model, head, {"purple": [tmp_path / "red" / "0.png"]})
 
 
-@pytest.mark.parametrize("kind", ["prototypes", "logistic", "discriminant"])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_train__every_kind_separates_what_is_apart(kind: str, classes: int) -> None:
-    if kind == "logistic":
-        pytest.importorskip("sklearn", reason="scikit-learn is the extra `fit`")
-    strength = {"prototypes": None, "logistic": 100.0, "discriminant": 0.3}[kind]
-    vectors, labels = clouds(8, classes, noise=0.2)
-    weight, bias = train(Candidate(kind, strength), vectors, labels, classes)  # type: ignore[arg-type]
+@pytest.mark.parametrize("per_class", [1, 2, 8])
+def test_learn__separates_what_is_apart(classes: int, per_class: int) -> None:
+    vectors, labels = clouds(per_class, classes, noise=0.2)
+    weight, bias = learn(vectors, labels, classes)
     assert (weight.shape, weight.dtype) == ((classes, 16), np.float32)
     assert (bias.shape, bias.dtype) == ((classes,), np.float32)
     others, theirs = clouds(30, classes, noise=0.2, seed=1)
     assert ((others @ weight.T + bias).argmax(axis=1) == theirs).mean() > 0.95
 
 
-@pytest.mark.parametrize("classes", [2, 5])
-def test_train__logistic_gives_scikit_learns_probabilities(classes: int) -> None:
-    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the extra `fit`")
-    vectors, labels = clouds(8, classes)
-    weight, bias = train(Candidate("logistic", 10.0), vectors, labels, classes)
-    expected = (
-        linear.LogisticRegression(C=10.0, max_iter=1000).fit(vectors.astype(float), labels).predict_proba(vectors)
-    )
-    assert np.abs(leap_zoo.model.softmax(vectors @ weight.T + bias) - expected).max() < 1e-4
+def test_learn__sees_through_what_varies_within_classes() -> None:
+    """Where one direction is loud and says nothing, nearest class means are misled and the discriminant is not."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 20)
+    points = random.normal(size=(40, 8)) * 0.1 + np.eye(8)[0] * random.normal(size=(40, 1))
+    points[:, 1] += np.where(labels == 1, 0.3, -0.3)
+    train, test = np.arange(40) % 2 == 0, np.arange(40) % 2 == 1
+    weight, bias = learn(points[train].astype(np.float32), labels[train], 2)
+    assert ((points[test] @ weight.T + bias).argmax(axis=1) == labels[test]).mean() > 0.9
 
 
-def test_candidates__without_scikit_learn(no_sklearn: None, model: Model, tmp_path: Path) -> None:
-    assert {option.kind for option in candidates()} == {"prototypes", "discriminant"}
-    found = leap_zoo.fit(model, class_folders(tmp_path, {"red": 5, "green": 5}))
-    assert found.head.card.solver.startswith("numpy")
-    assert "discriminant" in found.head.card.how
-
-
-def test_candidates__with_scikit_learn() -> None:
-    pytest.importorskip("sklearn", reason="scikit-learn is the extra `fit`")
-    assert {option.kind for option in candidates()} == {"prototypes", "logistic"}
-
-
-def test_choose__accuracy_on_noise_is_chance() -> None:
-    """With labels that mean nothing, the best of many candidates on the same photos would look better than chance."""
+def test_judge__accuracy_on_noise_is_chance() -> None:
     accuracies = []
     for seed in range(20):
         vectors, labels = clouds(12, 4, seed=seed)
         labels = np.random.default_rng(seed).permutation(labels)
-        found = choose(vectors, labels, 4, [PROTOTYPES, *DISCRIMINANTS], seed)
+        found = judge(vectors, labels, 4, seed)
         accuracies.append((found.predicted == labels[found.tested]).mean())
     assert abs(np.mean(accuracies) - 0.25) < 0.05
 
 
-def test_choose__accuracy_is_that_of_new_photos() -> None:
+def test_judge__says_of_new_photos_what_is_true() -> None:
+    """Accuracy, mean score and false alarms of cross-validation are near those of photos that nobody had seen."""
     differences = []
     for seed in range(10):
-        vectors, labels = clouds(10, 4, noise=1.5, seed=seed)
-        found = choose(vectors, labels, 4, [PROTOTYPES, *DISCRIMINANTS], seed)
-        weight, bias = train(found.candidate, vectors, labels, 4)
-        others, theirs = clouds(200, 4, noise=1.5, seed=1000 + seed)
-        new = ((others @ weight.T + bias).argmax(axis=1) == theirs).mean()
-        differences.append((found.predicted == labels[found.tested]).mean() - new)
-    assert -0.1 < np.mean(differences) < 0.05
+        vectors, labels = clouds(10, 4, noise=0.6, seed=seed)
+        found = judge(vectors, labels, 4, seed)
+        assert found.threshold is not None
+        weight, bias = learn(vectors, labels, 4)
+        others, theirs = clouds(200, 4, noise=0.6, seed=1000 + seed)
+        scores = others @ weight.T + bias
+        logits = bounded(scores * np.float32(found.scale), len(labels))
+        new = (logits.argmax(axis=1) == theirs).mean(), np.exp(logits.max(axis=1)).mean()
+        claimed = (found.predicted == labels[found.tested]).mean(), found.confidence.mean()
+        alarms = (distances(scores) > found.threshold).mean()
+        differences.append((claimed[0] - new[0], claimed[1] - new[1], new[1] - new[0], alarms, found.unsure.mean()))
+    accuracy, confidence, calibration, alarms, unsure = np.mean(differences, axis=0)
+    assert -0.1 < accuracy < 0.05
+    assert abs(confidence) < 0.05
+    assert -0.12 < calibration < 0.03  # doubtful rather than sure
+    assert 0.005 < alarms < 0.1
+    assert 0.005 < unsure < 0.1
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (1, 2), (1, 1, 9), (3, 3, 3), (1, 1, 4, 12), (40, 5)])
-def test_choose__puts_every_photo_aside_once_but_the_only_one_of_its_class(counts: tuple[int, ...]) -> None:
+def test_judge__puts_every_photo_aside_once_but_the_only_one_of_its_class(counts: tuple[int, ...]) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     vectors = np.random.default_rng(0).normal(size=(len(labels), 6)).astype(np.float32)
     steps = []
-    found = choose(vectors, labels, len(counts), [PROTOTYPES, *DISCRIMINANTS], step=lambda: steps.append(1))
+    found = judge(vectors, labels, len(counts), step=lambda: steps.append(1))
     assert found.tested.tolist() == [i for i, label in enumerate(labels) if counts[label] > 1]
-    assert len(steps) == rounds(labels)
-    assert found.scale > 0
+    assert len(steps) == rounds(labels) == found.folds
+    assert len(found.predicted) == len(found.confidence) == len(found.unsure) == len(found.tested)
+    assert found.threshold is not None
+    assert np.isfinite(found.threshold)
 
 
-def test_choose__scores_are_probabilities() -> None:
-    vectors, labels = clouds(20, 4, noise=1.5)
-    found = choose(vectors, labels, 4, [PROTOTYPES, *DISCRIMINANTS])
-    weight, bias = train(found.candidate, vectors, labels, 4)
-    others, theirs = clouds(300, 4, noise=1.5, seed=1)
-    scores = leap_zoo.model.softmax(((others @ weight.T + bias) * found.scale).astype(np.float32))
-    assert abs(scores.max(axis=1).mean() - (scores.argmax(axis=1) == theirs).mean()) < 0.1
+def test_judge__perfect_separation_is_no_certainty() -> None:
+    """Eight photos that are all recognised support nine in ten, whatever the photo."""
+    vectors, labels = clouds(4, 2, noise=0.05)
+    found = judge(vectors, labels, 2)
+    assert (found.predicted == labels).all()
+    assert 0.8 < found.confidence.mean() <= 0.9 + 1e-6
+    weight, bias = learn(vectors, labels, 2)
+    assert np.exp(bounded((vectors @ weight.T + bias) * np.float32(1e4), 8)).max() == pytest.approx(0.9, abs=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_bounded__keeps_order_and_sums(classes: int) -> None:
+    logits = np.random.default_rng(0).normal(scale=40, size=(50, classes)).astype(np.float32)
+    shares = np.exp(bounded(logits, 3))
+    assert shares.sum(axis=1) == pytest.approx(np.ones(50), abs=1e-5)
+    assert shares.max() <= 0.8 + 1e-6
+    assert (shares.argmax(axis=1) == logits.argmax(axis=1)).all()
+    mild = np.float32(0.001) * logits
+    assert np.exp(bounded(mild, 100)) == pytest.approx(leap_zoo.model.softmax(mild), abs=1e-5)
+    assert bounded(logits[:0], 3).shape == (0, classes)
+
+
+def test_distances__are_squared_distances_to_the_nearest_mean() -> None:
+    vectors, labels = clouds(1, 3)
+    weight, bias = learn(vectors, labels, 3)
+    others, _ = clouds(5, 3, seed=4)
+    expected = ((others[:, None] - vectors[None]) ** 2).sum(axis=2).min(axis=1)
+    assert distances(others @ weight.T + bias) == pytest.approx(expected, abs=1e-5)
+
+
+def test_threshold__is_passed_by_one_in_twenty() -> None:
+    found = np.random.default_rng(0).permutation(100).astype(np.float32)
+    assert threshold(found) == 95  # of 101 ranks the 96th
+    assert threshold(found[found < 10]) == 9  # too few for a quantile: the farthest
+    random, passed = np.random.default_rng(1), []
+    for _ in range(2000):
+        *known, new = random.normal(size=40).astype(np.float32)
+        passed.append(new > threshold(np.array(known)))
+    assert np.mean(passed) == pytest.approx(0.05, abs=0.015)
+
+
+def test_fit__noise_is_neither_certain_nor_sure(model: Model, tmp_path: Path) -> None:
+    """Four photos per class, all recognised when put aside: noise is "not sure", and no score is above 9 in 10."""
+    found = leap_zoo.fit(model, class_folders(tmp_path, {"red": 4, "green": 4}))
+    card = found.head.card
+    assert card.validation is not None
+    assert (card.validation.accuracy, card.validation.n) == (1.0, 8)
+    assert card.validation.confidence is not None
+    assert 0.6 < card.validation.confidence <= 0.9
+    assert card.validation.unsure is not None
+    assert card.validation.unsure < 0.5
+    noise = list(np.random.default_rng(0).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8))
+    answers = model.classify(noise, head=found.head)
+    assert all(one.unsure and one.distance > card.threshold for one in answers)
+    assert max(one[0].score for one in answers) <= 0.9 + 1e-6
+    own = model.classify(tmp_path / "red" / "0.png", head=found.head)
+    assert (own[0].label, own.unsure) == ("red", False)
+    judged = score(model, found.head, class_folders(tmp_path / "other", {"red": 9, "green": 9}, start=60))
+    assert judged.confidence <= 0.9 + 1e-6
+    assert judged.unsure is not None
+    assert judged.unsure < 0.5
+
+
+def test_fit__one_photo_per_class_knows_no_doubt(model: Model, tmp_path: Path) -> None:
+    head = leap_zoo.fit(model, class_folders(tmp_path, {"red": 1, "green": 1})).head
+    answer = model.classify(np.zeros((40, 40, 3), np.uint8), head=head)
+    assert (head.card.threshold, answer.unsure, answer.distance) == (None, False, None)
+    assert answer[0].score <= 0.75 + 1e-6
+    assert score(model, head, {"red": [tmp_path / "red" / "0.png"]}).unsure is None
 
 
 def test_command__fits_tests_and_classifies(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,15 +306,37 @@ def test_command__fits_tests_and_classifies(tiny_zoo: Path, tmp_path: Path, caps
     text = capsys.readouterr().out
     for expected in ("green       4      4 of 4", "cross-validated accuracy: 100.0%", "test photos", str(path)):
         assert expected in text
+    assert text.count("score of these answers, on average: ") == text.count("(`not sure`): ") == 2
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["head"]["validation"]["n"] == 8
-    assert found["test"]["n"] == 6
+    assert found["head"]["validation"]["confidence"] <= 0.9
+    assert found["head"]["validation"]["unsure"] < 1
+    assert (found["test"]["n"], found["test"]["confidence"] <= 0.9) == (6, True)
     assert (found["bad"], found["file"], found["model"]) == ({}, str(path), TINY)
     assert CustomHead.load(path).labels == ["green", "red"]
     assert main(["classify", str(test_photos / "red" / "70.png"), "--head", str(path), "--json", *common]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["head"], answer["photos"][0]["predictions"][0]["label"]) == (str(path), "red")
+    assert answer["photos"][0]["unsure"] == (answer["photos"][0]["distance"] > found["head"]["threshold"])
+
+
+def test_command__classify_is_not_sure_of_noise(
+    tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common, path = ["--model", TINY, "--zoo", str(tiny_zoo)], tmp_path / "colours.head"
+    photos = class_folders(tmp_path / "train", {"red": 4, "green": 4})
+    assert main(["fit", str(path), "--images", str(photos), *common]) == 0
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    capsys.readouterr()
+    assert main(["classify", str(tmp_path / "noise.png"), "--head", str(path), *common]) == 0
+    first, *classes = capsys.readouterr().out.splitlines()
+    assert first == "not sure: unlike the photos it learned from"
+    assert len(classes) == 2
+    assert main(["classify", str(tmp_path / "noise.png"), "--json", *common]) == 0
+    answer = json.loads(capsys.readouterr().out)["photos"][0]
+    assert (answer["unsure"], answer["distance"]) == (False, None)
 
 
 def test_command__bad_photo_is_reported_and_exits_2(

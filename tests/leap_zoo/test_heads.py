@@ -93,7 +93,7 @@ def test_classify__with_the_head_or_its_file(model: Model, colour_photos: dict[s
             side = 2 * embedding[0] + 0.25 > 0
             assert predictions[0].label == ("right" if side else "left")
             assert predictions[0].index == int(side)
-            expected = 1 / (1 + np.exp(-8.0 * abs(2 * embedding[0] + 0.25)))
+            expected = min(1 / (1 + np.exp(-8.0 * abs(2 * embedding[0] + 0.25))), 8 / 9)  # seven photos
             assert predictions[0].score == pytest.approx(expected, abs=1e-4)
     assert model.classify(photos[0], head="brightness")[0].label in ("dark", "bright")
 
@@ -130,7 +130,7 @@ def test_classify__a_name_is_never_a_file(model: Model, tmp_path: Path, monkeypa
     (tmp_path / "sides").write_bytes(GOOD)
     with pytest.raises(UnknownHead, match="sides"):
         model.classify(np.zeros((40, 40, 3), np.uint8), head="sides")
-    with pytest.raises(InvalidHead, match="is no file"):
+    with pytest.raises(InvalidHead, match="is not a file"):
         model.classify(np.zeros((40, 40, 3), np.uint8), head="absent.head")
 
 
@@ -138,6 +138,40 @@ def test_load__what_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.head", "null\0.head"):
         with pytest.raises(InvalidHead):
             CustomHead.load(path)
+
+
+def test_load__takes_paths_only(tmp_path: Path) -> None:
+    """A number would be an open file of the caller's, which would be read and closed."""
+    path = head().save(tmp_path / "sides.head")
+    with path.open("rb") as file:
+        for odd in (file.fileno(), True, None, b"sides.head", file):
+            with pytest.raises(InvalidArgument, match="give a str or a Path"):
+                CustomHead.load(odd)  # type: ignore[arg-type]
+            with pytest.raises(InvalidArgument, match="give a str or a Path"):
+                head().save(odd)  # type: ignore[arg-type]
+        assert file.read() == GOOD
+
+
+def test_decode__files_of_before_doubt(model: Model) -> None:
+    """What was written before there were thresholds is read, and never unsure."""
+    card = json.loads(msgspec.json.encode(head_card()))
+    del card["threshold"], card["validation"]["confidence"], card["validation"]["unsure"]
+    old = decode_head(with_header({"__metadata__": {"leap_head": json.dumps(card)}}))
+    assert old.card == head_card()
+    answer = model.classify(np.zeros((40, 40, 3), np.uint8), head=old)
+    assert (answer.unsure, answer.distance) == (False, None)
+
+
+def test_classify__unsure_beyond_the_threshold(model: Model, colour_photos: dict[str, Path]) -> None:
+    photo = colour_photos["red"]
+    ours = head(threshold=0.5)
+    far = float(ours.distances(model.embed(photo)[None])[0])
+    for limit, unsure in ((far - 0.01, True), (far + 0.01, False)):
+        answer = model.classify(photo, head=head(threshold=limit), top=1)
+        assert (answer.unsure, answer.distance) == (unsure, pytest.approx(far, abs=1e-6))
+        assert model.classify([photo, photo], head=head(threshold=limit))[1].unsure == unsure
+    own = model.classify(photo)
+    assert (own.unsure, own.distance) == (False, None)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,6 @@ def with_head(head: CustomHead) -> Stores:
 @pytest.fixture(scope="module")
 def warmth(engine: Engine, photos: dict[str, bytes]) -> CustomHead:
     """A head that tells red photos from blue ones."""
-    pytest.importorskip("sklearn", reason="needs the extra: pip install leap-zoo[fit]")
     labelled = {"cold": [photos["blue"]] * 3, "warm": [photos["red"]] * 3}
     return leap_zoo.fit(engine.models.default, labelled).head
 
@@ -173,6 +172,20 @@ def test_classify__uses_a_head_of_a_client(engine: Engine, photos: dict[str, byt
     body = client.post("/v1/classify?head=warmth&top=1", files=files).json()
     assert [row[0]["label"] for row in body["predictions"]] == ["warm", "cold"]
     assert body["head"] == "warmth"
+    assert (body["unsure"], body["distances"]) == ([False, False], [None, None])  # one photo per class: it cannot tell
+
+
+def test_classify__is_unsure_beyond_the_threshold(engine: Engine, photos: dict[str, bytes], warmth: CustomHead) -> None:
+    import msgspec
+
+    for threshold, unsure in ((-1e3, True), (1e3, False)):
+        head = CustomHead(msgspec.structs.replace(warmth.card, threshold=threshold), warmth.weight, warmth.bias)
+        client = TestClient(make_app(engine, with_head(head), ServeSettings()))
+        body = client.post("/v1/classify?head=warmth", content=photos["red"], headers=JPEG).json()
+        assert body["unsure"] == [unsure]
+        assert client.get("/v1/heads/warmth").json()["threshold"] == threshold
+        body = client.post("/v1/classify", content=photos["red"], headers=JPEG).json()
+        assert (body["unsure"], body["distances"]) == ([False], [None])  # the model's own heads do not know
 
 
 def test_classify__refuses_a_head_of_another_model(

@@ -11,15 +11,16 @@ from PIL import Image
 pytest.importorskip("timm", reason="needs the extra: pip install leap-zoo[train]")
 
 import torch
+from torch.nn import functional
 
-from tools.measure_fit import main, own_classes
+from tools.measure_fit import as_table, calibration_error, main, own_classes
 from train.errors import TrainError
 from train.research.results import read_results
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.measure_fit.CLASSES", 6)
+    monkeypatch.setattr("tools.measure_fit.CLASSES", (2,))
     monkeypatch.setattr("tools.measure_fit.DRAWS", 6)
 
 
@@ -32,23 +33,33 @@ def clouds(per_class: int, classes: int, seed: int, noise: float) -> tuple[torch
 
 def test_own_classes__more_photos_are_better_and_claims_are_near() -> None:
     train, test = clouds(12, 8, 0, 1.5), clouds(100, 8, 1, 1.5)
-    (two, _, _), (ten, validated, holds) = (own_classes(*train, *test, shots=shots) for shots in (2, 10))
-    assert two.mean() < ten.mean()
-    assert abs((validated - ten).mean()) < 0.15
-    assert set(holds.tolist()) <= {0.0, 1.0}
-    assert ten.shape == (6,)
-    assert ten.std() > 0  # every draw has other classes and photos
+    two, ten = (own_classes(*train, *test, classes=6, shots=shots) for shots in (2, 10))
+    assert two["accuracy"].mean() < ten["accuracy"].mean()
+    assert abs((ten["cross-validated"] - ten["accuracy"]).mean()) < 0.15
+    assert abs((ten["accuracy of logistic regression"] - ten["accuracy"]).mean()) < 0.1
+    assert set(ten["interval holds"].tolist()) <= {0.0, 1.0}
+    assert ten["accuracy"].shape == (6,)
+    assert ten["accuracy"].std() > 0  # every draw has other classes and photos
+
+
+def test_own_classes__what_is_far_is_doubted() -> None:
+    train, test = clouds(12, 8, 0, 0.5), clouds(50, 8, 1, 0.5)
+    far = -functional.normalize(test[0].mean(0, keepdim=True) + 0 * test[0], dim=1).numpy()
+    found = own_classes(*train, *test, {"far": far}, classes=4, shots=10)
+    assert found["not sure of far"].mean() > 0.9
+    assert found["not sure of other classes"].mean() > found["not sure of the classes"].mean() + 0.3
+    assert found["not sure of the classes"].mean() < 0.15
 
 
 def test_own_classes__one_photo_per_class_claims_nothing() -> None:
-    accuracy, validated, _ = own_classes(*clouds(3, 5, 0, 0.1), *clouds(4, 5, 1, 0.1), shots=1)
-    assert accuracy.min() > 0.9
-    assert validated.isnan().all()
+    found = own_classes(*clouds(3, 5, 0, 0.1), *clouds(4, 5, 1, 0.1), classes=6, shots=1)
+    assert found["accuracy"].min() > 0.9
+    assert "cross-validated" not in found
 
 
 def test_own_classes__same_seed_same_figures() -> None:
     train, test = clouds(5, 4, 0, 1.5), clouds(20, 4, 1, 1.5)
-    first, second, other = (own_classes(*train, *test, shots=3, seed=seed)[0] for seed in (0, 0, 1))
+    first, second, other = (own_classes(*train, *test, classes=6, shots=3, seed=seed)["accuracy"] for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -56,11 +67,23 @@ def test_own_classes__same_seed_same_figures() -> None:
 def test_own_classes__need_classes_in_common() -> None:
     vectors, labels = clouds(3, 4, 0, 0.1)
     with pytest.raises(TrainError, match="two classes in common"):
-        own_classes(vectors, labels, vectors, labels + 3, shots=1)
+        own_classes(vectors, labels, vectors, labels + 3, classes=2, shots=1)
+
+
+def test_calibration_error__is_the_gap_in_each_bin() -> None:
+    sure, right = np.array([0.95, 0.95, 0.55, 0.55], np.float32), np.array([True, True, True, False])
+    assert calibration_error(sure, right) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4, abs=1e-6)
+    assert calibration_error(np.ones(4, np.float32), np.zeros(4, bool)) == 1
+
+
+def test_page__has_the_table_of_the_results() -> None:
+    root = Path(__file__).parents[2]
+    assert as_table(read_results(root / "results" / "fit.csv")) in (root / "docs" / "your-classes.md").read_text()
 
 
 def test_command__writes_a_row_per_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tools.measure_fit.SHOTS", (1, 2))
+    monkeypatch.setattr("tools.measure_fit.DRAWN", 4)
     random = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("light", "dark"):
@@ -72,8 +95,15 @@ def test_command__writes_a_row_per_figure(tmp_path: Path, monkeypatch: pytest.Mo
     words += ["--cache", str(tmp_path / "cache"), "--store", str(tmp_path / "store")]
     assert main(words) == 0
     rows = {row.metric: row for row in read_results(tmp_path / "fit.csv")}
-    figures = ["1 per class, accuracy", "2 per class, accuracy", "2 per class, cross-validated"]
-    figures += ["2 per class, interval holds"]
-    assert set(rows) == {f"fit, {figure}, {kind}" for figure in figures for kind in ("embedding", "teacher")}
-    assert (rows["fit, 1 per class, accuracy, embedding"].value > 0.9, rows[next(iter(rows))].n) == (True, 6)
+    figures = ["accuracy", "accuracy of logistic regression", "mean score", "calibration error"]
+    judged = [
+        "cross-validated",
+        "interval holds",
+        *(f"not sure of {what}" for what in ("the classes", "noise", "text")),
+    ]
+    expected = {f"fit, 2 classes, {each} each, {figure}" for each in (1, 2) for figure in figures}
+    expected |= {f"fit, 2 classes, 2 each, {figure}" for figure in judged}
+    assert set(rows) == {f"{figure}, {kind}" for figure in expected for kind in ("embedding", "teacher")}
+    assert rows["fit, 2 classes, 1 each, accuracy, embedding"].value > 0.9
+    assert rows["fit, 2 classes, 1 each, accuracy, embedding"].n == 6
     assert main([*words[:2], "nowhere", *words[3:]]) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from leap_zoo import Prediction
+from leap_zoo import Prediction, Predictions
 from leap_zoo.card import CurriculumStep, File, Metric
 from serve.demo import bars
 from serve.demo.cards import card_view
@@ -20,9 +20,10 @@ def anything(_: File) -> bool:
 HOSTILE = "<script>alert(1)</script>"
 
 
-def classified(predictions: list[Prediction], head: str, milliseconds: float) -> Classified:
+def classified(predictions: list[Prediction], head: str, milliseconds: float, *, unsure: bool = False) -> Classified:
     times = {"decode_ms": 0.0, "inference_ms": milliseconds, "queue_ms": 0.0}
-    return Classified(predictions=[predictions], head=head, model="m", revision="1", precision="int8", **times)
+    found = Predictions(predictions, unsure=unsure)
+    return Classified(predictions=[found], head=head, model="m", revision="1", precision="int8", **times)
 
 
 def test_bars__best_first_with_the_milliseconds() -> None:
@@ -87,7 +88,16 @@ def test_compared__a_bar_for_each_file_and_whether_they_agree() -> None:
     html = bars.compared(ours, "int8", theirs, "fp32")
     for text in ("int8 2.0 ms", "fp32 4.0 ms", "75.0 %", "60.0 %", "The fp32 file says: dog."):
         assert text in html
-    assert "Both files name the same class." in bars.compared(ours, "int8", ours, "fp32")
+    assert "Both files say the same." in bars.compared(ours, "int8", ours, "fp32")
+
+
+def test_bars__not_sure_instead_of_a_wrong_word() -> None:
+    ours = classified([Prediction("cat", 0.75, 3), Prediction("dog", 0.25, 1)], "", 2.0, unsure=True)
+    theirs = classified([Prediction("cat", 0.6, 1)], "", 4.0)
+    for html in (bars.bars(ours, "int8"), bars.compared(ours, "int8", theirs, "fp32")):
+        assert '<p class="leap-best">Not sure: unlike the photos it learned from</p>' in html
+        assert "75.0 %" in html  # the scores stay to be seen
+    assert "The fp32 file says: cat." in html
 
 
 def test_curriculum__a_mark_and_a_sentence_for_each_move(engine: Engine) -> None:

@@ -35,7 +35,7 @@ class Built:
         """The card's row for these files; its metrics come from the gate."""
         form, precision = self.kind
         name = NAMES[self.kind]
-        first = _file(name, self.contents[0])
+        first = file_of(name, self.contents[0])
         is_onnx = form == "onnx"
         return Artifact(
             file=first.file,
@@ -43,7 +43,7 @@ class Built:
             sha256=first.sha256,
             precision=precision,
             format=form,
-            weights=None if is_onnx else _file(name.replace(".xml", ".bin"), self.contents[1]),
+            weights=None if is_onnx else file_of(name.replace(".xml", ".bin"), self.contents[1]),
             opset=onnx.OPSET if is_onnx else None,
             ir=onnx.IR if is_onnx else openvino.IR,
             minimum_runtime=onnx.MINIMUM_RUNTIME if is_onnx else openvino.MINIMUM_RUNTIME,
@@ -56,5 +56,6 @@ class Built:
         return self.contents[0] if file.file == NAMES[self.kind] else self.contents[1]
 
 
-def _file(name: str, content: bytes) -> File:
+def file_of(name: str, content: bytes) -> File:
+    """The card's entry for a file."""
     return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

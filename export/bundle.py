@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
+from export.for_timm import WEIGHTS
 from export.listing import list_model
 from leap_zoo.card import ModelCard
 from leap_zoo.documents import read_card
@@ -28,10 +29,11 @@ from leap_zoo.verify import read_golden, write_golden
 def bundle(source: Path, zoo: Path, files: Collection[str]) -> ModelCard:
     """Publish the artifacts `files` of the model in `source` into `zoo`; the card and golden outputs shrink to them.
 
-    Raises InvalidArgument for a name that the card does not list, ArtifactCorrupt, InvalidCard.
+    `model.safetensors` among `files` keeps all that timm and torch read. Raises InvalidArgument for a name that the
+    card does not list, ArtifactCorrupt, InvalidCard.
     """
     card, folder = read_card(source / "card.json"), ModelFolder(source)
-    known = [artifact.file for artifact in card.artifacts]
+    known = [artifact.file for artifact in card.artifacts] + [WEIGHTS] * bool(card.timm)
     for name in files:
         if name not in known:
             raise InvalidArgument(f"{card.id} has no artifact {name!r}{nearest(name, known)}")
@@ -49,13 +51,15 @@ def bundle(source: Path, zoo: Path, files: Collection[str]) -> ModelCard:
     with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as staging:
         home = Path(staging) / card.id
         home.mkdir()
-        for file in (file for artifact in kept for file in artifact.files):
+        timm = card.timm if WEIGHTS in files else []
+        for file in (*(file for artifact in kept for file in artifact.files), *timm):
             (home / file.file).write_bytes(folder.read(card, file))
         write_golden(home / card.golden.file, golden["image"].astype(np.uint8), outputs)
         data = (home / card.golden.file).read_bytes()
         card = replace(
             card,
             artifacts=kept,
+            timm=timm,
             latency=[row for row in card.latency if row.file in files],
             golden=replace(card.golden, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()),
         )

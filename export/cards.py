@@ -13,9 +13,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from export.latency import card_rows
 from export.listing import list_model
 from export.quality import teacher_of
-from leap_zoo import bench
+from leap_zoo.bench import SECONDS, Plan, bench
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.store import models
@@ -43,8 +44,8 @@ def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
 
 def timed(cards: Sequence[ModelCard], zoo: Path, seconds: float) -> list[ModelCard]:
     """The cards with new latency rows: every file of every model that runs here, one thread, one photo per call."""
-    rows, _ = bench.bench([card.id for card in cards], bench.Plan(seconds=seconds), zoo)
-    return [replace(card, latency=bench.card_rows([row for row in rows if row.model == card.id])) for card in cards]
+    rows, _ = bench([card.id for card in cards], Plan(seconds=seconds), zoo)
+    return [replace(card, latency=card_rows([row for row in rows if row.model == card.id])) for card in cards]
 
 
 def _measured(model: str, artifact: Artifact, figures: Sequence[Result]) -> Artifact:
@@ -88,9 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--time", action="store_true", help="time all files again, on this device, which is best idle")
-    parser.add_argument(
-        "--seconds", type=float, default=bench.SECONDS, metavar="S", help="of --time, per file (%(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="of --time, per file (%(default)s)")
     options = parser.parse_args(arguments)
     try:
         figures = read_results(options.figures)

@@ -42,7 +42,7 @@ def licences(run: Run) -> cards.Licences:
 
 
 def architecture(run: Run) -> cards.Architecture:
-    """The student's shape, from which `leap_zoo.bench.peer` builds it again in timm."""
+    """The student's shape."""
     student, block = run.student, run.student.blocks[0]
     return cards.Architecture(
         patch=student.patch_embed.patch_size[0],

@@ -25,7 +25,8 @@ class DeployedStudent(nn.Module):
         self.student = run.student
         self.prefix = run.student.num_prefix_tokens  # CLS and registers, which are no patches
         self.pooling = info.pooling
-        self.heads = info.heads
+        self.heads, self.default_head = info.heads, info.default_head
+        self.mean, self.std, self.tensors = info.mean, info.std, run.tensors
         self.names = ["embedding", "teacher_embedding", *(f"logits_{head.name}" for head in info.heads)]
         mean, std = torch.tensor(info.mean), torch.tensor(info.std)
         # (pixels / 255 - mean) / std as one multiply-add

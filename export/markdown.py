@@ -1,8 +1,12 @@
-"""Tables of Markdown, whatever is in their cells."""
+"""Markdown: tables, whatever is in their cells, and the texts of `templates/`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -11,9 +15,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [_row(header), "|---" * len(header) + "|", *body, ""] if body else []
 
 
-def code(language: str, text: str) -> list[str]:
-    """Lines of a block of code, with an empty line after it."""
-    return [f"```{language}", *text.strip("\n").splitlines(), "```", ""]
+def template(name: str, **values: object) -> list[str]:
+    """Lines of templates/NAME.md with `$key` filled in, and an empty line after them."""
+    text = Template((TEMPLATES / f"{name}.md").read_text()).substitute(values)
+    return [*text.rstrip("\n").splitlines(), ""]
 
 
 def line(text: str) -> str:

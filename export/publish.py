@@ -10,14 +10,15 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from export import build, describe, verify
-from export.built import NAMES, Built, Kind
+from export import build, describe, for_timm, verify
+from export.built import NAMES, Built, Kind, file_of
 from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent
+from export.latency import latency_rows
 from export.listing import list_model
-from leap_zoo import bench, store
 from leap_zoo import publish as publishing
+from leap_zoo import store
 from leap_zoo.card import Artifact, ModelCard, Search
 from leap_zoo.model import Model, open_artifact
 from leap_zoo.verify import verify as verify_published
@@ -50,6 +51,10 @@ def publish(
         card = _write(run, model, forms, [form.artifact() for form in forms], search, staging)
         place = store.Zoo(staging)
         files = {artifact.file: open_artifact(place, card, artifact) for artifact in card.artifacts}
+        worst = verify.check_parity(
+            files[NAMES[REFERENCE]], for_timm.TimmStudent(place, card), draw(run.recipe.preprocessing.size)
+        )
+        say(f"timm's model of {for_timm.WEIGHTS} differs from the fp32 file by {worst:.1e} at most")
         verdict = verify.judge(run, files, NAMES[REFERENCE], say)
         wanted = {NAMES[kind] for kind in kinds}
         kept = [
@@ -64,7 +69,7 @@ def publish(
         shutil.rmtree(staging / card.id)
         card = _write(run, model, forms, kept, search, staging)
         say("timing the files on this device")
-        card = replace(card, latency=bench.latency_rows(card.id, staging, seconds=TIMING_SECONDS))
+        card = replace(card, latency=latency_rows(card.id, staging, seconds=TIMING_SECONDS))
         list_model(card, staging)
         report = verify_published(card.id, zoo=staging)
         if not report.ok:
@@ -105,7 +110,13 @@ def _write(
             (home / file.file).write_bytes(form.read(file))
         golden[artifact.file] = Model.open(card, artifact, form.read).run(images, model.names)
     write_golden(home / GOLDEN, images, golden)
+    timm = for_timm.files(
+        model, run.recipe.preprocessing, licence=card.licences.weights, description=run.recipe.description
+    )
+    for name, content in timm.items():
+        (home / name).write_bytes(content)
     card = describe.card(run, model, artifacts, (GOLDEN, (home / GOLDEN).read_bytes()), search)
+    card = replace(card, timm=[file_of(name, content) for name, content in timm.items()])
     list_model(card, staging)
     return card
 

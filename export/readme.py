@@ -2,30 +2,101 @@
 
 from __future__ import annotations
 
-from export import contract, figure, measured
-from export.markdown import line, table
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from export import figure, measured
+from export.markdown import line, table, template
 from export.metric_text import interval, value
-from leap_zoo.card import Artifact, Licences, Metric, ModelCard, Training
+from leap_zoo.card import Artifact, File, Licences, Metric, ModelCard, Training
+
+# Licences under the names that hubs know; another one is `other`, and named beside it.
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0")
+# Parts of a metric's name -> what a hub calls the task and the metric. Comparisons with other files are not among them.
+HUB_METRICS = {
+    "linear probe": ("image-classification", "accuracy"),
+    "-NN": ("image-classification", "accuracy"),
+    "mAP": ("image-feature-extraction", "mean_average_precision"),
+    "ecall@1": ("image-feature-extraction", "recall_at_1"),
+    "top-1": ("image-classification", "accuracy"),
+}
+NOT_HUB_METRICS = ("drop", "agreement", "cosine")
 
 
 def render(card: ModelCard) -> str:
-    """Markdown."""
+    """Markdown, after the YAML that hubs read."""
     sections = {
         "Files": _files(card),
-        "Use": contract.python_and_commands(card),
+        "Use": _use(card),
         "Measured on the published files": measured.metric_sections(card),
         "Latency": measured.latency_sections(card.latency),
         "How the quantised files were chosen": measured.search_section(card.search) if card.search else [],
-        "The file without leap_zoo": [*_ports(card), *contract.input_contract(card)],
-        "Is another runtime right?": contract.golden_section(card),
+        "The file without leap_zoo": [*_ports(card), *_contract(card)],
+        "Is another runtime right?": _golden(card),
         "Training": _training(card, card.training) if card.training else [],
         "Licences": _licences(card.licences),
     }
-    lines = [f"# {card.id}", "", f"{line(card.description)}. Revision `{card.revision}`.", "", *_about(card)]
+    front = yaml.safe_dump(metadata(card), sort_keys=False, allow_unicode=True, width=120)
+    lines = ["---", *front.splitlines(), "---", "", f"# {card.id}", ""]
+    lines += [f"{line(card.description)}. Revision `{card.revision}`.", "", *_about(card)]
     for title, section in sections.items():
         if section:
             lines += [f"## {title}", "", *section]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def metadata(card: ModelCard) -> dict[str, Any]:
+    """The front matter: what a hub's search and its page of results are made of. Figures are of the first file."""
+    licence = card.licences.weights.lower()
+    known = licence in HUB_LICENCES
+    formats = dict.fromkeys(artifact.format for artifact in card.artifacts)
+    figures = [(metric, *found) for metric in card.artifacts[0].metrics if (found := _hub_metric(metric))]
+    own = dict.fromkeys(_slug(metric.dataset) for metric in card.artifacts[0].metrics if metric.head)
+    return {
+        "license": licence if known else "other",
+        **({} if known else {"license_name": _slug(licence)}),
+        **({"library_name": "timm"} if card.timm else {}),
+        "pipeline_tag": "image-classification",
+        "tags": [
+            *("leap-zoo", "vision-transformer", "knowledge-distillation", "image-feature-extraction"),
+            *(["timm", "safetensors"] if card.timm else []),
+            *formats,
+        ],
+        **({"datasets": list(own)} if own else {}),
+        **({"metrics": list(dict.fromkeys(kind for _, _, kind in figures))} if figures else {}),
+        **({"model-index": [{"name": card.id, "results": _results(figures)}]} if figures else {}),
+    }
+
+
+def _hub_metric(metric: Metric) -> tuple[str, str] | None:
+    if any(word in metric.name for word in NOT_HUB_METRICS):
+        return None
+    return next((known for part, known in HUB_METRICS.items() if part in metric.name), None)
+
+
+def _results(figures: Sequence[tuple[Metric, str, str]]) -> list[dict[str, Any]]:
+    """A result per task, data set and split, with its metrics."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for metric, task, kind in figures:
+        name = f"{metric.name}, head {metric.head}" if metric.head else metric.name
+        entry = {"type": kind, "value": round(metric.value, 5), "name": name}
+        found.setdefault((task, metric.dataset, metric.split), []).append(entry)
+    return [
+        {
+            "task": {"type": task},
+            "dataset": {"name": dataset, "type": _slug(dataset), "split": split},
+            "metrics": metrics,
+        }
+        for (task, dataset, split), metrics in found.items()
+    ]
+
+
+def _slug(name: str) -> str:
+    """`Imagenette (160 px)` -> `imagenette`."""
+    return re.sub(r"[^a-z0-9._]+", "-", re.sub(r"\(.*?\)", "", name.lower())).strip("-")
 
 
 def metric_row(artifact: Artifact, metric: Metric) -> str:
@@ -55,6 +126,60 @@ def _about(card: ModelCard) -> list[str]:
     return lines
 
 
+def _use(card: ModelCard) -> list[str]:
+    """In Python, on the command line, and in PyTorch."""
+    dims = {"student": card.embedding_dims.student}
+    return [*template("use", **dims), *(template("timm", **dims)[1:] if card.timm else [])]
+
+
+def _contract(card: ModelCard) -> list[str]:
+    """Without `leap_zoo`: from the bytes of a photo to the outputs, as C++-like pseudocode."""
+    spec, dims = card.preprocessing, card.embedding_dims
+    variables = {head.name: re.sub(r"\W", "_", head.output, flags=re.ASCII) for head in card.heads}
+    heads = (
+        f'tensor<float> {variables[head.name]} = outputs["{head.output}"];  // (1, {len(head.labels)})'
+        for head in card.heads
+    )
+    return template(
+        "contract",
+        size=spec.size,
+        short=spec.short_side,
+        filter=spec.filter,
+        FILTER=spec.filter.upper(),
+        file=card.artifacts[0].file,
+        student=dims.student,
+        teacher=dims.teacher,
+        heads="\n".join(heads),
+        default=variables[card.default_head],
+    )
+
+
+def _golden(card: ModelCard) -> list[str]:
+    """How to find out whether another runtime gives the right answers."""
+    tolerance = card.golden.tolerance
+    sets = list(dict.fromkeys(isa for by_isa in tolerance.values() for isa in by_isa))
+    file = next((artifact.file for artifact in card.artifacts if artifact.format == "onnx"), None)
+    if file is None:
+        return []
+    text = template(
+        "golden",
+        golden=card.golden.file,
+        file=file,
+        size=card.preprocessing.size,
+        student=card.embedding_dims.student,
+    )
+    rows = (
+        [precision, *(f"{by_isa[isa]:g}" if isa in by_isa else "" for isa in sets)]
+        for precision, by_isa in tolerance.items()
+    )
+    return [*text, *table(["precision", *sets], rows)]
+
+
+def _runs_on(artifact: Artifact) -> str:
+    """The oldest runtime that an artifact is meant for."""
+    return f"{'OpenVINO' if artifact.format == 'openvino' else 'ONNX Runtime'} {artifact.minimum_runtime}"
+
+
 def _files(card: ModelCard) -> list[str]:
     rows = []
     for artifact in card.artifacts:
@@ -64,17 +189,20 @@ def _files(card: ModelCard) -> list[str]:
             rows.append(
                 [
                     *(f"`{file.file}`", measured.label(artifact) if alone else "its weights"),
-                    *(f"{file.bytes / 1e6:.2f}", form if alone else "", contract.runs_on(artifact) if alone else ""),
+                    *(f"{file.bytes / 1e6:.2f}", form if alone else "", _runs_on(artifact) if alone else ""),
                     f"`{file.sha256}`",
                 ]
             )
-    golden = card.golden
-    rows.append([f"`{golden.file}`", "golden outputs", f"{golden.bytes / 1e6:.2f}", "", "", f"`{golden.sha256}`"])
+    rows += [_other(file, what) for file, what in [(card.golden, "golden outputs"), *((f, "timm") for f in card.timm)]]
     tools = sorted({f"{tool} {version}" for a in card.artifacts for tool, version in a.tools.items()})
     return [
         *table(["file", "what", "MB", "format", "runs on, from", "sha256"], rows),
         *([f"Built with {', '.join(tools)}.", ""] if tools else []),
     ]
+
+
+def _other(file: File, what: str) -> list[str]:
+    return [f"`{file.file}`", what, f"{file.bytes / 1e6:.2f}", "", "", f"`{file.sha256}`"]
 
 
 def _ports(card: ModelCard) -> list[str]:

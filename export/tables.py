@@ -8,10 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from export import teacher_space, zoo_figure, zoo_page
-from export.latency_tables import latency_tables
+from export import latency, teacher_space, zoo_figure, zoo_page
 from export.quality import Line, lines_of
-from leap_zoo.bench import latency
 from leap_zoo.errors import LeapZooError
 from leap_zoo.store import models
 from train.errors import TrainError
@@ -74,7 +72,7 @@ def render(text: str) -> str:
 
 def page() -> str:
     """The text of docs/zoo.md."""
-    speed = latency_tables(latency.newest(ROOT / latency.FOLDER))
+    speed = latency.latency_tables(latency.newest(ROOT / latency.FOLDER))
     taught = {path.stem: msgspec.json.decode(path.read_bytes(), type=RunReport) for path in TAUGHT}
     return zoo_page.render(models(ZOO), zoo_lines(), read_trials(), speed, taught)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from export.errors import GateFailed
+from export.for_timm import TimmStudent
 from export.graph import DeployedStudent
 from leap_zoo.card import Metric
 from leap_zoo.intervals import Z95, wilson
@@ -68,7 +69,7 @@ def judge(run: Run, files: dict[str, Model], reference: str, say: Callable[[str]
     return Verdict(metrics, refused)
 
 
-def check_parity(file: Model, model: DeployedStudent, pixels: npt.NDArray[np.uint8]) -> float:
+def check_parity(file: Model, model: DeployedStudent | TimmStudent, pixels: npt.NDArray[np.uint8]) -> float:
     """Largest difference of the file's outputs to torch's, at batch 1, 2 and 5. Raises GateFailed.
 
     It is absolute; of an output with values beyond 10, it is relative to a tenth of the largest.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_zoo, at_least_one
@@ -14,7 +13,7 @@ from leap_zoo.settings import DEFAULT_MODEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from leap_zoo.bench.latency import Row
+    from leap_zoo.bench import Row
 
 BUSY = 1.5  # medians beyond this many times the fastest call say more about the machine than about the model
 
@@ -36,19 +35,10 @@ def add(commands: Commands) -> None:
         "--seconds", type=_seconds, default=3.0, metavar="S", help="of timed calls per row (default: %(default)s)"
     )
     command.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
-    command.add_argument(
-        "--against",
-        choices=("torch", "torch-compiled", "torch-onnx"),
-        action="append",
-        default=[],
-        help="also time the same student in PyTorch, eager or compiled, or as PyTorch exports it (may be repeated)",
-    )
-    command.add_argument("--out", type=Path, metavar="FOLDER", help="write a CSV named by hardware and versions there")
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from leap_zoo.bench import Plan, bench
-    from leap_zoo.bench.latency import slowdown, write_rows
+    from leap_zoo.bench import Plan, bench, slowdown
     from leap_zoo.progress import Progress
     from leap_zoo.settings import parse_threads
 
@@ -59,7 +49,6 @@ def _bench(options: argparse.Namespace) -> int:
         format=options.format,
         seconds=options.seconds,
         decode=options.decode,
-        against=options.against,
     )
     bars: list[Progress] = []
 
@@ -77,14 +66,11 @@ def _bench(options: argparse.Namespace) -> int:
         notes.append(f"this machine was busy: medians are up to {busy:.1f} times the fastest call; measure again later")
     for note in notes:
         complain(note)
-    path = None if options.out is None else write_rows(options.out, rows)
     if options.json:
-        return print_json({"rows": rows, "notes": notes, "file": None if path is None else str(path)})
+        return print_json({"rows": rows, "notes": notes})
     say(f"{rows[0].device} ({rows[0].isa or 'unknown ISA'})")
     for line in _table(rows):
         say(line)
-    if path is not None:
-        say(f"written to {path}")
     return 0
 
 
@@ -92,7 +78,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     """Aligned columns; those that nobody asked for are left out."""
     columns: dict[str, list[str]] = {
         "model": [row.model for row in rows],
-        "file": [row.file if not row.format.startswith("torch") else "(same weights)" for row in rows],
+        "file": [row.file for row in rows],
         "runtime": [row.runtime for row in rows],
         "threads": [str(row.threads) for row in rows],
         "batch": [str(row.batch) for row in rows],
@@ -105,8 +91,6 @@ def _table(rows: Sequence[Row]) -> list[str]:
         "load ms": ["" if row.load_ms is None else f"{row.load_ms:.0f}" for row in rows],
         "peak MB": ["" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}" for row in rows],
         "x fp32": ["" if row.times_fp32 is None else f"{row.times_fp32:.2f}" for row in rows],
-        "x eager": ["" if row.times_eager is None else f"{row.times_eager:.2f}" for row in rows],
-        "x exported": ["" if row.times_exported is None else f"{row.times_exported:.2f}" for row in rows],
     }
     if {row.input for row in rows} == {"pixels"}:
         del columns["input"]

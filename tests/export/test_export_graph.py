@@ -23,6 +23,7 @@ from export.built import NAMES
 from export.golden import draw
 from export.graph import DeployedStudent
 from export.weights import weights_of
+from leap_zoo.documents import read_card
 from train.run import Run, load_run
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,7 @@ def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None
         *NAMES.values(),
         "model_fp16.bin",
         "model_int8.bin",
+        *(file.file for file in read_card(published / "leap-digits" / "card.json").timm),
     }
     marks = (str(ROOT), str(Path.home()), str(published), "site-packages", "/tmp/", "stack_trace", 'File \\"')
     for path in files:

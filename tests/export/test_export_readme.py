@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
 import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 from whole_card import whole_card
 
 from export import figure, readme
 from export.markdown import table
 from leap_zoo.card import CurriculumStep, ModelCard
+from leap_zoo.cli import main
 
+ROOT = Path(__file__).parents[2]
 README = readme.render(whole_card())
 
 
@@ -106,6 +112,74 @@ def test_training_and_licences() -> None:
     assert f"]({figure.FILE})" in text
     assert rows(text)[1:3] == [["0", "3", "", "calibration"], ["400", "4", "0.710", "similarity"]]
     assert [row[1] for row in rows(section("Licences"))[1:]] == ["Apache-2.0", "MIT", "CC-BY-4.0", "research only"]
+
+
+def test_metadata__is_what_a_hub_reads() -> None:
+    """By the hub's own client, which knows the schema."""
+    hub = pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
+    data = hub.ModelCard(README, ignore_metadata_errors=False).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "timm", "image-classification")
+    assert {"leap-zoo", "onnx", "openvino", "timm", "image-feature-extraction"} <= set(data.tags)
+    assert (data.datasets, data.metrics) == (["drawn"], ["accuracy"])
+    assert data.model_name == "leap-whole"
+    assert [(row.metric_name, row.metric_value, row.dataset_split) for row in data.eval_results] == [
+        ("top-1, head cranes", 0.75, "test"),
+        ("top-1, head tea-cups", 0.5, "test"),
+    ]
+
+
+def test_metadata__of_another_licence_and_without_figures() -> None:
+    card = whole_card()
+    bare = msgspec.structs.replace(
+        card,
+        timm=[],
+        licences=msgspec.structs.replace(card.licences, weights="ours: look, but do not touch"),
+        artifacts=[msgspec.structs.replace(card.artifacts[1], metrics=[])],
+    )
+    found = readme.metadata(bare)
+    assert (found["license"], found["license_name"]) == ("other", "ours-look-but-do-not-touch")
+    assert not {"library_name", "datasets", "metrics", "model-index"} & set(found)
+
+
+def test_metadata__figures_are_not_comparisons_with_other_files() -> None:
+    artifact = whole_card().artifacts[1]
+    card = msgspec.structs.replace(whole_card(), artifacts=[artifact])
+    assert "embedding cosine to fp32, mean" in {metric.name for metric in artifact.metrics}
+    assert [row["metrics"] for row in readme.metadata(card)["model-index"][0]["results"]] == [
+        [{"type": "accuracy", "value": 0.7451, "name": "top-1, head cranes"}]
+    ]
+
+
+@pytest.mark.parametrize("home", sorted((ROOT / "zoo").glob("*/")), ids=lambda home: home.name)
+def test_readme__lines_of_a_shipped_folder_work_in_a_copy(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_lines(Path(shutil.copytree(home, tmp_path / "anywhere")), monkeypatch)
+
+
+def test_readme__lines_of_an_exported_folder_work_in_a_copy(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_lines(Path(shutil.copytree(published / "leap-digits", tmp_path / "anywhere")), monkeypatch)
+
+
+def run_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of Python and every command of the folder's README, in the folder."""
+    for seed, name in enumerate(("photo.jpg", "other.jpg")):
+        drawn = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(drawn).save(folder / name)
+    monkeypatch.chdir(folder)
+    blocks = re.findall(r"^```(python|sh)\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks].count("python") >= 2
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), {})
+        else:
+            for command in block.splitlines():
+                program, *arguments = shlex.split(command, comments=True)
+                assert program == "leap-zoo"
+                differs = arguments[0] == "verify"  # int8 may, on a CPU that multiplies bytes another way
+                assert main(arguments) in ((0, 1) if differs else (0,)), command
 
 
 def test_readme__leaves_out_what_the_card_does_not_say() -> None:

@@ -1,4 +1,4 @@
-"""What was measured how fast: rows, and the CSV files of `results/latency`, named by hardware and versions."""
+"""What was measured how fast: the CSV files of `results/latency`, the tables made of them, and the rows of cards."""
 
 from __future__ import annotations
 
@@ -8,59 +8,47 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from export.markdown import table
+from leap_zoo.bench import SECONDS, Plan, Row, bench
 from leap_zoo.card import Latency
 from leap_zoo.errors import InvalidArgument, short
 from leap_zoo.files import atomic_file
+from leap_zoo.store import ZooLocation
 
 FOLDER = Path("results") / "latency"
-
-Input = Literal["pixels", "jpeg"]
-
 _SHORT = {"onnxruntime": "ort", "openvino": "ov"}
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One contender of one run: milliseconds per call through `leap_zoo`, all contenders in turns.
+class Measured(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row, also of a peer in PyTorch: `torch`, or `torch-onnx`, which is what torch.onnx.export makes of it.
 
-    file: the artifact; for a peer, the fp32 file whose weights it has. format: `onnx`, `openvino`, or which peer:
-    `torch`, or `torch-onnx`, which is what torch.onnx.export makes of it, on ONNX Runtime.
-    isa: instruction sets, joined by spaces. input: `pixels` (ready-made arrays), or `jpeg`: decoding and resizing of
-    every photo is timed too. n: calls timed. load_ms: from the file's bytes to the first answer, in a process of its
-    own; peak_memory_bytes: of that process. times_fp32, times_eager, times_exported: how many times faster, by the
-    fastest calls, than the fp32 ONNX file, PyTorch eager, and PyTorch's own ONNX file, in the same run on as many
-    threads, photos and the same input; None without them.
-    date: UTC, ISO 8601.
+    times_eager, times_exported: as `times_fp32`, beside PyTorch eager and beside PyTorch's own ONNX file.
     """
 
-    model: str
-    revision: str
-    file: str
-    format: str
-    precision: str
-    runtime: str
-    device: str
-    isa: str
-    threads: int
-    batch: int
-    input: Input
-    n: int
-    min_ms: float
-    median_ms: float
-    p95_ms: float
-    images_per_second: float
-    load_ms: float | None = None
-    peak_memory_bytes: int | None = None
-    times_fp32: float | None = None
     times_eager: float | None = None
     times_exported: float | None = None
-    date: str
 
 
-COLUMNS = Row.__struct_fields__
+COLUMNS = Measured.__struct_fields__
+
+
+def card_rows(rows: Sequence[Row]) -> list[Latency]:
+    """The rows that belong in a card: those of published files, on ready-made pixels."""
+    return [
+        Latency(
+            isa=row.isa.split(), **{name: getattr(row, name) for name in Latency.__struct_fields__ if name != "isa"}
+        )
+        for row in rows
+        if row.input == "pixels" and not row.format.startswith("torch")
+    ]
+
+
+def latency_rows(name: str, zoo: ZooLocation, *, seconds: float = SECONDS) -> list[Latency]:
+    """Rows for the card of a model in a (staged) zoo: every file that runs here, one thread, one photo per call."""
+    return card_rows(bench([name], Plan(seconds=seconds), zoo)[0])
 
 
 def file_name(rows: Sequence[Row]) -> str:
@@ -84,7 +72,7 @@ def write_rows(folder: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in sorted([*kept, *rows], key=lambda row: row.model):
-        writer.writerow(["" if value is None else value for value in msgspec.structs.astuple(row)])
+        writer.writerow(["" if (value := getattr(row, name, None)) is None else value for name in COLUMNS])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -94,7 +82,7 @@ def write_rows(folder: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
     return path
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[Row]:
+def read_rows(path: str | os.PathLike[str]) -> list[Measured]:
     """The rows of one file. Raises InvalidArgument when it is not one that `write_rows` wrote."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -103,16 +91,16 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
                 raise TypeError("it has no column `model`")
             lines = list(reader)
         filled = [{key: value for key, value in line.items() if value != ""} for line in lines]
-        return msgspec.convert(filled, list[Row], strict=False)
+        return msgspec.convert(filled, list[Measured], strict=False)
     except OSError as error:
         raise InvalidArgument(f"{short(path)} cannot be read ({error.strerror})") from error
     except (msgspec.ValidationError, csv.Error, UnicodeDecodeError, TypeError) as error:
-        raise InvalidArgument(f"{short(path)} is no table of leap-zoo bench ({error}): move it elsewhere") from error
+        raise InvalidArgument(f"{short(path)} is not a table of latencies ({error}): move it elsewhere") from error
 
 
-def newest(folder: str | os.PathLike[str]) -> list[list[Row]]:
+def newest(folder: str | os.PathLike[str]) -> list[list[Measured]]:
     """Per hardware (device and instruction sets), every model's rows of its newest run; sorted by hardware, model."""
-    runs: dict[tuple[str, str, str], list[Row]] = {}
+    runs: dict[tuple[str, str, str], list[Measured]] = {}
     for path in sorted(Path(folder).glob("*.csv")):
         rows = read_rows(path)
         for model in {row.model for row in rows}:
@@ -120,36 +108,36 @@ def newest(folder: str | os.PathLike[str]) -> list[list[Row]]:
             key = (ours[0].device, ours[0].isa, model)
             if key not in runs or _date(ours) > _date(runs[key]):
                 runs[key] = ours
-    by_hardware: dict[tuple[str, str], list[Row]] = {}
+    by_hardware: dict[tuple[str, str], list[Measured]] = {}
     for device, isa, model in sorted(runs):
         by_hardware.setdefault((device, isa), []).extend(runs[device, isa, model])
     return list(by_hardware.values())
 
 
-def slowdown(rows: Sequence[Row]) -> float:
-    """The largest median over its fastest call: about 1.1 on a machine that does nothing else."""
-    return max((row.median_ms / row.min_ms for row in rows if row.min_ms > 0), default=1.0)
+def latency_tables(measured: Sequence[Sequence[Measured]]) -> str:
+    """Markdown, a table per hardware."""
+    return "\n\n".join(_table(rows) for rows in measured) or "Nothing was measured yet."
 
 
-def card_rows(rows: Sequence[Row]) -> list[Latency]:
-    """The rows that belong in a card: those of published files, on ready-made pixels."""
-    return [
-        Latency(
-            file=row.file,
-            device=row.device,
-            isa=row.isa.split(),
-            runtime=row.runtime,
-            threads=row.threads,
-            batch=row.batch,
-            n=row.n,
-            min_ms=row.min_ms,
-            median_ms=row.median_ms,
-            p95_ms=row.p95_ms,
-            peak_memory_bytes=row.peak_memory_bytes,
+def _table(rows: Sequence[Measured]) -> str:
+    """Milliseconds per call of every row, and how many times faster than its references in the same run."""
+    titles = ["model", "file", "runtime", "threads", "batch", "input", "min ms", "median", "p95", "n", "photos/s"]
+    titles += ["load ms", "peak MB", "x our fp32 ONNX", "x PyTorch eager", "x torch.onnx.export"]
+    lines = []
+    for row in rows:
+        file = "the same weights" if row.format.startswith("torch") else f"{row.format} {row.precision}"
+        times = (row.times_fp32, row.times_eager, row.times_exported)
+        lines.append(
+            [
+                *(row.model, file, row.runtime, str(row.threads), str(row.batch), row.input),
+                *(f"{milliseconds:.2f}" for milliseconds in (row.min_ms, row.median_ms, row.p95_ms)),
+                *(str(row.n), f"{row.images_per_second:.0f}", "" if row.load_ms is None else f"{row.load_ms:.0f}"),
+                "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
+                *("" if ratio is None else f"{ratio:.2f}" for ratio in times),
+            ]
         )
-        for row in rows
-        if row.input == "pixels" and not row.format.startswith("torch")
-    ]
+    where = f"{rows[0].device} ({rows[0].isa}), {max(row.date for row in rows)[:10]}:"
+    return "\n".join([where, "", *table(titles, lines)]).rstrip("\n")
 
 
 def _date(rows: Sequence[Row]) -> str:

@@ -1,0 +1,62 @@
+"""Files beside their peers in PyTorch, into a CSV file. No test looks at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("timm", reason="needs the extra: pip install leap-zoo[train]")
+
+from export.latency import read_rows
+from leap_zoo.cli import main as leap_zoo
+from tools.bench_latency import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "leap-tiny-test"
+QUICK = ["--seconds", "0.02", "--threads", "1", "--batch", "1"]
+
+
+def test_add__writes_the_rows_of_another_device(
+    tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leap_zoo(["bench", TINY, "--zoo", str(tiny_zoo), "--seconds", "0.02", "--json"]) == 0
+    document = capsys.readouterr().out
+    (tmp_path / "device.json").write_text(document)
+    assert main(["--add", str(tmp_path / "device.json"), "--out", str(tmp_path / "latency")]) == 0
+    (path,) = (tmp_path / "latency").iterdir()
+    assert [row.median_ms for row in read_rows(path)] == [row["median_ms"] for row in json.loads(document)["rows"]]
+    assert str(path) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"model": 1}]}'])
+def test_add__another_document_is_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "device.json").write_text(text)
+    assert main(["--add", str(tmp_path / "device.json"), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_peers__need_timms_files(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [TINY, "--zoo", str(tiny_zoo), "--against", "torch", "--out", str(tmp_path), *QUICK]
+    assert main(options) == 2
+    assert "has no files for timm" in capsys.readouterr().err
+
+
+SHIPPED = [path.parent for path in sorted((ROOT / "zoo").glob("*/model.safetensors"))]
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no student of the zoo has files for timm")
+def test_peers__take_turns_with_the_files(tmp_path: Path) -> None:
+    name = SHIPPED[0].name
+    options = [name, "--zoo", str(SHIPPED[0].parent), "--against", "torch", "--against", "torch-onnx"]
+    assert main([*options, *QUICK, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    rows = {(row.format, row.precision): row for row in read_rows(path)}
+    eager, exported, fp32 = rows["torch", "fp32"], rows["torch-onnx", "fp32"], rows["onnx", "fp32"]
+    assert (eager.times_eager, exported.times_exported, fp32.times_fp32) == (1, 1, 1)
+    assert fp32.times_eager == pytest.approx(eager.min_ms / fp32.min_ms, abs=0.001)
+    assert fp32.times_exported == pytest.approx(exported.min_ms / fp32.min_ms, abs=0.001)
+    assert exported.load_ms is None
+    if fp32.peak_memory_bytes is not None:
+        assert eager.peak_memory_bytes > fp32.peak_memory_bytes  # torch is in the memory of the peer's process alone

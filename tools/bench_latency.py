@@ -1,0 +1,120 @@
+"""`python -m tools.bench_latency`: files of a zoo beside the same student in PyTorch, into `results/latency`.
+
+Everything takes turns within one run, as `leap-zoo bench` does it. `--against torch` is timm's model of the published
+weights, `torch-onnx` what torch.onnx.export makes of it, on ONNX Runtime.
+`--add FILE` writes what `leap-zoo bench --json` printed on another device instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from export.errors import ExportError
+from export.golden import draw
+from export.latency import FOLDER, Measured, latency_tables, write_rows
+from leap_zoo.bench import SECONDS, Contender, Plan, Row, answer_probe, bench, relative, slowdown
+from leap_zoo.card import ModelCard
+from leap_zoo.errors import InvalidArgument, LeapZooError
+from leap_zoo.model import Model, choose_artifact, open_artifact
+from leap_zoo.progress import Progress
+from leap_zoo.store import Zoo, models
+
+KINDS = ("torch", "torch-onnx")
+PROBE = ("tools.bench_latency", "--probe")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, write, print; exit status 2 for what the user can fix."""
+    options = _parser().parse_args(arguments)
+    if options.probe:
+        return answer_probe(lambda task, place, card: partial(_open, task.format, place, card, task.threads))
+    try:
+        if options.add is not None:
+            document = msgspec.json.decode(options.add.read_bytes(), type=dict[str, msgspec.Raw])
+            rows = msgspec.json.decode(document["rows"], type=list[Row])
+        else:
+            rows = measure(options)
+        path = write_rows(options.out, rows)
+    except (LeapZooError, ExportError, OSError, KeyError, msgspec.MsgspecError) as error:
+        print(f"tools.bench_latency: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(latency_tables([[msgspec.convert(msgspec.to_builtins(row), Measured) for row in rows]]))
+    print(f"written to {path}; medians are up to {slowdown(rows):.1f} times the fastest call (1.1: nothing else ran)")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> list[Measured]:
+    """The rows of the models of a zoo and of their peers. Raises LeapZooError, GateFailed."""
+    plan = Plan(threads=options.threads, batches=options.batch, seconds=options.seconds, decode=options.decode)
+    names = options.models or [card.id for card in models(options.zoo)]
+    bars: list[Progress] = []
+
+    def begin(total: int):
+        bars.append(Progress(total))
+        return bars[0].step
+
+    try:
+        found, notes = bench(names, plan, options.zoo, begin, [partial(_peer, kind) for kind in options.against])
+    finally:
+        for bar in bars:
+            bar.clear()
+    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    rows = [msgspec.convert(msgspec.to_builtins(row), Measured) for row in found]
+    measured = []
+    for name in dict.fromkeys(row.model for row in rows):
+        ours = relative([row for row in rows if row.model == name], lambda row: row.format == "torch", "times_eager")
+        measured += relative(ours, lambda row: row.format == "torch-onnx", "times_exported")
+    return measured
+
+
+def _peer(kind: str, place: Zoo, card: ModelCard, threads: int) -> Contender:
+    """A peer, compared with the fp32 file first: what is timed must be the same student."""
+    from export.for_timm import TimmStudent
+    from export.verify import check_parity
+
+    model = _open(kind, place, card, threads)
+    file = open_artifact(place, card, model.artifact, threads)
+    check_parity(file, TimmStudent(place, card), draw(card.preprocessing.size))
+    # Exporting takes longer than loading and much memory: its costs would say nothing about the file.
+    return Contender(model, kind, None if kind == "torch-onnx" else PROBE)
+
+
+def _open(kind: str, place: Zoo, card: ModelCard, threads: int) -> Model:
+    from tools.torch_session import ExportedSession, TorchSession  # importing torch counts as loading
+
+    try:
+        artifact = choose_artifact(card, "fp32", "onnx")
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{card.id} has no fp32 ONNX file to compare with: export its run again") from error
+    session = TorchSession(place, card, threads)
+    if kind == "torch-onnx":
+        return Model(card, artifact, ExportedSession(card, artifact, session, threads))
+    return Model(card, artifact, session)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench_latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: all of the zoo")
+    parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="(%(default)s)")
+    parser.add_argument("--against", choices=KINDS, action="append", default=[], help="may be repeated")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="(1 2)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N", help="photos per call (1 8)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help="of timed calls per row (%(default)s)"
+    )
+    parser.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="write these rows, of another device; measure nothing")
+    parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 import openvino
 
-from leap_zoo.runtimes.openvino import core
+from leap_zoo.runtime import core
 
 IR = 11
 MINIMUM_RUNTIME = "2024.0"

@@ -197,7 +197,7 @@ def answers(model: Model, photos: Iterable[ImageSource], output: str) -> Iterato
 def _batches(model: Model, photos: Iterable[ImageSource]) -> Iterator[list[Tensor | ImageError]]:
     def decode(photo: ImageSource) -> Tensor | ImageError:
         try:
-            return to_tensor(photo, model.card.preprocessing)
+            return to_tensor(photo, model.card.preprocessing, model.limits)
         except ImageError as error:
             return error
 

@@ -1,11 +1,14 @@
-"""The front door: `load` a student by name, then `classify` and `embed` photos."""
+"""The front door: `load` a student by name or path, then `classify` and `embed` photos."""
 
 from __future__ import annotations
 
+import logging
+import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +18,20 @@ from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
-from leap_zoo.preprocess import ImageSource, to_tensor
-from leap_zoo.runtimes import Session, open_session
-from leap_zoo.settings import DEFAULT_MODEL, parse_threads, read_settings
-from leap_zoo.store import Zoo, ZooLocation, find_all
+from leap_zoo.model_file import SUFFIXES, ModelFile, names_a_path, open_folder, read_model_file
+from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
+from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
+from leap_zoo.settings import DEFAULT_MODEL, MAX_THREADS, read_settings
+from leap_zoo.store import Zoo, ZooLocation, find, find_all
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
 
 OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
 Many = list[Any] | tuple[Any, ...] | npt.NDArray[np.uint8]
+Images = ImageSource | Iterable[Any]
 Space = Literal["student", "teacher"]
+
+_LOG = logging.getLogger("leap_zoo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +60,92 @@ Batch = list[Predictions]
 AnyHead = str | os.PathLike[str] | CustomHead | None
 
 
+class Options(TypedDict, total=False):
+    """How a model is run: see `load`."""
+
+    exact: bool
+    providers: Sequence[Provider] | None
+    session_options: Any
+    limits: Limits
+
+
 def load(
-    name: str = DEFAULT_MODEL,
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     zoo: ZooLocation | None = None,
     precision: Precision | None = None,
     format: Format | None = None,
     threads: int | None = None,
     exact: bool = True,
+    providers: Sequence[Provider] | None = None,
+    session_options: Any = None,
+    limits: Limits = LIMITS,
 ) -> Model:
     """Load a model, after checking size and sha256 of its file.
 
-    name: a model's id (`leap-zoo list`), or `hf://OWNER/NAME`: pulled first, from a repository that is one model.
+    name: a model's id (`leap-zoo list`), the path of a model's folder (with its card.json), the path of a lone file (an
+    .onnx, or an .xml with its .bin beside it), or `hf://OWNER/NAME`: pulled first, from a repository that is one model.
+    A lone file is checked against the card.json beside it, or the zoos that are known here; where none of them lists
+    it, it is loaded, `Model.verified` is False, and a warning is logged.
     zoo: a zoo's folder; default: LEAP_ZOO_URL's, then what was pulled, then the bundled zoo.
     precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
     format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
     threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
-    exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it.
+    exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it; an error for ONNX.
+    providers: ONNX Runtime's execution providers, in order of preference, as it takes them: names, or tuples of a name
+    and its options. Default: the CPU. One that does not start is an error, and not left out in silence.
+    session_options: an `onnxruntime.SessionOptions` in place of ours, used as it is; `threads` cannot be given with it.
+    limits: the largest photo that is read.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
     """
+    options: Options = {
+        "exact": exact,
+        "providers": providers,
+        "session_options": session_options,
+        "limits": limits,
+    }
+    if not isinstance(name, (str, os.PathLike)):
+        raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
     if isinstance(name, str) and name.startswith("hf://"):
         from leap_zoo.pull import pull
 
         if zoo is not None:
             raise InvalidArgument(f"{short(name)} says where the model is: leave zoo out")
         name, zoo = pull(None, name, precision=precision, format=format).model, read_settings().home
-    place, card, artifact = _find_artifact(name, zoo, precision, format)
-    return open_artifact(place, card, artifact, threads, exact=exact)
+    if not names_a_path(name):
+        return open_artifact(*_find_artifact(str(name), zoo, precision, format), threads, **options)
+    path = Path(os.fsdecode(name))
+    if path.suffix.lower() not in SUFFIXES or path.is_dir():
+        place, card = open_folder(path)
+        artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
+        return open_artifact(place, card, artifact, threads, **options)
+    if precision is not None or format is not None:
+        raise InvalidArgument(f"{short(path)} is one file: leave out precision and format, or give its folder")
+    return _load_file(read_model_file(path), zoo, threads, options)
+
+
+def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, options: Options) -> Model:
+    known = file.known(zoo)
+    if known is not None:
+        card, artifact = known
+        session = _open(artifact, file.contents, threads, options)
+    else:
+        artifact = file.artifact
+        session = _open(artifact, file.contents, threads, options)
+        card = file.card(session.metadata, session.outputs)
+        _LOG.warning(
+            "%s is not verified: no card that is known here lists its sha256. It says that it is %s, revision %s",
+            short(file.path),
+            card.id,
+            card.revision,
+        )
+    origin = _Origin(file.place, threads, options)
+    return Model(card, artifact, session, verified=known is not None, origin=origin)
+
+
+def locate(name: str | os.PathLike[str], zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
+    """Where a model is, by its id or the path of its folder, and its card. Raises as `load` does."""
+    return open_folder(Path(os.fsdecode(name))) if names_a_path(name) else find(str(name), zoo)
 
 
 def _find_artifact(
@@ -122,25 +188,81 @@ def choose_artifact(
 
 
 def open_artifact(
-    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, *, exact: bool = True
+    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, **options: Unpack[Options]
 ) -> Model:
     """Check the files of one artifact and load it. Raises as `load` does."""
-    return Model.open(card, artifact, lambda file: place.read(card, file), threads, exact=exact)
+    session = _open(artifact, [place.read(card, file) for file in artifact.files], threads, options)
+    return Model(card, artifact, session, origin=_Origin(place, threads, options))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a model's files are, and how it was loaded: what loading it again takes."""
+
+    place: Zoo
+    threads: int | None
+    options: Options
+
+
+def _open(
+    artifact: Artifact, files: Sequence[bytes], threads: int | None, options: Options
+) -> OnnxSession | OpenVinoSession:
+    theirs = options.get("session_options")
+    if theirs is None:
+        count = _whole(threads, "threads", MAX_THREADS) if threads is not None else read_settings().threads
+    elif threads is None:
+        count = getattr(theirs, "intra_op_num_threads", None)
+    else:
+        raise InvalidArgument(
+            "threads and session_options exclude each other: set session_options.intra_op_num_threads"
+        )
+    return open_session(
+        artifact,
+        files,
+        count or available_threads(),
+        exact=options.get("exact", True),
+        providers=options.get("providers"),
+        session_options=theirs,
+    )
+
+
+def _reload(card: ModelCard, artifact: Artifact, verified: bool, origin: _Origin) -> Model:
+    model = open_artifact(origin.place, card, artifact, origin.threads, **origin.options)
+    model.verified = verified
+    return model
 
 
 class Model:
-    """A loaded student. Methods may be called from several threads at once.
+    """A loaded student. Methods may be called from several threads at once; a `with` block closes it at its end.
 
-    Attributes: `card` (ModelCard), `artifact` (the Artifact that runs), `heads` (names, the default one first).
+    Attributes: `card` (ModelCard), `artifact` (the Artifact that runs), `heads` (names, the default one first),
+    `limits` (the largest photo that is read), `verified` (its files have the sha256 that a card lists; False for a lone
+    file that no known card lists).
 
-    An image is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey. A list, a
-    tuple, or a uint8 array (N, H, W, 3) is many images. Photos are resized and cropped as the card says.
+    One image is what `leap_zoo.preprocess.open_image` takes: a path, the bytes of a file, a file opened in binary mode,
+    a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W) of NumPy, torch or anything with
+    `__array__`. A list, a tuple, a generator or any other iterable, or a uint8 array (N, H, W, C), is many images.
+    Photos are resized and cropped as the card says.
+
+    Pickling and copying keep no weights: the copy reads the same files again, and checks them.
     """
 
-    def __init__(self, card: ModelCard, artifact: Artifact, session: Session) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        artifact: Artifact,
+        session: Session,
+        *,
+        limits: Limits = LIMITS,
+        verified: bool = True,
+        origin: _Origin | None = None,
+    ) -> None:
         self.card = card
         self.artifact = artifact
-        self.session = session
+        self.limits = limits if origin is None else origin.options.get("limits", limits)
+        self.verified = verified
+        self._session: Session | None = session
+        self._origin = origin
         rest = (head.name for head in card.heads if head.name != card.default_head)
         self.heads: tuple[str, ...] = (card.default_head, *rest)
         self._widths = {
@@ -157,15 +279,49 @@ class Model:
         artifact: Artifact,
         read: Callable[[File], bytes],
         threads: int | None = None,
-        *,
-        exact: bool = True,
+        **options: Unpack[Options],
     ) -> Model:
         """A model from its files, whose bytes `read` gives and has checked. Raises ArtifactRefused, InvalidCard."""
-        count = parse_threads(threads) if threads is not None else read_settings().threads or available_threads()
-        return cls(card, artifact, open_session(artifact, [read(file) for file in artifact.files], count, exact=exact))
+        session = _open(artifact, [read(file) for file in artifact.files], threads, options)
+        return cls(card, artifact, session, limits=options.get("limits", LIMITS))
+
+    @property
+    def session(self) -> Session:
+        """What runs the graph. Raises InvalidArgument when the model is closed."""
+        if self._session is None:
+            raise InvalidArgument(f"this {self.card.id} is closed: load it again")
+        return self._session
+
+    @property
+    def runtime(self) -> str:
+        """The runtime and its version, and the execution providers where it is not the CPU alone."""
+        return self.session.runtime
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of the default head; a prediction's index points here. Others: `find_head(name).labels`."""
+        return list(self.named_head().labels)
+
+    def close(self) -> None:
+        """Give back the memory, once the calls that are running have ended. Closing twice does nothing."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
+        origin = self._origin
+        if origin is None or self._session is None or origin.options.get("session_options") is not None:
+            raise InvalidArgument(f"this {self.card.id} cannot be copied or pickled: load it where it is needed")
+        return _reload, (self.card, self.artifact, self.verified, origin)
 
     def __repr__(self) -> str:
-        return f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {self.session.runtime}>"
+        state = "closed" if self._session is None else self._session.runtime
+        doubt = "" if self.verified else ", not verified"
+        return f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {state}{doubt}>"
 
     @overload
     def classify(self, images: OneFile, *, top: int = 5, head: AnyHead = None) -> Predictions: ...
@@ -173,21 +329,20 @@ class Model:
     def classify(self, images: list[Any] | tuple[Any, ...], *, top: int = 5, head: AnyHead = None) -> Batch: ...
     @overload
     def classify(self, images: Any, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch: ...
-    def classify(self, images: ImageSource | Many, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch:
+    def classify(self, images: Images, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch:
         """The `top` most probable classes, best first: a list for one image, a list of lists for many.
 
         With a head of your own, `unsure` of a list says whether the photo is like none of its classes.
         top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
         Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
         """
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
+        top = _whole(top, "top")
         chosen = self.find_head(head)
         rows, many = self._compute(images, chosen.output)
         predictions = predict(chosen, rows, top)
         return predictions if many else predictions[0]
 
-    def embed(self, images: ImageSource | Many, *, space: Space = "student") -> npt.NDArray[np.float32]:
+    def embed(self, images: Images, *, space: Space = "student") -> npt.NDArray[np.float32]:
         """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many.
 
         space: `student` (D_s), or `teacher`: the student's projection into the teacher's own feature space (D_t), which
@@ -204,6 +359,8 @@ class Model:
         """
         if head is None or (isinstance(head, str) and (head in self.heads or not head.endswith(SUFFIX))):
             return self.named_head(head)
+        if not isinstance(head, (str, os.PathLike, CustomHead)):  # a number would be taken for a file descriptor
+            raise InvalidArgument(f"a head is a name, the path of a file or a CustomHead, not {type(head).__name__}")
         custom = head if isinstance(head, CustomHead) else CustomHead.load(head)
         custom.check(self.card)
         return custom
@@ -235,21 +392,27 @@ class Model:
             for i, name in enumerate(names)
         }
 
-    def _compute(self, images: ImageSource | Many, output: str) -> tuple[npt.NDArray[np.float32], bool]:
+    def _compute(self, images: Images, output: str) -> tuple[npt.NDArray[np.float32], bool]:
         """One output for all images (N, D), and whether many were given. Holds at most MAX_BATCH photos at a time."""
-        if not (isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)):
-            return self.run(to_tensor(images, self.card.preprocessing)[None], [output])[output], False
-        parts = [self.run(batch, [output])[output] for batch in self._batches(images)]
+        many = many_images(images)
+        if many is None:
+            tensor = to_tensor(images, self.card.preprocessing, self.limits)  # type: ignore[arg-type]
+            return self.run(tensor[None], [output])[output], False
+        parts = [self.run(batch, [output])[output] for batch in self._batches(many)]
         return np.concatenate([np.empty((0, self._widths[output]), np.float32), *parts]), True
 
-    def _batches(self, images: Many) -> Iterator[npt.NDArray[np.uint8]]:
-        for start in range(0, len(images), MAX_BATCH):
-            tensors = []
-            for number, image in enumerate(images[start : start + MAX_BATCH], start):
-                try:
-                    tensors.append(to_tensor(image, self.card.preprocessing))
-                except (ImageError, InvalidArgument) as error:
-                    raise type(error)(f"image {number} of {len(images)} (from 0): {error}") from error
+    def _batches(self, images: Iterable[Any]) -> Iterator[npt.NDArray[np.uint8]]:
+        count = f" of {len(images)}" if isinstance(images, Sized) else ""
+        tensors: list[npt.NDArray[np.uint8]] = []
+        for number, image in enumerate(images):
+            try:
+                tensors.append(to_tensor(image, self.card.preprocessing, self.limits))
+            except (ImageError, InvalidArgument) as error:
+                raise type(error)(f"image {number}{count} (from 0): {error}") from error
+            if len(tensors) == MAX_BATCH:
+                yield np.stack(tensors)
+                tensors = []
+        if tensors:
             yield np.stack(tensors)
 
     def _check_signature(self) -> None:
@@ -299,3 +462,15 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _best(scores: npt.NDArray[np.float32], labels: list[str], top: int) -> list[Prediction]:
     order = np.argsort(-scores, kind="stable")[:top]
     return [Prediction(labels[i], float(scores[i]), int(i)) for i in order]
+
+
+def _whole(value: Any, what: str, most: int | None = None) -> int:
+    """A whole number of at least 1, also NumPy's. Raises InvalidArgument."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or (most is not None and number > most):
+        span = "of at least 1" if most is None else f"from 1 to {most}"
+        raise InvalidArgument(f"{what} must be a whole number {span}, not {short(value)}")
+    return number

@@ -10,15 +10,15 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, features
 
 from leap_zoo.card import Preprocessing
 from leap_zoo.errors import (
@@ -30,22 +30,55 @@ from leap_zoo.errors import (
     UnreadableFile,
     short,
 )
+from leap_zoo.files import read_regular
 
-MAX_BYTES = 20 * 1024 * 1024
-MAX_PIXELS = 25_000_000
-MAX_PIXELS_JPEG = 50_000_000  # a JPEG is decoded at a fraction of its size, see DRAFT_SIDE
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest photo that is read.
+
+    pixels: of a photo; a JPEG may have twice as many, because it is decoded at a fraction of its size.
+    bytes: of its file.
+    """
+
+    pixels: int = 125_000_000
+    bytes: int = 256 * 2**20
+
+
+LIMITS = Limits()
 MAX_SCANS = 500  # of a JPEG: each of them, perhaps 75 bytes, costs a walk over all pixels; encoders write about ten
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as neither side falls below this many pixels: four times faster on
 # 12 MP, .27 grey levels of mean difference.
 DRAFT_SIDE = 512
 
-ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A file opened in binary mode, an answer of a server, an `io.BytesIO`."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, b"" at the end."""
+        ...
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """A NumPy array, a torch tensor, and what else NumPy takes for an array."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | BinaryFile | ArrayLike
+"""One image: see `open_image`."""
 
 _READABLE = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
+_END = b"\xff\xd9"  # of a JPEG
+_LOST = 64  # pixels of a JPEG's last row of blocks that may be missing with its end; at most a quarter of the row
+_CHUNK = 2**20
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,20 +91,20 @@ _UPRIGHT = {
 }
 
 
-def batch(images: Iterable[ImageSource], spec: Preprocessing) -> npt.NDArray[np.uint8]:
+def batch(images: Iterable[ImageSource], spec: Preprocessing, limits: Limits = LIMITS) -> npt.NDArray[np.uint8]:
     """Photos -> uint8 (N, size, size, 3), RGB in 0..255. Raises as `to_tensor` does, for the first bad one."""
-    tensors = [to_tensor(image, spec) for image in images]
+    tensors = [to_tensor(image, spec, limits) for image in images]
     return np.stack(tensors) if tensors else np.empty((0, spec.size, spec.size, 3), np.uint8)
 
 
-def to_tensor(image: ImageSource, spec: Preprocessing) -> npt.NDArray[np.uint8]:
+def to_tensor(image: ImageSource, spec: Preprocessing, limits: Limits = LIMITS) -> npt.NDArray[np.uint8]:
     """One photo -> uint8 (size, size, 3), RGB in 0..255: short side to `spec.short_side`, centre crop.
 
     Resize and crop are one step: only the region that survives the crop is resampled (at the exact scale, with the
     filter's support reaching beyond its border), so a 1 x 20000 strip costs no more than a square.
     Raises as `open_image` does.
     """
-    upright = open_image(image, draft_side=max(DRAFT_SIDE, spec.short_side))
+    upright = open_image(image, limits=limits, draft_side=max(DRAFT_SIDE, spec.short_side))
     side = min(upright.size) * spec.size / spec.short_side  # of the crop, in the photo's pixels
     left, top = (upright.width - side) / 2, (upright.height - side) / 2
     box = (left, top, min(left + side, upright.width), min(top + side, upright.height))
@@ -79,50 +112,60 @@ def to_tensor(image: ImageSource, spec: Preprocessing) -> npt.NDArray[np.uint8]:
     return np.array(cropped, dtype=np.uint8)
 
 
-def open_image(source: ImageSource, *, max_bytes: int = MAX_BYTES, draft_side: int = DRAFT_SIDE) -> Image.Image:
+def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int = DRAFT_SIDE) -> Image.Image:
     """A photo as an upright RGB PIL image without metadata; opening the result again changes nothing.
 
-    source: a path (str or Path), the bytes of a file, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey.
-    max_bytes: larger files are refused, unread.
+    source: a path (str or PathLike), the bytes of a file, a file opened in binary mode (read from where it stands), a
+    PIL image, or a uint8 array: (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey. An array is a NumPy array, a
+    torch tensor, or anything with `__array__`.
     draft_side: JPEGs may be decoded smaller, with no side below this many pixels unless the photo's own is.
 
-    EXIF orientation is applied, transparency laid over white, 16-bit and float grey rescaled (not clipped), CMYK,
-    palette and 1-bit converted; of an animation the first frame counts. The caller's image is not changed.
+    EXIF orientation is applied, transparency laid over white, grey of more than 8 bits scaled (see `_grey_to_uint8`),
+    CMYK, palette and 1-bit converted; of an animation the first frame counts. A JPEG that has lost its end is read when
+    all that is missing is its end marker and the last few blocks. The caller's image is not changed.
     Raises NotAnImage, UndecodableImage, ImageTooLarge, UnreadableFile; InvalidArgument for other types and arrays.
     """
     if isinstance(source, Image.Image):
-        return _from_pil(source)
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_pil(source, limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source) if len(source) <= max_bytes else _refuse_bytes(max_bytes), draft_side)
+        size = memoryview(source).nbytes
+        return _decode(bytes(source) if size <= limits.bytes else _refuse_bytes(limits), limits, draft_side)
     if isinstance(source, (str, os.PathLike)):
-        return _decode(read_photo(source, max_bytes), draft_side)
+        return _decode(read_photo(source, limits), limits, draft_side)
+    if isinstance(source, BinaryFile):
+        return _decode(_read_file(source, limits), limits, draft_side)
+    if isinstance(source, ArrayLike):
+        return _from_array(_as_array(source))
     raise InvalidArgument(
-        f"an image is a path, bytes, a PIL image or a uint8 array, not {type(source).__name__}: convert it first"
+        f"an image is a path, bytes, a file, a PIL image or a uint8 array, not {type(source).__name__}: convert it"
     )
 
 
-def read_photo(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`. Raises UnreadableFile, ImageTooLarge."""
-    # Without O_NONBLOCK, opening a FIFO waits for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+def many_images(images: Any) -> Iterable[Any] | None:
+    """The images one by one when `images` are many: a list, a generator or any other iterable, a uint8 array
+    (N, H, W, C), or an array of paths. None when `images` is one image, or nothing that we know (see `open_image`).
+    """
+    if isinstance(images, (list, tuple)):
+        return images
+    one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
+    if isinstance(images, (*one, BinaryFile)):
+        return None
+    if isinstance(images, ArrayLike):
+        array = _as_array(images)
+        return array if array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU") else None
+    return images if isinstance(images, Iterable) else None
+
+
+def read_photo(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bytes:
+    """The bytes of a regular file of at most `limits.bytes`. Raises UnreadableFile, ImageTooLarge, InvalidArgument."""
+    if not isinstance(path, (str, os.PathLike)):  # open() takes a number for a file descriptor, and closes it
+        raise InvalidArgument(f"a path is a str or a Path, not {type(path).__name__}")
     try:
-        descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableFile(f"{short(path)} is no regular file: give the path of a photo")
-            if status.st_size > max_bytes:
-                _refuse_bytes(max_bytes)
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(max_bytes + 1)  # the file may have grown since
-        finally:
-            os.close(descriptor)
+        data = read_regular(path, limits.bytes)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else _reason(error)
         raise UnreadableFile(f"cannot read {short(path)} ({reason}): check the path") from error
-    return data if len(data) <= max_bytes else _refuse_bytes(max_bytes)
+    return data if len(data) <= limits.bytes else _refuse_bytes(limits)
 
 
 @lru_cache(maxsize=1)
@@ -134,22 +177,74 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in _READABLE if optional.get(name, True))
 
 
-def _decode(data: bytes, draft_side: int) -> Image.Image:
+def _read_file(file: BinaryFile, limits: Limits) -> bytes:
+    data = bytearray()
+    try:
+        while len(data) <= limits.bytes and (chunk := file.read(_CHUNK)):
+            if not isinstance(chunk, bytes):
+                raise InvalidArgument(f"read() gave {type(chunk).__name__}, not bytes: open the file in binary mode")
+            data += chunk
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise UnreadableFile(f"cannot read the file ({_reason(error)}): open it again") from error
+    return bytes(data) if len(data) <= limits.bytes else _refuse_bytes(limits)
+
+
+def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
     kind = _signature(data)
     if kind == "HEIF":
         _register_heif()
-    if kind not in readable_formats():
-        raise NotAnImage(f"these bytes are no photo that we read: send one of {', '.join(readable_formats())}")
+    if kind is None or kind not in readable_formats():
+        raise NotAnImage(f"not a photo in a format that we read: send one of {', '.join(readable_formats())}")
     if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
         raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
     try:
-        with Image.open(io.BytesIO(data), formats=[kind]) as photo:
-            _check_pixels(photo)
-            if photo.format in ("JPEG", "MPO"):
-                photo.draft("RGB", (draft_side, draft_side))
-            return _upright_rgb(photo)
+        photo = _header(data, kind, limits, draft_side)
+        try:
+            photo.load()
+        except OSError as error:
+            if kind != "JPEG" or "truncated" not in str(error):
+                raise
+            photo = _without_end(data, limits, draft_side)
+        return _upright_rgb(photo)
     except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
+
+
+def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
+    """The photo by its header, checked; no pixel is decoded yet."""
+    Image.preinit()
+    if kind not in Image.OPEN:
+        Image.init()
+    try:
+        # Not Image.open: it has a limit of its own, for the whole process, at which it warns and twice which it raises.
+        photo = Image.OPEN[kind][0](io.BytesIO(data), "")
+    except Exception as error:
+        raise UndecodableImage("the photo is truncated or broken (its header cannot be read): save it again") from error
+    _check_pixels(photo, limits)
+    if kind == "JPEG":
+        photo.draft("RGB", (draft_side, draft_side))
+    return photo
+
+
+def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
+    """A JPEG whose last bytes are missing, loaded. Raises OSError when more than the last few blocks are missing.
+
+    The decoder makes up what is missing without a word. With two different ends it makes up two different things, so
+    the first difference is where the photo ends. (A progressive one that ends between two scans looks whole.)
+    """
+    start = data.removesuffix(b"\xff")
+    noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # 255 would start a marker
+    photo, other = (_header(start + end + _END, "JPEG", limits, draft_side) for end in (b"", noise))
+    one, two = np.asarray(photo), np.asarray(other)  # decodes them
+    jpeg: Any = photo
+    scale = jpeg.decoderconfig[0] if jpeg.decoderconfig else 1
+    block = 8 * (max(layer[2] for layer in jpeg.layer) if len(jpeg.layer) > 1 else 1) // scale
+    rows, columns, *_ = np.nonzero(one != two)
+    if len(rows):
+        top = (photo.height - 1) // block * block - 2  # 2: colours are interpolated across the border of a block
+        if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:
+            raise OSError("image file is truncated")
+    return photo
 
 
 def _signature(data: bytes) -> str | None:
@@ -183,26 +278,37 @@ def _register_heif() -> None:
     register_heif_opener()
 
 
-def _from_pil(image: Image.Image) -> Image.Image:
+def _from_pil(image: Image.Image, limits: Limits) -> Image.Image:
     try:
         if isinstance(image, ImageFile.ImageFile):  # perhaps not decoded yet
-            _check_pixels(image)
+            _check_pixels(image, limits)
         return _upright_rgb(image)
     except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
 
 
+def _as_array(source: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(source)
+    except Exception as error:  # a tensor on an accelerator, one with a gradient
+        raise InvalidArgument(f"cannot read this {type(source).__name__} as an array ({_reason(error)})") from error
+
+
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    shape_fits = (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) and array.size > 0
-    if array.dtype != np.uint8 or not shape_fits:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or array.size == 0:
+        advice = "" if array.dtype == np.uint8 else "; scale it to 0..255 and convert it with astype(np.uint8)"
+        if array.ndim == 3 and channels not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+            advice += "; put the channels last"
         raise InvalidArgument(
-            f"an image array is uint8 (H, W, 3) RGB or (H, W) grey, not {array.dtype} {array.shape}: convert it first"
+            f"an image array is uint8 (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, not {array.dtype} "
+            f"{array.shape}{advice or '; convert it first'}"
         )
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array if channels > 1 else array.reshape(array.shape[:2]))))
 
 
-def _check_pixels(image: Image.Image) -> None:
-    limit = MAX_PIXELS_JPEG if image.format in ("JPEG", "MPO") else MAX_PIXELS
+def _check_pixels(image: Image.Image, limits: Limits) -> None:
+    limit = limits.pixels * (2 if image.format in ("JPEG", "MPO") else 1)
     pixels = image.width * image.height
     if pixels > limit:
         raise ImageTooLarge(f"{pixels / 1e6:.0f} megapixels, at most {limit / 1e6:.0f} are read: send a smaller photo")
@@ -243,18 +349,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _grey_to_uint8(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Grey (H, W) of more than 8 bits -> uint8. Pillow's own conversion clips at 255: everything turns white.
 
-    White is 65535 for integers (their own maximum when that is larger); for floats 1, 255, or their own maximum.
+    White is one of a few fixed values, never the photo's own maximum. Integers: the first of 255, 4095 (12 bits) and
+    65535 that no value exceeds. Floats: the first of 1, 255 and 65535 of which no value exceeds the double, because
+    highlights may lie above white. What lies above white is white, what lies below 0 is black, and so is NaN.
     """
-    values = np.nan_to_num(grey.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    peak = float(values.max())
-    whites = (65535.0,) if grey.dtype.kind in "iu" else (1.0, 255.0)
-    white = next((white for white in whites if peak <= white), peak)
+    integers = grey.dtype.kind in "iu"
+    values = np.nan_to_num(grey.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
+    peak = float(values.max(where=np.isfinite(values), initial=0.0))
+    whites, headroom = ((255.0, 4095.0, 65535.0), 1) if integers else ((1.0, 255.0, 65535.0), 2)
+    white = next((white for white in whites if peak <= headroom * white), whites[-1])
     scaled: npt.NDArray[np.uint8] = np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8)
     return scaled
 
 
-def _refuse_bytes(max_bytes: int) -> bytes:
-    raise ImageTooLarge(f"more than {max_bytes / 2**20:.0f} MiB: send a smaller photo")
+def _refuse_bytes(limits: Limits) -> bytes:
+    raise ImageTooLarge(f"more than {limits.bytes / 2**20:.3g} MiB: send a smaller photo")
 
 
 def _as_image_error(error: Exception) -> ImageError:
@@ -262,8 +371,6 @@ def _as_image_error(error: Exception) -> ImageError:
         return error
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):
         return ImageTooLarge("too many pixels to decode: send a smaller photo")
-    if isinstance(error, UnidentifiedImageError):  # its text names a Python object, not the trouble
-        return UndecodableImage("the photo is truncated or broken (its header cannot be read): save it again")
     return UndecodableImage(f"the photo is truncated or broken ({_reason(error)}): save it again")
 
 

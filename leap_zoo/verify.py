@@ -11,7 +11,7 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,10 +20,11 @@ import numpy.typing as npt
 from leap_zoo.card import Artifact, Golden, ModelCard
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
-from leap_zoo.model import Model, open_artifact, softmax
+from leap_zoo.model import Model, locate, open_artifact, softmax
+from leap_zoo.runtime import Provider
 from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.signing import check_signature
-from leap_zoo.store import Zoo, ZooLocation, find
+from leap_zoo.store import Zoo, ZooLocation
 
 MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
@@ -85,18 +86,23 @@ class Report:
 
 
 def verify(
-    name: str = DEFAULT_MODEL, zoo: ZooLocation | None = None, key: str | os.PathLike[str] | None = None
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    zoo: ZooLocation | None = None,
+    key: str | os.PathLike[str] | None = None,
+    *,
+    providers: Sequence[Provider] | None = None,
 ) -> Report:
     """Check every artifact of a model on this device. A file that fails is reported, not raised.
 
-    key: a public key, a PEM file; its owner must have signed the card.
+    name: a model's id, or the path of its folder. key: a public key, a PEM file; its owner must have signed the card.
+    providers: what ONNX files run on, as `leap_zoo.load` takes it; the report's `runtime` says what they ran on.
     Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard when index or card themselves are broken;
     NotSigned, MissingExtra.
     """
-    place, card = find(name, zoo)
+    place, card = locate(name, zoo)
     if key is not None:
         check_signature(place, card, key)
-    artifacts = [_verify_artifact(place, card, artifact) for artifact in card.artifacts]
+    artifacts = [_verify_artifact(place, card, artifact, providers) for artifact in card.artifacts]
     return Report(
         model=card.id,
         revision=card.revision,
@@ -147,13 +153,17 @@ def tolerance(golden: Golden, precision: str, isa: tuple[str, ...]) -> float:
     return min((by_isa[name] for name in isa if name in by_isa), default=by_isa["default"])
 
 
-def _verify_artifact(place: Zoo, card: ModelCard, artifact: Artifact) -> ArtifactReport:
+def _verify_artifact(
+    place: Zoo, card: ModelCard, artifact: Artifact, providers: Sequence[Provider] | None
+) -> ArtifactReport:
     if not place.holds(card, artifact):
         return _failed(artifact, f"it was not pulled: leap-zoo pull {card.id} --file {artifact.file}", skipped=True)
     try:
-        model = open_artifact(place, card, artifact)
+        model = open_artifact(place, card, artifact, providers=providers if artifact.format == "onnx" else None)
         golden = read_golden(place.read(card, card.golden))
         return _compare(model, golden)
+    except InvalidArgument:  # the providers, not the file
+        raise
     except MissingExtra as error:
         return _failed(artifact, str(error), skipped=True)
     except LeapZooError as error:

@@ -21,9 +21,10 @@ from leap_zoo import CustomHead, Model, Predictions
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidHead
 from leap_zoo.model import Space, output_of, predict
-from leap_zoo.preprocess import to_tensor
+from leap_zoo.preprocess import Limits, to_tensor
 from leap_zoo.settings import read_settings
 from serve.aside import Aside
+from serve.limits import PHOTO
 from serve.models import Models, warm_up
 from serve.problems import BadPhoto, Refused, sentence
 from serve.settings import ServeSettings
@@ -83,13 +84,15 @@ class Engine:
     shared between photos, which costs more than it gives for a model of a few milliseconds. The photos of one request
     are shared out among the threads, and each thread runs its part as one batch.
 
+    limits: the largest photo that is read.
     aside: for what takes seconds.
     observe: called with the milliseconds in the queue, of decoding and of inference, after each answered request.
     """
 
-    def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, models: Models, *, threads: int, max_waiting: int = MAX_WAITING, limits: Limits = PHOTO) -> None:
         self.models = models
         self.threads = threads
+        self.limits = limits
         self.aside = Aside()
         self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
         self._capacity = threads + max_waiting
@@ -184,7 +187,7 @@ class Engine:
         submit = partial(asyncio.get_running_loop().run_in_executor, self._pool)
         submitted = time.perf_counter()
         work = [
-            submit(_work, model, photos[start : start + size], start, output, finish)
+            submit(_work, model, photos[start : start + size], start, self.limits, output, finish)
             for start in range(0, len(photos), size)
         ]
         # All are waited for: the problem that is answered is that of the first bad photo, whichever is found first.
@@ -218,6 +221,7 @@ def _work(
     model: Model,
     photos: Sequence[bytes],
     first: int,
+    limits: Limits,
     output: str,
     finish: Callable[[npt.NDArray[np.float32]], T],
 ) -> _Part[T]:
@@ -226,7 +230,7 @@ def _work(
     tensors = []
     for index, photo in enumerate(photos, first):
         try:
-            tensors.append(to_tensor(photo, model.card.preprocessing))
+            tensors.append(to_tensor(photo, model.card.preprocessing, limits))
         except ImageError as error:
             raise BadPhoto(index, error) from error
     decoded = time.perf_counter()
@@ -250,6 +254,6 @@ def start_engine(settings: ServeSettings) -> Engine:
     """Load the default model and run it once; what this returns is ready to answer. Raises LeapZooError."""
     default = leap_zoo.load(settings.model, threads=1)
     threads = read_settings().threads or available_threads()
-    engine = Engine(Models(default, most=settings.models_held), threads=threads)
+    engine = Engine(Models(default, most=settings.models_held), threads=threads, limits=settings.photo_limits)
     engine.warm_up()
     return engine

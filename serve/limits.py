@@ -8,12 +8,15 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from leap_zoo.preprocess import MAX_BYTES
+from leap_zoo.preprocess import Limits
 from serve import memory
 from serve.problems import Refused
 
-MAX_BODY_BYTES = MAX_BYTES + 64 * 1024
-"""The largest photo that `leap_zoo` reads, and room for the multipart form around it."""
+PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)
+"""The largest photo that is read unless the settings say otherwise: anybody may send one."""
+
+MAX_BODY_BYTES = PHOTO.bytes + 64 * 1024
+"""The largest photo, and room for the multipart form around it."""
 
 MAX_ALL_BODIES = 512 * 2**20
 """Bytes of bodies in memory at once, of all requests of one BodyLimit together; at least two of the largest fit."""

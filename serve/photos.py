@@ -26,6 +26,7 @@ HOW_MANY = (
     'photo, or JSON {"images": ["base64", ...]}'
 )
 _MAX_FIELDS = 8  # one is refused already
+_STANDARD = str.maketrans("-_", "+/")
 _LARGE = 256 * 1024  # characters of base64 that would hold up the event loop for more than a millisecond
 
 
@@ -81,7 +82,10 @@ async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
 
 
 def photo_of_text(text: str, index: int) -> bytes:
-    """The photo in base64, or in a `data:` URI with base64. Raises Refused, about the photo `index`."""
+    """The photo in base64, or in a `data:` URI with base64. Raises Refused, about the photo `index`.
+
+    Standard or URL-safe (RFC 4648), with or without line breaks (MIME, PEM) and padding.
+    """
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
@@ -90,10 +94,11 @@ def photo_of_text(text: str, index: int) -> bytes:
     elif "://" in text[:32]:
         detail = "An address is never fetched. Send the photo itself, as data:image/jpeg;base64, and its base64."
         raise Refused(422, "address_not_fetched", detail, index=index)
+    text = "".join(line.strip() for line in text.splitlines()).translate(_STANDARD)
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
-        detail = "This is no base64. Send the photo in base64 with padding, and without line breaks."
+        detail = "This is not base64. Send the photo in base64, standard or URL-safe."
         raise Refused(400, "broken_base64", detail, index=index) from error
 
 

@@ -6,6 +6,8 @@
 | LEAP_ZOO_SERVE_MODELS_HELD | 1..64 | models in memory at once, the default one included; default 3 |
 | LEAP_ZOO_SERVE_MAX_PHOTOS | 1..1024 | photos in one request; default 32 |
 | LEAP_ZOO_SERVE_MAX_BODY_MB | 1..4096 | MiB in one request's body; default 64 |
+| LEAP_ZOO_SERVE_MAX_PHOTO_MB | 1..256 | MiB in one photo; default 20 (the demo page: always 20) |
+| LEAP_ZOO_SERVE_MAX_MEGAPIXELS | 1..1000 | million pixels of a photo, twice as many of a JPEG; default 25 (the same) |
 | LEAP_ZOO_SERVE_CONCURRENCY | 1..10000 | API requests inside at once, 503 for more; default 64 |
 | LEAP_ZOO_SERVE_TIMEOUT | 0.1..3600 | seconds until an API request is given up; default 10 |
 | LEAP_ZOO_SERVE_SLOW_TIMEOUT | 0.1..3600 | the same where heads are fitted and galleries exported; default 60 |
@@ -32,7 +34,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.preprocess import Limits
 from leap_zoo.settings import DEFAULT_MODEL
+from serve.limits import PHOTO
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "LEAP_ZOO_SERVE_"
@@ -48,6 +52,8 @@ class ServeSettings:
     models_held: int = 3
     max_photos: int = 32
     max_body_mb: int = 64
+    max_photo_mb: int = PHOTO.bytes // 2**20
+    max_megapixels: int = PHOTO.pixels // 10**6
     concurrency: int = 64
     timeout: float = 10.0
     slow_timeout: float = 60.0
@@ -59,6 +65,11 @@ class ServeSettings:
     zoo: tuple[Path, ...] = ()
     browser_runtime: Path | None = None
     log: Literal["json", "text"] = "json"
+
+    @property
+    def photo_limits(self) -> Limits:
+        """The largest photo."""
+        return Limits(pixels=self.max_megapixels * 10**6, bytes=self.max_photo_mb * 2**20)
 
     @property
     def max_body_bytes(self) -> int:
@@ -82,6 +93,8 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         models_held=_whole(given, "MODELS_HELD", default.models_held, 64),
         max_photos=_whole(given, "MAX_PHOTOS", default.max_photos, 1024),
         max_body_mb=_whole(given, "MAX_BODY_MB", default.max_body_mb, 4096),
+        max_photo_mb=_whole(given, "MAX_PHOTO_MB", default.max_photo_mb, 256),
+        max_megapixels=_whole(given, "MAX_MEGAPIXELS", default.max_megapixels, 1000),
         concurrency=_whole(given, "CONCURRENCY", default.concurrency, 10_000),
         timeout=_seconds(given, "TIMEOUT", default.timeout),
         slow_timeout=_seconds(given, "SLOW_TIMEOUT", default.slow_timeout),

@@ -20,7 +20,7 @@ from PIL import Image
 
 from leap_zoo import card as cards
 from leap_zoo.publish import publish
-from leap_zoo.runtimes import open_session
+from leap_zoo.runtime import open_session
 from leap_zoo.verify import TOLERANCE, write_golden
 
 TINY = "leap-tiny-test"

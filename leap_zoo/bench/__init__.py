@@ -28,7 +28,7 @@ from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model, choose_artifact, open_artifact
 from leap_zoo.preprocess import to_tensor
-from leap_zoo.runtimes import Session
+from leap_zoo.runtime import Session
 from leap_zoo.store import Zoo, ZooLocation, find
 
 ROUNDS = 12

@@ -18,7 +18,7 @@ from leap_zoo.bench.peer_weights import GREY, SPACE, Weights
 from leap_zoo.card import Architecture, Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
 from leap_zoo.model import Model
-from leap_zoo.runtimes import Signature, refused
+from leap_zoo.runtime import Signature, refused
 
 TOLERANCE = 1e-3  # largest absolute difference to the fp32 file, on every output
 _CHECKED_PHOTOS = 3

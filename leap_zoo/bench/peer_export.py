@@ -10,7 +10,7 @@ import warnings
 from leap_zoo.bench.peer import TorchSession
 from leap_zoo.card import Artifact, ModelCard
 from leap_zoo.errors import ArtifactRefused, MissingExtra
-from leap_zoo.runtimes.onnx import OnnxSession
+from leap_zoo.runtime import OnnxSession
 
 SUFFIX = "torch.onnx.export"
 

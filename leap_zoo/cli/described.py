@@ -9,8 +9,7 @@ from leap_zoo.cli.output import size
 
 if TYPE_CHECKING:
     from leap_zoo.card import Artifact, File, ModelCard, Preprocessing, Search
-    from leap_zoo.lone import LoneFile
-    from leap_zoo.lone.graphs import Port
+    from leap_zoo.model_file import Described
 
 
 def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
@@ -28,9 +27,9 @@ def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
             yield f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}"
 
 
-def file_lines(file: LoneFile, listed: str) -> Iterable[str]:
-    """A model file, and what is known of it (`listed`)."""
-    return map(_printable, _file_lines(file, listed))
+def file_lines(file: Described) -> Iterable[str]:
+    """A model file, and what is known of it."""
+    return map(_printable, _file_lines(file))
 
 
 def _card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
@@ -94,17 +93,18 @@ def _search_lines(search: Search) -> Iterable[str]:
         )
 
 
-def _file_lines(file: LoneFile, listed: str) -> Iterable[str]:
-    says = file.says
+def _file_lines(file: Described) -> Iterable[str]:
+    says, listed = file.says, file.listed
     yield f"{file.file}  {file.format}  {size(file.bytes)}"
     yield f"  sha256      {file.sha256}"
-    yield f"  listed      {listed}"
-    if file.format == "openvino":
-        yield f"  weights     {file.weights or 'missing: the .bin of this name is not beside it'}"
-    yield f"  format      IR {file.ir}" + ("" if file.opset is None else f", opset {file.opset}")
+    yield "  listed      " + (
+        f"as {listed['file']} of {listed['model']} {listed['revision']}" if listed else "by no zoo that is known here"
+    )
+    if file.weights is not None:
+        yield f"  weights     {file.weights}"
     for what, ports in (("input", file.inputs), ("output", file.outputs)):
-        for port in ports:
-            yield f"  {what:<11} {port.name}  {port.dtype} {_shape(port)}"
+        for name, (dtype, shape) in ports.items():
+            yield f"  {what:<11} {name}  {dtype} ({', '.join('?' if axis is None else str(axis) for axis in shape)})"
     yield "  It says of itself (not verified):"
     yield f"  model       {says.model_id}  revision {says.revision}"
     yield f"              {says.description}"
@@ -121,10 +121,6 @@ def _heads(labels: Mapping[str, Sequence[str]], default: str | None = None) -> I
     for head, names in labels.items():
         sample = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         yield f"  head        {head}{' (default)' if head == default else ''}: {len(names)} classes: {sample}"
-
-
-def _shape(port: Port) -> str:
-    return f"({', '.join(str(axis) for axis in port.shape)})"
 
 
 def _printable(line: str) -> str:

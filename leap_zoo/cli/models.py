@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -114,16 +115,18 @@ def _source(options: argparse.Namespace) -> str | None:
 
 def _show(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import card_lines
+    from leap_zoo.model import locate
+    from leap_zoo.model_file import names_a_path
     from leap_zoo.sources import offer_of
-    from leap_zoo.store import digests_here, find
+    from leap_zoo.store import digests_here
 
     source = _source(options)
-    if options.source is None and _names_a_file(options.model):
+    if options.source is None and names_a_path(options.model) and not os.path.isdir(options.model):
         return _show_file(options)
     try:
         if options.source is not None:
             raise UnknownModel
-        card = find(options.model, options.zoo)[1]
+        card = locate(options.model, options.zoo)[1]
     except UnknownModel:
         if source is None:
             raise
@@ -136,28 +139,14 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _names_a_file(model: str) -> bool:
-    """No model has a slash in its name, and a name that ends like a model file means the file."""
-    from leap_zoo.lone import SUFFIXES
-
-    return Path(model).suffix in SUFFIXES or Path(model).name != model
-
-
 def _show_file(options: argparse.Namespace) -> int:
-    from msgspec.structs import asdict
-
     from leap_zoo.cli.described import file_lines
-    from leap_zoo.lone import listed, read_lone
+    from leap_zoo.model_file import describe
 
-    file = read_lone(options.model)
-    try:
-        known = listed(file, options.zoo)
-        verdict = f"as {known.file} of {known.model} {known.revision}" if known else "by no zoo that is known here"
-    except LeapZooError as error:  # a broken zoo says nothing about the file
-        known, verdict = None, f"unknown: {error}"
+    file = describe(Path(options.model), options.zoo)
     if options.json:
-        return print_json(asdict(file) | {"listed": known})
-    for line in file_lines(file, verdict):
+        return print_json(file)
+    for line in file_lines(file):
         say(line)
     return 0
 

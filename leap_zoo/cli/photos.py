@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from leap_zoo.cli.output import complain
 
@@ -64,8 +64,6 @@ def report_bad(name: str, error: str) -> None:
     complain(f"{name}: {error}")
 
 
-def _sources(photos: Iterable[str]) -> Iterator[str | bytes]:
-    from leap_zoo.preprocess import MAX_BYTES
-
+def _sources(photos: Iterable[str]) -> Iterator[str | BinaryIO]:
     for photo in photos:
-        yield sys.stdin.buffer.read(MAX_BYTES + 1) if photo == "-" else photo
+        yield sys.stdin.buffer if photo == "-" else photo

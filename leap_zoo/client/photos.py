@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -11,8 +12,9 @@ import numpy as np
 
 from leap_zoo.errors import ImageError, ImageTooLarge, InvalidArgument, ServiceRefused, short
 from leap_zoo.model import Many
-from leap_zoo.preprocess import MAX_BYTES, ImageSource, open_image, read_photo
+from leap_zoo.preprocess import ImageSource, Limits, open_image, read_photo
 
+MAX_BYTES = 20 * 1024 * 1024  # of one photo: what a service takes by default
 MAX_PHOTOS = 32  # in one request: what a service takes by default
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 MAX_IDS = 100  # in one request's query, and characters of it: proxies take about 8 KiB
@@ -30,8 +32,8 @@ def photo_bytes(image: ImageSource) -> bytes:
         if len(image) > MAX_BYTES:
             raise ImageTooLarge(f"more than {MAX_BYTES / 2**20:.0f} MiB: send a smaller photo")
         return bytes(image)
-    if isinstance(image, str) or hasattr(image, "__fspath__"):
-        return read_photo(image)
+    if isinstance(image, (str, os.PathLike)):
+        return read_photo(image, Limits(bytes=MAX_BYTES))
     buffer = io.BytesIO()
     open_image(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

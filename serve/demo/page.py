@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from leap_zoo import Model
-from leap_zoo.preprocess import MAX_BYTES
 from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
 from serve.demo.backend import Backend
 from serve.demo.guard import Guard
@@ -19,6 +18,7 @@ from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
 from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
 from serve.front import UI_PATH
+from serve.limits import PHOTO
 from serve.shelf import Shelf
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
@@ -41,7 +41,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
         path=UI_PATH,
         theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO),
         css_paths=[_CSS],
-        max_file_size=MAX_BYTES,
+        max_file_size=PHOTO.bytes,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

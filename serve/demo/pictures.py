@@ -9,6 +9,7 @@ from PIL import Image
 
 from leap_zoo.card import Preprocessing
 from leap_zoo.preprocess import to_tensor
+from serve.limits import PHOTO
 
 SIDE = 144  # pixels; shown at half of that, sharp on a phone's screen
 
@@ -18,5 +19,5 @@ _SQUARE = Preprocessing(size=SIDE, short_side=SIDE)
 def thumbnail(photo: bytes) -> str:
     """The centre square of a photo as a JPEG in a data: address. Raises ImageError."""
     file = io.BytesIO()
-    Image.fromarray(to_tensor(photo, _SQUARE)).save(file, "JPEG", quality=80)
+    Image.fromarray(to_tensor(photo, _SQUARE, PHOTO)).save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -11,8 +11,8 @@ from gradio.data_classes import ImageData, ListFiles
 from gradio.utils import get_upload_folder
 
 from leap_zoo import InvalidArgument
-from leap_zoo.preprocess import MAX_BYTES
 from serve.demo.samples import FOLDER as SAMPLES
+from serve.limits import PHOTO
 
 KEEP_SECONDS = 3600  # an uploaded photo's life on disk; the page needs it for showing it and for another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
@@ -85,7 +85,7 @@ def read_upload(path: str) -> bytes:
     """The bytes of an upload, for our decoder to judge. Raises InvalidArgument when it has been deleted meanwhile."""
     try:
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)  # what is longer is refused by the decoder
+            return file.read(PHOTO.bytes + 1)  # what is longer is refused by the decoder
     except OSError as error:
         raise InvalidArgument("the photo has been deleted meanwhile: drop it again") from error
 

@@ -54,7 +54,7 @@ def test_classify__explains_a_file_that_is_no_photo(
         lie.write_bytes(b"I only say that I am a photo")
         drop(page, "#leap-photo", [lie])
         expect(page.get_by_text("This photo cannot be used")).to_be_visible()
-        expect(page.get_by_text("These bytes are no photo that we read")).to_be_visible()
+        expect(page.get_by_text("Not a photo in a format that we read")).to_be_visible()
         expect(page.locator("#leap-result .leap-best")).to_have_count(0)
         assert str(tmp_path) not in page.content()
 
@@ -117,7 +117,7 @@ def test_search__finds_the_nearest_in_either_gallery_and_space(
         expect(page.locator("#leap-add input[type=file]")).to_be_attached()
         drop(page, "#leap-add", [*colour_photos.values(), lie])
         expect(page.locator("#leap-wall button")).to_have_count(3)
-        expect(page.get_by_text("lie: These bytes are no photo that we read")).to_be_visible()
+        expect(page.get_by_text("lie: Not a photo in a format that we read")).to_be_visible()
         expect(found).to_contain_text("Nearest to golf ball 1")  # among the photos that have just come
         expect(found.locator("li")).to_have_count(3)
         page.locator("#leap-wall button[aria-label=red]").click()

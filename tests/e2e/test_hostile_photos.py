@@ -15,9 +15,9 @@ import pytest
 from hostile_photos import PHOTOS
 from hostile_requests import REQUESTS, WIRE, photo
 
-from leap_zoo.preprocess import MAX_PIXELS
+from serve.limits import PHOTO
 
-ONE_PHOTO = 3 * MAX_PIXELS  # bytes of the largest photo that is decoded: not one is kept
+ONE_PHOTO = 3 * PHOTO.pixels  # bytes of the largest photo that is decoded: not one is kept
 
 
 @pytest.fixture(scope="module")

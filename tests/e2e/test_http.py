@@ -15,7 +15,7 @@ import bentoml
 import httpx
 import pytest
 
-from leap_zoo.preprocess import MAX_BYTES
+from serve.limits import PHOTO
 from serve.settings import ServeSettings
 
 MAX_BODY = ServeSettings().max_body_bytes
@@ -146,7 +146,7 @@ def test_classify__refuses_forms_and_options(http: httpx.Client, colour_photos: 
 
 
 def test_body__one_byte_of_photo_too_many(http: httpx.Client) -> None:
-    answer = http.post("/classify", content=b"\xff" * (MAX_BYTES + 1), headers={"content-type": "image/jpeg"})
+    answer = http.post("/classify", content=b"\xff" * (PHOTO.bytes + 1), headers={"content-type": "image/jpeg"})
     assert problem(answer) == (413, "image_too_large")
 
 

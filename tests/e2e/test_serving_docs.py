@@ -21,7 +21,6 @@ import drawn
 import httpx
 import pytest
 
-from leap_zoo import preprocess
 from serve import front, limits, problems, settings
 from serve.routes.search import MAX_K
 from serve.stores.limits import Limits
@@ -150,8 +149,9 @@ def test_limits__are_those_of_the_code() -> None:
     for line in (
         f"of a head: {kept.fit_photos} |",
         f"within {limits.BODY_SECONDS:.0f} s |",
-        f"| {preprocess.MAX_BYTES // mebi} MiB; {preprocess.MAX_PIXELS_JPEG // 10**6} million pixels of a JPEG, "
-        f"{preprocess.MAX_PIXELS // 10**6} million of others",
+        f", {limits.PHOTO.bytes // mebi} MiB; `LEAP_ZOO_SERVE_MAX_MEGAPIXELS`, "
+        f"{limits.PHOTO.pixels * 2 // 10**6} million pixels of a JPEG, "
+        f"{limits.PHOTO.pixels // 10**6} million of others",
         f"| galleries | {kept.galleries}, with {kept.items} items each and {kept.gallery_bytes // 2**30} GiB together; "
         f"{MAX_K} hits per photo |",
         f"| heads | {kept.heads} |",

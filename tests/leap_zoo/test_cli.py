@@ -147,7 +147,7 @@ def test_classify__bad_photo_among_many_is_reported_and_the_rest_done(
     assert "bad.jpg" in one_line(done)
     rows = document(done)["photos"]
     assert [row.get("predictions", [{}])[0].get("label") for row in rows] == ["red", None, "blue"]
-    assert "no photo" in rows[1]["error"]
+    assert "not a photo" in rows[1]["error"]
 
 
 def test_classify__file_name_that_is_not_utf8(tiny_zoo: Path, colour_photos: dict[str, Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from leap_zoo import InvalidArgument, MissingExtra, Model, NotAnImage, UnknownSp
 from leap_zoo.card import Artifact, File
 from leap_zoo.cli import main
 from leap_zoo.folders import answers, find_photos
-from leap_zoo.runtimes import open_session
+from leap_zoo.runtime import open_session
 
 TINY = "leap-tiny-test"
 

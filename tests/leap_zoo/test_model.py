@@ -1,16 +1,37 @@
 """load, classify, embed and run, through the tiny model."""
 
+import copy
+import io
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 import leap_zoo
 from leap_zoo import Model, Prediction
-from leap_zoo.errors import InvalidArgument, NotAnImage, UnknownHead, UnknownSpace
-from leap_zoo.preprocess import batch
+from leap_zoo.card import File
+from leap_zoo.errors import (
+    ArtifactCorrupt,
+    ImageTooLarge,
+    InvalidArgument,
+    NotAnImage,
+    UnknownHead,
+    UnknownSpace,
+)
+from leap_zoo.preprocess import Limits, batch
+from leap_zoo.runtime import open_session
+from leap_zoo.verify import verify
 
 TINY = "leap-tiny-test"
 
@@ -33,16 +54,22 @@ def test_load__absent_precision_names_the_others(tiny_zoo: Path) -> None:
         leap_zoo.load(TINY, zoo=tiny_zoo, precision="fp16")
 
 
-@pytest.mark.parametrize("threads", [0, -1, 5000, True, "many"])
+@pytest.mark.parametrize("threads", [0, -1, 5000, True, np.True_, 2.5, np.float64(2), "many", "2", [2]])
 def test_load__bad_threads_are_refused(tiny_zoo: Path, threads: int) -> None:
     with pytest.raises(InvalidArgument, match="threads"):
         leap_zoo.load(TINY, zoo=tiny_zoo, threads=threads)
 
 
+def test_load__exact_is_openvinos(tiny_zoo: Path) -> None:
+    with pytest.raises(InvalidArgument, match="OpenVINO"):
+        leap_zoo.load(TINY, zoo=tiny_zoo, exact=False)
+
+
 def test_load__threads_argument_beats_environment(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAP_ZOO_THREADS", "3")
     assert leap_zoo.load(TINY, zoo=tiny_zoo).session.threads == 3
-    assert leap_zoo.load(TINY, zoo=tiny_zoo, threads=1).session.threads == 1
+    for threads in (1, np.int64(1), np.uint8(1)):
+        assert leap_zoo.load(TINY, zoo=tiny_zoo, threads=threads).session.threads == 1
 
 
 def test_classify__names_the_colour(model: Model, colour_photos: dict[str, Path]) -> None:
@@ -69,7 +96,8 @@ def test_classify__one_gives_a_list_and_many_a_list_of_lists(model: Model, colou
 def test_classify__top(model: Model, colour_photos: dict[str, Path]) -> None:
     assert len(model.classify(colour_photos["red"], top=2)) == 2
     assert len(model.classify(colour_photos["red"], top=99)) == 3
-    for top in (0, -1, True, 1.5, "3"):
+    assert len(model.classify(colour_photos["red"], top=np.int64(2))) == 2
+    for top in (0, -1, True, 1.5, "3", None):
         with pytest.raises(InvalidArgument, match="top"):
             model.classify(colour_photos["red"], top=top)  # type: ignore[arg-type]
 
@@ -80,6 +108,270 @@ def test_classify__another_head(model: Model) -> None:
     assert model.classify(black, head="brightness")[0].label == "dark"
     with pytest.raises(UnknownHead, match="did you mean 'brightness'"):
         model.classify(white, head="brightnes")
+
+
+def test_model__labels_are_those_of_the_default_head(model: Model) -> None:
+    assert model.labels == ["red", "green", "blue"]
+    model.labels.clear()
+    assert model.labels == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("head", [5, 2.5, b"colours", ["colours"]])
+def test_find_head__other_types_are_refused(model: Model, head: object, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="head"):
+        model.find_head(head)  # type: ignore[arg-type]
+
+
+def test_find_head__a_number_is_not_taken_for_a_file_descriptor(model: Model, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(InvalidArgument):
+        model.classify(np.zeros((40, 40, 3), np.uint8), head=descriptor)  # type: ignore[arg-type]
+    os.close(descriptor)  # raises when it was closed
+
+
+def test_embed__iterables_of_every_kind(model: Model, colour_photos: dict[str, Path]) -> None:
+    paths = list(colour_photos.values())
+    expected = model.embed(paths)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    arrays = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    for many in (
+        tuple(paths),
+        (path for path in paths),
+        map(str, paths),
+        iter(paths),
+        dict.fromkeys(paths).keys(),
+        np.array([str(path) for path in paths]),
+        np.array(paths, object),
+        (path.open("rb") for path in paths),
+        arrays,
+        torch.from_numpy(arrays),
+        list(torch.from_numpy(arrays)),
+        np.concatenate([arrays, np.full((*arrays.shape[:3], 1), 255, np.uint8)], axis=3),
+    ):
+        assert np.array_equal(model.embed(many), expected)
+    assert model.embed(iter(())).shape == (0, expected.shape[1])
+    one = expected[0]
+    for image in (paths[0].open("rb"), torch.from_numpy(arrays[0]), io.BytesIO(paths[0].read_bytes())):
+        found = model.embed(image)
+        assert found.shape == one.shape
+        assert np.abs(found - one).max() < 1e-5
+    grey = np.full((2, 40, 50, 1), 99, np.uint8)
+    assert np.array_equal(model.embed(grey), model.embed([grey[0, :, :, 0], grey[1]]))
+
+
+def test_embed__a_generator_is_drawn_batch_by_batch(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, at = [], []
+    run = model.session.run
+    monkeypatch.setattr(model.session, "run", lambda image, outputs: at.append(len(drawn)) or run(image, outputs))
+
+    def photos() -> Iterator[np.ndarray]:
+        for number in range(70):
+            drawn.append(number)
+            yield np.full((40, 40, 3), number, np.uint8)
+
+    assert model.embed(photos()).shape == (70, 8)
+    assert at == [32, 64, 70]
+
+
+@pytest.mark.parametrize("images", [None, 5, {"a.jpg": "b.jpg"}, np.zeros((2, 2, 4, 4, 3), np.uint8), [[b""]]])
+def test_classify__what_is_no_image_is_refused(model: Model, images: object) -> None:
+    with pytest.raises(InvalidArgument):
+        model.classify(images)
+
+
+def test_classify__bad_photo_of_a_generator_says_which(model: Model, colour_photos: dict[str, Path]) -> None:
+    with pytest.raises(NotAnImage, match=r"image 1 \(from 0\)"):
+        model.classify(photo for photo in (colour_photos["red"], b"no photo"))
+
+
+def test_load__limits_are_the_models(tiny_zoo: Path, colour_photos: dict[str, Path]) -> None:
+    small = leap_zoo.load(TINY, zoo=tiny_zoo, limits=Limits(pixels=1000))
+    with pytest.raises(ImageTooLarge):
+        small.classify(colour_photos["red"])
+    assert leap_zoo.load(TINY, zoo=tiny_zoo).classify(colour_photos["red"], top=1)[0].label == "red"
+
+
+# --- its life
+
+
+def test_close__ends_a_model(tiny_zoo: Path) -> None:
+    grey = np.full((40, 40, 3), 99, np.uint8)
+    with leap_zoo.load(TINY, zoo=tiny_zoo) as model:
+        model.classify(grey)
+    for use in (model.classify, model.embed, copy.copy, pickle.dumps):
+        with pytest.raises(InvalidArgument, match=r"closed|load it"):
+            use(grey if use in (model.classify, model.embed) else model)  # type: ignore[operator]
+    assert "closed" in repr(model)
+    model.close()
+
+
+def test_close__lets_running_calls_end(tiny_zoo: Path) -> None:
+    model = leap_zoo.load(TINY, zoo=tiny_zoo)
+    session = model.session
+    model.close()
+    assert len(session.run(np.zeros((1, 32, 32, 3), np.uint8), ["embedding"])) == 1
+
+
+def test_copy__reads_the_same_file_again(zoo_copy: Path, colour_photos: dict[str, Path]) -> None:
+    model = leap_zoo.load(TINY, zoo=zoo_copy, precision="fp32", threads=2, limits=Limits(pixels=10**6))
+    expected = model.embed(colour_photos["red"])
+    data = pickle.dumps(model)
+    assert len(data) < 20_000
+    for twin in (copy.copy(model), copy.deepcopy(model), pickle.loads(data)):
+        assert twin.session is not model.session
+        assert (twin.artifact, twin.session.threads, twin.limits) == (model.artifact, 2, model.limits)
+        assert np.array_equal(twin.embed(colour_photos["red"]), expected)
+    path = zoo_copy / TINY / "model.onnx"
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    with pytest.raises(ArtifactCorrupt):
+        pickle.loads(data)
+
+
+def test_copy__of_a_lone_file(zoo_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alone.onnx").write_bytes((zoo_copy / TINY / "model.onnx").read_bytes())
+    model = leap_zoo.load("alone.onnx", zoo=zoo_copy)
+    monkeypatch.chdir("/")
+    assert copy.deepcopy(model).verified
+
+
+def test_copy__without_a_file_says_what_to_do(model: Model) -> None:
+    made = Model(model.card, model.artifact, model.session)
+    with pytest.raises(InvalidArgument, match="load it where it is needed"):
+        pickle.dumps(made)
+
+
+# --- ONNX Runtime's providers
+
+
+def test_providers__of_the_cpu_change_nothing(tiny_zoo: Path, colour_photos: dict[str, Path]) -> None:
+    plain = leap_zoo.load(TINY, zoo=tiny_zoo)
+    model = leap_zoo.load(TINY, zoo=tiny_zoo, providers=[("CPUExecutionProvider", {})])
+    assert model.runtime == plain.runtime == f"onnxruntime {onnxruntime.__version__}"
+    assert np.array_equal(model.embed(colour_photos["red"]), plain.embed(colour_photos["red"]))
+
+
+@pytest.mark.parametrize("providers", ["CPUExecutionProvider", [], [5], [("CPUExecutionProvider",)], [("CPU", "x")]])
+def test_providers__of_another_shape_are_refused(tiny_zoo: Path, providers: object) -> None:
+    with pytest.raises(InvalidArgument, match="provider"):
+        leap_zoo.load(TINY, zoo=tiny_zoo, providers=providers)  # type: ignore[arg-type]
+
+
+def test_providers__that_are_not_installed_are_refused(tiny_zoo: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"no 'CUDAExecutionProvider', only .*CPUExecutionProvider"):
+        leap_zoo.load(TINY, zoo=tiny_zoo, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(InvalidArgument, match="CUDAExecutionProvider"):
+        verify(TINY, tiny_zoo, providers=["CUDAExecutionProvider"])
+
+
+class StandIn:
+    """ONNX Runtime with a CUDA provider, which starts or does not."""
+
+    def __init__(self, starts: bool) -> None:
+        self.starts = starts
+        self.given: list[object] = []
+
+    def session(self, data: bytes, options: object, providers: list[object], **rest: object) -> object:
+        self.given = providers
+        inner = self.real(data, options, providers=["CPUExecutionProvider"], **rest)
+        names = ["CUDAExecutionProvider", "CPUExecutionProvider"] if self.starts else ["CPUExecutionProvider"]
+        inner.get_providers = lambda: names
+        return inner
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.real = onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "InferenceSession", self.session)
+        monkeypatch.setattr(
+            onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        )
+
+
+def test_providers__are_passed_on_and_recorded(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, colour_photos: dict[str, Path]
+) -> None:
+    ort = StandIn(starts=True)
+    ort.install(monkeypatch)
+    wanted = [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    model = leap_zoo.load(TINY, zoo=tiny_zoo, providers=wanted)
+    assert ort.given == wanted
+    expected = f"onnxruntime {onnxruntime.__version__} (CUDAExecutionProvider, CPUExecutionProvider)"
+    assert model.runtime == model.session.runtime == expected
+    assert expected in repr(model)
+    assert model.classify(colour_photos["red"])[0].label == "red"
+    report = verify(TINY, tiny_zoo, providers=wanted)
+    assert report.ok
+    assert {one.runtime for one in report.artifacts} == {expected}
+    assert copy.deepcopy(model).runtime == expected
+
+
+def test_providers__that_do_not_start_are_an_error(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    StandIn(starts=False).install(monkeypatch)
+    with pytest.raises(InvalidArgument, match=r"cannot start CUDAExecutionProvider.*run on CPUExecutionProvider"):
+        leap_zoo.load(TINY, zoo=tiny_zoo, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+
+def test_session_options__are_used_as_they_are(tiny_zoo: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    model = leap_zoo.load(TINY, zoo=tiny_zoo, session_options=options)
+    assert model.session.threads == 3
+    assert (tmp_path / "optimised.onnx").is_file()
+    with pytest.raises(InvalidArgument, match="load it"):
+        pickle.dumps(model)
+    with pytest.raises(InvalidArgument, match="threads"):
+        leap_zoo.load(TINY, zoo=tiny_zoo, session_options=options, threads=2)
+
+
+def test_openvino__takes_no_options_of_onnx_runtime(tiny_zoo: Path) -> None:
+    artifact = next(a for a in leap_zoo.load(TINY, zoo=tiny_zoo).card.artifacts)
+    ir = replace(artifact, format="openvino", opset=None, weights=File(file="m.bin", bytes=1, sha256="0" * 64))
+    with pytest.raises(InvalidArgument, match="ONNX Runtime's"):
+        open_session(ir, [b"", b""], 1, providers=["CPUExecutionProvider"])
+
+
+# --- nothing is reported
+
+
+@pytest.mark.parametrize("file", ["model_int8.onnx", "model_int8.xml"])
+def test_load__looks_nothing_up_and_writes_nothing(
+    file: str, tiny_zoo: Path, colour_photos: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tiny_zoo / TINY / file
+    if path.suffix == ".xml":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+        path = Path(__file__).parents[2] / "zoo" / "leap-micro" / file
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    code = (
+        "import sys, time, leap_zoo\n"
+        "model = leap_zoo.load(sys.argv[1])\n"
+        "model.classify(sys.argv[2]); model.embed(sys.argv[2]); time.sleep(1)"
+    )
+    (tmp_path / "home").mkdir()
+    environ = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    environ |= {"HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
+    del environ["LEAP_ZOO_HOME"]
+    trace = tmp_path / "trace"
+    watched = [strace, "-f", "-o", str(trace), "-e", "trace=openat,socket,mkdir,unlink"]
+    done = subprocess.run(
+        [*watched, sys.executable, "-c", code, str(path), str(colour_photos["red"])],
+        env=environ | {"PYTHONPATH": str(Path(leap_zoo.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "ptrace" in done.stderr:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    lines = trace.read_text().splitlines()
+    assert any(file in line for line in lines)
+    assert [line for line in lines if "AF_INET" in line] == []
+    written = [line for line in lines if re.search(r"O_WRONLY|O_RDWR|O_CREAT|mkdir\(|unlink\(", line)]
+    assert [line for line in written if "/dev/" not in line and "/proc/" not in line] == []
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_classify__bad_photo_among_many_says_which(model: Model, colour_photos: dict[str, Path]) -> None:

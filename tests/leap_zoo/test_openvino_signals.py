@@ -14,7 +14,7 @@ import gc, os, signal, sys
 from pathlib import Path
 import numpy as np
 from leap_zoo.card import Artifact, File
-from leap_zoo.runtimes import open_session
+from leap_zoo.runtime import open_session
 
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
 xml = Path(sys.argv[1])

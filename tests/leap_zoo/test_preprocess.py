@@ -22,9 +22,12 @@ from leap_zoo.errors import (
     UndecodableImage,
     UnreadableFile,
 )
-from leap_zoo.preprocess import MAX_BYTES, batch, open_image, readable_formats, to_tensor
+from leap_zoo.preprocess import Limits, batch, open_image, read_photo, readable_formats, to_tensor
 
 SPEC = Preprocessing(size=32, short_side=36)
+SMALL = Limits(pixels=25_000_000, bytes=20 * 2**20)  # a service's
+CASES = Path(__file__).parents[2].parent / "shared" / "cases"
+shared_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not on this machine")
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -114,13 +117,42 @@ def test_open_image__16_bit_grey_is_rescaled_not_clipped(kind: str) -> None:
     assert np.array_equal(opened[..., 0], opened[..., 2])
 
 
-def test_open_image__32_bit_and_float_grey_are_rescaled() -> None:
-    integers = np.array([[0, 100_000, 200_000]], np.int32)
-    assert np.asarray(open_image(Image.fromarray(integers)))[0, :, 0].tolist() == [0, 128, 255]
-    units = np.array([[0.0, 0.5, 1.0, np.nan, -3.0]], np.float32)
-    assert np.asarray(open_image(encode(Image.fromarray(units), "TIFF")))[0, :, 0].tolist() == [0, 128, 255, 0, 0]
-    bytes_range = np.array([[0.0, 100.0, 255.0]], np.float32)
-    assert np.asarray(open_image(Image.fromarray(bytes_range)))[0, :, 0].tolist() == [0, 100, 255]
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 100, 255], np.uint16, [0, 100, 255]),  # bytes in a wider type
+        ([0, 100, 256], np.uint16, [0, 6, 16]),
+        ([0, 2048, 4095], np.uint16, [0, 128, 255]),  # 12 bits
+        ([0, 2048, 4096], np.uint16, [0, 8, 16]),
+        ([0, 32768, 65535], np.int32, [0, 128, 255]),
+        ([0, 32768, 200_000, -5], np.int32, [0, 128, 255, 0]),  # above white is white
+        ([0, 0.5, 1, np.nan, -3, np.inf], np.float32, [0, 128, 255, 0, 0, 255]),
+        ([0, 0.5, 1, 1.9], np.float32, [0, 128, 255, 255]),  # highlights above white
+        ([0, 100, 255, 500], np.float32, [0, 100, 255, 255]),
+        ([0, 32768, 65535, 1e6], np.float32, [0, 128, 255, 255]),
+    ],
+)
+def test_open_image__white_of_deep_grey_is_one_of_a_few_values(
+    values: list[float], dtype: type, expected: list[int]
+) -> None:
+    grey = Image.fromarray(np.array([values], dtype))
+    for image in (grey, encode(grey, "TIFF")):
+        assert np.asarray(open_image(image))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_open_image__a_darker_copy_of_deep_grey_is_darker(dtype: type) -> None:
+    grey = np.linspace(0, 60_000, 256).astype(dtype)[None, :].repeat(4, axis=0)
+    light, dark = (np.asarray(open_image(Image.fromarray(image)), int) for image in (grey, (grey * 0.7).astype(dtype)))
+    assert np.abs(dark - 0.7 * light).max() <= 1
+
+
+@shared_cases
+def test_open_image__case_of_12_bits_in_16_looks_like_the_photo() -> None:
+    found = np.asarray(open_image(CASES / "grey12in16.png").convert("L"), int)
+    photo = np.asarray(open_image(CASES / "small.jpg").convert("L"), int)
+    assert np.abs(found - photo).mean() < 8  # a JPEG's noise
+    assert abs(found.mean() - photo.mean()) < 1
 
 
 def test_open_image__alpha_is_laid_over_white() -> None:
@@ -197,7 +229,6 @@ def test_open_image__truncated_is_400(kind: str, part: float, sample_photos: lis
     assert caught.value.status == 400
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_open_image__too_many_pixels_is_refused_before_decoding() -> None:
     data = huge_png(12_000, 12_000)
     assert len(data) < 100_000
@@ -209,36 +240,142 @@ def test_open_image__too_many_pixels_is_refused_before_decoding() -> None:
     assert caught.value.status == 413
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_open_image__lazy_pil_bomb_is_refused() -> None:
     with Image.open(io.BytesIO(huge_png(6_000, 6_000))) as lazy, pytest.raises(ImageTooLarge):
+        open_image(lazy, limits=SMALL)
+    with Image.open(io.BytesIO(huge_png(12_000, 12_000))) as lazy, pytest.raises(ImageTooLarge):
         open_image(lazy)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("side", [10_000, 20_000])
 def test_open_image__sizes_at_which_pillow_warns_or_raises(side: int) -> None:
     with pytest.raises(ImageTooLarge):
-        open_image(huge_png(side, side))
+        open_image(huge_png(side, side), limits=SMALL)
 
 
-def test_open_image__pixel_limit_is_wider_for_jpeg() -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(8_160, 6_144), (12_000, 9_000)])
+def test_open_image__photos_of_large_phones_are_ordinary(size: tuple[int, int]) -> None:
+    data = encode(Image.new("L", size, 200), "JPEG")
+    before = Image.MAX_IMAGE_PIXELS
+    assert open_image(data).size == (size[0] // 8, size[1] // 8)
+    assert before == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageTooLarge, match="at most 50"):
+        open_image(data, limits=SMALL)
+
+
+@shared_cases
+def test_open_image__case_of_50_megapixels() -> None:
+    assert to_tensor(CASES / "pixel8pro_8160x6144.jpg", SPEC).shape == (32, 32, 3)
+    with pytest.raises(ImageTooLarge, match="50 megapixels, at most 50"):
+        to_tensor(CASES / "pixel8pro_8160x6144.jpg", SPEC, SMALL)
+
+
+def test_open_image__pixel_limit_is_twice_as_wide_for_jpeg() -> None:
     flat = Image.new("L", (6_000, 5_000), 200)
-    assert min(open_image(encode(flat, "JPEG")).size) >= 512
+    assert min(open_image(encode(flat, "JPEG"), limits=SMALL).size) >= 512
     with pytest.raises(ImageTooLarge, match="at most 25"):
-        open_image(encode(flat, "PNG"))
+        open_image(encode(flat, "PNG"), limits=SMALL)
 
 
 def test_open_image__too_many_bytes_is_refused(tmp_path: Path) -> None:
     big = tmp_path / "big.jpg"
     with big.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
-    for source in (big, bytes(MAX_BYTES + 1)):
+        file.truncate(SMALL.bytes + 1)
+    for source in (big, bytes(SMALL.bytes + 1), io.BytesIO(bytes(SMALL.bytes + 1)), memoryview(bytes(40 << 20))):
         with pytest.raises(ImageTooLarge, match="20 MiB"):
-            open_image(source)
+            open_image(source, limits=SMALL)
+    with big.open("wb") as file:
+        file.truncate(Limits().bytes + 1)
+    with pytest.raises(ImageTooLarge, match="256 MiB"):
+        open_image(big)
     data = encode(quadrants(), "PNG")
-    assert open_image(data, max_bytes=len(data)).size == (60, 40)
+    for source in (data, io.BytesIO(data)):
+        assert open_image(source, limits=Limits(bytes=len(data))).size == (60, 40)
     with pytest.raises(ImageTooLarge):
-        open_image(data, max_bytes=len(data) - 1)
+        open_image(data, limits=Limits(bytes=len(data) - 1))
+
+
+def test_open_image__memoryviews_are_measured_in_bytes() -> None:
+    words = memoryview(bytes(4000)).cast("I")
+    with pytest.raises(ImageTooLarge):
+        open_image(words, limits=Limits(bytes=3999))
+
+
+class Slow(io.RawIOBase):
+    """A file that gives a few bytes at a time, as a socket does, and never ends when it repeats."""
+
+    def __init__(self, data: bytes, repeats: bool = False) -> None:
+        self._data, self._at, self._repeats = data, 0, repeats
+
+    def read(self, size: int = -1) -> bytes:
+        if self._repeats:
+            return b"\xff" * 1000
+        self._at += 7
+        return self._data[self._at - 7 : self._at]
+
+
+def test_open_image__files(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(encode(quadrants(), "PNG"))
+    with (tmp_path / "photo.png").open("rb") as file:
+        assert open_image(file).size == (60, 40)
+        assert not file.closed
+    assert open_image(Slow(encode(quadrants(), "PNG"))).size == (60, 40)
+    with pytest.raises(ImageTooLarge):
+        open_image(Slow(b"", repeats=True), limits=SMALL)
+    with pytest.raises(UnreadableFile, match="closed file"):
+        open_image(file)
+    with (tmp_path / "photo.png").open(encoding="latin-1") as text, pytest.raises(InvalidArgument, match="binary mode"):
+        open_image(text)
+    with pytest.raises(NotAnImage):
+        open_image(io.BytesIO())
+
+
+def test_path__a_number_is_no_path_and_its_file_stays_open(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    for read in (open_image, read_photo):
+        with pytest.raises(InvalidArgument, match="int"):
+            read(descriptor)  # type: ignore[arg-type]
+    os.close(descriptor)  # raises when it was closed
+
+
+# --- JPEGs that have lost their end
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(64, 64), (160, 120), (1700, 1300)])
+def test_jpeg__without_its_last_bytes_is_read(progressive: bool, mode: str, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encode(photo, "JPEG", quality=85, progressive=progressive, exif=exif)
+    whole = np.asarray(open_image(data), int)
+    for lost in (1, 2):
+        assert np.array_equal(np.asarray(open_image(data[:-lost])), whole), lost
+    assert (np.asarray(open_image(data[:-3]), int) != whole).any(axis=2).mean() < 0.07
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (128, 128), (600, 400)])
+def test_jpeg__without_more_than_its_end_is_refused(
+    progressive: bool, size: tuple[int, int], sample_photos: list[Path]
+) -> None:
+    photo = Image.open(sample_photos[0]).resize(size)
+    data = encode(photo, "JPEG", quality=85, progressive=progressive)
+    start = data.index(b"\xff\xda") + 20
+    for part in (0.05, 0.3, 0.6, 0.9):
+        with pytest.raises(UndecodableImage, match="truncated"):
+            open_image(data[: start + int(part * (len(data) - start))])
+
+
+@shared_cases
+@pytest.mark.parametrize("name", ["minus1.jpg", "minus2_noEOI.jpg"])
+def test_jpeg__cases_without_their_end(name: str) -> None:
+    assert np.array_equal(np.asarray(open_image(CASES / name)), np.asarray(open_image(CASES / "small.jpg")))
 
 
 def test_open_image__paths_that_are_no_photo_files(tmp_path: Path) -> None:
@@ -251,7 +388,7 @@ def test_open_image__paths_that_are_no_photo_files(tmp_path: Path) -> None:
 @pytest.mark.timeout(10)
 def test_open_image__fifo_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "photo.jpg")
-    with pytest.raises(UnreadableFile, match="no regular file"):
+    with pytest.raises(UnreadableFile, match="not a regular file"):
         open_image(tmp_path / "photo.jpg")
 
 
@@ -259,7 +396,10 @@ def test_open_image__fifo_is_refused_without_waiting(tmp_path: Path) -> None:
     "array",
     [
         np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 3), bool),
+        np.zeros((4, 4, 3), np.int64),
+        np.array(["a.jpg", "b.jpg"]),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(4, np.uint8),
         np.zeros((2, 4, 4, 3), np.uint8),
@@ -270,9 +410,45 @@ def test_open_image__other_arrays_are_refused(array: np.ndarray) -> None:
         open_image(array)
 
 
-def test_open_image__other_types_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match="NoneType"):
-        open_image(None)  # type: ignore[arg-type]
+@pytest.mark.parametrize("source", [None, 5, 2.5, object(), ["a.jpg"], {"a.jpg": 1}])
+def test_open_image__other_types_are_refused(source: object) -> None:
+    with pytest.raises(InvalidArgument, match=type(source).__name__):
+        open_image(source)  # type: ignore[arg-type]
+
+
+def test_open_image__arrays_of_every_shape() -> None:
+    rgb = np.asarray(quadrants())
+    grey = rgb[..., 0]
+    clear = np.dstack([rgb, np.full(grey.shape, 0, np.uint8)])
+    solid = np.dstack([rgb, np.full(grey.shape, 255, np.uint8)])
+    assert np.array_equal(np.asarray(open_image(solid)), rgb)
+    assert (np.asarray(open_image(clear)) == 255).all()
+    assert np.array_equal(np.asarray(open_image(grey[..., None])), np.asarray(open_image(grey)))
+    assert np.array_equal(np.asarray(open_image(rgb[::-1, ::-1])), rgb[::-1, ::-1])
+
+
+def test_open_image__what_numpy_takes_for_an_array() -> None:
+    class Frame:
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            return np.asarray(quadrants())
+
+    class OnAnAccelerator:
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            raise TypeError("copy the tensor to host memory first")
+
+    assert np.array_equal(np.asarray(open_image(Frame())), np.asarray(quadrants()))
+    with pytest.raises(InvalidArgument, match="host memory"):
+        open_image(OnAnAccelerator())
+
+
+def test_open_image__torch_tensors() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensor = torch.from_numpy(np.array(quadrants()))
+    assert np.array_equal(np.asarray(open_image(tensor)), np.asarray(quadrants()))
+    with pytest.raises(InvalidArgument, match="channels last"):
+        open_image(tensor.permute(2, 0, 1))
+    with pytest.raises(InvalidArgument, match=r"float32.*0\.\.255"):
+        open_image(tensor.float() / 255)
 
 
 CORPUS = [

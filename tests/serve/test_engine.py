@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 import leap_zoo
 from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
-from leap_zoo.runtimes import Session
+from leap_zoo.preprocess import Limits
+from leap_zoo.runtime import Session
 from serve import models
 from serve.engine import Engine
 from serve.models import Models
@@ -55,6 +58,15 @@ def test_classify__names_the_strongest_colour_of_each(engine: Engine, photos: di
     assert answer.head == engine.models.default.card.default_head
     assert answer.milliseconds == pytest.approx(answer.decode_ms + answer.inference_ms, abs=0.001)
     assert min(answer.decode_ms, answer.inference_ms, answer.queue_ms) > 0
+
+
+def test_classify__reads_photos_up_to_its_limits(engine: Engine) -> None:
+    file = io.BytesIO()
+    Image.new("L", (8160, 6144)).save(file, "JPEG")  # 50.1 megapixels
+    with pytest.raises(BadPhoto, match="at most 50"):
+        asyncio.run(engine.classify([file.getvalue()]))
+    wider = Engine(engine.models, threads=1, limits=Limits(pixels=26_000_000))
+    assert asyncio.run(wider.classify([file.getvalue()])).predictions
 
 
 def test_classify__uses_the_head_and_the_number_asked_for(engine: Engine, photos: dict[str, bytes]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from leap_zoo.errors import InvalidArgument
+from leap_zoo.preprocess import Limits
+from serve.limits import PHOTO
 from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
 
 
@@ -34,9 +36,16 @@ def test_settings__are_typed() -> None:
     assert (settings.qdrant, settings.data) == ("http://qdrant:6333", Path("data"))
 
 
+def test_settings__of_photos_are_lower_than_the_librarys() -> None:
+    assert ServeSettings().photo_limits == PHOTO == Limits(pixels=25_000_000, bytes=20 << 20)
+    assert read(MAX_PHOTO_MB="3", MAX_MEGAPIXELS="60").photo_limits == Limits(pixels=60_000_000, bytes=3 << 20)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("MAX_PHOTO_MB", "0"),
+        ("MAX_MEGAPIXELS", "1001"),
         ("MODELS_HELD", "0"),
         ("MODELS_HELD", "1.5"),
         ("MAX_PHOTOS", "-1"),

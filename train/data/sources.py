@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from leap_zoo.folders import PHOTO_SUFFIXES, Found
 from leap_zoo.folders import photos_below as search
-from leap_zoo.preprocess import MAX_BYTES
+from leap_zoo.preprocess import LIMITS
 from train.errors import TrainError
 
 
@@ -36,10 +36,10 @@ class TarMember:
         return f"{self.archive.resolve()}:{self.archive.stat().st_mtime_ns}:{self.offset}:{self.size}"
 
     def read(self) -> bytes:
-        """The member's bytes, at most MAX_BYTES + 1: what is larger is refused by the decoder. Raises OSError."""
+        """The member's bytes, at most LIMITS.bytes + 1: what is larger is refused by the decoder. Raises OSError."""
         with self.archive.open("rb") as file:
             file.seek(self.offset)
-            return file.read(min(self.size, MAX_BYTES + 1))
+            return file.read(min(self.size, LIMITS.bytes + 1))
 
     def __str__(self) -> str:
         return f"{self.archive.name}:{self.member}"

@@ -56,7 +56,7 @@ def test_gather__keeps_what_is_good_and_names_what_is_not(
     assert [one.name for one in good] == ["red", "green"]
     assert all(one.thumbnail.startswith("data:image/jpeg;base64,") for one in good)
     assert notes[0] == "There is room for 7 more, so 1 of the 8 photos were left out."
-    assert notes[1].startswith("lie 0: These bytes are no photo that we read")
+    assert notes[1].startswith("lie 0: Not a photo in a format that we read")
     assert notes[4:] == ["2 more photos cannot be used."]
     assert not any(str(folder) in text for text in notes)
 

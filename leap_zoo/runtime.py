@@ -1,0 +1,292 @@
+"""What runs a graph: ONNX Runtime, which every installation has, or OpenVINO, an optional extra.
+
+Both are behind one small interface, `Session`, and are imported when the first model is opened: `import leap_zoo` stays
+fast.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from leap_zoo.card import Artifact
+from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, short
+
+Signature = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shape; None is a free axis
+Provider = str | tuple[str, dict[str, Any]]  # an execution provider of ONNX Runtime, with its options
+
+_OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}
+
+
+class Session(Protocol):
+    """A loaded graph. `run` may be called from several threads at once."""
+
+    runtime: str  # e.g. "onnxruntime 1.32.0", and the execution providers where it is not the CPU alone
+    threads: int
+    inputs: Signature
+    outputs: Signature
+
+    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """image: uint8 (B, H, W, 3). Returns the named outputs, in that order. Raises ArtifactRefused."""
+        ...
+
+
+def open_session(
+    artifact: Artifact,
+    files: Sequence[bytes],
+    threads: int,
+    *,
+    exact: bool = True,
+    providers: Sequence[Provider] | None = None,
+    session_options: Any = None,
+) -> OnnxSession | OpenVinoSession:
+    """The bytes of an artifact's `files`, in that order, as a session.
+
+    exact, providers, session_options: as `leap_zoo.load` takes them.
+    Raises ArtifactRefused when the runtime cannot load it, MissingExtra when the runtime is not installed,
+    InvalidArgument for an option that the file's runtime does not have.
+    """
+    if artifact.format == "openvino":
+        if providers is not None or session_options is not None:
+            raise InvalidArgument("providers and session_options are ONNX Runtime's: choose format='onnx' with them")
+        return OpenVinoSession(files[0], files[1], artifact, threads, exact=exact)
+    if not exact:
+        raise InvalidArgument("exact=False does something on OpenVINO only: choose format='openvino' with it")
+    return OnnxSession(files[0], artifact, threads, providers, session_options)
+
+
+class OnnxSession:
+    """One ONNX file, given as its bytes. Raises ArtifactRefused, InvalidArgument.
+
+    `providers`: the execution providers that run, ONNX Runtime's names, the preferred one first. `metadata`: what the
+    file says of itself.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        artifact: Artifact,
+        threads: int,
+        providers: Sequence[Provider] | None = None,
+        session_options: Any = None,
+    ) -> None:
+        ort = import_onnxruntime()
+        self._artifact = artifact
+        self.runtime = f"onnxruntime {ort.__version__}"
+        self.threads = threads
+        check_version("ONNX Runtime", "onnxruntime", ort.__version__, artifact)
+        wanted = ["CPUExecutionProvider"] if providers is None else _available(ort, providers)
+        options = session_options
+        if options is None:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 4
+            # Spinning threads burn the cores that the caller's own work (decoding, an HTTP loop) needs.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            # Without enable_fallback=0, ONNX Runtime would print that a provider failed, and go on without it.
+            self._session = ort.InferenceSession(data, options, providers=wanted, enable_fallback=0)
+            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+            self.inputs = {node.name: _onnx_signature(node) for node in self._session.get_inputs()}
+            self.outputs = {node.name: _onnx_signature(node) for node in self._session.get_outputs()}
+        except Exception as error:  # the exceptions of ONNX Runtime share no public base class
+            raise refused(self.runtime, "load", artifact, error) from error
+        self.providers = tuple(self._session.get_providers())
+        missing = [name for name in map(_name, wanted) if name not in self.providers]
+        if missing:
+            raise InvalidArgument(
+                f"ONNX Runtime cannot start {', '.join(missing)} here, and would run on {', '.join(self.providers)}: "
+                "check the driver and the libraries that it needs, or leave it out of providers"
+            )
+        if self.providers != ("CPUExecutionProvider",):
+            self.runtime += f" ({', '.join(self.providers)})"
+
+    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """See `Session.run`."""
+        try:
+            results: list[npt.NDArray[np.float32]] = self._session.run(list(outputs), {"image": image})
+        except Exception as error:
+            raise refused(self.runtime, "run", self._artifact, error) from error
+        return results
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, told to report nothing. Raises MissingExtra.
+
+    Once imported without this variable, ONNX Runtime looks up a telemetry host and writes a database and a device's id
+    under the home folder.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra(f"ONNX Runtime cannot be imported ({error}): pip install onnxruntime") from error
+    onnxruntime.disable_telemetry_events()  # where the caller has imported it before us
+    return onnxruntime
+
+
+def _available(ort: Any, providers: Sequence[Provider]) -> list[Provider]:
+    if isinstance(providers, str) or not providers:
+        raise InvalidArgument("providers must be a list, such as ['CUDAExecutionProvider', 'CPUExecutionProvider']")
+    available = ort.get_available_providers()
+    for provider in providers:
+        pair = (provider, {}) if isinstance(provider, str) else provider
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)):
+            raise InvalidArgument(f"a provider is a name, or a tuple of a name and a dict, not {short(provider)}")
+        if pair[0] not in available:
+            raise InvalidArgument(
+                f"this ONNX Runtime has no {short(pair[0])}, only {', '.join(available)}: choose one of them, or "
+                "install the build of ONNX Runtime that has it"
+            )
+    return list(providers)
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _onnx_signature(node: Any) -> tuple[str, tuple[int | None, ...]]:
+    dtype = {"tensor(float)": "float32"}.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
+    return dtype, tuple(axis if isinstance(axis, int) else None for axis in node.shape)
+
+
+class OpenVinoSession:
+    """One OpenVINO IR, given as the bytes of its .xml and its .bin, on the CPU. Raises ArtifactRefused, MissingExtra.
+
+    exact: 32-bit float arithmetic; otherwise OpenVINO uses bfloat16 where the processor has it.
+    `metadata`: what the file says of itself.
+
+    Compiled twice, each when it is first needed: for one photo, and for any number of them. Shapes that are known
+    beforehand are a sixth faster on a small student.
+    """
+
+    def __init__(self, xml: bytes, weights: bytes, artifact: Artifact, threads: int, *, exact: bool = True) -> None:
+        ov = _import_openvino()
+        self._artifact = artifact
+        version = ov.__version__.split("-")[0]
+        self.runtime = f"openvino {version}"
+        self.threads = threads
+        check_version("OpenVINO", "openvino", version, artifact)
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "ENABLE_CPU_PINNING": "NO",  # two sessions of one process would be pinned to the same core
+        } | ({"INFERENCE_PRECISION_HINT": "f32"} if exact else {})
+        try:
+            self._core = core()
+            blob = np.frombuffer(weights, np.uint8)
+            self._model = self._core.read_model(xml, ov.Tensor(blob, ov.Shape([len(blob)])))
+            self.metadata = _openvino_metadata(self._model)
+            self.inputs = {port.get_any_name(): _openvino_signature(port) for port in self._model.inputs}
+            self.outputs = {port.get_any_name(): _openvino_signature(port) for port in self._model.outputs}
+        except Exception as error:
+            raise refused(self.runtime, "load", artifact, error) from error
+        self._weights = blob  # the graph's constants point into it
+        self._compiling = threading.Lock()
+        self._single: _Requests | None = None
+        self._many: _Requests | None = None
+
+    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """See `Session.run`."""
+        try:
+            return self._requests(image).run(np.ascontiguousarray(image), outputs)
+        except Exception as error:
+            raise refused(self.runtime, "run", self._artifact, error) from error
+
+    def _requests(self, image: npt.NDArray[np.uint8]) -> _Requests:
+        with self._compiling:
+            if len(image) == 1:
+                if self._single is None:
+                    model = self._model.clone()
+                    model.reshape({"image": list(image.shape)})
+                    self._single = _Requests(self._core.compile_model(model, "CPU", self._options))
+                return self._single
+            if self._many is None:
+                self._many = _Requests(self._core.compile_model(self._model, "CPU", self._options))
+            return self._many
+
+
+class _Requests:
+    """A compiled model. A request holds the buffers of one call: one per concurrent caller, then used again."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            request.infer({"image": image}, share_inputs=True)
+            return [np.array(request.get_tensor(name).data, np.float32) for name in outputs]
+        finally:
+            self._idle.put(request)
+
+
+@functools.cache
+def core() -> Any:
+    """The one `openvino.Core` of this process, which is never destroyed. Raises MissingExtra.
+
+    The CPU plugin of each Core gives the thread another stack for signals, and puts the former one back at its end. Of
+    two Cores that end in the order in which they began, the second puts back a stack that was freed with the first: the
+    next signal that Python handles then ends the process (OpenVINO 2026.4).
+    """
+    return _import_openvino().Core()
+
+
+def _import_openvino() -> Any:
+    # OpenVINO reports through this module where it can import it: looks up a host, writes under the home folder.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra(
+            f'this file runs on OpenVINO, which cannot be imported ({error}): pip install "leap-zoo[openvino]"'
+        ) from error
+    return openvino
+
+
+def _openvino_metadata(model: Any) -> dict[str, str]:
+    """The entries of `<rt_info><leap_zoo>`."""
+    entries = model.get_rt_info(["leap_zoo"]).value if model.has_rt_info(["leap_zoo"]) else None
+    return {key: text for key, text in entries.items() if isinstance(text, str)} if isinstance(entries, dict) else {}
+
+
+def _openvino_signature(port: Any) -> tuple[str, tuple[int | None, ...]]:
+    shape = port.get_partial_shape()
+    axes = tuple(None if axis.is_dynamic else axis.get_length() for axis in shape)
+    dtype = port.get_element_type().get_type_name()
+    return _OPENVINO_DTYPES.get(dtype, dtype), axes
+
+
+def check_version(name: str, package: str, installed: str, artifact: Artifact) -> None:
+    """Raises ArtifactRefused when the runtime is older than the artifact's card asks for."""
+    if _numbers(installed) < _numbers(artifact.minimum_runtime):
+        raise ArtifactRefused(
+            f"{artifact.file} needs {name} {artifact.minimum_runtime}, this is {installed}: pip install -U {package}"
+        )
+
+
+def refused(runtime: str, verb: str, artifact: Artifact, error: Exception) -> ArtifactRefused:
+    """Whatever a runtime raised, as one line of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = lines[0][:200]
+    return ArtifactRefused(f"{runtime} cannot {verb} {artifact.file} ({reason}): update it, or choose another file")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`1.17.0+cpu` -> (1, 17, 0, 0), padded so that 1.17 equals 1.17.0."""
+    numbers = [int(part) for part in text.split("+")[0].split("-")[0].split(".") if part.isdigit()]
+    return tuple(numbers + [0] * (4 - len(numbers)))

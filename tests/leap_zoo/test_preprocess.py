@@ -388,7 +388,7 @@ def test_open_image__paths_that_are_no_photo_files(tmp_path: Path) -> None:
 @pytest.mark.timeout(10)
 def test_open_image__fifo_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "photo.jpg")
-    with pytest.raises(UnreadableFile, match="no regular file"):
+    with pytest.raises(UnreadableFile, match="not a regular file"):
         open_image(tmp_path / "photo.jpg")
 
 

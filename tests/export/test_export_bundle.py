@@ -37,6 +37,13 @@ def test_bundle__again_with_another_file(published: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "leap-digits" / "model_int8.bin").exists()
 
 
+def test_bundle__with_what_timm_reads(published: Path, tmp_path: Path) -> None:
+    card = bundle(published / "leap-digits", tmp_path, ["model_int8.onnx", "model.safetensors"])
+    whole = leap_zoo.documents.read_card(published / "leap-digits" / "card.json")
+    assert card.timm == whole.timm != []
+    assert {file.file for file in card.timm} <= {path.name for path in (tmp_path / "leap-digits").iterdir()}
+
+
 def test_bundle__of_a_file_that_is_not_there(published: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"model_int4\.onnx.*did you mean"):
         bundle(published / "leap-digits", tmp_path, ["model_int4.onnx"])

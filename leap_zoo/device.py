@@ -87,6 +87,11 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(sorted({isa for flag, isa in _ISA.items() if flag in flags}))
 
 
+def int8_saturates() -> bool:
+    """Whether sums of 8-bit products overflow in the runtimes' int8 kernels here: no VNNI, no ARM dot products."""
+    return not {"vnni", "dotprod"} & set(instruction_sets())
+
+
 @lru_cache(maxsize=1)
 def cpu_name() -> str:
     """The processor's name for reports and latency rows."""

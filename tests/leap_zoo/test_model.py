@@ -340,7 +340,7 @@ def test_load__looks_nothing_up_and_writes_nothing(
     path = tiny_zoo / TINY / file
     if path.suffix == ".xml":
         pytest.importorskip("openvino", reason="openvino is not installed")
-        path = Path(__file__).parents[2] / "zoo" / "leap-micro" / file
+        path = Path(__file__).parents[2] / "zoo" / "leap-nano" / file
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import Artifact, Golden, ModelCard
-from leap_zoo.device import cpu_name, instruction_sets
+from leap_zoo.device import cpu_name, instruction_sets, int8_saturates
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
 from leap_zoo.model import Model, locate, open_artifact, softmax
 from leap_zoo.runtime import Provider
@@ -200,9 +200,12 @@ def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> Artifa
         outputs.append(OutputReport(name, difference, limit, difference <= limit))  # NaN compares as not ok
     ok = all(output.ok for output in outputs)
     worst = max(outputs, key=lambda output: (not output.ok, output.difference))
+    mend = f"update {model.session.runtime}, or load another file"
+    if artifact.precision == "int8" and int8_saturates():
+        mend = "this processor has no VNNI, so sums of 8-bit products overflow: load its fp32 file if it has one"
     error = (
         f"{artifact.file} of {model.card.id} differs on this device: {worst.output} by {worst.difference:.4g}, "
-        f"at most {worst.tolerance:.4g}: update {model.session.runtime}, or load another file"
+        f"at most {worst.tolerance:.4g}: {mend}"
     )
     return ArtifactReport(
         file=artifact.file,

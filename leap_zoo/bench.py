@@ -50,7 +50,8 @@ class Plan:
     """What is measured: every artifact, or those of one precision or format, on each number of threads and photos.
 
     seconds: of timed calls per contender, about. decode: JPEG photos of 640 x 480 too, decoded and resized in the timed
-    call. costs: load time and memory, which take a process per contender.
+    call. costs: load time and memory, which take a process per contender. providers: of ONNX Runtime, for ONNX files;
+    `Row.runtime` says what a file ran on.
     """
 
     threads: Sequence[int] = (1,)
@@ -60,6 +61,7 @@ class Plan:
     seconds: float = SECONDS
     decode: bool = False
     costs: bool = True
+    providers: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds <= 3600:
@@ -123,6 +125,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     threads: int
     batch: int
+    providers: Sequence[str] | None = None
 
 
 class Contender(NamedTuple):
@@ -157,7 +160,10 @@ def bench(
         # One number of threads after the other: a thread pool that is resized at every turn is slower than it need be.
         for threads in dict.fromkeys(plan.threads):
             contenders = [
-                Contender(open_artifact(choice.place, choice.card, file, threads), file.format)
+                Contender(
+                    open_artifact(choice.place, choice.card, file, threads, providers=_providers(plan.providers, file)),
+                    file.format,
+                )
                 for file in choice.artifacts
             ]
             contenders += [peer(choice.place, choice.card, threads) for peer in peers]
@@ -277,7 +283,7 @@ def _choose(place: Zoo, card: ModelCard, plan: Plan) -> _Choice:
             left_out.append(f"{artifact.file} was left out, it was not pulled: leap-zoo pull {card.id}")
             continue
         try:
-            open_artifact(place, card, artifact, 1)
+            open_artifact(place, card, artifact, 1, providers=_providers(plan.providers, artifact))
             runnable.append(artifact)
         except (MissingExtra, ArtifactRefused) as error:
             if plan.format is not None:
@@ -311,6 +317,7 @@ def _entries(contender: Contender, plan: Plan, zoo: ZooLocation | None, step: St
                 format=contender.format,
                 threads=model.session.threads,
                 batch=batch,
+                providers=plan.providers,
             )
             cost = probe(task, contender.probe)
         step()
@@ -384,7 +391,12 @@ def relative(rows: Sequence[AnyRow], is_reference: Callable[[AnyRow], bool], fie
 def _file(task: Task, place: Zoo, card: ModelCard) -> Callable[[], Model]:
     artifact = choose_artifact(card, task.precision, task.format)
     data = {file.file: place.read(card, file) for file in artifact.files}
-    return lambda: Model.open(card, artifact, lambda file: data.pop(file.file), task.threads)
+    providers = _providers(task.providers, artifact)
+    return lambda: Model.open(card, artifact, lambda file: data.pop(file.file), task.threads, providers=providers)
+
+
+def _providers(providers: Sequence[str] | None, artifact: Artifact) -> Sequence[str] | None:
+    return providers if artifact.format == "onnx" else None
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int 
     if isinstance(source, (str, os.PathLike)):
         return _decode(read_photo(source, limits), limits, draft_side)
     if isinstance(source, BinaryFile):
-        return _decode(_read_file(source, limits), limits, draft_side)
+        return _decode(read_file(source, limits), limits, draft_side)
     if isinstance(source, ArrayLike):
         return _from_array(_as_array(source))
     raise InvalidArgument(
@@ -177,7 +177,8 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in _READABLE if optional.get(name, True))
 
 
-def _read_file(file: BinaryFile, limits: Limits) -> bytes:
+def read_file(file: BinaryFile, limits: Limits = LIMITS) -> bytes:
+    """The rest of an open file, at most `limits.bytes`. Raises UnreadableFile, ImageTooLarge, InvalidArgument."""
     data = bytearray()
     try:
         while len(data) <= limits.bytes and (chunk := file.read(_CHUNK)):

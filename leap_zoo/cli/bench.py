@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from leap_zoo.cli.grammar import Commands, add_zoo, at_least_one
+from leap_zoo.cli.grammar import Commands, add_providers, add_zoo, at_least_one
 from leap_zoo.cli.output import complain, print_json, say
 from leap_zoo.errors import short
 from leap_zoo.settings import DEFAULT_MODEL
@@ -34,6 +34,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--seconds", type=_seconds, default=3.0, metavar="S", help="of timed calls per row (default: %(default)s)"
     )
+    add_providers(command)
     command.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
 
 
@@ -49,6 +50,7 @@ def _bench(options: argparse.Namespace) -> int:
         format=options.format,
         seconds=options.seconds,
         decode=options.decode,
+        providers=options.providers,
     )
     bars: list[Progress] = []
 

@@ -60,6 +60,18 @@ def add_artifact(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: int8 where the model has it")
     command.add_argument("--format", choices=("onnx", "openvino"), help="default: onnx where the model has it")
     command.add_argument("--threads", type=at_least_one, metavar="N", help="default: what this machine allows")
+    add_providers(command)
+
+
+def add_providers(command: argparse.ArgumentParser) -> None:
+    """--provider."""
+    command.add_argument(
+        "--provider",
+        dest="providers",
+        action="append",
+        metavar="NAME",
+        help="run ONNX files on this execution provider of ONNX Runtime, e.g. CUDAExecutionProvider; may be repeated",
+    )
 
 
 def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
@@ -72,6 +84,7 @@ def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
         precision=options.precision,
         format=options.format,
         threads=options.threads,
+        providers=options.providers,
     )
 
 

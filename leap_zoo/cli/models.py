@@ -8,7 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from leap_zoo.cli.grammar import Commands, add_model, add_zoo
+from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_zoo
 from leap_zoo.cli.output import complain, print_json, say
 from leap_zoo.cli.pull import add_source
 from leap_zoo.errors import (
@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
         "verify", _verify, "check a model's files and answers on this device", "leap-zoo verify leap-tiny"
     )
     add_model(command, positional=True)
+    add_providers(command)
     command.add_argument("--key", metavar="PEM", help="also check that the owner of this public key signed the card")
 
 
@@ -155,7 +156,7 @@ def _verify(options: argparse.Namespace) -> int:
     from leap_zoo.verify import verify
 
     try:
-        report = verify(options.model, options.zoo, options.key)
+        report = verify(options.model, options.zoo, options.key, providers=options.providers)
     except (ArtifactCorrupt, InvalidCard, NotSigned) as error:  # index or card: as untrustworthy as a bad file
         if options.json:
             print_json({"model": options.model, "ok": False, "error": str(error)})

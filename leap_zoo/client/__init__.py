@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 from leap_zoo.card import Name
 from leap_zoo.client.connection import Connection
-from leap_zoo.client.photos import are_many, body_of, by_class, in_requests, photo_bytes, some_ids
+from leap_zoo.client.photos import body_of, by_class, in_requests, photo_bytes, some_ids
 from leap_zoo.errors import InvalidArgument, UnknownModel, nearest, short
 from leap_zoo.files import atomic_file
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
-from leap_zoo.model import Batch, Many, OneFile, Prediction, Predictions, Space, output_of
-from leap_zoo.preprocess import ImageSource
+from leap_zoo.model import Batch, Images, OneFile, Prediction, Predictions, Space, output_of
+from leap_zoo.preprocess import many_images
 
 __all__ = ["Client"]
 
@@ -98,7 +98,7 @@ class Client:
     ) -> Predictions | Batch: ...
     def classify(
         self,
-        images: ImageSource | Many,
+        images: Images,
         *,
         top: int = 5,
         head: str | None = None,
@@ -112,12 +112,12 @@ class Client:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
         query = _given(top=top, head=head, model=model, precision=precision)
-        predictions = self._photos("predictions", "/v1/classify", query, images)
-        return predictions if are_many(images) else predictions[0]
+        predictions, many = self._photos("predictions", "/v1/classify", query, images)
+        return predictions if many else predictions[0]
 
     def embed(
         self,
-        images: ImageSource | Many,
+        images: Images,
         *,
         space: Space = "student",
         model: str | None = None,
@@ -126,20 +126,20 @@ class Client:
         """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many, in the space as of `Model.embed`."""
         output_of(space)
         query = _given(space=space, encoding="base64", model=model, precision=precision)
-        rows = self._photos("embeddings", "/v1/embed", query, images)
-        if not are_many(images):
+        rows, many = self._photos("embeddings", "/v1/embed", query, images)
+        if not many:
             only: npt.NDArray[np.float32] = rows[0]
             return only
         return np.stack(rows) if rows else np.empty((0, self._width(space, model)), np.float32)
 
     def search(
-        self, images: ImageSource | Many, gallery: str, *, k: int = 10, where: Where | None = None
+        self, images: Images, gallery: str, *, k: int = 10, where: Where | None = None
     ) -> list[Hit] | list[list[Hit]]:
         """The k nearest items of a gallery, nearest first: a list for one image, a list of lists for many."""
         conditions = None if where is None else _json(dict(where))["content"].decode()
         query = _given(gallery=gallery, k=k, where=conditions)
-        hits = self._photos("hits", "/v1/search", query, images)
-        return hits if are_many(images) else hits[0]
+        hits, many = self._photos("hits", "/v1/search", query, images)
+        return hits if many else hits[0]
 
     def galleries(self) -> list[dict[str, Any]]:
         """The galleries, by name: name, model, revision, space, dim, items, bytes."""
@@ -158,7 +158,7 @@ class Client:
 
         Many photos take several requests. When one of them fails, the photos of those before it are there.
         """
-        if not are_many(images) or isinstance(ids, str):
+        if not isinstance(images, (list, tuple)) or isinstance(ids, str):
             raise InvalidArgument("add takes lists: of ids, and of as many images")
         if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
             raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
@@ -240,8 +240,8 @@ class Client:
         except msgspec.ValidationError as error:
             raise self._connection.strange(f"{field}: {error}", path) from error
 
-    def _photos(self, field: str, path: str, query: dict[str, str], images: ImageSource | Many) -> list[Any]:
-        """A row for each photo, of the one or several requests that they take."""
+    def _photos(self, field: str, path: str, query: dict[str, str], images: Images) -> tuple[list[Any], bool]:
+        """A row for each photo, of the one or several requests that they take; and whether many were given."""
         rows: list[Any] = []
         answerers = set()
 
@@ -258,11 +258,12 @@ class Client:
             except ValueError as error:
                 raise self._connection.strange(str(error), path) from error
 
-        if are_many(images):
-            in_requests(images, send)  # type: ignore[arg-type]
-        else:
+        many = many_images(images)
+        if many is None:
             send(0, [photo_bytes(images)])  # type: ignore[arg-type]
-        return rows
+        else:
+            in_requests(many, send)
+        return rows, many is not None
 
     def _width(self, space: str, model: str | None) -> int:
         known = self.models()

@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from leap_zoo.errors import ImageError, ImageTooLarge, InvalidArgument, ServiceRefused, short
-from leap_zoo.model import Many
-from leap_zoo.preprocess import ImageSource, Limits, open_image, read_photo
+from leap_zoo.preprocess import BinaryFile, ImageSource, Limits, open_image, read_file, read_photo
 
-MAX_BYTES = 20 * 1024 * 1024  # of one photo: what a service takes by default
+LIMITS = Limits(bytes=20 * 1024 * 1024)  # of one photo: what a service takes by default
 MAX_PHOTOS = 32  # in one request: what a service takes by default
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 MAX_IDS = 100  # in one request's query, and characters of it: proxies take about 8 KiB
 MAX_QUERY = 4096
 
 
-def are_many(images: ImageSource | Many) -> bool:
-    """Whether they are many images, as `Model` counts them: a list, a tuple, or a uint8 array (N, H, W, 3)."""
-    return isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
-
-
 def photo_bytes(image: ImageSource) -> bytes:
     """The bytes of a photo's file: as they are, or a PNG of a PIL image or array. Raises as `open_image` does."""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        if len(image) > MAX_BYTES:
-            raise ImageTooLarge(f"more than {MAX_BYTES / 2**20:.0f} MiB: send a smaller photo")
+        if len(image) > LIMITS.bytes:
+            raise ImageTooLarge(f"more than {LIMITS.bytes / 2**20:.0f} MiB: send a smaller photo")
         return bytes(image)
     if isinstance(image, (str, os.PathLike)):
-        return read_photo(image, Limits(bytes=MAX_BYTES))
+        return read_photo(image, LIMITS)
+    if isinstance(image, BinaryFile):
+        return read_file(image, LIMITS)
     buffer = io.BytesIO()
     open_image(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def requests_of(images: Many) -> Iterator[tuple[int, list[bytes]]]:
+def requests_of(images: Iterable[Any]) -> Iterator[tuple[int, list[bytes]]]:
     """The number of the first photo and the photos of each request: at most 32, and about 32 MiB.
 
     Raises as `photo_bytes` does, and says which photo it is.
@@ -50,7 +44,7 @@ def requests_of(images: Many) -> Iterator[tuple[int, list[bytes]]]:
         try:
             photo = photo_bytes(image)
         except (ImageError, InvalidArgument) as error:
-            raise type(error)(which(number, len(images), error)) from error
+            raise type(error)(which(number, images, error)) from error
         if photos and (len(photos) == MAX_PHOTOS or held + len(photo) > MAX_REQUEST_BYTES):
             yield first, photos
             first, held, photos = number, 0, []
@@ -60,7 +54,7 @@ def requests_of(images: Many) -> Iterator[tuple[int, list[bytes]]]:
         yield first, photos
 
 
-def in_requests(images: Many, send: Callable[[int, list[bytes]], None]) -> None:
+def in_requests(images: Iterable[Any], send: Callable[[int, list[bytes]], None]) -> None:
     """`send(number of the first photo, photos)` for each request; in halves where the service takes fewer or smaller.
 
     Raises as `requests_of` and `send` do; an ImageError has the number of its photo among all of them.
@@ -79,7 +73,7 @@ def in_requests(images: Many, send: Callable[[int, list[bytes]], None]) -> None:
             index = 0 if len(photos) == 1 else getattr(error, "index", None)
             if index is None or not 0 <= index < len(photos):
                 raise
-            raise type(error)(which(first + index, len(images), error)) from error
+            raise type(error)(which(first + index, images, error)) from error
 
     for first, photos in requests_of(images):
         halves(first, photos)
@@ -87,7 +81,7 @@ def in_requests(images: Many, send: Callable[[int, list[bytes]], None]) -> None:
 
 def by_class(classes: Mapping[str, list[Any] | tuple[Any, ...]]) -> dict[str, list[bytes]]:
     """The photos of each class. Raises as `photo_bytes` does, and says which photo it is."""
-    if not isinstance(classes, Mapping) or not all(are_many(images) for images in classes.values()):
+    if not isinstance(classes, Mapping) or not all(isinstance(images, (list, tuple)) for images in classes.values()):
         raise InvalidArgument('classes must be lists of images by label: {"cat": ["a.jpg"], "dog": ["b.jpg"]}')
     read: dict[str, list[bytes]] = {}
     for label, images in classes.items():
@@ -96,7 +90,7 @@ def by_class(classes: Mapping[str, list[Any] | tuple[Any, ...]]) -> dict[str, li
             try:
                 read[label].append(photo_bytes(image))
             except (ImageError, InvalidArgument) as error:
-                raise type(error)(f"class {short(label)}, {which(number, len(images), error)}") from error
+                raise type(error)(f"class {short(label)}, {which(number, images, error)}") from error
     return read
 
 
@@ -122,6 +116,7 @@ def body_of(photos: list[bytes]) -> dict[str, Any]:
     return {"files": [("image", ("photo", photo, "application/octet-stream")) for photo in photos]}
 
 
-def which(number: int, count: int, error: object) -> str:
+def which(number: int, images: Iterable[Any], error: object) -> str:
     """A message about one photo of many, as `Model` words it."""
-    return f"image {number} of {count} (from 0): {error}"
+    count = f" of {len(images)}" if isinstance(images, Sized) else ""
+    return f"image {number}{count} (from 0): {error}"

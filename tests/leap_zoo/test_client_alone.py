@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -215,6 +216,16 @@ def test_many__take_several_requests(service: StandIn, client: Client) -> None:
     service.says(classified(32), classified(32), classified(6))
     assert len(client.classify([PHOTO] * 70)) == 70
     assert [asked.body.count(PHOTO) for asked in service.asked] == [32, 32, 6]
+
+
+def test_many__may_be_an_iterable_and_a_photo_an_open_file(service: StandIn, client: Client) -> None:
+    service.says(classified(32), classified(1), classified(1))
+    assert len(client.classify(PHOTO for _ in range(33))) == 33
+    assert isinstance(client.classify(io.BytesIO(PHOTO)), leap_zoo.model.Predictions)
+    assert [asked.body.count(PHOTO) for asked in service.asked] == [32, 1, 1]
+    service.says(classified(32), refused(415, "not_an_image", "No photo."))
+    with pytest.raises(leap_zoo.NotAnImage, match=r"image 32 \(from 0\)"):
+        client.classify(PHOTO for _ in range(33))
 
 
 def test_many__are_sent_in_halves_where_the_service_takes_fewer(service: StandIn, client: Client) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 import leap_zoo
 from leap_zoo import Model, Prediction
 from leap_zoo.card import File
+from leap_zoo.cli import main
 from leap_zoo.errors import (
     ArtifactCorrupt,
     ImageTooLarge,
@@ -255,6 +256,18 @@ def test_providers__of_the_cpu_change_nothing(tiny_zoo: Path, colour_photos: dic
 def test_providers__of_another_shape_are_refused(tiny_zoo: Path, providers: object) -> None:
     with pytest.raises(InvalidArgument, match="provider"):
         leap_zoo.load(TINY, zoo=tiny_zoo, providers=providers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["classify PHOTO", "verify", "bench --seconds .01"])
+def test_providers__of_the_commands(
+    command: str, tiny_zoo: Path, colour_photos: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command.replace("PHOTO", str(colour_photos["red"])).split()
+    which = ["--zoo", str(tiny_zoo), *(["--model", TINY] if words[0] == "classify" else [])]
+    words[1:1] = [] if words[0] == "classify" else [TINY]
+    assert main([*words, *which, "--provider", "CPUExecutionProvider"]) == 0
+    assert main([*words, *which, "--provider", "CUDAExecutionProvider"]) == 2
+    assert "has no 'CUDAExecutionProvider'" in capsys.readouterr().err
 
 
 def test_providers__that_are_not_installed_are_refused(tiny_zoo: Path) -> None:

@@ -150,9 +150,12 @@ _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")
 
 
 def short(text: object, limit: int = 80) -> str:
-    """A user's string for an error message: quoted, on one line, at most `limit` characters, without passwords."""
+    """A user's string for an error message: quoted, on one line, at most `limit` characters, without passwords.
+
+    What is longer lacks its middle: of a path the end says most.
+    """
     quoted = repr(masked(str(text)))
-    return quoted if len(quoted) <= limit else quoted[: limit - 4] + "...'"
+    return quoted if len(quoted) <= limit else f"{quoted[: limit // 3 - 3]}...{quoted[-(limit - limit // 3) :]}"
 
 
 def masked(text: str) -> str:

@@ -180,7 +180,9 @@ def test_load__unverified_file_works_and_is_said_to_be_unverified(
     tiny_zoo: Path,
     colour_photos: dict[str, Path],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("leap_zoo"), "propagate", True)  # which the service turns off
     path = request.getfixturevalue(fixture)
     model = leap_zoo.load(path)
     assert not model.verified

@@ -59,6 +59,7 @@ def test_zoo__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp
     assert [model for model, _ in models] == [
         "vit_tiny_patch16_224 at 224 px",
         "vit_tiny_patch16_224 at 160 px",
+        "leap-micro",
         "leap-nano",
         "leap-tiny",
     ]
@@ -134,7 +135,7 @@ def test_command__a_teacher_is_asked_for(photos: Path, tmp_path: Path, capsys: p
     assert main([str(BUNDLED), "--out", str(tmp_path / "x.csv")]) == 2
     one_line(capsys, "which photos?")
     assert main(words(photos, tmp_path / "nothing", tmp_path)) == 2
-    one_line(capsys, "unknown model")
+    one_line(capsys, "is not a model's folder")
 
 
 def test_results__round_trip(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from train.data.sources import Source, find_photos
 from train.data.splits import Split
 from train.data.store import Photos, Whole, open_photos
 from train.errors import TrainError
+from train.processes import usable
 from train.recipe import Recipe
 from train.recipe_file import find_recipe, load_recipe
 from train.research.results import Result, write_results
@@ -105,7 +106,8 @@ def memory_of_pass(amount: int, side: int, batch: int, folder: Path) -> int:
 
 def waiting(photos: Photos, spec: Recipe, device: torch.device) -> list[Result]:
     """The share of a short loop's time that steps waited for photos, which are read as the recipe says."""
-    step = make_step(spec, Variant("", plain=device.type == "cpu"), device)
+    bf16 = usable(spec.precision) == "bf16"
+    step = make_step(spec, Variant("", bf16, plain=device.type == "cpu"), device)
     epochs = Epochs.of([len(photos)], [1.0], batch=spec.batch, seed=0, photos=spec.batch * (WARM_UP + STEPS))
     clock = Clock()
     for number, _ in enumerate(read_ahead(Mixture([photos]), epochs.pieces(1), pin=False)):

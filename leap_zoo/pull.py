@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,13 @@ from leap_zoo.errors import (
     CacheUnusable,
     DownloadFailed,
     InvalidArgument,
+    NotPulled,
     UnknownModel,
     nearest,
     short,
 )
+from leap_zoo.files import atomic_file, check_path
+from leap_zoo.locks import locked
 from leap_zoo.model import choose_artifact
 from leap_zoo.progress import Progress
 from leap_zoo.publish import write_folder
@@ -93,7 +96,9 @@ def pull(
     with contextlib.closing(open_source(place)) as opened:
         if opened.remote and settings.offline:
             return _without_network(name or DEFAULT_MODEL, choose, to)
-        return _from(Offer(opened), Cache(settings.home), name, choose, to, shown)
+        offer, cache = Offer(opened), Cache(settings.home)
+        model = _chosen(offer, name, choose, pages=to is not None)
+        return _into_cache(cache, offer, model, shown) if to is None else _into_folder(to, cache, offer, model, shown)
 
 
 @dataclass(frozen=True)
@@ -108,24 +113,81 @@ class _Chosen:
     others: dict[str, bytes | None]
 
 
-def _from(offer: Offer, cache: Cache, name: str | None, choose: _Choose, to: _To, shown: bool) -> Pulled:
+def _chosen(offer: Offer, name: str | None, choose: _Choose, *, pages: bool) -> _Chosen:
     entry = offer.entry(name)
     data, card = offer.card(entry)
     files = choose(card, partial(offer.has, entry))
-    others = {name: _other(offer, entry, name) for name in (SIGNATURE, *(() if to is None else PAGES))}
-    model = _Chosen(offer.source.name, entry, data, card, files, others)
+    others = {name: _other(offer, entry, name) for name in (SIGNATURE, *(PAGES if pages else ()))}
+    return _Chosen(offer.source.name, entry, data, card, files, others)
+
+
+def _into_cache(cache: Cache, offer: Offer, model: _Chosen, shown: bool) -> Pulled:
+    entry = model.entry
     cache.prepare()
     for _ in range(_ROUNDS):
         arrived = _fetch_all(cache, offer, model, shown)
-        if to is not None:
-            pulled = _pulled(model, cache, to, arrived)
-            cache.discard(arrived)
-            return pulled
         if not cache.blob(entry.sha256).exists():
             arrived.add(entry.sha256)
-        if cache.record(entry, data, card, files, others[SIGNATURE]):
+        if cache.record(entry, model.data, model.card, model.files, model.others[SIGNATURE]):
             return _pulled(model, cache, None, arrived)
     raise CacheUnusable(f"other processes keep removing files from {short(cache.folder)}: end them, and pull again")
+
+
+class _Scratch(Cache):
+    """Where downloads lie until a folder is whole: inside the folder `to`, so that nothing is written elsewhere."""
+
+    def __init__(self, to: Path) -> None:
+        super().__init__(to.absolute() / ".leap-zoo")
+        self._to = to
+
+    @contextlib.contextmanager
+    def usable(self) -> Iterator[None]:
+        """See `Cache`. Raises InvalidArgument."""
+        try:
+            yield
+        except OSError as error:
+            raise InvalidArgument(_unwritable(self._to, error)) from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other process is at it. Made, and removed unless a download can go on later; so are its parents."""
+        made = [folder for folder in self.folder.parents if not os.path.lexists(folder)]
+        with contextlib.ExitStack() as stack:
+            stack.callback(_remove_empty, made)
+            with self.usable():
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder.with_suffix(".lock")))
+            self.prepare()
+            stack.callback(_remove_empty, [*self.folder.iterdir(), self.folder])
+            yield
+
+    def take(self, cache: Cache, card: ModelCard, files: Iterable[File]) -> None:
+        """Copy what `cache` has of them. Raises InvalidArgument."""
+        for file in files:
+            with contextlib.suppress(ArtifactCorrupt, NotPulled), self.usable():
+                data = cache.read(card, file)
+                with atomic_file(self.blob(file.sha256)) as blob:
+                    blob.write(data)
+
+
+def _into_folder(to: str | os.PathLike[str], cache: Cache, offer: Offer, model: _Chosen, shown: bool) -> Pulled:
+    scratch = _Scratch(check_path(to))
+    with scratch.alone():
+        scratch.take(cache, model.card, model.files)
+        arrived = _fetch_all(scratch, offer, model, shown)
+        pulled = _pulled(model, scratch, to, arrived)
+        scratch.discard(file.sha256 for file in model.files)
+        return pulled
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _unwritable(to: object, error: OSError) -> str:
+    return f"cannot write to {short(to)} ({error.strerror or error}): give --to another folder"
 
 
 def _from_here(name: str, choose: _Choose, to: _To) -> Pulled:
@@ -242,10 +304,11 @@ def _pulled(model: _Chosen, place: Zoo, to: _To, arrived: Collection[str] = ()) 
     entry = model.entry
     if to is not None:
         try:
-            place = write_folder(Path(to), place, model.card, model.files, model.others | {"card.json": model.data})
+            place = write_folder(
+                check_path(to), place, model.card, model.files, model.others | {"card.json": model.data}
+            )
         except OSError as error:
-            reason = error.strerror or error
-            raise InvalidArgument(f"cannot write to {short(to)} ({reason}): give --to another folder") from error
+            raise InvalidArgument(_unwritable(to, error)) from error
     return Pulled(
         model=entry.id,
         revision=entry.revision,

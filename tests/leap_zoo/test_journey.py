@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from zoo_server import FILE, SIZE, TINY, Handler, ZooServer, etag, make_big, serving
+from zoo_server import FILE, SIZE, TINY, Handler, ZooServer, etag, make_big, serve_until, serving, start_of
 
 import leap_zoo
 from leap_zoo import store
@@ -115,7 +115,7 @@ def test_journey__list_show_pull_to_and_load_each_file(
             assert main(["pull", TINY, "--from", source, "--to", str(to), *more]) == 0
     assert names(to / TINY) == names(whole_zoo / TINY)
     assert all((to / TINY / name).read_bytes() == (whole_zoo / TINY / name).read_bytes() for name in names(to / TINY))
-    assert not [path for path in no_pulled_models.rglob("*") if path.is_file()]  # the cache is as it was
+    assert not no_pulled_models.exists()
     assert {path.name for path in to.iterdir()} == {TINY}
     place = ModelFolder(Path(shutil.move(to / TINY, tmp_path / "anywhere")))
     card = place.card(place.index().models[0])
@@ -219,6 +219,32 @@ def test_pull_to__of_what_is_pulled_asks_for_no_file_and_keeps_the_cache(server:
     pull(TINY, server.url, to=tmp_path / "to")
     assert len(server.ranges(FILE)) == 1
     assert leap_zoo.load(TINY).artifact.precision == "int8"
+
+
+def test_pull_to__writes_that_folder_only(server: ZooServer, tmp_path: Path, no_pulled_models: Path) -> None:
+    pull(TINY, server.url, to=tmp_path / "some" / "where")
+    assert os.listdir(tmp_path / "some" / "where") == [TINY]
+    assert not no_pulled_models.exists()
+
+
+def test_pull_to__needs_no_cache(server: ZooServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LEAP_ZOO_HOME", str(tmp_path / "file" / "cache"))
+    assert pull(TINY, server.url, to=tmp_path / "to").files[1].downloaded
+
+
+def test_pull_to__interrupted_goes_on_there(server: ZooServer, tmp_path: Path, no_pulled_models: Path) -> None:
+    make_big(server.folder)
+    server.behaviours[FILE] = lambda handler, data: serve_until(handler, data, max(start_of(handler, data), SIZE // 2))
+    with pytest.raises(DownloadFailed, match="what has come so far is kept"):
+        pull(TINY, server.url, to=tmp_path / "to")
+    assert names(tmp_path / "to") != set()
+    del server.behaviours[FILE]
+    server.served.clear()
+    pull(TINY, server.url, to=tmp_path / "to")
+    assert server.served[FILE] == SIZE - SIZE // 2
+    assert os.listdir(tmp_path / "to") == [TINY]
+    assert not no_pulled_models.exists()
 
 
 def test_pull__of_a_bundled_model_has_nothing_to_do(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
-from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, short
+from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.model_file import SUFFIXES, ModelFile, names_a_path, open_folder, read_model_file
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
@@ -106,6 +106,8 @@ def load(
     }
     if not isinstance(name, (str, os.PathLike)):
         raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
+    if not isinstance(limits, Limits):
+        raise InvalidArgument(f"limits is a leap_zoo.preprocess.Limits, not {type(limits).__name__}")
     if isinstance(name, str) and name.startswith("hf://"):
         from leap_zoo.pull import pull
 
@@ -115,7 +117,7 @@ def load(
     if not names_a_path(name):
         return open_artifact(*_find_artifact(str(name), zoo, precision, format), threads, **options)
     path = Path(os.fsdecode(name))
-    if path.suffix.lower() not in SUFFIXES or path.is_dir():
+    if path.suffix.lower() not in SUFFIXES or os.path.isdir(path):
         place, card = open_folder(path)
         artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
         return open_artifact(place, card, artifact, threads, **options)
@@ -321,7 +323,7 @@ class Model:
     def __repr__(self) -> str:
         state = "closed" if self._session is None else self._session.runtime
         doubt = "" if self.verified else ", not verified"
-        return f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {state}{doubt}>"
+        return plain(f"<Model {self.card.id} {self.card.revision} {self.artifact.file}, {state}{doubt}>")
 
     @overload
     def classify(self, images: OneFile, *, top: int = 5, head: AnyHead = None) -> Predictions: ...

@@ -84,7 +84,7 @@ def open_folder(folder: Path) -> tuple[ModelFolder, ModelCard]:
     try:
         data = read_inside(folder, path, MAX_DOCUMENT_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        is_zoo = not isinstance(error, ValueError) and (folder / "index.json").is_file()
+        is_zoo = os.path.isfile(folder / "index.json")
         advice = "it is a zoo, give a model's id and zoo=FOLDER" if is_zoo else "give the folder that holds card.json"
         raise InvalidArgument(
             f"{short(folder)} is not a model's folder (card.json: {_reason(error)}): {advice}"
@@ -176,7 +176,7 @@ class ModelFile:
 
     def _beside(self) -> list[ModelCard]:
         """The card in the same folder, if there is one. Raises ArtifactCorrupt, InvalidCard."""
-        if not (self.place.folder / "card.json").is_file():
+        if not os.path.isfile(self.place.folder / "card.json"):
             return []
         _, card = open_folder(self.place.folder)
         ours = {file.file: file.sha256 for file in self.artifact.files}
@@ -230,7 +230,10 @@ def _listed(card: ModelCard, artifact: Artifact) -> dict[str, str]:
 def read_model_file(path: Path) -> ModelFile:
     """Read a lone model file, and the .bin beside an .xml. Raises InvalidArgument, ArtifactCorrupt for a link out."""
     data = _read(path, MAX_FILE_BYTES)
-    format: Format = "openvino" if data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" else "onnx"
+    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    format: Format = "openvino" if start.startswith(b"<") else "onnx"
+    if format == "openvino" and not start.startswith((b"<?xml", b"<net", b"<!--")):
+        raise InvalidArgument(f"{short(path)} is a web page or another text, not a model: download it again")
     contents, weights = [data], None
     if format == "openvino":
         if len(data) > MAX_XML_BYTES:

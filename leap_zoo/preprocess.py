@@ -48,9 +48,23 @@ class Limits:
 LIMITS = Limits()
 MAX_SCANS = 500  # of a JPEG: each of them, perhaps 75 bytes, costs a walk over all pixels; encoders write about ten
 
+MAX_READS = 500_000  # of a file by its decoder, a few per part; 256 MiB of PNG in parts of 4 KiB take 200,000
+
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as neither side falls below this many pixels: four times faster on
 # 12 MP, .27 grey levels of mean difference.
 DRAFT_SIDE = 512
+
+
+class _Counted(io.BytesIO):
+    """The bytes of a photo. A file of millions of empty parts would keep the decoder busy for minutes."""
+
+    left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise UndecodableImage("the photo has too many parts: save it again")
+        return super().read(size)
 
 
 @runtime_checkable
@@ -77,6 +91,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 _END = b"\xff\xd9"  # of a JPEG
+_EMPTY = "the photo has no pixels: send another one"
 _LOST = 64  # pixels of a JPEG's last row of blocks that may be missing with its end; at most a quarter of the row
 _CHUNK = 2**20
 _ORIENTATION = 0x0112  # EXIF tag
@@ -185,12 +200,18 @@ def read_file(file: BinaryFile, limits: Limits = LIMITS) -> bytes:
             if not isinstance(chunk, bytes):
                 raise InvalidArgument(f"read() gave {type(chunk).__name__}, not bytes: open the file in binary mode")
             data += chunk
-    except (OSError, ValueError) as error:  # ValueError: it is closed
-        raise UnreadableFile(f"cannot read the file ({_reason(error)}): open it again") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("read() decodes the bytes: open the file in binary mode") from error
+    except InvalidArgument:
+        raise
+    except Exception as error:  # it is anybody's: closed, a broken archive, an answer that ends early
+        raise UnreadableFile(f"cannot read the file ({_reason(error)}): open it again, or give its bytes") from error
     return bytes(data) if len(data) <= limits.bytes else _refuse_bytes(limits)
 
 
 def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
+    if not data:
+        raise NotAnImage("the photo is empty (0 bytes): save it again; a file that was read or written needs seek(0)")
     kind = _signature(data)
     if kind == "HEIF":
         _register_heif()
@@ -218,7 +239,9 @@ def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFil
         Image.init()
     try:
         # Not Image.open: it has a limit of its own, for the whole process, at which it warns and twice which it raises.
-        photo = Image.OPEN[kind][0](io.BytesIO(data), "")
+        photo = Image.OPEN[kind][0](_Counted(data), "")
+    except UndecodableImage:
+        raise
     except Exception as error:
         raise UndecodableImage("the photo is truncated or broken (its header cannot be read): save it again") from error
     _check_pixels(photo, limits)
@@ -283,6 +306,8 @@ def _from_pil(image: Image.Image, limits: Limits) -> Image.Image:
     try:
         if isinstance(image, ImageFile.ImageFile):  # perhaps not decoded yet
             _check_pixels(image, limits)
+        elif 0 in image.size:
+            raise UndecodableImage(_EMPTY)
         return _upright_rgb(image)
     except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
@@ -314,7 +339,7 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
     if pixels > limit:
         raise ImageTooLarge(f"{pixels / 1e6:.0f} megapixels, at most {limit / 1e6:.0f} are read: send a smaller photo")
     if pixels == 0:
-        raise UndecodableImage("the photo has no pixels: send another one")
+        raise UndecodableImage(_EMPTY)
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -337,6 +362,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_grey_to_uint8(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:

@@ -85,6 +85,8 @@ class OnnxSession:
         check_version("ONNX Runtime", "onnxruntime", ort.__version__, artifact)
         wanted = ["CPUExecutionProvider"] if providers is None else _available(ort, providers)
         options = session_options
+        if options is not None and not isinstance(options, ort.SessionOptions):
+            raise InvalidArgument(f"session_options is an onnxruntime.SessionOptions, not {type(options).__name__}")
         if options is None:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
@@ -135,7 +137,7 @@ def import_onnxruntime() -> Any:
 
 
 def _available(ort: Any, providers: Sequence[Provider]) -> list[Provider]:
-    if isinstance(providers, str) or not providers:
+    if not isinstance(providers, (list, tuple)) or not providers:
         raise InvalidArgument("providers must be a list, such as ['CUDAExecutionProvider', 'CPUExecutionProvider']")
     available = ort.get_available_providers()
     for provider in providers:

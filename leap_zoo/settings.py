@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.files import check_path
 
 DEFAULT_MODEL = "leap-tiny"  # bundled; it answers wherever no model is named
 PREFIX = "LEAP_ZOO_"
@@ -63,7 +64,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | str:
     """Where a zoo is: a folder, or an http(s):// or hf:// URL without a trailing slash. Raises InvalidArgument."""
     if not isinstance(location, str):
-        return Path(location)
+        return check_path(location)
     if "\0" in location:
         raise InvalidArgument(f"{what} {short(location)} has a null character: give a folder or a URL")
     if "://" not in location and not location.startswith("file:"):

@@ -34,7 +34,7 @@ def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Pa
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt, MissingExtra.
     """
     private_key, folder = _key(key), Path(folder).absolute()
-    place = Zoo(folder) if (folder / "index.json").is_file() else ModelFolder(folder)
+    place = Zoo(folder) if os.path.isfile(folder / "index.json") else ModelFolder(folder)
     return [_sign(place, entry, private_key) for entry in place.index().models]
 
 

@@ -96,7 +96,7 @@ class FolderSource(Source):
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         self._folder = folder
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise InvalidArgument(f"{short(folder)} is no folder: give the folder that holds index.json, or a URL")
 
     def read(self, path: str, limit: int, *, optional: bool = False) -> bytes | None:
@@ -114,7 +114,7 @@ class FolderSource(Source):
 
     def holds(self, path: str) -> bool:
         """See `Source`."""
-        return (self._folder / path).is_file()
+        return os.path.isfile(self._folder / path)
 
 
 class HubSource(Source):

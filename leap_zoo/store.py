@@ -307,7 +307,7 @@ def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
     """
     if zoo is not None:
         folder = Path(os.path.expanduser(zoo_folder(zoo)))
-        return [Cache(folder) if (folder / "blobs").is_dir() else Zoo(folder)]
+        return [Cache(folder) if os.path.isdir(folder / "blobs") else Zoo(folder)]
     settings = read_settings()
     found = [Zoo(settings.zoo)] if settings.zoo is not None else []
     pulled = Cache(settings.home)
@@ -338,6 +338,8 @@ def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, M
                 found = True
                 yield place, place.card(entry)
             known.append(entry.id)
+    if not found and "://" in str(name):
+        raise UnknownModel(f"{short(name)} is an address: leap-zoo pull MODEL --from it, then give the model's id")
     if not found:
         url = read_settings().url if zoo is None else None
         elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {masked(url)}"
@@ -374,7 +376,7 @@ def read_inside(folder: Path, path: Path, limit: int) -> bytes:
     except RuntimeError:  # links in a circle
         inside = False
     if not inside:
-        raise ArtifactCorrupt(f"{short(path)} leads out of its zoo: replace the link by the file itself")
+        raise ArtifactCorrupt(f"{short(path)} leads out of its folder: replace the link by the file itself")
     return read_regular(path, limit)
 
 

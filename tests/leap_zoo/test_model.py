@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -28,6 +29,7 @@ from leap_zoo.errors import (
     InvalidArgument,
     NotAnImage,
     UnknownHead,
+    UnknownModel,
     UnknownSpace,
 )
 from leap_zoo.preprocess import Limits, batch
@@ -451,3 +453,33 @@ def test_model__is_thread_safe(model: Model, colour_photos: dict[str, Path]) -> 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda name: model.classify(colour_photos[name], top=1)[0].label, names))
     assert found == names
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"zoo": 5}, "str or a Path"),
+        ({"zoo": b"/zoo"}, "str or a Path"),
+        ({"limits": None}, "Limits"),
+        ({"limits": 5}, "Limits"),
+        ({"providers": 5}, "must be a list"),
+        ({"session_options": 5}, "SessionOptions, not int"),
+    ],
+)
+def test_load__options_of_a_wrong_type(tiny_zoo: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        leap_zoo.load(TINY, **{"zoo": tiny_zoo, **options})
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 5000, "x/" * 3000 + "model.onnx", "a/\0", "/" + "x" * 300 + ".xml"])
+def test_load__path_that_cannot_be(path: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"check the path|card\.json"):
+        leap_zoo.load(path)
+    with pytest.raises(InvalidArgument, match="no zoo"):
+        leap_zoo.load(TINY, zoo="/" + "x" * 5000)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/zoo/leap-nano", "file:///zoo/leap-nano", "s3://a/b"])
+def test_load__address_says_pull(url: str) -> None:
+    with pytest.raises(UnknownModel, match="an address: leap-zoo pull"):
+        leap_zoo.load(url)

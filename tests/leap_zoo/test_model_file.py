@@ -388,3 +388,16 @@ def test_show__prints_no_terminal_codes(bare: bytes, tmp_path: Path, capsys: pyt
 def test_classify__a_file(tiny_onnx: Path, colour_photos: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", str(colour_photos["red"]), "--model", str(tiny_onnx), "--head", "colours"]) == 0
     assert "red" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html><title>404", b"\n<html>", b"<svg/>"])
+def test_load__web_page_under_a_model_s_name(tmp_path: Path, page: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(page)
+    with pytest.raises(InvalidArgument, match="web page or another text"):
+        leap_zoo.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_load__repr_does_nothing_to_a_terminal(tiny_onnx: Path) -> None:
+    odd = tiny_onnx.rename(tiny_onnx.with_name("a\n\x1b[31m.onnx"))
+    assert "a\\n\\x1b[31m.onnx" in repr(leap_zoo.load(odd))

@@ -201,7 +201,6 @@ def test_open_image__multi_picture_jpeg_as_phones_write_it() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"hello",
         b"%PDF-1.7 not a photo",
         b"<svg xmlns='x'/>",
@@ -581,3 +580,72 @@ def test_progressive__a_few_scans_are_usual_and_hundreds_are_refused() -> None:
     scan = photo[photo.rindex(b"\xff\xda") : -2]
     with pytest.raises(UndecodableImage, match="more than 500 scans"):
         to_tensor(photo[:-2] + 500 * scan + photo[-2:], SPEC)
+
+
+def parts(kind: str, count: int) -> bytes:
+    """A small photo with that many empty parts before its pixels."""
+    data = encode(quadrants(), kind)
+    if kind == "PNG":
+        empty, place = struct.pack(">I", 0) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt")), data.index(b"IDAT") - 4
+    elif kind == "JPEG":
+        empty, place = b"\xff\xfe\0\2", 2
+    else:
+        empty, place = b"\x21\xfe\0", 13 + 3 * 2 ** ((data[10] & 7) + 1)  # behind header and palette
+    return data[:place] + empty * count + data[place:]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_open_image__parts_are_bounded(kind: str) -> None:
+    assert open_image(parts(kind, 10)).size == (60, 40)
+    with pytest.raises(UndecodableImage):
+        open_image(parts(kind, 300_000))
+
+
+@pytest.mark.parametrize("empty", [b"", io.BytesIO(), bytearray()])
+def test_open_image__no_bytes(empty: bytes) -> None:
+    with pytest.raises(NotAnImage, match=r"empty.*seek\(0\)"):
+        open_image(empty)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_open_image__pil_image_without_pixels(size: tuple[int, int]) -> None:
+    with pytest.raises(UndecodableImage, match="no pixels"):
+        open_image(Image.new("RGB", size))
+
+
+def test_open_image__premultiplied_grey() -> None:
+    assert open_image(Image.new("LA", (3, 3), (80, 255)).convert("La")).getpixel((1, 1)) == (80, 80, 80)
+
+
+class Odd:
+    """A file whose `read` is not like that of others."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, _: int = -1) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("takes 1 argument"), EOFError("ends early"), RuntimeError("broken\narchive")]
+)
+def test_open_image__file_that_cannot_be_read(error: Exception) -> None:
+    with pytest.raises(UnreadableFile, match="or give its bytes"):
+        open_image(Odd(error))
+
+
+def test_open_image__text_file_is_told_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(encode(quadrants(), "PNG"))
+    with (tmp_path / "photo.png").open(encoding="utf-8") as file, pytest.raises(InvalidArgument, match="binary mode"):
+        open_image(file)  # type: ignore[arg-type]
+
+
+class NoPath:
+    def __fspath__(self) -> str:
+        return 3  # type: ignore[return-value]
+
+
+def test_read_photo__path_that_is_none() -> None:
+    with pytest.raises(InvalidArgument, match="gives no path"):
+        read_photo(NoPath())

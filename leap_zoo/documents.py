@@ -17,7 +17,7 @@ from msgspec.inspect import type_info
 
 from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
 from leap_zoo.errors import InvalidCard, nearest, short
-from leap_zoo.files import atomic_file
+from leap_zoo.files import atomic_file, read_regular
 
 
 def parse_card(data: bytes, where: str = "card.json") -> ModelCard:
@@ -62,9 +62,8 @@ def index_entry(card: ModelCard, data: bytes) -> IndexEntry:
 
 
 def read_document(path: Path) -> bytes:
-    """The bytes of a card or index, never more than MAX_DOCUMENT_BYTES + 1 of them."""
-    with path.open("rb") as file:
-        return file.read(MAX_DOCUMENT_BYTES + 1)
+    """The bytes of a card or index, never more than MAX_DOCUMENT_BYTES + 1 of them. Raises OSError."""
+    return read_regular(path, MAX_DOCUMENT_BYTES)
 
 
 _Document = TypeVar("_Document", ModelCard, Index)

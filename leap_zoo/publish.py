@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from leap_zoo.card import OTHER_FILES, File, Index, IndexEntry, ModelCard
-from leap_zoo.documents import index_entry, read_card, read_document, read_index, write_card, write_index
+from leap_zoo.documents import index_entry, parse_card, read_card, read_document, read_index, write_card, write_index
 from leap_zoo.errors import InvalidArgument, InvalidCard, short
 from leap_zoo.files import atomic_file
 from leap_zoo.settings import zoo_folder
@@ -65,12 +65,16 @@ def reindex(folder: ZooLocation) -> list[ModelCard]:
         raise InvalidArgument(f"{short(place.folder)} has no model folders: give the folder of a zoo")
     cards, entries = [], []
     for path in paths:
-        card = read_card(path)
+        try:
+            data = read_document(path)
+        except OSError as error:
+            raise InvalidCard(f"{short(path)} cannot be read ({error.strerror}): publish the model again") from error
+        card = parse_card(data, str(path))
         if card.id != path.parent.name:
             raise InvalidCard(f"{path} is of {card.id}: a model's folder has the model's name, rename it")
         check_files(place, card)
         cards.append(card)
-        entries.append(index_entry(card, read_document(path)))
+        entries.append(index_entry(card, data))
     _list(place.folder, entries, alone=True)
     return cards
 

@@ -23,7 +23,7 @@ from leap_zoo.errors import (
     short,
 )
 from leap_zoo.files import read_regular
-from leap_zoo.settings import DEFAULT_MODEL, zoo_location
+from leap_zoo.settings import DEFAULT_MODEL, read_settings, zoo_location
 from leap_zoo.store import check_card, check_digest, read_inside
 
 
@@ -85,6 +85,8 @@ class Offer:
 def offer_of(location: str | os.PathLike[str]) -> Iterator[Offer]:
     """What the source at a location has, for the block. Raises as `open_source` and `Offer` do."""
     with contextlib.closing(open_source(location)) as source:
+        if source.remote and read_settings().offline:
+            raise DownloadFailed(f"LEAP_ZOO_OFFLINE is 1, and {source.name} is not on this device: unset it")
         yield Offer(source)
 
 

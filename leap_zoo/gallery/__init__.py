@@ -15,7 +15,7 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import ModelCard, Positive, Text
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownSpace, nearest, short
+from leap_zoo.files import check_path
 
 if TYPE_CHECKING:
     from leap_zoo.model import Model
@@ -204,8 +205,12 @@ def open_gallery(
             f"the engine {short(engine)} does not exist (faiss was removed): leave engine out, which searches a folder "
             "exactly, or use a Qdrant server for galleries that outgrow one machine: qdrant://HOST:PORT/COLLECTION"
         )
+    if isinstance(model, (str, os.PathLike)):
+        raise InvalidArgument(f"model is a Model or its card, not a name: model=leap_zoo.load({short(model)})")
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
-    text = os.fspath(location)
+    text = str(check_path(location)) if not isinstance(location, str) else location
+    if "\0" in text:
+        raise InvalidArgument(f"the gallery {short(text)} has a null character: give a folder or a URL")
     if "://" in text:
         from leap_zoo.gallery.qdrant import QdrantGallery
 
@@ -256,22 +261,24 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
     """The ids. Raises InvalidArgument for other things than different Unicode texts without a null."""
     if isinstance(ids, str):
         raise InvalidArgument(f"ids must be a list of texts, not one text: [{short(ids)}]")
-    for one in ids:
+    names = _listed("ids", ids)
+    for one in names:
         # numpy drops a null at the end of a text.
         if not isinstance(one, str) or not 0 < len(one) <= MAX_ID or not _encodes(one) or "\0" in one:
             raise InvalidArgument(f"an id must be 1 to {MAX_ID} Unicode characters without a null, not {short(one)}")
-    if len(set(ids)) != len(ids):
+    if len(set(names)) != len(names):
         raise InvalidArgument("ids repeat within one call: give each once")
-    return [str(one) for one in ids]
+    return [str(one) for one in names]
 
 
 def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[dict[str, Value]]:
     """One dictionary per item. Raises InvalidArgument."""
     if metadata is None:
         return [{} for _ in range(count)]
-    if len(metadata) != count:
-        raise InvalidArgument(f"{count} ids need as many metadata, not {len(metadata)}")
-    return [_checked_fields(fields) for fields in metadata]
+    each = _listed("metadata", metadata)
+    if len(each) != count:
+        raise InvalidArgument(f"{count} ids need as many metadata, not {len(each)}")
+    return [_checked_fields(fields) for fields in each]
 
 
 def checked_query(k: int, where: Where | None) -> dict[str, str | int | bool]:
@@ -286,6 +293,12 @@ def checked_query(k: int, where: Where | None) -> dict[str, str | int | bool]:
     return conditions
 
 
+def _listed(what: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable):
+        raise InvalidArgument(f"{what} must be a list, not {type(values).__name__}")
+    return list(values)
+
+
 def _checked_fields(fields: Metadata) -> dict[str, Value]:
     plain = _plain_fields("metadata", fields)
     size = len(msgspec.json.encode(plain))
@@ -298,6 +311,8 @@ def _checked_fields(fields: Metadata) -> dict[str, Value]:
 
 def _plain_fields(what: str, fields: Mapping[str, Any]) -> dict[str, Value]:
     """With Python's own values for numpy's. Raises InvalidArgument for what JSON or a server cannot hold."""
+    if not isinstance(fields, Mapping):
+        raise InvalidArgument(f"{what} must be a dict of names and values, not {type(fields).__name__}")
     plain: dict[str, Value] = {}
     for key, value in fields.items():
         if not isinstance(key, str) or not _NAME.match(key):

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import FileName, Positive, Sha256
 from leap_zoo.errors import InvalidGallery, short
-from leap_zoo.files import sync_folder
+from leap_zoo.files import read_regular, sync_folder
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where
 from leap_zoo.locks import locked
 
@@ -174,7 +174,7 @@ class FlatGallery(Gallery):
     def __init__(self, folder: Path, kind: Kind | None = None) -> None:
         """Open the gallery in `folder`, or make one of `kind` when there is none (None: InvalidGallery)."""
         self.folder = folder
-        if kind is not None and not (folder / MANIFEST).is_file():
+        if kind is not None and not os.path.lexists(folder / MANIFEST):
             _create(folder, kind)
         self._snapshot = _load(folder, None)
         self.kind = self._snapshot.manifest.kind
@@ -292,8 +292,7 @@ def read_manifest(folder: Path) -> Manifest:
     """What a gallery is and which files it has, without opening them. Raises InvalidGallery."""
     path = folder / MANIFEST
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
+        data = read_regular(path, MAX_MANIFEST_BYTES)
         version = msgspec.json.decode(data, type=_Version).schema
         if version > SCHEMA:
             raise InvalidGallery(

@@ -110,7 +110,9 @@ def _describe(path: str, name: str, model: Model) -> dict[str, Value]:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        raise UnreadableFile(f"cannot read {short(path)} ({error}): check the path") from error
+        raise UnreadableFile(
+            f"cannot read {short(path)} ({getattr(error, 'strerror', None) or error}): check the path"
+        ) from error
     fields: dict[str, Value] = {
         "path": name,
         "bytes": status.st_size,

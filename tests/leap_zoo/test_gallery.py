@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -410,3 +412,46 @@ def test_qdrant__server_that_is_down_is_one_line() -> None:
     with pytest.raises(InvalidGallery, match="is the server up") as caught:
         open_gallery("qdrant://127.0.0.1:9/photos", kind=KIND)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_open__pipe_in_place_of_the_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    for kind in (None, KIND):
+        with pytest.raises(InvalidGallery, match="not a regular file"):
+            open_gallery(tmp_path, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "message"),
+    [
+        (5, {}, "str or a Path"),
+        (b"photos", {}, "str or a Path"),
+        ("a\0", {}, "null character"),
+        ("photos", {"model": "leap-nano"}, r"leap_zoo\.load\('leap-nano'\)"),
+    ],
+)
+def test_open__arguments_of_a_wrong_kind(location: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        open_gallery(location, **options)
+
+
+def test_open__name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(InvalidGallery, match="cannot be written"):
+        open_gallery(tmp_path / ("x" * 5000), kind=KIND)
+
+
+def test_add__takes_generators_and_refuses_what_is_no_list(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path / "new", kind=KIND)
+    rows = np.eye(2, KIND.dim, dtype=np.float32)
+    gallery.add((name for name in "ab"), rows, ({"n": n} for n in range(2)))  # type: ignore[arg-type]
+    assert [item.metadata for item in gallery.items()] == [{"n": 0}, {"n": 1}]
+    for call in (
+        lambda: gallery.add(None, rows),
+        lambda: gallery.add(["a", "b"], rows, 5),
+        lambda: gallery.add(["a", "b"], rows, [["n"], ["n"]]),
+        lambda: gallery.delete(None),
+        lambda: gallery.search(rows, where=["n"]),
+    ):
+        with pytest.raises(InvalidArgument, match=r"must be a (list|dict)"):
+            call()

@@ -417,3 +417,13 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", TINY]])
+def test_offline__no_server_is_asked_what_it_has(
+    server: ZooServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("LEAP_ZOO_OFFLINE", "1")
+    assert main([*command, "--from", server.url]) == 2
+    assert "LEAP_ZOO_OFFLINE is 1" in capsys.readouterr().err
+    assert not server.requests

@@ -1,6 +1,7 @@
 """`leap-zoo publish`: from a model's folder into a zoo."""
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -74,3 +75,15 @@ def test_reindex__of_what_is_no_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -
     (zoo_copy / TINY).rename(zoo_copy / "another")
     with pytest.raises(leap_zoo.InvalidCard, match="rename it"):
         reindex(zoo_copy)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_publish__pipes_are_not_waited_for(zoo_copy: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (zoo_copy / "index.json").unlink()
+    os.mkfifo(zoo_copy / "index.json")
+    assert main(["publish", str(tiny_zoo / TINY), "--zoo", str(zoo_copy)]) == 2
+    (zoo_copy / TINY / "card.json").unlink()
+    os.mkfifo(zoo_copy / TINY / "card.json")
+    assert main(["publish", "--reindex", "--zoo", str(zoo_copy)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == error.count("not a regular file") == 2

@@ -147,6 +147,8 @@ def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, op
 
 def locate(name: str | os.PathLike[str], zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
     """Where a model is, by its id or the path of its folder, and its card. Raises as `load` does."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
     return open_folder(Path(os.fsdecode(name))) if names_a_path(name) else find(str(name), zoo)
 
 
@@ -437,7 +439,7 @@ class Model:
 
 def output_of(space: str) -> str:
     """The graph's output that holds the embeddings of a space. Raises UnknownSpace."""
-    if space not in OUTPUTS:
+    if not isinstance(space, str) or space not in OUTPUTS:
         raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), OUTPUTS)}")
     return OUTPUTS[space]
 

@@ -94,7 +94,7 @@ def write_folder(
     InvalidArgument when there is another kind of folder.
     """
     home, staging = to / card.id, to / f".{card.id}-{secrets.token_hex(8)}"
-    if home.exists() and not (home / "card.json").exists() and any(home.iterdir()):
+    if os.path.lexists(home) and (not home.is_dir() or (not (home / "card.json").exists() and any(home.iterdir()))):
         raise InvalidArgument(f"{short(home)} exists and is no model's folder: remove it, or choose another place")
     staging.mkdir(parents=True)
     try:

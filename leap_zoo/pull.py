@@ -88,6 +88,11 @@ def pull(
     LEAP_ZOO_OFFLINE=1: a server is not asked; it is enough when everything is here.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, DownloadFailed, CacheUnusable, MissingExtra.
     """
+    for what, text in (("a model", name), ("a file", file)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidArgument(f"{what} is named by a text, not by {type(text).__name__}")
+    if to is not None and "\0" in str(check_path(to)):
+        raise InvalidArgument(f"{short(to)} has a null character: give --to another folder")
     settings = read_settings()
     place = source if source is not None else settings.zoo or settings.url
     choose = _chooser(precision, format, file, everything)
@@ -175,9 +180,10 @@ def _into_folder(to: str | os.PathLike[str], cache: Cache, offer: Offer, model: 
     with scratch.alone():
         scratch.take(cache, model.card, model.files)
         arrived = _fetch_all(scratch, offer, model, shown)
-        pulled = _pulled(model, scratch, to, arrived)
-        scratch.discard(file.sha256 for file in model.files)
-        return pulled
+        try:
+            return _pulled(model, scratch, to, arrived)
+        finally:
+            scratch.discard(file.sha256 for file in model.files)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
@@ -214,14 +220,16 @@ def _without_network(name: str, choose: _Choose, to: _To) -> Pulled:
 
 def _held(name: str, choose: _Choose, to: _To) -> Pulled | None:
     for place, card in find_all(name):
-        with contextlib.suppress(InvalidArgument):  # the same model elsewhere may have more files
+        try:
             files = choose(card, partial(place.has, card))
-            if all(place.has(card, file) for file in files):
-                for file in files:
-                    place.read(card, file)
-                entry = next(entry for entry in place.index().models if entry.id == name)
-                others = {name: place.other(entry, name) for name in (SIGNATURE, *PAGES)}
-                return _pulled(_Chosen(place.name, entry, place.card_bytes(entry), card, files, others), place, to)
+        except InvalidArgument:  # the same model elsewhere may have more files
+            continue
+        if all(place.has(card, file) for file in files):
+            for file in files:
+                place.read(card, file)
+            entry = next(entry for entry in place.index().models if entry.id == name)
+            others = {name: place.other(entry, name) for name in (SIGNATURE, *PAGES)}
+            return _pulled(_Chosen(place.name, entry, place.card_bytes(entry), card, files, others), place, to)
     return None
 
 

@@ -69,10 +69,10 @@ def _pull(options: argparse.Namespace) -> int:
         return print_json(pulled)
     say(f"{pulled.model} {pulled.revision} from {pulled.source}" + (", signed" if pulled.signed else ""))
     for file in pulled.files:
-        here = "" if file.downloaded or options.to else "  (was here)"
+        here = "" if file.downloaded or options.to is not None else "  (was here)"
         say(f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}")
         say(f"    {file.path}")
-    if options.to:
+    if options.to is not None:
         say("sizes and sha256 are those of the card; the folder can be copied anywhere")
     elif any(file.downloaded for file in pulled.files):
         say(f"sizes and sha256 are those of the card; to see that it works here: leap-zoo verify {pulled.model}")

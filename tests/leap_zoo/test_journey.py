@@ -195,6 +195,14 @@ def test_pull_to__something_else_is_left_alone(
     assert main(["pull", TINY, "--from", str(zoo_copy), "--to", str(tmp_path)]) == 2
     assert "is no model's folder" in capsys.readouterr().err
     assert names(tmp_path / TINY) == {"thesis.tex"}
+    for odd in ("a", "b"):
+        (tmp_path / odd).mkdir()
+    (tmp_path / "a" / TINY).write_text("years of work")
+    (tmp_path / "b" / TINY).symlink_to("nowhere")
+    for odd in ("a", "b"):
+        assert main(["pull", TINY, "--from", str(zoo_copy), "--to", str(tmp_path / odd)]) == 2
+        assert "is no model's folder" in capsys.readouterr().err
+        assert os.listdir(tmp_path / odd) == [TINY]
     (tmp_path / "file").write_text("")
     assert main(["pull", TINY, "--from", str(zoo_copy), "--to", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -427,3 +435,15 @@ def test_offline__no_server_is_asked_what_it_has(
     assert main([*command, "--from", server.url]) == 2
     assert "LEAP_ZOO_OFFLINE is 1" in capsys.readouterr().err
     assert not server.requests
+
+
+@pytest.mark.parametrize("to", ["/dev/null", "x" * 5000, "a\0", 5, b"to"])
+def test_pull_to__of_a_bundled_model_says_what_is_wrong_with_the_folder(to: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"cannot write|null character|str or a Path|path of bytes"):
+        pull("leap-nano", to=to)
+
+
+@pytest.mark.parametrize("options", [{"name": 5}, {"name": ["x"]}, {"name": TINY, "file": 5}])
+def test_pull__names_of_a_wrong_type(zoo_copy: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match="named by a text"):
+        pull(source=zoo_copy, **options)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, nearest, short
-from leap_zoo.files import atomic_file
+from leap_zoo.files import atomic_file, check_path
 from leap_zoo.gallery import SPACES, Value
 
 SUFFIXES = (".npz", ".parquet")
@@ -138,7 +138,7 @@ class Embeddings:
 
 def check_suffix(path: str | os.PathLike[str]) -> Path:
     """The path, when something can be written there: before an hour's work, not after. Raises as `save` does."""
-    target = Path(path)
+    target = check_path(path)
     if target.suffix not in SUFFIXES:
         raise InvalidArgument(f"{short(target)}: embeddings are kept in a file of another kind{nearest('', SUFFIXES)}")
     if not target.absolute().parent.is_dir():

@@ -24,14 +24,14 @@ _MAX_LINKS = 40  # as Linux follows
 def check_path(path: AnyPath) -> Path:
     """The path. Raises InvalidArgument for other types (`open(5)` would take the caller's file descriptor 5)."""
     if not isinstance(path, (str, os.PathLike)):
-        raise InvalidArgument(f"a path is a str or a Path, not {type(path).__name__}: give the name of a file")
+        raise InvalidArgument(f"a path is a str or a Path, not {type(path).__name__}: give its name")
     try:
         name = os.fspath(path)
     except TypeError as error:
         raise InvalidArgument(f"this {type(path).__name__} gives no path ({error}): give a str or a Path") from error
     if not isinstance(name, str):
         raise InvalidArgument("a path of bytes is not supported: decode it with os.fsdecode")
-    return Path(name)
+    return path if isinstance(path, Path) else Path(name)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from leap_zoo.embeddings import Embeddings
 from leap_zoo.errors import ImageError, InvalidArgument, short
+from leap_zoo.files import check_path
 from leap_zoo.model import MAX_BATCH, Model, Space, output_of
 from leap_zoo.preprocess import ImageSource, to_tensor
 from leap_zoo.progress import Progress
@@ -165,7 +166,7 @@ def embed_folder(model: Model, folder: Place, *, space: Space = "student", progr
     Raises InvalidArgument when there is no photo at all.
     """
     output = output_of(space)
-    if not os.path.isdir(folder):
+    if not os.path.isdir(check_path(folder)):
         raise InvalidArgument(f"{short(folder)} is not a folder: give a folder of photos")
     found = find_photos(folder)
     names: list[str] = []

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from leap_zoo import Embeddings
+from leap_zoo.embeddings import check_suffix
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind, open_gallery
 
@@ -123,3 +124,9 @@ def test_load__of_damaged_headers_raises_nothing_else(tmp_path: Path) -> None:
         except InvalidArgument:
             refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("path", [5, None, b"x.npz"])
+def test_save__to_what_is_no_path(path: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"str or a Path|path of bytes"):
+        check_suffix(path)

@@ -146,6 +146,9 @@ def test_embed_folder__is_of_a_folder(model: Model, tmp_path: Path) -> None:
     for place in (draw(tmp_path / "a.png"), tmp_path / "absent"):
         with pytest.raises(InvalidArgument, match="is not a folder"):
             leap_zoo.embed_folder(model, place)
+    for odd in (None, 5, [tmp_path]):
+        with pytest.raises(InvalidArgument, match="str or a Path"):
+            leap_zoo.embed_folder(model, odd)  # type: ignore[arg-type]
 
 
 ODD = [

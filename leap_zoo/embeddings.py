@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, nearest, short
-from leap_zoo.files import atomic_file, check_path
+from leap_zoo.files import atomic_file, check_path, open_regular
 from leap_zoo.gallery import SPACES, Value
 
 SUFFIXES = (".npz", ".parquet")
@@ -79,9 +79,7 @@ class Embeddings:
         cannot be read, was compressed, or breaks what this class promises.
         """
         try:
-            if Path(path).exists() and not Path(path).is_file():
-                raise OSError("not a regular file")
-            with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+            with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise ValueError("it is compressed, which leap-zoo does not do")
                 with np.load(file, allow_pickle=False) as arrays:

@@ -20,7 +20,7 @@ from msgspec import Meta
 from leap_zoo import doubt
 from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
 from leap_zoo.errors import InvalidArgument, InvalidHead, short
-from leap_zoo.files import atomic_file
+from leap_zoo.files import atomic_file, check_path, read_regular
 
 SUFFIX = ".head"
 HEAD_SCHEMA: Final = 1
@@ -147,9 +147,7 @@ class CustomHead:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the head to one file, atomically; the same head gives the same bytes. Raises InvalidArgument."""
-        if not isinstance(path, (str, os.PathLike)):
-            raise InvalidArgument(f"a head is saved to a path, not to {short(path)}: give a str or a Path")
-        target = Path(path)
+        target = check_path(path)
         if target.suffix != SUFFIX:
             raise InvalidArgument(f"a head's file ends in {SUFFIX}, unlike {short(target)}: rename it")
         try:
@@ -162,15 +160,12 @@ class CustomHead:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CustomHead:
         """Read a head's file. Raises InvalidArgument for what is not a path, InvalidHead."""
-        if not isinstance(path, (str, os.PathLike)):  # an int would be the caller's open file, and be closed
-            raise InvalidArgument(f"a head is loaded from a path, not from {short(path)}: give a str or a Path")
         try:
-            if not os.path.isfile(path):  # opening a FIFO would wait for ever
-                raise InvalidHead(f"{short(path)} is not a file: give one that leap-zoo fit wrote")
-            with open(path, "rb") as file:
-                data = file.read(MAX_HEAD_BYTES + 1)
-        except (OSError, ValueError) as error:  # ValueError: a null character in the path
-            raise InvalidHead(f"{short(path)} cannot be read ({error}): check the path") from error
+            data = read_regular(path, MAX_HEAD_BYTES)
+        except OSError as error:
+            raise InvalidHead(
+                f"{short(path)} cannot be read ({error.strerror}): give a file of leap-zoo fit"
+            ) from error
         try:
             return decode_head(data)
         except InvalidHead as error:

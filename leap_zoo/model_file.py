@@ -37,7 +37,6 @@ from leap_zoo.card import (
     Tensor,
     Text,
 )
-from leap_zoo.documents import parse_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, short
 from leap_zoo.runtime import Signature, open_session
 from leap_zoo.store import ModelFolder, ZooLocation, differs, models, read_inside
@@ -80,16 +79,9 @@ def names_a_path(model: str | os.PathLike[str]) -> bool:
 
 def open_folder(folder: Path) -> tuple[ModelFolder, ModelCard]:
     """The model in a folder that holds its card.json. Raises InvalidArgument, InvalidCard, ArtifactCorrupt."""
-    path = folder / "card.json"
-    try:
-        data = read_inside(folder, path, MAX_DOCUMENT_BYTES)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        is_zoo = os.path.isfile(folder / "index.json")
-        advice = "it is a zoo, give a model's id and zoo=FOLDER" if is_zoo else "give the folder that holds card.json"
-        raise InvalidArgument(
-            f"{short(folder)} is not a model's folder (card.json: {_reason(error)}): {advice}"
-        ) from error
-    return ModelFolder(folder.absolute()), parse_card(data, str(path))
+    place = ModelFolder(folder.absolute())
+    (entry,) = place.index().models
+    return place, place.card(entry)
 
 
 @dataclass(frozen=True)

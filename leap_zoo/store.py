@@ -136,9 +136,12 @@ class ModelFolder(Zoo):
         path = self.folder / "card.json"
         try:
             data = read_inside(self.folder, path, MAX_DOCUMENT_BYTES)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            is_zoo = os.path.isfile(self.folder / "index.json")
+            advice = "it is a zoo, give a model's id and zoo=FOLDER" if is_zoo else "give the folder that holds it"
+            reason = getattr(error, "strerror", None) or error
             raise InvalidArgument(
-                f"{short(self.folder)} is no model's folder (card.json: {error.strerror}): give the one that holds it"
+                f"{short(self.folder)} is not a model's folder (card.json: {reason}): {advice}"
             ) from error
         return Index(models=[index_entry(parse_card(data, str(path)), data)])
 

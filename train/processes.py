@@ -79,7 +79,7 @@ def join(recipe: Recipe) -> Fabric:
 
 
 def usable(precision: Precision) -> Precision:
-    """bf16 becomes fp32 on a CPU without fast bf16: products of matrices took ten times as long on one with AVX2."""
+    """bf16 becomes fp32 on a CPU that would emulate it, which takes many times as long."""
     fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "fp32" if precision == "bf16" and not fast else precision
 

@@ -1,4 +1,4 @@
-"""Cards and model files as lines for people. Every line is safe to print: a file may hold terminal codes."""
+"""Cards and model files as lines for people."""
 
 from __future__ import annotations
 
@@ -12,27 +12,18 @@ if TYPE_CHECKING:
     from leap_zoo.model_file import Described
 
 
-def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
-    """All of a card but the golden file and the whole lists of labels. here: the sha256 of files on this device."""
-    return map(_printable, _card_lines(card, here))
-
-
 def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     """The models of `leap-zoo list`, as --json has them."""
     for row in rows:
         yield f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters"
-        yield _printable(f"    {row['description']}")
+        yield f"    {row['description']}"
         for file in row["artifacts"]:
             there = "" if file["here"] else "  (not here)"
             yield f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}"
 
 
-def file_lines(file: Described) -> Iterable[str]:
-    """A model file, and what is known of it."""
-    return map(_printable, _file_lines(file))
-
-
-def _card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
+def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
+    """All of a card but the golden file and the whole lists of labels. here: the sha256 of files on this device."""
     dims, licences = card.embedding_dims, card.licences
     yield f"{card.id}  revision {card.revision}"
     yield f"  {card.description}"
@@ -93,7 +84,8 @@ def _search_lines(search: Search) -> Iterable[str]:
         )
 
 
-def _file_lines(file: Described) -> Iterable[str]:
+def file_lines(file: Described) -> Iterable[str]:
+    """A model file, and what is known of it."""
     says, listed = file.says, file.listed
     yield f"{file.file}  {file.format}  {size(file.bytes)}"
     yield f"  sha256      {file.sha256}"
@@ -121,7 +113,3 @@ def _heads(labels: Mapping[str, Sequence[str]], default: str | None = None) -> I
     for head, names in labels.items():
         sample = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         yield f"  head        {head}{' (default)' if head == default else ''}: {len(names)} classes: {sample}"
-
-
-def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in line)

@@ -153,7 +153,7 @@ def test_sign__what_its_card_does_not_describe_is_refused(zoo_copy: Path, keys: 
     (zoo_copy / TINY / "model.onnx").write_bytes(b"x")
     with pytest.raises(leap_zoo.ArtifactCorrupt):
         sign(zoo_copy / TINY, keys / "ours.pem")
-    with pytest.raises(InvalidArgument, match="no model's folder"):
+    with pytest.raises(InvalidArgument, match="not a model's folder"):
         sign(tmp_path / "absent", keys / "ours.pem")
 
 

@@ -38,7 +38,7 @@ def close_to_teacher(lines: Sequence[Line], model: str) -> list[str]:
     if line is None:
         return []
     text = []
-    for teacher in (other for other in lines if other.card is None):
+    for teacher in (other for other in lines if other.card is None and not other.peer):
         both = [column for column in columns_of([teacher]) if column in line.figures]
         both = [column for column in both if not any(word in column.metric for word in LIKENESS)]
         below = [column for column in both if teacher.figures[column].value - line.figures[column].value > POINTS]
@@ -59,6 +59,26 @@ def close_to_teacher(lines: Sequence[Line], model: str) -> list[str]:
             for column in below
         ]
         text += table(["column", "teacher", model, "points below"], rows)
+    return text
+
+
+def beside_peers(lines: Sequence[Line]) -> list[str]:
+    """Per peer, the columns on which it is better than the largest student; nothing without peers."""
+    text, students = list[str](), [line for line in students_of(lines) if line.figures]
+    for peer in (line for line in lines if line.peer and students):
+        ours = students[-1]
+        both = [column for column in columns_of([peer]) if column in ours.figures]
+        better = [column for column in both if peer.figures[column].value > ours.figures[column].value]
+        pair = (
+            f"{peer.model} ({peer.costs['parameters'] / 1e6:.2f} M parameters) against `{ours.model}` ({_size(ours)})"
+        )
+        text += [f"{pair}: the peer is better on {len(better)} of {len(both)} columns.", ""]
+        rows = [_compared(column, peer, ours) for column in both]
+        marked = [
+            [f"**{row[0]}**" if column in better else row[0], *row[1:-1]]
+            for column, row in zip(both, rows, strict=True)
+        ]
+        text += table(["column (bold: the peer is better)", "peer", ours.model], marked)
     return text
 
 

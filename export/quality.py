@@ -35,7 +35,10 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A published file, or the teacher (which has no card), with its figures by column, and what it costs."""
+    """A published file with its figures by column, and what it costs. The teacher and a `peer` have no card.
+
+    A peer is a model by others, which a user would take instead.
+    """
 
     model: str
     file: str
@@ -43,6 +46,7 @@ class Line:
     figures: dict[Column, Result] = field(default_factory=dict)
     card: ModelCard | None = None
     artifact: Artifact | None = None
+    peer: bool = False
 
     @property
     def latency(self) -> Latency | None:
@@ -52,7 +56,7 @@ class Line:
 
 
 def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line]:
-    """The teacher at each resolution, then every artifact. Figures of a file that is not published are left out.
+    """The teacher at each resolution, every artifact, then peers. Figures of a file not published are left out.
 
     A line whose file was not measured has no figures.
     """
@@ -60,21 +64,23 @@ def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line
     for figure in figures:
         by_sha256.setdefault((figure.subject, figure.variant, figure.digest), []).append(figure)
     published = {card.id: card for card in cards}
-    lines = [
-        Line(model, file, _costs(found), _columns(found))
+    taught_by = {card.training.teacher.name for card in published.values() if card.training}
+    others = [
+        Line(model, file, _costs(found), _columns(found), peer=name not in taught_by)
         for (model, file, _), found in by_sha256.items()
-        if teacher_of(model) in {card.training.teacher.name for card in published.values() if card.training}
+        if (name := teacher_of(model)) is not None
     ]
+    lines = [line for line in others if not line.peer]
     for card in published.values():
         for artifact in card.artifacts:
             found = by_sha256.get((card.id, artifact.file, artifact.sha256), [])
             costs = {"parameters": card.parameters, "bytes": artifact.total_bytes, "pixels": card.preprocessing.size}
             lines.append(Line(card.id, artifact.file, costs, _columns(found), card, artifact))
-    return lines
+    return [*lines, *(line for line in others if line.peer)]
 
 
 def teacher_of(model: str) -> str | None:
-    """The name of the teacher that `NAME at N px` says was measured; None for a model of the zoo."""
+    """The name of the teacher or peer that `NAME at N px` says was measured; None for a model of the zoo."""
     name, at, pixels = model.rpartition(" at ")
     return name if at and pixels.endswith(" px") else None
 

@@ -23,6 +23,7 @@ SPACE = ROOT / "docs" / "teacher-space.md"
 PICTURE = ROOT / "docs" / "images" / zoo_figure.FILE
 ZOO = ROOT / "zoo"
 FIGURES = ROOT / "results" / "zoo.csv"
+PEERS = ROOT / "results" / "peers.csv"
 IN_SPACE = ROOT / "results" / "teacher_space.csv"
 TAUGHT = sorted((ROOT / "results").glob("leap-*.json"))  # a run's own report, by the name of its model
 TRIALS = {  # title of a section of docs/zoo.md -> what was tried
@@ -61,8 +62,9 @@ def main() -> int:
 
 
 def zoo_lines() -> list[Line]:
-    """The published files of zoo/ with their figures; without, where nothing was measured yet. Raises TrainError."""
-    return lines_of(models(ZOO), read_results(FIGURES) if FIGURES.is_file() else [])
+    """The published files of zoo/ with their figures, where they were measured, and peers. Raises TrainError."""
+    figures = [row for file in (FIGURES, PEERS) if file.is_file() for row in read_results(file)]
+    return lines_of(models(ZOO), figures)
 
 
 def render(text: str) -> str:

@@ -15,9 +15,10 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from export.figure import GREY, METADATA, STYLE
 from export.quality import Column, Line, columns_of
+from leap_zoo.card import GENERAL, WORLD
 
 FILE = "zoo.svg"
-PANELS = ("linear probe, embedding", "top-1 of 1000 through the teacher's head")  # the first column of each
+PANELS = (GENERAL, "linear probe, embedding")  # the first column of each, photos of the world before others
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 # Marker, where its label goes (points from the marker) and how it is called in the label.
 KINDS = {
@@ -69,7 +70,7 @@ def digest(lines: Sequence[Line]) -> str | None:
 
 
 def _columns(lines: Sequence[Line]) -> list[Column]:
-    known = columns_of(lines)
+    known = sorted(columns_of(lines), key=lambda column: column.dataset != WORLD)
     found = [next((column for column in known if column.metric == name), None) for name in PANELS]
     return [column for column in found if column is not None]
 
@@ -90,7 +91,9 @@ def _points(lines: Sequence[Line], column: Column, axis: str) -> list[Point]:
 def _levels(lines: Sequence[Line], column: Column) -> list[tuple[str, float]]:
     """What the teacher reaches, wherever it was measured."""
     return [
-        (line.model, 100 * line.figures[column].value) for line in lines if line.card is None and column in line.figures
+        (line.model, 100 * line.figures[column].value)
+        for line in lines
+        if line.card is None and not line.peer and column in line.figures
     ]
 
 

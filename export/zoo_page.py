@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from export import comparisons, figure, zoo_figure
 from export.markdown import table
 from export.metric_text import cell
-from export.quality import Column, Line, columns_of, with_half, with_interval
+from export.quality import Column, Line, columns_of, students_of, with_half, with_interval
 from export.taught import training_table
-from leap_zoo.card import ModelCard
+from leap_zoo.card import GENERAL, WORLD, ModelCard
 from train.research.results import Result
 from train.run import RunReport
 
 CLOSE = "leap-tiny"  # which is meant to be close to its teacher
 
-# Title, and the parts of a metric's name that put it into the table.
+WORLDS = {"On photos of the world": WORLD, "On corrupted photos of the world": f"{WORLD}, corrupted"}  # title, data
+# Title, and the parts of a metric's name that put it into the table; photos of the world have their own.
 TABLES = {
     "Classes by a linear probe and by 10-NN": ("linear probe", "-NN"),
     "Retrieval": ("mAP", "recall@1"),
@@ -28,6 +29,9 @@ Every file was run as a user runs it, through `leap_zoo`, by `python -m train.ev
 photos prepared the same way: enlarged to its own resolution, and at that of its students. Protocols are those of
 [evaluation.md](evaluation.md). In brackets: 95 % intervals. Shares and mAP are in per cent.
 
+- nips2017 has 1,000 photos of Flickr with ImageNet's classes, which neither teacher nor students learned from;
+  nothing is ever chosen on them. Corrupted: the same photos with noise, blur, JPEG and brightness at three strengths
+  each, of which the figures are means. paris5 is retrieval of five landmarks, with 26 queries: a smoke test.
 - val of Imagenette holds photos of ImageNet's training set, which the teacher learned from.
 - held-out photos are ImageNet's own validation photos of the same classes: neither teacher nor student learned from
   them. They are left out of the probe's training photos, and stay in val, as in training.
@@ -40,6 +44,11 @@ photos prepared the same way: enlarged to its own resolution, and at that of its
 SPEED = """\
 By `leap-zoo bench` ([how it is measured](bench.md)), in turns within one run; a device's own figures are one command
 away."""
+PEERS = """\
+What a user would take instead, by `python -m train.evaluate zoo --peers`: the published weights in timm's model, run
+by PyTorch. The same for all: photos, protocols, and the code that prepares photos (the short side resized, bicubic, the
+centre cropped). Each model has its own resolution, and keeps the share of the short side that its authors keep. Peers
+learned from ImageNet's labels at their full resolution; our students learned from a teacher, at 160 px."""
 TAUGHT = """\
 The recipe of each is in `train/recipes`, by its name: one command trains it. The figures here are of the run, features
 before quantisation; the teacher sees the same photos, enlarged to `teacher.pixels`. Minutes are of a machine that did
@@ -65,13 +74,18 @@ def render(
     if zoo_figure.digest(lines) is not None:
         text += [PICTURE.format(f"images/{zoo_figure.FILE}"), ""]
     text += _costs(lines)
-    for title, words in TABLES.items():
-        columns = [c for c in columns_of(lines) if any(word in c.metric for word in words)]
+    known = columns_of(lines)
+    world = {title: [c for c in known if c.dataset == name] for title, name in WORLDS.items()}
+    others = [c for c in known if c.dataset not in WORLDS.values()]
+    named = {title: [c for c in others if any(word in c.metric for word in words)] for title, words in TABLES.items()}
+    for title, columns in (world | named).items():
         if columns:
             text += [f"## {title}", "", *_quality(lines, columns)]
     text += ["## What quantising costs", "", *_fidelity(cards)]
     if speed:
         text += ["## How fast they are", "", f"{SPEED}", "", speed, ""]
+    if beside := comparisons.beside_peers(lines):
+        text += ["## Beside models by others", "", *PEERS.splitlines(), "", *beside]
     text += ["## Is a larger student better?", "", *comparisons.larger_is_better(lines)]
     if close := comparisons.close_to_teacher(lines, CLOSE):
         text += [f"## Is {CLOSE} close to its teacher?", "", *close]
@@ -94,31 +108,25 @@ def _taught(cards: Sequence[ModelCard], reports: Mapping[str, RunReport]) -> lis
 
 
 def compact_table(lines: Sequence[Line]) -> str:
-    """The README's: what a file costs, and a few columns of what it is worth."""
-    chosen = _headline(columns_of(lines))
-    titles = ["model", "file", "M parameters", "px", "MB", "ms", *(column.title for column in chosen)]
+    """The README's: of each student the file that is loaded, what it costs, and two figures of what it is worth."""
+    titles = ["model", "MB", "ms", "photos of the world: top-1, %", "groceries: mAP, %"]
+    chosen = [Column(GENERAL, WORLD, "test"), Column("retrieval mAP, embedding", "grocery", "test")]
+    shown = [line for line in lines if line.card is None and line.costs], students_of(lines)
     rows = [
-        [*_named(line), *_cost_cells(line), *(with_half(column, line.figures.get(column)) for column in chosen)]
-        for line in lines
+        [
+            line.model if line.card is None else f"`{line.model}`",
+            *_cost_cells(line)[2:],
+            *(with_half(column, line.figures.get(column)) for column in chosen),
+        ]
+        for group in shown[::-1]
+        for line in group
     ]
-    counts = dict.fromkeys(f"{c.dataset}, {c.split}: n = {_count(lines, c)}" for c in chosen)
-    notes = [f"{'; '.join(counts)}. In per cent, ± half of the 95 % interval. " if counts else "", _clock(lines)]
+    counts = [f"{c.dataset}: n = {count}" for c in chosen if (count := _count(lines, c))]
+    notes = [f"{'; '.join(counts)}; ± half of the 95 % interval. " if counts else "", _clock(lines)]
     text = [*table(titles, rows), "".join(notes).strip()]
     if zoo_figure.digest(lines) is not None:
         text += ["", PICTURE.format(f"docs/images/{zoo_figure.FILE}"), "", "All columns: [docs/zoo.md](docs/zoo.md)."]
     return "\n".join(text)
-
-
-def _headline(columns: Sequence[Column]) -> list[Column]:
-    """Every probe, the first mAP, the 1000 classes on the first photos, agreement on the last.
-
-    Agreement is with the teacher at its own resolution, where it is at its best.
-    """
-    probes = [column for column in columns if column.metric.startswith("linear probe")]
-    first = [[column for column in columns if name in column.metric][:1] for name in ("mAP", "top-1 of 1000")]
-    agreements = [column for column in columns if column.metric.startswith("top-1 agreement with the teacher")]
-    agreement = ([column for column in agreements if column.metric.endswith(" px")] or agreements)[-1:]
-    return [*probes, *first[0], *first[1], *agreement]
 
 
 def _costs(lines: Sequence[Line]) -> list[str]:
@@ -153,7 +161,7 @@ def _fidelity(cards: Sequence[ModelCard]) -> list[str]:
 
 
 def _named(line: Line) -> list[str]:
-    return [line.model, f"`{line.file}`" if line.card else "the teacher"]
+    return [line.model, f"`{line.file}`" if line.card else "a peer" if line.peer else "the teacher"]
 
 
 def _cost_cells(line: Line) -> list[str]:

@@ -6,6 +6,7 @@ Strict on purpose: unknown keys are refused, and every file is a plain file name
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -19,6 +20,11 @@ MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 
 
 # Of a model's folder, beside those that its card lists.
 OTHER_FILES = ("card.json", "README.md", "curriculum.svg", "model.sig")
+
+# The figure that decides what answers by default: of 1000 classes on photos of the world that nobody learned from.
+WORLD, GENERAL = "nips2017", "top-1 of 1000 through the teacher's head"
+WORTH_SHOWING = 0.7  # of the default model
+DEAD_HEAD = 0.5  # of its teacher's: a head below that share answers only where it is named
 
 Precision = Literal["fp32", "fp16", "int8"]
 Format = Literal["onnx", "openvino"]
@@ -309,10 +315,39 @@ class ModelCard(_Strict, frozen=True):
         """Every file that the card lists: the artifacts', the golden one, then timm's."""
         return [*(file for artifact in self.artifacts for file in artifact.files), self.golden, *self.timm]
 
+    @property
+    def general(self) -> float | None:
+        """Top-1 (0..1) of the 1000 classes on photos of the world, in the worst of its files; None: not measured."""
+        found = [on_world(artifact.metrics) for artifact in self.artifacts]
+        return min((top1 for top1 in found if top1 is not None), default=None)
+
+    @property
+    def teacher_general(self) -> float | None:
+        """The same of its teacher, given photos of the size that is best for it; None: not measured."""
+        found = [on_world(metrics) for metrics in self.training.teacher.metrics.values()] if self.training else []
+        return max((top1 for top1 in found if top1 is not None), default=None)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the default head may answer where none is named: not when it was measured to be dead."""
+        ours, theirs = self.general, self.teacher_general
+        return ours is None or theirs is None or ours >= DEAD_HEAD * theirs
+
     def head(self, name: str | None = None) -> Head | None:
         """The head called `name` (None: the default one), or None when there is no such head."""
         wanted = self.default_head if name is None else name
         return next((head for head in self.heads if head.name == wanted), None)
+
+
+def on_world(metrics: Iterable[Metric]) -> float | None:
+    """The top-1 (0..1) of the 1000 classes on photos of the world among `metrics`, None where it is not there."""
+    return next((one.value for one in metrics if (one.name, one.dataset) == (GENERAL, WORLD)), None)
+
+
+def default_of(cards: Iterable[ModelCard]) -> ModelCard | None:
+    """The smallest student whose 1000 classes are worth showing on photos of the world; None where there is none."""
+    worth = (card for card in cards if (card.general or 0) >= WORTH_SHOWING)
+    return min(worth, key=lambda card: card.parameters, default=None)
 
 
 class IndexEntry(_Strict, frozen=True):

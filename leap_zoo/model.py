@@ -16,13 +16,23 @@ from PIL import Image
 
 from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
-from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
+from leap_zoo.errors import (
+    ImageError,
+    InvalidArgument,
+    InvalidCard,
+    LeapZooError,
+    UnknownHead,
+    UnknownSpace,
+    nearest,
+    plain,
+    short,
+)
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.model_file import SUFFIXES, ModelFile, names_a_path, open_folder, read_model_file
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
 from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
-from leap_zoo.settings import DEFAULT_MODEL, MAX_THREADS, read_settings
-from leap_zoo.store import Zoo, ZooLocation, find, find_all
+from leap_zoo.settings import MAX_THREADS, read_settings
+from leap_zoo.store import Zoo, ZooLocation, default_model, find, find_all
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
 
@@ -70,7 +80,7 @@ class Options(TypedDict, total=False):
 
 
 def load(
-    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    name: str | os.PathLike[str] | None = None,
     *,
     zoo: ZooLocation | None = None,
     precision: Precision | None = None,
@@ -85,6 +95,7 @@ def load(
 
     name: a model's id (`leap-zoo list`), the path of a model's folder (with its card.json), the path of a lone file (an
     .onnx, or an .xml with its .bin beside it), or `hf://OWNER/NAME`: pulled first, from a repository that is one model.
+    Default: the smallest bundled student whose 1000 classes are right on 70 % of photos of the world.
     A lone file is checked against the card.json beside it, or the zoos that are known here; where none of them lists
     it, it is loaded, `Model.verified` is False, and a warning is logged.
     zoo: a zoo's folder; default: LEAP_ZOO_URL's, then what was pulled, then the bundled zoo.
@@ -104,6 +115,7 @@ def load(
         "session_options": session_options,
         "limits": limits,
     }
+    name = default_model() if name is None else name
     if not isinstance(name, (str, os.PathLike)):
         raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
     if not isinstance(limits, Limits):
@@ -145,8 +157,9 @@ def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, op
     return Model(card, artifact, session, verified=known is not None, origin=origin)
 
 
-def locate(name: str | os.PathLike[str], zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
+def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
     """Where a model is, by its id or the path of its folder, and its card. Raises as `load` does."""
+    name = default_model() if name is None else name
     if not isinstance(name, (str, os.PathLike)):
         raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
     return open_folder(Path(os.fsdecode(name))) if names_a_path(name) else find(str(name), zoo)
@@ -370,7 +383,17 @@ class Model:
         return custom
 
     def named_head(self, name: str | None = None) -> Head:
-        """One of the model's own heads (None: the card's default); never a file. Raises UnknownHead."""
+        """One of the model's own heads (None: the card's default); never a file.
+
+        Raises UnknownHead, also for None where the default head is dead on photos of the world.
+        """
+        if name is None and not self.card.answers:
+            raise UnknownHead(
+                f"{self.card.id} has no general head: its {self.card.default_head} is right on "
+                f"{100 * (self.card.general or 0):.1f} % of photos of the world, its teacher on "
+                f"{100 * (self.card.teacher_general or 0):.1f} %. {_general_student()}Name a head "
+                f"({', '.join(self.heads)}), or make one for your own classes with leap-zoo fit"
+            )
         head = self.card.head(name)
         if head is None:
             raise UnknownHead(f"{self.card.id} has no head {short(name)}{nearest(str(name), self.heads)}")
@@ -454,6 +477,13 @@ def predict(head: Head | CustomHead, rows: npt.NDArray[np.float32], top: int) ->
         return list(map(Predictions, found))
     distances = head.distances(rows).tolist()
     return [Predictions(best, unsure=far > limit, distance=far) for best, far in zip(found, distances, strict=True)]
+
+
+def _general_student() -> str:
+    try:
+        return f"{default_model()} has one. "
+    except LeapZooError:
+        return ""
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

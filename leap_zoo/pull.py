@@ -30,9 +30,9 @@ from leap_zoo.locks import locked
 from leap_zoo.model import choose_artifact
 from leap_zoo.progress import Progress
 from leap_zoo.publish import write_folder
-from leap_zoo.settings import DEFAULT_MODEL, read_settings
+from leap_zoo.settings import read_settings
 from leap_zoo.sources import Offer, open_source
-from leap_zoo.store import Cache, Zoo, find_all
+from leap_zoo.store import Cache, Zoo, default_model, find_all
 
 SIGNATURE = "model.sig"
 PAGES = ("README.md", "curriculum.svg")  # for people; no digest covers them
@@ -97,10 +97,10 @@ def pull(
     place = source if source is not None else settings.zoo or settings.url
     choose = _chooser(precision, format, file, everything)
     if place is None:
-        return _from_here(name or DEFAULT_MODEL, choose, to)
+        return _from_here(name or default_model(), choose, to)
     with contextlib.closing(open_source(place)) as opened:
         if opened.remote and settings.offline:
-            return _without_network(name or DEFAULT_MODEL, choose, to)
+            return _without_network(name or default_model(), choose, to)
         offer, cache = Offer(opened), Cache(settings.home)
         model = _chosen(offer, name, choose, pages=to is not None)
         return _into_cache(cache, offer, model, shown) if to is None else _into_folder(to, cache, offer, model, shown)

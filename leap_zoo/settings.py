@@ -23,7 +23,6 @@ from urllib.parse import unquote, urlsplit
 from leap_zoo.errors import InvalidArgument, short
 from leap_zoo.files import check_path
 
-DEFAULT_MODEL = "leap-tiny"  # bundled; it answers wherever no model is named
 PREFIX = "LEAP_ZOO_"
 MAX_THREADS = 1024
 REMOTE = ("http", "https", "hf")  # schemes of zoos that are pulled from

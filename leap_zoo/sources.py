@@ -23,8 +23,8 @@ from leap_zoo.errors import (
     short,
 )
 from leap_zoo.files import read_regular
-from leap_zoo.settings import DEFAULT_MODEL, read_settings, zoo_location
-from leap_zoo.store import check_card, check_digest, read_inside
+from leap_zoo.settings import read_settings, zoo_location
+from leap_zoo.store import check_card, check_digest, default_model, read_inside
 
 
 def open_source(location: str | os.PathLike[str]) -> Source:
@@ -57,7 +57,7 @@ class Offer:
         """What the index says about a model; None: the only one, else leap-zoo's default. Raises UnknownModel."""
         entries = {entry.id: entry for entry in self.models}
         if name is None:
-            name = next(iter(entries)) if len(entries) == 1 else DEFAULT_MODEL
+            name = next(iter(entries)) if len(entries) == 1 else default_model()
         if name not in entries:
             raise UnknownModel(f"{short(self.source.name)} has no model {short(name)}{nearest(name, entries)}")
         return entries[name]

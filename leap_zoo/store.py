@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from leap_zoo.card import MAX_DOCUMENT_BYTES, OTHER_FILES, Artifact, File, Index, IndexEntry, ModelCard
+from leap_zoo.card import MAX_DOCUMENT_BYTES, OTHER_FILES, Artifact, File, Index, IndexEntry, ModelCard, default_of
 from leap_zoo.documents import index_entry, parse_card, parse_index, write_index
 from leap_zoo.errors import (
     ArtifactCorrupt,
@@ -357,6 +358,15 @@ def models(zoo: ZooLocation | None = None) -> list[ModelCard]:
             if entry.id not in cards:
                 cards[entry.id] = place.card(entry)
     return list(cards.values())
+
+
+@functools.cache
+def default_model() -> str:
+    """The bundled model that answers wherever none is named: see `default_of`. Raises UnknownModel."""
+    card = default_of(models(BUNDLED))
+    if card is None:
+        raise UnknownModel("no bundled model is worth showing by default: name one, leap-zoo list has them")
+    return card.id
 
 
 def digests_here(zoo: ZooLocation | None = None) -> set[str]:

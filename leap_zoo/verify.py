@@ -22,7 +22,6 @@ from leap_zoo.device import cpu_name, instruction_sets, int8_saturates
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
 from leap_zoo.model import Model, locate, open_artifact, softmax
 from leap_zoo.runtime import Provider
-from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.signing import check_signature
 from leap_zoo.store import Zoo, ZooLocation
 
@@ -86,7 +85,7 @@ class Report:
 
 
 def verify(
-    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    name: str | os.PathLike[str] | None = None,
     zoo: ZooLocation | None = None,
     key: str | os.PathLike[str] | None = None,
     *,
@@ -94,7 +93,8 @@ def verify(
 ) -> Report:
     """Check every artifact of a model on this device. A file that fails is reported, not raised.
 
-    name: a model's id, or the path of its folder. key: a public key, a PEM file; its owner must have signed the card.
+    name: a model's id, or the path of its folder; default: as of `leap_zoo.load`.
+    key: a public key, a PEM file; its owner must have signed the card.
     providers: what ONNX files run on, as `leap_zoo.load` takes it; the report's `runtime` says what they ran on.
     Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard when index or card themselves are broken;
     NotSigned, MissingExtra.

@@ -88,6 +88,6 @@ class LeapZoo:
         try:
             start_engine(settings)
         except LeapZooError as error:
-            raise SystemExit(f"Cannot serve the model {settings.model!r}: {error}") from error
+            raise SystemExit(f"Cannot serve the model {settings.model or 'that is the default'}: {error}") from error
         metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))
         supervisor.check_often()

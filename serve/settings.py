@@ -35,7 +35,6 @@ from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
 from leap_zoo.preprocess import Limits
-from leap_zoo.settings import DEFAULT_MODEL
 from serve.limits import PHOTO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +47,7 @@ _ORIGIN = re.compile(r"\Ahttps?://[A-Za-z0-9.\-\[\]:]{1,255}\Z")
 class ServeSettings:
     """Each field is the variable of its name, see above; None where it is unset or empty. Sizes are in MiB."""
 
-    model: str = DEFAULT_MODEL
+    model: str | None = None
     models_held: int = 3
     max_photos: int = 32
     max_body_mb: int = 64
@@ -89,7 +88,7 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
     default = ServeSettings()
     keys, data, runtime = given.get("KEYS_FILE"), given.get("DATA"), given.get("BROWSER_RUNTIME")
     return ServeSettings(
-        model=given.get("MODEL", default.model),
+        model=given.get("MODEL"),
         models_held=_whole(given, "MODELS_HELD", default.models_held, 64),
         max_photos=_whole(given, "MAX_PHOTOS", default.max_photos, 1024),
         max_body_mb=_whole(given, "MAX_BODY_MB", default.max_body_mb, 4096),

@@ -16,7 +16,6 @@ import msgspec
 from leap_zoo import store
 from leap_zoo.card import Index, IndexEntry
 from leap_zoo.errors import LeapZooError
-from leap_zoo.settings import DEFAULT_MODEL
 from leap_zoo.store import BUNDLED, Zoo
 from serve.settings import ServeSettings
 
@@ -48,9 +47,9 @@ class Shelf:
     A zoo that changes is read again; one that is broken then stays as it was, and the log says why.
     """
 
-    def __init__(self, zoos: Sequence[Zoo], first: str = DEFAULT_MODEL) -> None:
+    def __init__(self, zoos: Sequence[Zoo], first: str | None = None) -> None:
         """first: the model that the index lists before the others. Raises a LeapZooError when a zoo cannot be read."""
-        self._first = first
+        self._first = first or store.default_model()
         self._zoos = list(zoos)
         self._lock = threading.Lock()
         self._digests: dict[Path, tuple[_State, str]] = {}

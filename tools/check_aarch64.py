@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_zoo.progress import Progress
-from leap_zoo.settings import DEFAULT_MODEL
+from leap_zoo.store import default_model
 from tools.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def main() -> int:
         prog="python -m tools.check_aarch64", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, default=Path(tempfile.gettempdir(), "leap-zoo-aarch64"), help="the Debian")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="a bundled model; default: %(default)s")
+    parser.add_argument("--model", default=default_model(), help="a bundled model; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULT, help="default: results/aarch64.json")
     options = parser.parse_args()
     try:

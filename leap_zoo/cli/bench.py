@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from leap_zoo.cli.grammar import Commands, add_providers, add_zoo, at_least_one
 from leap_zoo.cli.output import complain, print_json, say
 from leap_zoo.errors import short
-from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ def add(commands: Commands) -> None:
     command = commands.add(
         "bench", _bench, "measure speed and memory on this device", "leap-zoo bench leap-tiny --threads 1 2 --batch 1 8"
     )
-    command.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {DEFAULT_MODEL}")
+    command.add_argument("models", nargs="*", metavar="MODEL", help="default: as of classify")
     add_zoo(command)
     command.add_argument("--threads", type=at_least_one, nargs="+", default=[1], metavar="N", help="default: 1")
     command.add_argument(
@@ -42,6 +41,7 @@ def _bench(options: argparse.Namespace) -> int:
     from leap_zoo.bench import Plan, bench, slowdown
     from leap_zoo.progress import Progress
     from leap_zoo.settings import parse_threads
+    from leap_zoo.store import default_model
 
     plan = Plan(
         threads=[parse_threads(number, "--threads") for number in options.threads],
@@ -59,7 +59,7 @@ def _bench(options: argparse.Namespace) -> int:
         return bars[0].step
 
     try:
-        rows, notes = bench(options.models or [DEFAULT_MODEL], plan, options.zoo, begin)
+        rows, notes = bench(options.models or [default_model()], plan, options.zoo, begin)
     finally:
         for bar in bars:
             bar.clear()

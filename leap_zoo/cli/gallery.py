@@ -9,7 +9,6 @@ from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_
 from leap_zoo.cli.output import about, print_json, say
 from leap_zoo.cli.photos import counts, each_photo, report_bad, report_counts
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
-from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from leap_zoo.folders import Row
@@ -140,7 +139,7 @@ def _model_for(options: argparse.Namespace, kind: Kind) -> Model:
     except UnknownModel:
         if options.model or kind.space != "teacher":
             raise
-        model = load_model(options, DEFAULT_MODEL)
+        model = load_model(options)
     if not can_query(model, kind):
         raise InvalidGallery(
             f"the gallery holds embeddings of {kind}, which {model.card.id} {model.card.revision} cannot search: give "

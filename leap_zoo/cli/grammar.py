@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from leap_zoo.errors import masked, plain, short
-from leap_zoo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from leap_zoo.model import Model
+
+
+_DEFAULT = "default: the smallest bundled student that knows photos of the world"
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,9 +51,9 @@ def add_zoo(command: argparse.ArgumentParser) -> None:
 def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """Which model, and of which zoo: MODEL or --model, and --zoo."""
     if positional:
-        command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="default: %(default)s")
+        command.add_argument("model", nargs="?", help=_DEFAULT)
     else:
-        command.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+        command.add_argument("--model", help=_DEFAULT)
     add_zoo(command)
 
 

@@ -122,7 +122,7 @@ def _show(options: argparse.Namespace) -> int:
     from leap_zoo.store import digests_here
 
     source = _source(options)
-    if options.source is None and names_a_path(options.model) and not os.path.isdir(options.model):
+    if options.source is None and options.model and names_a_path(options.model) and not os.path.isdir(options.model):
         return _show_file(options)
     try:
         if options.source is not None:

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         "fetch a model from a server, a hub or a folder",
         "leap-zoo pull leap-tiny --from https://example.org/zoo --precision fp32 --to models/",
     )
-    command.add_argument("model", nargs="?", help="default: the only model that is there, else leap-tiny")
+    command.add_argument("model", nargs="?", help="default: the only model that is there, else the default model")
     add_source(command)
     command.add_argument("--to", metavar="DIR", help="write its files to DIR/MODEL, instead of keeping them for load")
     which = command.add_mutually_exclusive_group()

@@ -68,7 +68,7 @@ class ModelInfo(BaseModel):
     parameters: int
     default: bool
     heads: list[ModelHead]
-    default_head: str
+    default_head: str | None
     embedding_dims: dict[Space, int]
     artifacts: list[FileInfo]
 
@@ -105,7 +105,7 @@ def _info(models: Models, card: ModelCard) -> dict[str, Any]:
         "parameters": card.parameters,
         "default": card.id == models.default.card.id,
         "heads": [{"name": head.name, "classes": len(head.labels)} for head in card.heads],
-        "default_head": card.default_head,
+        "default_head": card.default_head if card.answers else None,
         "embedding_dims": {"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
         "artifacts": [_file(artifact, (card.id, artifact.file) in loaded) for artifact in card.artifacts],
     }

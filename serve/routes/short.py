@@ -72,7 +72,7 @@ class ShortModelInfo(BaseModel):
     bytes: int
     sha256: str
     heads: list[ModelHead]
-    default_head: str
+    default_head: str | None
     embedding_dims: dict[Space, int]
 
 
@@ -136,7 +136,7 @@ def router(engine: Engine) -> APIRouter:
             bytes=artifact.bytes,
             sha256=artifact.sha256,
             heads=[ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
-            default_head=card.default_head,
+            default_head=card.default_head if card.answers else None,
             embedding_dims={"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
         )
         return ShortModels(models=[info])

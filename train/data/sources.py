@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,22 @@ class TarMember:
         return f"{self.archive.name}:{self.member}"
 
 
-Source = Path | TarMember | npt.NDArray[np.uint8]  # an array is a decoded photo, (H, W) or (H, W, 3)
+class Read(Protocol):
+    """A photo that is the bytes of no file of its own. name: of the photo. identity: changes when the bytes change."""
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+
+    @property
+    def identity(self) -> str:
+        """See the class."""
+
+    def read(self) -> bytes:
+        """Its bytes, as of a file. Raises OSError, ImageError."""
+
+
+Source = Path | Read | npt.NDArray[np.uint8]  # an array is a decoded photo, (H, W) or (H, W, 3)
 
 
 def find_photos(path: Path) -> list[Path | TarMember]:

@@ -13,12 +13,14 @@ import msgspec
 
 from leap_zoo.errors import LeapZooError
 from train.errors import TrainError
-from train.research.results import Result, as_text, write_results
+from train.research.results import Result, as_text, updated, write_results
 
 if TYPE_CHECKING:
     from train.evaluate.survey import Plan
 
+SHOWN = Path("results/demo_photos.csv")  # photos of --world that the demo shows, left out of what is reported
 PROTOCOLS = ("probe", "knn", "retrieval")
+LISTED = "retrieval: the right answers are in a JSON file, or, with the word `folders`, in the folder of the same name"
 EPILOG = """\
 examples:
   python -m train.evaluate runs/leap-nano                          # on the photos of its own recipe
@@ -28,7 +30,7 @@ examples:
   python -m train.evaluate zoo --checkpoint vit_tiny_patch16_224.safetensors --out results/zoo.csv \\
       --data Imagenette imagenette/train imagenette/val --held-out 'ILSVRC2012_val*' \\
       --data grocery train.txt test.txt --retrieval grocery --listed corridor ref query truth.json \\
-      --sample imagenet1k_sample
+      --sample imagenet1k_sample --listed paris5 paris paris_test folders --world nips2017/photos.csv --corrupted
 docs/evaluation.md says what is measured, and how photos, lists and right answers are given."""
 
 
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr):  # reports of broken photos must not end up in the JSON
             rows = _run(options)
         if options.out:
-            write_results(options.out, rows)
+            write_results(options.out, updated(options.out, rows))
     except (TrainError, LeapZooError, ValueError, OSError) as error:
         print(f"train.evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> list[Result]:
     import leap_zoo
     from train import recipe
-    from train.evaluate import features, survey
+    from train.evaluate import features, peers, survey
     from train.run import load_run
 
     target, data = Path(options.target), options.data
@@ -70,10 +72,12 @@ def _run(options: argparse.Namespace) -> list[Result]:
         students = [features.from_file(model.card, model.artifact, lambda: model, options.teacher, options.head)]
     plan = _plan(options, data, (10,) if is_zoo else (10, 20))
     given = options.checkpoint is not None or options.pretrained
-    if plan.imagenet and not given and any(student.taught for student in students):
+    if (plan.imagenet or plan.world) and not given and any(student.taught for student in students):
         raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")
     spec = recipe.TeacherSettings(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
     teachers = features.teachers_of(students, spec) if given else []
+    if options.peers:
+        students = list(peers.peers())
     cache = survey.Cache(options.cache, options.store)
     rows = survey.survey(students, teachers, plan, cache, seed=options.seed)
     if given and not is_zoo and students[0].taught:
@@ -93,9 +97,13 @@ def _plan(options: argparse.Namespace, data: list[list[str]], neighbours: tuple[
     if unknown := set(options.retrieval or []) - set(known):
         raise TrainError(f"--retrieval {min(unknown)} names no --data; there is {', '.join(known) or 'none'}")
     tasks += [datasets.open_listed(name, *map(Path, places)) for name, *places in options.listed]
-    if not (tasks or imagenet or options.revisited):
-        raise TrainError("which photos? give --data [NAME] TRAIN TEST, --listed, --sample or --revisited; see --help")
-    return survey.Plan(tasks, options.protocols, neighbours, imagenet, options.revisited)
+    if not (tasks or imagenet or options.revisited or options.world):
+        raise TrainError("which photos? give --data [NAME] TRAIN TEST, --listed, --sample, --world or --revisited")
+    plan = survey.Plan(tasks, options.protocols, neighbours, imagenet, options.revisited)
+    if options.world is None:
+        return plan
+    world, corrupted = datasets.open_world(options.world, SHOWN)
+    return replace(plan, world=[world], corrupted=corrupted if options.corrupted else [])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,11 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     words = "[NAME] TRAIN TEST, or a folder with train/ and val/ or test/; repeatable"
     add("--data", nargs="+", metavar="WORD", help=words, **many)
     add("--held-out", metavar="PATTERN", help="file names of photos that no student learned from, such as 'held_*'")
-    add("--listed", nargs=4, metavar=("NAME", "GALLERY", "QUERIES", "TRUTH.json"), help="listed answers", **many)
+    add("--listed", nargs=4, metavar=("NAME", "GALLERY", "QUERIES", "TRUTH"), help=LISTED, **many)
     add("--sample", type=Path, metavar="FOLDER", help="photos of ImageNet's classes, named WNID_*; repeatable", **many)
+    add("--world", type=Path, metavar="PHOTOS.csv", help="photos that nobody learned from, of ImageNet's classes")
+    add("--corrupted", action="store_true", help="also with noise, blur, JPEG and glare, on the photos of --world")
     add("--revisited", nargs=2, type=Path, metavar=("PHOTOS", "TRUTH.json"), help="Revisited Oxford or Paris", **many)
     add("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="(all)")
     add("--retrieval", nargs="+", metavar="NAME", help="the --data on which retrieval is measured (all)")
+    add("--peers", action="store_true", help="measure models by others instead (extra `peers`), of the same kind")
     add("--teacher", default="vit_tiny_patch16_224", help="as timm and the cards name it (%(default)s)")
     add("--checkpoint", metavar="FILE.safetensors", help="the teacher's weights: files are measured beside it")
     add("--pretrained", action="store_true", help="fetch the teacher's weights by name instead")

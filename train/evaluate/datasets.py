@@ -18,6 +18,7 @@ from train.data.labels import imagenet_indices
 from train.data.sources import find_photos
 from train.data.splits import Split, by_name, labelled_folder, unlabelled
 from train.errors import TrainError
+from train.evaluate.corruptions import STRENGTHS, Corrupted
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,39 @@ def hold_out(task: Task, pattern: str | None) -> tuple[Task, list[Dataset]]:
     return replace(task, train=replace(task.train, photos=train)), held
 
 
+def open_world(listed: Path, but: Path) -> tuple[Dataset, list[Dataset]]:
+    """Photos of a CSV with `file` (in `photos` beside it) and `class_index` (of ImageNet's 1000); and corrupted ones.
+
+    Evaluation only: nothing is ever chosen on them. but: a CSV with the `file` of photos that are shown elsewhere (the
+    demo's), and left out; it need not be there. Raises TrainError.
+    """
+    try:
+        rows = list(csv.DictReader(listed.read_text().splitlines()))
+        shown = {row["file"] for row in csv.DictReader(but.read_text().splitlines())} if but.is_file() else set[str]()
+        rows = [row for row in rows if row["file"] not in shown]
+        photos = [listed.parent / "photos" / row["file"] for row in rows]
+        labels = np.array([int(row["class_index"]) for row in rows], np.int64)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise TrainError(f"{listed} is no list of photos with the columns file and class_index: {error!r}") from error
+    name = listed.resolve().parent.name
+    corrupted = [
+        Dataset(f"{name}, corrupted", f"{kind} {strength:g}", Split([*sources], labels, ()), logits=True)
+        for kind, strengths in STRENGTHS.items()
+        for strength in strengths
+        if (sources := [Corrupted(photo, kind, strength) for photo in photos])
+    ]
+    return Dataset(name, "test", Split([*photos], labels, ()), logits=True), corrupted
+
+
 def open_listed(name: str, gallery: Path, queries: Path, truth: Path) -> Task:
-    """Two folders of photos, ordered by name; in a JSON file, for each query its right positions. Raises TrainError."""
+    """Two folders of photos, ordered by name; in a JSON file, for each query its right positions. Raises TrainError.
+
+    truth: `folders` where the photos in the folder of the query's name are right.
+    """
     train, test = (Dataset(name, folder.name, unlabelled(find_photos(folder))) for folder in (gallery, queries))
+    if truth == Path("folders"):
+        places, asked = ([Path(str(source)).parent.name for source in part.photos.sources] for part in (train, test))
+        return Task(train, test, [[at for at, place in enumerate(places) if place == query] for query in asked])
     try:
         answers = msgspec.json.decode(truth.read_bytes(), type=list[list[int]])
     except (OSError, msgspec.MsgspecError) as error:

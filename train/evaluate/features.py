@@ -116,7 +116,8 @@ class Candidate:
     about: `subject`, `variant` (file), `digest` (sha256), `seed` and `hardware` of its results. kinds: of features that
     are measured. digest: of all that they depend on; "" where they are not kept. open: gives the features of photos
     that `preprocessing` prepares, and keeps the model. The teacher and its students have `teacher` too, and `logits` of
-    its classes. taught: by the teacher that is measured beside it, which saw the photos enlarged to `teacher_pixels`.
+    its 1000 classes where it `classifies`. taught: by the teacher that is measured beside it, which saw the photos
+    enlarged to `teacher_pixels`.
     """
 
     about: dict[str, str | int]
@@ -127,6 +128,7 @@ class Candidate:
     open: Callable[[], Features]
     taught: bool = False
     teacher_pixels: int | None = None
+    classifies: bool = False
 
 
 def from_run(run: Run, folder: Path) -> Candidate:
@@ -158,6 +160,7 @@ def from_file(
         cache(lambda: of_artifact(open_model(), logits)),
         taught,
         card.training.teacher.pixels if card.training else None,
+        logits is not None,
     )
 
 
@@ -189,6 +192,7 @@ def from_teacher(spec: recipe.TeacherSettings, preprocessing: Preprocessing) -> 
         f"{sha256} {spec.pixels}",
         {"parameters": sum(p.numel() for p in vit.parameters()), "bytes": file.stat().st_size, "pixels": size},
         cache(features),
+        classifies=vit.num_classes == 1000,
     )
 
 

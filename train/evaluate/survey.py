@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from leap_zoo.card import Metric
+from leap_zoo.card import GENERAL, Metric
 from leap_zoo.files import atomic_file
 from train.data.store import Shown, open_photos
 from train.errors import TrainError
@@ -43,7 +43,9 @@ PAIRS = {
 class Plan:
     """held_out: photos of the teacher's 1000 classes. aside: photos on which students are compared with the teacher.
 
-    imagenet: both in one. revisited: folders of photos with their ground truth, a JSON file.
+    imagenet: both in one. world: photos that nobody learned from, with labels among the teacher's 1000 classes.
+    corrupted: versions of them; a split is called KIND STRENGTH. revisited: folders of photos with their ground truth,
+    a JSON file.
     """
 
     tasks: Sequence[Task]
@@ -53,6 +55,8 @@ class Plan:
     revisited: Sequence[tuple[Path, Path]] = ()
     held_out: Sequence[Dataset] = ()
     aside: Sequence[Dataset] = ()
+    world: Sequence[Dataset] = ()
+    corrupted: Sequence[Dataset] = ()
 
     def check_disjoint(self) -> None:
         """Refuse photos in both TRAIN and TEST, unless retrieval is all that is measured. Raises TrainError."""
@@ -130,6 +134,11 @@ def evaluate(
     for dataset in plan.imagenet:
         theirs = {name: cache.embeddings(teacher, dataset) for name, teacher in teachers.items()}
         metrics += _compare(embed(dataset), theirs, dataset)
+    for dataset in plan.world if candidate.classifies else ():
+        theirs = {name: cache.embeddings(teacher, dataset) for name, teacher in teachers.items()}
+        metrics += _on_world(embed(dataset), theirs, dataset)
+    if plan.corrupted and candidate.classifies:
+        metrics += _when_corrupted(embed, plan.corrupted)
     for dataset in plan.aside:
         ours = embed(dataset)
         for name, teacher in teachers.items():
@@ -212,6 +221,27 @@ def _compare(ours: Embeddings, teachers: Mapping[str, Embeddings], dataset: Data
     return metrics
 
 
+def _on_world(ours: Embeddings, teachers: Mapping[str, Embeddings], dataset: Dataset) -> list[Metric]:
+    """Top-1 and top-5 of the 1000 classes, and agreement with each teacher."""
+    where, classes = (dataset.name, dataset.split), ours["logits"].shape[1]
+    first = (ours["logits"].topk(5).indices == ours["labels"][:, None]).any(1)
+    metrics = [_through_head(ours, dataset), share(f"top-5 of {classes} through the teacher's head", *where, first)]
+    for name, theirs in teachers.items():
+        metrics += _agreement(name, ours, theirs, dataset)
+    return metrics
+
+
+def _when_corrupted(embed: Callable[[Dataset], Embeddings], versions: Sequence[Dataset]) -> list[Metric]:
+    """Top-1 per kind of corruption, the mean of its strengths, and of all; intervals over photos, as all are of one."""
+    right: dict[str, list[Tensor]] = {}
+    name = versions[0].name
+    for dataset in versions:
+        found = embed(dataset)
+        right.setdefault(dataset.split.rpartition(" ")[0], []).append(found["logits"].argmax(1) == found["labels"])
+    right["all"] = [each for kind in right.values() for each in kind]
+    return [mean(GENERAL, name, kind, torch.stack(found).double().mean(0)) for kind, found in right.items()]
+
+
 def _through_head(ours: Embeddings, dataset: Dataset) -> Metric:
     logits = ours["logits"]
     name = f"top-1 of {logits.shape[1]} through the teacher's head"
@@ -220,8 +250,11 @@ def _through_head(ours: Embeddings, dataset: Dataset) -> Metric:
 
 def _fidelity(name: str, ours: Embeddings, theirs: Embeddings, dataset: Dataset) -> tuple[Tensor, list[Metric]]:
     """Cosines (N,) to a teacher's embeddings; and, where both have logits, how often the top class is the same."""
-    cosine, agreement = functional.cosine_similarity(ours["teacher"], theirs["teacher"]), list[Metric]()
-    if "logits" in ours and "logits" in theirs:
-        same = ours["logits"].argmax(1) == theirs["logits"].argmax(1)
-        agreement.append(share(f"top-1 agreement with {name}", dataset.name, dataset.split, same))
-    return cosine, agreement
+    return functional.cosine_similarity(ours["teacher"], theirs["teacher"]), _agreement(name, ours, theirs, dataset)
+
+
+def _agreement(name: str, ours: Embeddings, theirs: Embeddings, dataset: Dataset) -> list[Metric]:
+    if "logits" not in ours or "logits" not in theirs:
+        return []
+    same = ours["logits"].argmax(1) == theirs["logits"].argmax(1)
+    return [share(f"top-1 agreement with {name}", dataset.name, dataset.split, same)]

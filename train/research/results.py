@@ -63,6 +63,22 @@ def read_results(path: Path) -> list[Result]:
     return table.read(path, Result)
 
 
+def updated(path: Path, rows: Sequence[Result]) -> list[Result]:
+    """The rows of a file, if it is there, with `rows` in the place of earlier ones of the same subject and figure.
+
+    Earlier rows of another digest of the same file go. Raises TrainError.
+    """
+    digests = {(row.subject, row.variant): row.digest for row in rows}
+    new = {(row.subject, row.variant, row.metric, row.dataset, row.split) for row in rows}
+    kept = [
+        row
+        for row in (read_results(path) if path.is_file() else [])
+        if (row.subject, row.variant, row.metric, row.dataset, row.split) not in new
+        and digests.get((row.subject, row.variant), row.digest) == row.digest
+    ]
+    return sorted([*kept, *rows], key=lambda row: row.subject)  # stable
+
+
 def write_results(path: Path, rows: Sequence[Result]) -> None:
     """Write rows with six decimals; the folder is made when missing. Raises TrainError."""
     table.write(path, rows)

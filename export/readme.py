@@ -23,6 +23,7 @@ HUB_METRICS = {
     "ecall@1": ("image-feature-extraction", "recall_at_1"),
     "top-1": ("image-classification", "accuracy"),
 }
+_DEAD = "None answers by default: see its top-1 on photos of the world (nips2017) beside the teacher's below."
 NOT_HUB_METRICS = ("drop", "agreement", "cosine")
 
 
@@ -111,7 +112,7 @@ def _about(card: ModelCard) -> list[str]:
         f"{card.parameters / 1e6:.2f} M parameters; photos of {size} x {size} px; embeddings of "
         f"{card.embedding_dims.student} (student) and {card.embedding_dims.teacher} (teacher's space) numbers; heads: "
         + ", ".join(f"`{h.name}` ({len(h.labels)} classes)" for h in card.heads)
-        + f"; default `{card.default_head}`.",
+        + (f"; default `{card.default_head}`." if card.answers else f". {_DEAD}"),
         "",
     ]
     if (student := card.architecture) is not None:
@@ -128,8 +129,9 @@ def _about(card: ModelCard) -> list[str]:
 
 def _use(card: ModelCard) -> list[str]:
     """In Python, on the command line, and in PyTorch."""
-    dims = {"student": card.embedding_dims.student}
-    return [*template("use", **dims), *(template("timm", **dims)[1:] if card.timm else [])]
+    dims, name = {"student": card.embedding_dims.student}, card.default_head
+    named = {"head": "", "option": ""} if card.answers else {"head": f', head="{name}"', "option": f" --head {name}"}
+    return [*template("use", **dims, **named), *(template("timm", **dims)[1:] if card.timm else [])]
 
 
 def _contract(card: ModelCard) -> list[str]:

@@ -345,9 +345,13 @@ def on_world(metrics: Iterable[Metric]) -> float | None:
 
 
 def default_of(cards: Iterable[ModelCard]) -> ModelCard | None:
-    """The smallest student whose 1000 classes are worth showing on photos of the world; None where there is none."""
-    worth = (card for card in cards if (card.general or 0) >= WORTH_SHOWING)
-    return min(worth, key=lambda card: card.parameters, default=None)
+    """The smallest student whose 1000 classes are worth showing on photos of the world.
+
+    Where none is, the best there, and of those that were not measured the largest. None without cards.
+    """
+    known = sorted(cards, key=lambda card: card.parameters)
+    worth = (card for card in known if (card.general or 0) >= WORTH_SHOWING)
+    return next(worth, max(known, key=lambda card: (card.general or 0, card.parameters), default=None))
 
 
 class IndexEntry(_Strict, frozen=True):

@@ -16,17 +16,7 @@ from PIL import Image
 
 from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
-from leap_zoo.errors import (
-    ImageError,
-    InvalidArgument,
-    InvalidCard,
-    LeapZooError,
-    UnknownHead,
-    UnknownSpace,
-    nearest,
-    plain,
-    short,
-)
+from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.model_file import SUFFIXES, ModelFile, names_a_path, open_folder, read_model_file
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
@@ -389,10 +379,9 @@ class Model:
         """
         if name is None and not self.card.answers:
             raise UnknownHead(
-                f"{self.card.id} has no general head: its {self.card.default_head} is right on "
-                f"{100 * (self.card.general or 0):.1f} % of photos of the world, its teacher on "
-                f"{100 * (self.card.teacher_general or 0):.1f} %. {_general_student()}Name a head "
-                f"({', '.join(self.heads)}), or make one for your own classes with leap-zoo fit"
+                f"{self.card.id} has no general head: {self.card.default_head} names {self.card.general or 0:.1%} of "
+                f"photos of the world correctly, its teacher {self.card.teacher_general or 0:.1%}; use "
+                f"{default_model()}, name a head ({', '.join(self.heads)}), or fit your own classes with leap-zoo fit"
             )
         head = self.card.head(name)
         if head is None:
@@ -477,13 +466,6 @@ def predict(head: Head | CustomHead, rows: npt.NDArray[np.float32], top: int) ->
         return list(map(Predictions, found))
     distances = head.distances(rows).tolist()
     return [Predictions(best, unsure=far > limit, distance=far) for best, far in zip(found, distances, strict=True)]
-
-
-def _general_student() -> str:
-    try:
-        return f"{default_model()} has one. "
-    except LeapZooError:
-        return ""
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -365,7 +365,7 @@ def default_model() -> str:
     """The bundled model that answers wherever none is named: see `default_of`. Raises UnknownModel."""
     card = default_of(models(BUNDLED))
     if card is None:
-        raise UnknownModel("no bundled model is worth showing by default: name one, leap-zoo list has them")
+        raise UnknownModel("no model is bundled: name one, leap-zoo list has those that are here")
     return card.id
 
 

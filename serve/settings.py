@@ -2,7 +2,7 @@
 
 | variable | value | meaning |
 |---|---|---|
-| LEAP_ZOO_SERVE_MODEL | a model's id | the default model, loaded before the server is ready; default leap-tiny |
+| LEAP_ZOO_SERVE_MODEL | a model's id | the default model, loaded before the server is ready; default: the package's |
 | LEAP_ZOO_SERVE_MODELS_HELD | 1..64 | models in memory at once, the default one included; default 3 |
 | LEAP_ZOO_SERVE_MAX_PHOTOS | 1..1024 | photos in one request; default 32 |
 | LEAP_ZOO_SERVE_MAX_BODY_MB | 1..4096 | MiB in one request's body; default 64 |

@@ -23,8 +23,7 @@ from PIL import Image
 import leap_zoo
 from leap_zoo import preprocess
 from leap_zoo.card import Preprocessing
-from leap_zoo.settings import DEFAULT_MODEL
-from leap_zoo.store import BUNDLED
+from leap_zoo.store import BUNDLED, default_model
 from serve.browser import routes
 from serve.browser.runtime import CannotFetch, fetch
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from conftest import Server
     from playwright.sync_api import Browser, Page, Route
 
-PAGE = f"/browser/?model={DEFAULT_MODEL}"
+PAGE = f"/browser/?model={default_model()}"
 DOC = Path(__file__).parents[2] / "docs" / "browser.md"
 KEY = "a-key-of-this-test-only"
 SCORE = 1e-2  # int8 and float round elsewhere
@@ -208,7 +207,7 @@ def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: 
 def test_answers__are_those_of_python(browser: Browser, bundled: Server, kind: str, tmp_path: Path) -> None:
     photo = tmp_path / "photo"
     photo.write_bytes(saved(ball().rotate(20), kind))
-    model = exact(DEFAULT_MODEL)
+    model = exact(default_model())
     with visiting(browser, bundled.url, path=PAGE) as page:
         expect(page.locator(".best")).to_be_visible()
         page.set_input_files("#file", photo)
@@ -226,7 +225,7 @@ def test_answers__are_those_of_python(browser: Browser, bundled: Server, kind: s
 
 def test_embeddings__are_those_of_python(page: Page) -> None:
     photo = saved(ball())
-    model = exact(DEFAULT_MODEL)
+    model = exact(default_model())
     ours = page.evaluate(EMBED, base64.b64encode(photo).decode())
     for space in ("student", "teacher"):
         assert float(np.array(ours[space]) @ model.embed(photo, space=space)) > 1 - SCORE
@@ -281,7 +280,7 @@ def test_troubles__are_words_and_pass(browser: Browser, bundled: Server, tmp_pat
     lie.write_bytes(b"no photo")
     with visiting(browser, bundled.url, path="/browser/?model=leap-huge") as page:
         expect(page.get_by_role("alert")).to_contain_text("This zoo has no model leap-huge")
-        page.get_by_label("Model", exact=True).select_option(DEFAULT_MODEL)
+        page.get_by_label("Model", exact=True).select_option(default_model())
         expect(page.locator(".best")).to_have_text("golf ball")
         expect(page.get_by_role("alert")).to_be_hidden()
         expect(page).to_have_url(bundled.url + PAGE)
@@ -315,7 +314,7 @@ def test_key__is_asked_for_where_one_is_needed(browser: Browser, bundled: Server
 def test_page__works_by_keyboard(browser: Browser, bundled: Server) -> None:
     with visiting(browser, bundled.url, path="/browser/") as page:
         expect(page.locator(".best")).to_have_text("golf ball")
-        expect(page.get_by_label("Model", exact=True)).to_have_value(DEFAULT_MODEL)
+        expect(page.get_by_label("Model", exact=True)).to_have_value(default_model())
         reached = []
         for _ in range(8):
             page.keyboard.press("Tab")
@@ -341,7 +340,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_golden__that_is_broken_is_refused(page: Page, damage: str) -> None:
-    golden = DAMAGES[damage]((BUNDLED / DEFAULT_MODEL / "golden.npz").read_bytes())
+    golden = DAMAGES[damage]((BUNDLED / default_model() / "golden.npz").read_bytes())
     said = page.evaluate(VERIFY, base64.b64encode(golden).decode())
     assert said.startswith("LeapZooError: The golden file")
     assert said.endswith("exported again.")
@@ -382,7 +381,7 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
     (site / "favicon.ico").touch()
     photo = tmp_path / "ball.jpg"
     photo.write_bytes((routes.SAMPLES / "golf-ball-2.jpg").read_bytes())
-    (best, *_) = exact(DEFAULT_MODEL).classify(photo)
+    (best, *_) = exact(default_model()).classify(photo)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

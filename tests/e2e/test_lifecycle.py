@@ -10,8 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from leap_zoo.settings import DEFAULT_MODEL
-from leap_zoo.store import BUNDLED
+from leap_zoo.store import BUNDLED, default_model
 
 TINY = "leap-tiny-test"
 
@@ -85,7 +84,7 @@ def test_start__a_damaged_file_ends_it(start, zoo_copy: Path) -> None:
 def test_start__without_any_variable_serves_the_bundled_student(bundled_server, sample_photos: list[Path]) -> None:
     url = bundled_server.url
     body = httpx.post(url + "/classify", files={"image": sample_photos[0].open("rb")}, timeout=60).json()
-    assert (body["model"], body["head"], body["precision"]) == (DEFAULT_MODEL, "imagenet1k", "int8")
+    assert (body["model"], body["head"], body["precision"]) == (default_model(), "imagenet1k", "int8")
     assert len(body["predictions"]) == 5
     start_of_call = time.monotonic()
     vector = httpx.post(url + "/embed", files={"image": sample_photos[1].open("rb")}, timeout=60).json()

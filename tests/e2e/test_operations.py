@@ -21,8 +21,7 @@ import yaml
 
 import leap_zoo
 from leap_zoo.pull import pull
-from leap_zoo.settings import DEFAULT_MODEL
-from leap_zoo.store import BUNDLED
+from leap_zoo.store import BUNDLED, default_model
 from tools import load_trials
 from tools.http_load import photo_request, small_jpeg
 from tools.load_serve import PHOTO
@@ -324,7 +323,7 @@ def test_bento__is_served_from_the_store(
         assert answer.status_code == 200, log.read_text()[-3000:]
         assert answer.headers["x-content-type-options"] == "nosniff"  # our outermost layer came along
         assert httpx.get(url + "/ui/", timeout=60).status_code == 200
-        assert httpx.get(url + "/zoo/index.json", timeout=60).json()["models"][0]["id"] == DEFAULT_MODEL
+        assert httpx.get(url + "/zoo/index.json", timeout=60).json()["models"][0]["id"] == default_model()
         process.send_signal(signal.SIGTERM)
         process.wait(120)
     finally:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from export import comparisons, tables, zoo_figure, zoo_page
 from export.quality import Line, lines_of
+from leap_zoo.card import WORLD
 from leap_zoo.store import models
 from train.research.results import Result, read_results, write_results
 
@@ -90,13 +91,35 @@ def test_tables__of_another_revision_say_nothing_of_this_one(lines: list[Line]) 
     assert rows(section("Files", text))[5] == ["leap-nano", "`model.onnx`", "2.50", "224", "10.00", "3.00"]
 
 
-def test_readme__is_compact_and_complete(lines: list[Line]) -> None:
-    found = rows(zoo_page.compact_table(lines))
-    assert found[0][:6] == ["model", "file", "M parameters", "px", "MB", "ms"]
-    assert len(found) == 1 + 2 + 6
-    assert found[1][:6] == ["vit_made_up at 224 px", "the teacher", "5.70", "224", "22.90", ""]
-    assert found[1][6:] == ["98.0 ± 1.0", "40.0 ± 0.6", "70.0 ± 4.0", ""]
-    assert found[6][:7] == ["leap-nano", "`model_int8.onnx`", "2.50", "224", "3.00", "1.50", "90.0 ± 1.0"]
+def test_readme__a_line_per_student_then_the_teacher() -> None:
+    figures = made_up_figures()
+    world = {"dataset": WORLD, "split": "test", "n": 1000, "value": 0.73, "low": 0.70, "high": 0.76}
+    nano = [f for f in figures if (f.subject, f.metric) == ("leap-nano", THOUSAND)]
+    text = zoo_page.compact_table(lines_of(made_up_cards(), [*figures, *(replace(f, **world) for f in nano)]))
+    found = rows(text)
+    assert found[0] == ["model", "MB", "ms", "photos of the world: top-1, %", "groceries: mAP, %"]
+    assert [row[0] for row in found[1:4]] == ["`leap-micro`", "`leap-nano`", "`leap-tiny`"]
+    assert found[2] == ["`leap-nano`", "3.00", "1.50", "73.0 ± 3.0", "19.0 ± 0.6"]  # of the file that is loaded
+    assert found[4] == ["vit_made_up at 224 px", "22.90", "", "", "40.0 ± 0.6"]
+    assert len(found) == 1 + 3 + 2
+    assert "nips2017: n = 1000; grocery: n = 2485" in text
+
+
+def test_peers__columns_on_which_they_are_better() -> None:
+    peer = {"subject": "other_net at 224 px", "variant": "other.pth", "hardware": "a CPU", "commit": "0123abc"}
+    tiny = {(f.metric, f.dataset): f for f in made_up_figures() if f.subject == "leap-tiny"}
+    theirs = [
+        Result(metric="parameters", value=4_600_000, **peer),
+        replace(tiny[PROBE, "drawn"], **peer, digest="e" * 64, value=0.99, low=0.98, high=1.0),
+        replace(tiny[MAP, "grocery"], **peer, digest="e" * 64, value=0.10, low=0.09, high=0.11),
+    ]
+    lines = lines_of(made_up_cards(), [*made_up_figures(), *(replace(row, digest="e" * 64) for row in theirs)])
+    assert [line.model for line in lines if line.peer] == ["other_net at 224 px"]
+    text = section("Beside models by others", zoo_page.render(made_up_cards(), lines, {}))
+    assert "other_net at 224 px (4.60 M parameters) against `leap-tiny`" in text
+    assert "the peer is better on 1 of 2 columns" in text
+    assert [row[0] for row in rows(text)[1:]] == ["**drawn, val: probe**", "grocery, test: mAP"]
+    assert "Beside models" not in zoo_page.render(made_up_cards(), lines_of(made_up_cards(), made_up_figures()), {})
 
 
 def test_larger__lists_where_it_is_not_better(lines: list[Line]) -> None:

@@ -7,8 +7,7 @@ from PIL import Image
 
 import leap_zoo
 from leap_zoo.device import int8_saturates
-from leap_zoo.settings import DEFAULT_MODEL
-from leap_zoo.store import BUNDLED
+from leap_zoo.store import BUNDLED, default_model
 from leap_zoo.verify import verify
 
 CARDS = {card.id: card for card in leap_zoo.models(BUNDLED)}
@@ -27,8 +26,14 @@ def test_bundled__is_small_and_verifies(name: str) -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_bundled__answers_with_a_thousand_classes(name: str, golf_ball: Image.Image) -> None:
     model = leap_zoo.load(name, zoo=BUNDLED)
-    (best, *others) = model.classify(golf_ball, top=10_000)
+    (best, *others) = model.classify(golf_ball, top=10_000, head="imagenet1k")
     assert (model.heads[0], len(others), best.label) == ("imagenet1k", 999, "golf ball")
+
+
+@pytest.mark.parametrize("name", [card.id for card in CARDS.values() if not card.answers])
+def test_bundled__a_dead_head_answers_only_by_its_name(name: str, golf_ball: Image.Image) -> None:
+    with pytest.raises(leap_zoo.UnknownHead, match=f"{name} has no general head.*use {default_model()}"):
+        leap_zoo.load(name, zoo=BUNDLED).classify(golf_ball)
 
 
 def test_bundled__a_cut_name_of_a_head_suggests_the_thousand_classes(golf_ball: Image.Image) -> None:
@@ -39,7 +44,8 @@ def test_bundled__a_cut_name_of_a_head_suggests_the_thousand_classes(golf_ball: 
 def test_bundled__the_default_is_what_load_finds(sample_photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEAP_ZOO_URL", raising=False)
     model = leap_zoo.load()
-    assert model.card.id == verify().model == DEFAULT_MODEL
+    assert model.card.id == verify().model == default_model()
+    assert model.card.answers
     assert sum(prediction.score for prediction in model.classify(sample_photos[0], top=10_000)) == pytest.approx(
         1, abs=1e-3
     )

@@ -362,7 +362,7 @@ def test_load__looks_nothing_up_and_writes_nothing(
     code = (
         "import sys, time, leap_zoo\n"
         "model = leap_zoo.load(sys.argv[1])\n"
-        "model.classify(sys.argv[2]); model.embed(sys.argv[2]); time.sleep(1)"
+        "model.classify(sys.argv[2], head=model.heads[0]); model.embed(sys.argv[2]); time.sleep(1)"
     )
     (tmp_path / "home").mkdir()
     environ = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from msgspec.structs import replace
+from PIL import Image
 from safetensors.torch import save_file
 
+from export.bundle import bundle
 from leap_zoo.store import BUNDLED
 from train.evaluate.__main__ import main
+from train.evaluate.corruptions import STRENGTHS, Corrupted
 from train.research.results import Result, read_results, write_results
 
 WNIDS = {"blue": "n01440764", "green": "n02102040", "red": "n03888257"}  # the first, a later one, a much later one
@@ -81,6 +87,63 @@ def test_zoo__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp
     assert all(row.low is None or row.low - 1e-6 <= row.value <= row.high + 1e-6 for row in rows)
 
 
+@pytest.fixture
+def world(photos: Path, tmp_path: Path) -> Path:
+    """A list of six photos of two classes, the last of which the demo shows; for the list, see `open_world`."""
+    folder = tmp_path / "world"
+    (folder / "photos").mkdir(parents=True)
+    names = [f"{name}_{number}.png" for name in ("red", "blue") for number in range(3)]
+    for name in names:
+        colour, number = name.removesuffix(".png").split("_")
+        source = sorted((photos / "val" / WNIDS[colour]).iterdir())[int(number)]
+        shutil.copy(source, folder / "photos" / name)
+    rows = [f"{name},{721 if name.startswith('red') else 0}" for name in names]
+    (folder / "photos.csv").write_text("\n".join(["file,class_index", *rows]))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "demo_photos.csv").write_text(f"file\n{names[-1]}\n")
+    return folder / "photos.csv"
+
+
+def test_zoo__on_photos_of_the_world(
+    photos: Path, world: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # results/demo_photos.csv
+    small = tmp_path / "zoo"
+    bundle(BUNDLED / "leap-nano", small, ["model_int8.onnx"])
+    out = tmp_path / "zoo.csv"
+    old = Result(subject="leap-nano", variant="model_int8.onnx", metric="old", value=1, hardware="a", commit="b")
+    write_results(out, [replace(old, digest="of another file"), replace(old, subject="leap-other")])
+    places = ["--listed", "places", str(photos / "train"), str(photos / "val"), "folders"]
+    words = [str(small), "--checkpoint", checkpoint, "--world", str(world), "--corrupted", *places]
+    assert main([*words, "--out", str(out), "--cache", str(tmp_path / "c"), "--store", str(tmp_path / "s")]) == 0
+    rows = read_results(out)
+    by = {(row.metric, row.dataset, row.split): row for row in rows if row.subject == "leap-nano"}
+    assert "old" not in {metric for metric, _, _ in by}  # it was of another file
+    assert [row.metric for row in rows if row.subject == "leap-other"] == ["old"]
+    assert by[THOUSAND, "world", "test"].n == 5  # without the demo's
+    assert by["top-5 of 1000 through the teacher's head", "world", "test"].n == 5
+    assert by[f"{AGREEMENT} at 224 px", "world", "test"].n == 5
+    splits = [split for metric, dataset, split in by if (metric, dataset) == (THOUSAND, "world, corrupted")]
+    assert splits == ["noise", "blur", "JPEG", "brightness", "all"]
+    assert by["recall@1, embedding", "places", "val"].n == 18
+
+
+def test_corrupted__same_photo_same_pixels(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(60, 160, (40, 50, 3), np.uint8)).save(photo)
+    before = np.asarray(Image.open(photo), float)
+    for kind, strengths in STRENGTHS.items():
+        changes = []
+        for strength in strengths:
+            corrupted = Corrupted(photo, kind, strength)
+            assert corrupted.read() == Corrupted(photo, kind, strength).read()
+            pixels = np.asarray(Image.open(io.BytesIO(corrupted.read())), float)
+            assert pixels.shape == before.shape
+            changes.append(np.abs(pixels - before).mean())
+        assert changes == sorted(changes)  # stronger each time
+        assert changes[0] > 1
+
+
 def test_zoo__of_students_of_others_has_no_teacher(photos: Path, tiny_zoo: Path, tmp_path: Path, capsys) -> None:
     assert main([*words(photos, tiny_zoo, tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -117,6 +180,7 @@ def test_zoo__again_measures_only_what_is_new(photos: Path, zoo_copy: Path, tmp_
         (["--data", "nowhere", "no/train", "no/test"], "no folder no/train"),
         (["--sample", "{photos}/train"], "named by their ImageNet class"),
         (["--checkpoint", "no.safetensors"], "no teacher file no.safetensors"),
+        (["--world", "{photos}/sample/n01440764_a_photo.png"], "is not a CSV"),
         (["--held-out", "*"], "all photos of TRAIN match"),
         (["--cache", "{photos}/sample/n01440764_a_photo.png/x"], "choose another --cache"),
         (["--out", "{photos}/sample/n01440764_a_photo.png/x"], "choose another place"),

@@ -122,7 +122,7 @@ def open_world(listed: Path, but: Path) -> tuple[Dataset, list[Dataset]]:
         photos = [listed.parent / "photos" / row["file"] for row in rows]
         labels = np.array([int(row["class_index"]) for row in rows], np.int64)
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise TrainError(f"{listed} is no list of photos with the columns file and class_index: {error!r}") from error
+        raise TrainError(f"{listed} is not a CSV with the columns file and class_index: {error!r}") from error
     name = listed.resolve().parent.name
     corrupted = [
         Dataset(f"{name}, corrupted", f"{kind} {strength:g}", Split([*sources], labels, ()), logits=True)

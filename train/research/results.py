@@ -66,7 +66,7 @@ def read_results(path: Path) -> list[Result]:
 def updated(path: Path, rows: Sequence[Result]) -> list[Result]:
     """The rows of a file, if it is there, with `rows` in the place of earlier ones of the same subject and figure.
 
-    Earlier rows of another digest of the same file go. Raises TrainError.
+    Earlier rows of another digest of the same file go. Subjects of `rows` come first. Raises TrainError.
     """
     digests = {(row.subject, row.variant): row.digest for row in rows}
     new = {(row.subject, row.variant, row.metric, row.dataset, row.split) for row in rows}
@@ -76,7 +76,8 @@ def updated(path: Path, rows: Sequence[Result]) -> list[Result]:
         if (row.subject, row.variant, row.metric, row.dataset, row.split) not in new
         and digests.get((row.subject, row.variant), row.digest) == row.digest
     ]
-    return sorted([*kept, *rows], key=lambda row: row.subject)  # stable
+    order = list(dict.fromkeys(row.subject for row in [*rows, *kept]))
+    return sorted([*kept, *rows], key=lambda row: order.index(row.subject))  # stable
 
 
 def write_results(path: Path, rows: Sequence[Result]) -> None:

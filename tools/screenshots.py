@@ -57,9 +57,9 @@ def classify(page: Page) -> None:
 
 
 def search(page: Page) -> None:
-    """What looks like a church?"""
+    """What looks like a pier?"""
     _tab(page, "Search")
-    page.locator("#leap-wall button[aria-label='church 2']").click()
+    page.locator("#leap-wall button[aria-label='pier 2']").click()
     page.wait_for_selector("#leap-found .leap-best")
 
 

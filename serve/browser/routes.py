@@ -15,7 +15,7 @@ from serve.routes.files import PacedFile
 
 PAGE = Path(__file__).with_name("page")
 SAMPLES = Path(__file__).parents[1] / "demo" / "samples"
-DRAWN = ("golf-ball-1.jpg", "parachute-1.jpg", "church-1.jpg")
+SHOWN = ("taxi-1.jpg", "balloon-1.jpg", "turtle-1.jpg")
 
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -38,7 +38,7 @@ def router(runtime_folder: Path) -> APIRouter:
     """The routes; onnxruntime-web is looked for in `runtime_folder` at each request."""
     routes = APIRouter(include_in_schema=False)
     held = {path.name: _hold(path) for path in PAGE.iterdir() if path.suffix in _KINDS}
-    held |= {name: _hold(SAMPLES / name) for name in DRAWN}
+    held |= {name: _hold(SAMPLES / name) for name in SHOWN}
 
     @routes.get("/browser")
     async def with_slash(request: Request) -> Response:

@@ -23,7 +23,7 @@ from serve.demo.visitor import MAX_CLASSES, MAX_PHOTOS_PER_CLASS, Member, Visito
 from serve.problems import Refused
 
 SHOWN_AT_FIRST = 2
-EXAMPLE = ("golf ball", "parachute", "church")
+EXAMPLE = ("taxi", "coffee", "pier")
 MAX_NAME = 60
 _GONE = "has been deleted meanwhile: drop it again"
 

@@ -17,7 +17,7 @@ from serve.demo.visitor import Visitor
 from serve.problems import Refused
 
 OWN = "*own"  # no head of a card can be called so
-SHOWN = ("golf-ball-2", "parachute-2", "church-3", "rocket-1", "coffee-1", "cat-1")
+SHOWN = ("elephant-1", "taxi-1", "coffee-1", "turtle-1", "pier-1", "balloon-1")
 ONE_FILE = (
     "Only the {} file of this model is on this server, so there is no second one to compare with. A zoo that holds "
     "both (LEAP_ZOO_URL) shows them side by side."

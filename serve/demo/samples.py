@@ -1,4 +1,4 @@
-"""The sample photos that ship with the demo, by name; their licences stand in samples/LICENCES.md."""
+"""The sample photos that ship with the demo, by name; samples/ATTRIBUTION.md names authors and licences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sample:
 
 @cache
 def samples() -> dict[str, Sample]:
-    """Every sample by the name of its file, without suffix, e.g. `golf-ball-1`."""
+    """Every sample by the name of its file, without suffix, e.g. `taxi-1`."""
     found = {}
     for path in sorted(FOLDER.glob("*.jpg")):
         group, _, number = path.stem.rpartition("-")
@@ -37,5 +37,5 @@ def samples() -> dict[str, Sample]:
 
 
 def of_group(group: str) -> list[Sample]:
-    """The samples that show the same, e.g. `church`."""
+    """The samples that show the same, e.g. `taxi`."""
     return [sample for sample in samples().values() if sample.group == group]

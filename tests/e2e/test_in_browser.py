@@ -58,7 +58,7 @@ def bundled(start: Callable[..., contextlib.AbstractContextManager[Server]], run
 def page(browser: Browser, bundled: Server) -> Iterator[Page]:
     """The page, with the model loaded; for what changes nothing there."""
     with visiting(browser, bundled.url, path=PAGE) as page:
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
         yield page
 
 
@@ -79,16 +79,16 @@ def noise(width: int, height: int, channels: int = 3) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, shape, dtype=np.uint8))
 
 
-def ball() -> Image.Image:
-    """A drawn golf ball, 400 x 300."""
-    return Image.open(routes.SAMPLES / "golf-ball-1.jpg").convert("RGB")
+def taxi() -> Image.Image:
+    """A taxi, 256 x 256."""
+    return Image.open(routes.SAMPLES / "taxi-1.jpg").convert("RGB")
 
 
 def lossless() -> Photos:
     """Files whose pixels every decoder agrees on."""
-    picture = ball()
+    picture = taxi()
     fading = picture.convert("RGBA")
-    fading.putalpha(Image.fromarray(np.indices((300, 400))[1].astype(np.uint8)))
+    fading.putalpha(Image.fromarray(np.indices(fading.size)[1].astype(np.uint8)))
     odd = noise(301, 203)
     photos = {
         "odd sides": saved(noise(333, 257)),
@@ -115,7 +115,7 @@ def lossless() -> Photos:
 
 def jpegs() -> dict[str, tuple[bytes, int]]:
     """JPEG files, and how many levels at most a pixel may differ. Python reads large ones at a part of their size."""
-    picture = ball()
+    picture = taxi()
     photos = {
         f"chroma {sampling}": (saved(picture, "JPEG", quality=90, subsampling=sampling), 1) for sampling in range(3)
     }
@@ -192,21 +192,21 @@ def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: 
         open_tab(page, "Zoo")
         page.get_by_role("link", name="Run it in this browser").click()
         expect(page).to_have_url(bundled.url + PAGE)
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
         expect(page.locator("ol li")).to_have_count(5)
         facts = page.locator("#facts")
         for text in ("sha256", ", checked", "As published", "onnxruntime-web 1.30.0 (licence: MIT)", "1 thread"):
             expect(facts).to_contain_text(text)
         expect(facts.locator(".bad")).to_have_count(0)
         expect(page.locator(".times")).to_contain_text("median of")
-        page.get_by_role("button", name="Parachute").click()
-        expect(page.locator(".best")).to_have_text("parachute")
+        page.get_by_role("button", name="Balloon").click()
+        expect(page.locator(".best")).to_have_text("balloon")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_answers__are_those_of_python(browser: Browser, bundled: Server, kind: str, tmp_path: Path) -> None:
     photo = tmp_path / "photo"
-    photo.write_bytes(saved(ball().rotate(20), kind))
+    photo.write_bytes(saved(taxi().rotate(20), kind))
     model = exact(default_model())
     with visiting(browser, bundled.url, path=PAGE) as page:
         expect(page.locator(".best")).to_be_visible()
@@ -224,7 +224,7 @@ def test_answers__are_those_of_python(browser: Browser, bundled: Server, kind: s
 
 
 def test_embeddings__are_those_of_python(page: Page) -> None:
-    photo = saved(ball())
+    photo = saved(taxi())
     model = exact(default_model())
     ours = page.evaluate(EMBED, base64.b64encode(photo).decode())
     for space in ("student", "teacher"):
@@ -255,14 +255,14 @@ def test_file__that_was_changed_on_the_way_is_refused(browser: Browser, bundled:
         expect(page.locator(".best")).to_have_count(0)
         page.unroute_all()
         page.reload()
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
 
 
 def test_digest__that_cannot_be_computed_is_said_plainly(browser: Browser, bundled: Server) -> None:
     # Chromium complains of a header that it heeds on https and localhost only.
     with visiting(browser, f"http://{INSECURE}:{bundled.port}", path=PAGE, fails=PAGE) as page:
         expect(page.locator("#facts .bad")).to_contain_text("NOT checked")
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
 
 
 def test_runtime__that_is_missing_is_named_with_the_mend(browser: Browser, bundled: Server, runtime: Path) -> None:
@@ -281,14 +281,14 @@ def test_troubles__are_words_and_pass(browser: Browser, bundled: Server, tmp_pat
     with visiting(browser, bundled.url, path="/browser/?model=leap-huge") as page:
         expect(page.get_by_role("alert")).to_contain_text("This zoo has no model leap-huge")
         page.get_by_label("Model", exact=True).select_option(default_model())
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
         expect(page.get_by_role("alert")).to_be_hidden()
         expect(page).to_have_url(bundled.url + PAGE)
         page.set_input_files("#file", lie)
         expect(page.get_by_role("alert")).to_contain_text("cannot read the file as a photo")
         expect(page.locator(".best")).to_have_count(0)
-        page.get_by_role("button", name="Church").click()
-        expect(page.locator(".best")).to_have_text("church")
+        page.get_by_role("button", name="Turtle").click()
+        expect(page.locator(".best")).to_have_text("box turtle")
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
@@ -307,22 +307,22 @@ def test_key__is_asked_for_where_one_is_needed(browser: Browser, bundled: Server
         expect(page.get_by_role("alert")).to_contain_text("with a key only")
         page.get_by_label("API key").fill(KEY)
         page.keyboard.press("Enter")
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
         expect(page.get_by_label("API key")).to_be_hidden()
 
 
 def test_page__works_by_keyboard(browser: Browser, bundled: Server) -> None:
     with visiting(browser, bundled.url, path="/browser/") as page:
-        expect(page.locator(".best")).to_have_text("golf ball")
+        expect(page.locator(".best")).to_have_text("cab")
         expect(page.get_by_label("Model", exact=True)).to_have_value(default_model())
         reached = []
         for _ in range(8):
             page.keyboard.press("Tab")
             reached.append(page.evaluate("document.activeElement.id || document.activeElement.dataset.photo || ''"))
-            if reached[-1] == "parachute-1.jpg":
+            if reached[-1] == "balloon-1.jpg":
                 page.keyboard.press("Enter")
-                expect(page.locator(".best")).to_have_text("parachute")
-        assert reached[:5] == ["model", "file", "golf-ball-1.jpg", "parachute-1.jpg", "church-1.jpg"]
+                expect(page.locator(".best")).to_have_text("balloon")
+        assert reached[:5] == ["model", "file", "taxi-1.jpg", "balloon-1.jpg", "turtle-1.jpg"]
         page.get_by_role("radio", name="imagenet1k").focus()
         page.keyboard.press("ArrowRight")
         expect(page.get_by_role("radio", name="imagenette")).to_be_checked()
@@ -380,7 +380,7 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
     (site / "index.html").write_text(example("page"))
     (site / "favicon.ico").touch()
     photo = tmp_path / "ball.jpg"
-    photo.write_bytes((routes.SAMPLES / "golf-ball-2.jpg").read_bytes())
+    photo.write_bytes((routes.SAMPLES / "taxi-2.jpg").read_bytes())
     (best, *_) = exact(default_model()).classify(photo)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

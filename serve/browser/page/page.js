@@ -8,7 +8,7 @@ import { KeyNeeded, Zoo } from "./zoo.js";
 
 const ZOO = "../zoo";
 const RUNTIME = "runtime";
-const FIRST_PHOTO = "golf-ball-1.jpg";
+const FIRST_PHOTO = "taxi-1.jpg";
 const RUNS = 9; // of which the median is shown
 
 const $ = (id) => document.getElementById(id);

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_uploaded__takes_uploads_and_samples_only(folder: Path) -> None:
-    sample = str(samples()["church-1"].path)
+    sample = str(samples()["pier-1"].path)
     assert uploaded(sample) == sample
     assert uploaded(folder / "a" / "b.jpg") == str(folder / "a" / "b.jpg")
     (folder / "link").symlink_to("/etc")
@@ -62,7 +62,7 @@ def test_gather__keeps_what_is_good_and_names_what_is_not(
 
 
 def test_quota__refuses_uploads_while_the_disk_has_enough(client: TestClient, folder: Path) -> None:
-    photo = {"files": ("a.jpg", samples()["cat-1"].read(), "image/jpeg")}
+    photo = {"files": ("a.jpg", samples()["turtle-1"].read(), "image/jpeg")}
     assert client.post("/ui/gradio_api/upload", files=photo).status_code == 200
     with (folder / "old").open("wb") as file:
         file.truncate(MAX_STORED_BYTES)  # sparse: it takes no room

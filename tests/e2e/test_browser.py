@@ -226,7 +226,7 @@ def test_page__works_by_keyboard(browser: Browser, server: Server, colour_photos
         choosers[0].set_files(colour_photos["blue"])
         expect(page.locator("#leap-result .leap-best")).to_have_text("blue")
         tab_to("#leap-samples button")
-        page.keyboard.press("Enter")  # a golf ball on a lawn
+        page.keyboard.press("Enter")  # an elephant under palms
         expect(page.locator("#leap-result .leap-best")).to_have_text("red")
         tab_to("input[value=brightness]")
         page.keyboard.press("Space")

@@ -220,7 +220,7 @@ def test_answers__are_those_of_python(browser: Browser, bundled: Server, kind: s
             assert len(rows) == 5
             for row in rows:
                 label, score = row.locator("span").nth(0).inner_text(), row.locator("span").nth(1).inner_text()
-                assert float(score.rstrip(" %")) / 100 == pytest.approx(expected[label], abs=SCORE)
+                assert float(score.rstrip(" %")) / 100 == pytest.approx(expected[label], abs=5 * SCORE)
 
 
 def test_embeddings__are_those_of_python(page: Page) -> None:
@@ -380,7 +380,7 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
     (site / "index.html").write_text(example("page"))
     (site / "favicon.ico").touch()
     photo = tmp_path / "ball.jpg"
-    photo.write_bytes((routes.SAMPLES / "taxi-2.jpg").read_bytes())
+    photo.write_bytes((routes.SAMPLES / "taxi-3.jpg").read_bytes())
     (best, *_) = exact(default_model()).classify(photo)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -388,6 +388,8 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
             with visiting(browser, f"http://127.0.0.1:{server.server_port}", path="/index.html") as page:
                 page.set_input_files("input", photo)
                 expect(page.locator("pre")).to_have_text(re.compile(f"^{best.label} "))
-                assert float(page.locator("pre").inner_text().split()[2]) == pytest.approx(best.score, abs=SCORE)
+                assert float(page.locator("pre").inner_text().removeprefix(best.label).split()[0]) == pytest.approx(
+                    best.score, abs=SCORE
+                )
         finally:
             server.shutdown()

@@ -63,6 +63,7 @@ def _run(options: argparse.Namespace) -> list[Result]:
     if is_zoo:  # its tables have one kind of features
         students = features.from_zoo(target, options.teacher, options.head)
         students = [replace(student, kinds=("embedding",)) for student in students]
+        students = list(peers.peers()) if options.peers else students
     elif target.is_dir():
         run = load_run(target)
         students, own = [features.from_run(run, target)], run.recipe.data
@@ -76,8 +77,6 @@ def _run(options: argparse.Namespace) -> list[Result]:
         raise TrainError(f"students of {options.teacher} are compared with it: give --checkpoint FILE.safetensors")
     spec = recipe.TeacherSettings(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
     teachers = features.teachers_of(students, spec) if given else []
-    if options.peers:
-        students = list(peers.peers())
     cache = survey.Cache(options.cache, options.store)
     rows = survey.survey(students, teachers, plan, cache, seed=options.seed)
     if given and not is_zoo and students[0].taught:

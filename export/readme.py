@@ -153,7 +153,17 @@ def _contract(card: ModelCard) -> list[str]:
         teacher=dims.teacher,
         heads="\n".join(heads),
         default=variables[card.default_head],
+        **_doubted(card, variables[card.default_head]),
     )
+
+
+def _doubted(card: ModelCard, logits: str) -> dict[str, str]:
+    """What calibrates the default head's scores, and says when a photo is unlike what it learned from."""
+    head = card.head()
+    if head is None or head.doubt is None:
+        return {"temperature": "", "unsure": ""}
+    unsure = f"\nbool unsure = -log_sum_exp({logits}[0]) > {head.doubt.threshold:.6g};  // unlike what it learned from"
+    return {"temperature": f" / {head.doubt.temperature:.6g}", "unsure": unsure}
 
 
 def _golden(card: ModelCard) -> list[str]:

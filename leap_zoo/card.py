@@ -70,12 +70,26 @@ class Preprocessing(_Strict, frozen=True):
             raise ValueError(f"the crop ({self.size}) must not exceed the short side ({self.short_side})")
 
 
-class Head(_Strict, frozen=True):
+class Doubt(_Strict, frozen=True):
+    """How far a head's answers may be trusted, found on `n` photos of `dataset` that the student did not learn from.
+
+    Scores are the softmax of logits / `temperature`. A photo whose distance (`leap_zoo.doubt.energies` of its logits)
+    is above `threshold` is unlike what was learned; so were 5 % of these photos.
+    """
+
+    temperature: Annotated[float, Meta(gt=0)]
+    threshold: float
+    dataset: Text
+    n: Positive
+
+
+class Head(_Strict, frozen=True, omit_defaults=True):
     """A named classification head: graph output `output` (batch, len(labels)), logits in the order of `labels`."""
 
     name: Name
     output: Name
     labels: Annotated[list[Annotated[str, Meta(min_length=1, max_length=300)]], Meta(min_length=1)]
+    doubt: Doubt | None = None
 
 
 class Tensor(_Strict, frozen=True):

@@ -1,6 +1,6 @@
 """Doubt: how sure an answer may be after so many photos, and when a photo is like nothing that was learned.
 
-Both take the scores of a linear classifier, float32 (N, C), before the softmax.
+They take the scores of a linear classifier, float32 (N, C), before the softmax.
 """
 
 from __future__ import annotations
@@ -37,6 +37,17 @@ def distances(scores: Floats) -> Floats:
     For unit vectors and class means as weights it is the squared distance to the nearest mean.
     """
     result: Floats = 1 - 2 * scores.max(axis=1)
+    return result
+
+
+def energies(logits: Floats) -> Floats:
+    """How far photos are from all classes of a trained head (N,): -log of the sum of exp(logits), logits (N, C).
+
+    Logits are linear in the embedding, so it is a soft distance to the nearest class there, which also grows as an
+    embedding shrinks: Liu et al. 2020, "Energy-based out-of-distribution detection".
+    """
+    most = logits.max(axis=1)
+    result: Floats = -(most + np.log(np.exp(logits - most[:, None]).sum(axis=1)))
     return result
 
 

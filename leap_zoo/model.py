@@ -16,6 +16,7 @@ from PIL import Image
 
 from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
 from leap_zoo.device import available_threads
+from leap_zoo.doubt import energies
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.model_file import SUFFIXES, ModelFile, names_a_path, open_folder, read_model_file
@@ -46,7 +47,7 @@ class Prediction:
 class Predictions(list[Prediction]):
     """The classes of one photo, best first: a list, and how far the photo is from what was learned.
 
-    distance: to the nearest class, as of `leap_zoo.doubt`; None where the head does not know. unsure: whether that is
+    distance: from the classes, as of `leap_zoo.doubt`; None where the head does not know. unsure: whether that is
     too far for any of the classes; False where the head does not know.
     """
 
@@ -339,7 +340,7 @@ class Model:
     def classify(self, images: Images, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch:
         """The `top` most probable classes, best first: a list for one image, a list of lists for many.
 
-        With a head of your own, `unsure` of a list says whether the photo is like none of its classes.
+        `unsure` of a list says whether the photo is like none of the classes, where the head knows.
         top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
         Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
         """
@@ -458,14 +459,19 @@ def output_of(space: str) -> str:
 
 def predict(head: Head | CustomHead, rows: npt.NDArray[np.float32], top: int) -> Batch:
     """The `top` classes for each row (N, D) of `head.output`, best first."""
-    if not isinstance(head, CustomHead):
-        return [Predictions(_best(scores, head.labels, top)) for scores in softmax(rows)]
-    found = [_best(scores, head.labels, top) for scores in softmax(head.logits(rows))]
-    limit = head.card.threshold
+    if isinstance(head, CustomHead):
+        logits, limit = head.logits(rows), head.card.threshold
+        distances = head.distances(rows)
+    elif head.doubt is not None:
+        logits, limit = rows / np.float32(head.doubt.temperature), head.doubt.threshold
+        distances = energies(rows)
+    else:
+        logits, limit = rows, None
+    found = [_best(scores, head.labels, top) for scores in softmax(logits)]
     if limit is None:
         return list(map(Predictions, found))
-    distances = head.distances(rows).tolist()
-    return [Predictions(best, unsure=far > limit, distance=far) for best, far in zip(found, distances, strict=True)]
+    each = zip(found, distances.tolist(), strict=True)
+    return [Predictions(best, unsure=far > limit, distance=far) for best, far in each]
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -63,8 +63,8 @@ class Classification(Answered):
     predictions: list[list[Prediction]] = Field(description="For each photo its classes, best first")
     unsure: list[bool] = Field(description="For each photo whether it is unlike all that the head learned from")
     distances: list[float | None] = Field(
-        description="For each photo how far it is from the nearest class; null where the head does not know, as the "
-        "model's own, which are never unsure"
+        description="For each photo how far it is from the head's classes; null where the head does not know, and is "
+        "never unsure"
     )
     head: str
 

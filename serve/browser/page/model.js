@@ -48,7 +48,8 @@ export class Model {
       `${this.card.heads.map((head) => head.name).join(", ")}.`);
   }
 
-  /** A photo (Blob) -> the `top` best classes of a head, best first: [{ label, score, index }], scores in 0..1. */
+  /** A photo (Blob) -> the `top` best classes of a head, best first: [{ label, score, index }], scores in 0..1. `unsure` of
+   *  the list: whether the photo is unlike what the head learned from. */
   async classify(photo, { head, top = 5 } = {}) {
     const { output } = this.head(head);
     const found = await this.run(await toTensor(photo, this.card.preprocessing), [output]);
@@ -71,10 +72,11 @@ export class Model {
 
   /** Logits of one photo -> the `top` best classes of a head, as `classify` gives them. */
   best(logits, head, top = 5) {
-    const { labels } = this.head(head);
-    return Array.from(softmax(logits), (score, index) => ({ label: labels[index], score, index }))
+    const { labels, doubt } = this.head(head);
+    const found = Array.from(softmax(logits, doubt?.temperature), (score, index) => ({ label: labels[index], score, index }))
       .sort((a, b) => b.score - a.score)
       .slice(0, top);
+    return Object.assign(found, { unsure: doubt != null && energy(logits) > doubt.threshold });
   }
 
   /** Free the runtime's memory of this model. */
@@ -84,9 +86,17 @@ export class Model {
 }
 
 /** Logits of one photo -> scores that add up to 1. */
-export function softmax(logits) {
-  const most = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  const powers = Float64Array.from(logits, (value) => Math.exp(value - most));
+export function softmax(logits, temperature = 1) {
+  const most = largest(logits);
+  const powers = Float64Array.from(logits, (value) => Math.exp((value - most) / temperature));
   const sum = powers.reduce((a, b) => a + b, 0);
   return powers.map((value) => value / sum);
 }
+
+/** Logits of one photo -> its distance from all classes, as of leap_zoo.doubt. */
+function energy(logits) {
+  const most = largest(logits);
+  return -(most + Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)));
+}
+
+const largest = (logits) => logits.reduce((a, b) => Math.max(a, b), -Infinity);

@@ -1,5 +1,7 @@
 // What the page shows of a model and its answers. Text from cards is set as text, never as markup.
 
+const NOT_SURE = "Not sure: unlike the photos it learned from";
+
 /** The classes of a photo, best first, and how long they took; null: there is no answer. */
 export function answer(place, predictions, times) {
   if (!predictions) {
@@ -15,7 +17,7 @@ export function answer(place, predictions, times) {
   const { median, runs, preprocessMs } = times;
   const took = `${median.toFixed(1)} ms (median of ${runs} runs); decoding, resizing and cropping ${preprocessMs.toFixed(0)} ms`;
   place.replaceChildren(
-    made("p", { className: "best", textContent: predictions[0].label }),
+    made("p", { className: "best", textContent: predictions.unsure ? NOT_SURE : predictions[0].label }),
     made("ol", {}, ...bars),
     made("p", { className: "times", textContent: took }),
   );

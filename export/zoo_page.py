@@ -152,7 +152,8 @@ def _fidelity(cards: Sequence[ModelCard]) -> list[str]:
     rows, where = [], {}
     for card in cards:
         for artifact in card.artifacts:
-            found = {metric.name: metric for metric in artifact.metrics if metric.head == card.default_head}
+            ours = (metric for metric in artifact.metrics if metric.head == card.default_head)
+            found = {metric.name: metric for metric in ours if metric.name in (*names, *cosines)}
             cells = [cell(found.get(name)) for name in (*names, *cosines)]
             rows.append([card.id, f"`{artifact.file}`", *cells])
             where |= {f"{m.dataset}, {m.split}, head `{m.head}`, n = {m.n}": None for m in found.values()}

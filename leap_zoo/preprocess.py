@@ -142,13 +142,8 @@ def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int 
     """
     if isinstance(source, Image.Image):
         return _from_pil(source, limits)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        size = memoryview(source).nbytes
-        return _decode(bytes(source) if size <= limits.bytes else _refuse_bytes(limits), limits, draft_side)
-    if isinstance(source, (str, os.PathLike)):
-        return _decode(read_photo(source, limits), limits, draft_side)
-    if isinstance(source, BinaryFile):
-        return _decode(read_file(source, limits), limits, draft_side)
+    if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, BinaryFile)):
+        return _decode(image_bytes(source, limits), limits, draft_side)
     if isinstance(source, ArrayLike):
         return _from_array(_as_array(source))
     raise InvalidArgument(
@@ -181,6 +176,19 @@ def read_photo(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bytes:
         reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else _reason(error)
         raise UnreadableFile(f"cannot read {short(path)} ({reason}): check the path") from error
     return data if len(data) <= limits.bytes else _refuse_bytes(limits)
+
+
+def image_bytes(image: ImageSource, limits: Limits = LIMITS) -> bytes:
+    """The bytes of a photo's file: as they are, or a PNG of a PIL image or an array. Raises as `open_image` does."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image) if memoryview(image).nbytes <= limits.bytes else _refuse_bytes(limits)
+    if isinstance(image, (str, os.PathLike)):
+        return read_photo(image, limits)
+    if isinstance(image, BinaryFile):
+        return read_file(image, limits)
+    buffer = io.BytesIO()
+    open_image(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); ne
 """
 
 from leap_zoo.card import ModelCard
-from leap_zoo.embeddings import Embeddings
+from leap_zoo.embeddings import Embeddings, embed_folder
 from leap_zoo.errors import (
     ArtifactCorrupt,
     ArtifactRefused,
@@ -38,7 +38,6 @@ from leap_zoo.errors import (
     UnreadableFile,
 )
 from leap_zoo.fitting import fit
-from leap_zoo.folders import embed_folder
 from leap_zoo.heads import CustomHead
 from leap_zoo.model import Model, Prediction, Predictions, load
 from leap_zoo.store import models

@@ -1,24 +1,25 @@
-"""Embeddings of many photos, and the files that keep them: npz (numpy) or Parquet (an extra)."""
+"""The embeddings of a folder of photos, and the npz files that keep them."""
 
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.card import ModelCard
-from leap_zoo.errors import InvalidArgument, MissingExtra, nearest, short
+from leap_zoo.errors import InvalidArgument, short
 from leap_zoo.files import atomic_file, check_path, open_regular
+from leap_zoo.folders import Done, Found, find_photos, name_of, readable
 from leap_zoo.gallery import SPACES, Value
-
-SUFFIXES = (".npz", ".parquet")
+from leap_zoo.model import Model, Space, output_of
+from leap_zoo.preprocess import ImageSource
+from leap_zoo.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,35 +39,16 @@ class Embeddings:
     metadata: list[dict[str, Value]] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        card: ModelCard,
-        space: str,
-        photos: list[str],
-        rows: Sequence[npt.NDArray[np.float32]],
-        bad: Mapping[str, str],
-        skipped: Mapping[str, int] | None = None,
-    ) -> Embeddings:
-        """From rows (D,), perhaps none."""
-        width = getattr(card.embedding_dims, space)
-        vectors = np.stack(rows) if rows else np.empty((0, width), np.float32)
-        return cls(photos, vectors, card.id, card.revision, space, bad, skipped=dict(skipped or {}))
-
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write FILE.npz or FILE.parquet, atomically. Raises InvalidArgument, MissingExtra.
+        """Write FILE.npz, atomically, without `bad`, `metadata` and `skipped`. Raises InvalidArgument.
 
-        npz: `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
-        Parquet: columns `photo` (string) and `embedding` (fixed-size list of D float32); model, revision and space are
-        in the schema's metadata. Neither keeps `bad` and `metadata`.
+        It holds `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
         """
         target = check_suffix(path)
+        texts = {name: np.array(getattr(self, name), np.str_) for name in ("photos", "model", "revision", "space")}
         try:
             with atomic_file(target) as file:
-                if target.suffix == ".parquet":
-                    self._write_parquet(file)
-                else:
-                    self._write_npz(file)
+                np.savez(file, allow_pickle=False, embeddings=self.vectors, **texts)
         except OSError as error:
             raise InvalidArgument(f"{short(target)} cannot be written ({error.strerror}): choose another") from error
         return target
@@ -112,46 +94,39 @@ class Embeddings:
                 raise ValueError(f"there are metadata of {len(metadata)} photos, not of {len(vectors)}")
         return cls(photos.tolist(), vectors, str(model), str(revision), str(space), metadata=metadata)
 
-    def _write_npz(self, file: BinaryIO) -> None:
-        np.savez(
-            file,
-            allow_pickle=False,
-            embeddings=self.vectors,
-            photos=np.array(self.photos, dtype=np.str_),
-            model=np.array(self.model),
-            revision=np.array(self.revision),
-            space=np.array(self.space),
-        )
 
-    def _write_parquet(self, file: BinaryIO) -> None:
-        arrow, parquet = _import_pyarrow()
-        width = self.vectors.shape[1]
-        vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(self.vectors.reshape(-1)), width)
-        about = {"model": self.model, "revision": self.revision, "space": self.space}
-        schema = arrow.schema(
-            [("photo", arrow.string()), ("embedding", arrow.list_(arrow.float32(), width))], metadata=about
-        )
-        parquet.write_table(arrow.table([arrow.array(self.photos, arrow.string()), vectors], schema=schema), file)
+def embed_folder(
+    model: Model, folder: str | os.PathLike[str], *, space: Space = "student", progress: bool = False
+) -> Embeddings:
+    """Embed every photo below a folder. progress: draw a bar on stderr, when that is a terminal.
+
+    What cannot be read, photo or folder, is left out and listed in `bad`; `skipped` counts what was left out, and why.
+    Raises InvalidArgument when there is no photo at all.
+    """
+    output_of(space)
+    if not os.path.isdir(check_path(folder)):
+        raise InvalidArgument(f"{short(folder)} is not a folder: give a folder of photos")
+    found = find_photos(folder)
+    with Progress(len(found.photos), shown=progress) as bar:
+        return embed_found(model, found, space, found.photos, lambda name, error: bar.step())
+
+
+def embed_found(model: Model, found: Found, space: Space, sources: Iterable[ImageSource], done: Done) -> Embeddings:
+    """Embed the photos of `found`, whose contents are `sources`. done: as of `leap_zoo.folders.readable`."""
+    card, photos = model.card, found.photos
+    vectors = np.empty((len(photos), getattr(card.embedding_dims, space)), np.float32)
+    names: list[str] = []
+    for number, row in readable(model, photos, sources, output_of(space), found, done):
+        vectors[len(names)] = row
+        names.append(name_of(photos[number]))
+    return Embeddings(names, vectors[: len(names)], card.id, card.revision, space, found.bad, None, found.skipped)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> Path:
-    """The path, when something can be written there: before an hour's work, not after. Raises as `save` does."""
+    """The path, when an npz file can be written there: before an hour's work, not after. Raises InvalidArgument."""
     target = check_path(path)
-    if target.suffix not in SUFFIXES:
-        raise InvalidArgument(f"{short(target)}: embeddings are kept in a file of another kind{nearest('', SUFFIXES)}")
+    if target.suffix != ".npz":
+        raise InvalidArgument(f"{short(target)}: embeddings are kept in an npz file: give FILE.npz")
     if not target.absolute().parent.is_dir():
         raise InvalidArgument(f"{short(target)}: its folder does not exist: create it first")
-    if target.suffix == ".parquet":
-        _import_pyarrow()
     return target
-
-
-def _import_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra(
-            f'Parquet needs pyarrow, which cannot be imported ({error}): pip install "leap-zoo[parquet]"'
-        ) from error
-    return pyarrow, pyarrow.parquet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,30 +13,14 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.embeddings import Embeddings
 from leap_zoo.errors import ImageError, InvalidArgument, short
-from leap_zoo.files import check_path
-from leap_zoo.model import MAX_BATCH, Model, Space, output_of
+from leap_zoo.model import MAX_BATCH, Model
 from leap_zoo.preprocess import ImageSource, to_tensor
-from leap_zoo.progress import Progress
 
-HEIC_SUFFIXES = (".heic", ".heif", ".hif")  # need the extra `heic`; without it they are reported, not overlooked
+# HEIC needs the extra `heic`; without it such photos are reported, not overlooked.
 PHOTO_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".avif",
-        *HEIC_SUFFIXES,
-    ]
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+    | {".heic", ".heif", ".hif"}
 )
 # What NAS boxes, macOS and Windows leave beside photos; names that begin with a dot are hidden anyway.
 JUNK_FOLDERS = frozenset(
@@ -47,6 +31,7 @@ MOST_DECODERS = 4  # each may hold a photo of 50 megapixels
 Row = npt.NDArray[np.float32]
 Tensor = npt.NDArray[np.uint8]
 Place = str | os.PathLike[str]
+Done = Callable[[str, str | None], object]  # called with a photo's name and what is wrong with it
 
 
 @dataclass
@@ -159,27 +144,25 @@ def _reason(name: str, is_folder: bool, is_link: bool) -> str | None:
     return "linked_folders" if is_link else None
 
 
-def embed_folder(model: Model, folder: Place, *, space: Space = "student", progress: bool = False) -> Embeddings:
-    """Embed every photo below a folder. progress: draw a bar on stderr, when that is a terminal.
+def readable(
+    model: Model,
+    names: Sequence[str],
+    sources: Iterable[ImageSource],
+    output: str,
+    found: Found,
+    done: Done = lambda name, error: None,
+) -> Iterator[tuple[int, Row]]:
+    """For each photo that can be read its number, from 0, and its row (D,) of an output.
 
-    What cannot be read, photo or folder, is left out and listed in `bad`; `skipped` counts what was left out, and why.
-    Raises InvalidArgument when there is no photo at all.
+    The others go into `found`. done: called once a photo was dealt with, by its name. Raises as `answers` does.
     """
-    output = output_of(space)
-    if not os.path.isdir(check_path(folder)):
-        raise InvalidArgument(f"{short(folder)} is not a folder: give a folder of photos")
-    found = find_photos(folder)
-    names: list[str] = []
-    rows: list[Row] = []
-    with Progress(len(found.photos), shown=progress) as bar:
-        for photo, answer in zip(found.photos, answers(model, found.photos, output), strict=True):
-            if isinstance(answer, ImageError):
-                found.refuse(photo, str(answer))
-            else:
-                names.append(name_of(photo))
-                rows.append(answer)
-            bar.step()
-    return Embeddings.of(model.card, space, names, rows, found.bad, found.skipped)
+    for number, (name, answer) in enumerate(zip(names, answers(model, sources, output), strict=True)):
+        if isinstance(answer, ImageError):
+            found.refuse(name, str(answer))
+            done(name_of(name), str(answer))
+        else:
+            yield number, answer
+            done(name_of(name), None)
 
 
 def answers(model: Model, photos: Iterable[ImageSource], output: str) -> Iterator[Row | ImageError]:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from leap_zoo import doubt
 from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
+from leap_zoo.doubt import bounded, distances
 from leap_zoo.errors import InvalidArgument, InvalidHead, short
 from leap_zoo.files import atomic_file, check_path, read_regular
 
@@ -118,14 +118,14 @@ class CustomHead:
 
         Of a head that learned from n photos, no score is above (n + 1) / (n + 2).
         """
-        return doubt.bounded(self._scores(embeddings) * np.float32(self.card.scale), sum(self.card.photos))
+        return bounded(self._scores(embeddings) * np.float32(self.card.scale), sum(self.card.photos))
 
     def distances(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Embeddings float32 (N, D) -> float32 (N,): how far each is from the nearest class, as of `leap_zoo.doubt`.
 
         Beyond `card.threshold` a photo is of none of the classes.
         """
-        return doubt.distances(self._scores(embeddings))
+        return distances(self._scores(embeddings))
 
     def _scores(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         scores: npt.NDArray[np.float32] = embeddings @ self.weight.T + self.bias
@@ -208,16 +208,16 @@ def encode_head(head: CustomHead) -> bytes:
 def decode_head(data: bytes) -> CustomHead:
     """The head in the bytes of a file. Raises InvalidHead."""
     if len(data) > MAX_HEAD_BYTES:
-        raise InvalidHead(f"more than {MAX_HEAD_BYTES / 2**20:.0f} MiB, no head is that large: {_REFIT}")
+        raise InvalidHead(f"more than {MAX_HEAD_BYTES / 2**20:.0f} MiB, the most that a head may have: {_REFIT}")
     length = int.from_bytes(data[:8], "little")
     start = 8 + length
     if len(data) < 8 or length > MAX_HEADER_BYTES or start > len(data):
-        raise InvalidHead(f"no head, or truncated: {_REFIT}")
+        raise InvalidHead(f"not a head, or truncated: {_REFIT}")
     try:
         header = msgspec.json.decode(data[8:start], type=_Header)
         card = msgspec.json.decode(header.metadata.leap_head, type=HeadCard)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidHead(f"no head that this leap-zoo reads ({short(error, 200)}): {_REFIT}") from error
+        raise InvalidHead(f"not a head that this leap-zoo reads ({short(error, 200)}): {_REFIT}") from error
     classes, shape = len(card.labels), header.weight.shape
     middle = 4 * classes * shape[-1]
     end = middle + 4 * classes

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import leap_zoo
-from leap_zoo import doubt
 from leap_zoo.card import Metric
+from leap_zoo.doubt import bounded, distances
 from leap_zoo.errors import LeapZooError
-from leap_zoo.fitting.discriminant import judge, learn
+from leap_zoo.fitting import judge, learn
 from leap_zoo.intervals import wilson
 from leap_zoo.preprocess import to_tensor
 from train.errors import TrainError
@@ -137,7 +137,7 @@ def _one(
     judged = judge(vectors, labels, count, seed)
     weight, bias = learn(vectors, labels, count)
     scores = asked @ weight.T + bias
-    logits = doubt.bounded(scores * np.float32(judged.scale), len(labels))
+    logits = bounded(scores * np.float32(judged.scale), len(labels))
     right, sure = logits.argmax(axis=1) == truth, np.exp(logits.max(axis=1))
     logistic = LogisticRegression(C=STRENGTH, max_iter=1000).fit(vectors.astype(np.float64), labels)
     found = {
@@ -153,7 +153,7 @@ def _one(
     found |= {"cross-validated": claimed, "interval holds": float(low <= found["accuracy"] <= high)}
     for name, others in {"the classes": asked, **unlike}.items():
         if len(others):
-            far = doubt.distances(others @ weight.T + bias) > judged.threshold
+            far = distances(others @ weight.T + bias) > judged.threshold
             found[f"not sure of {name}"] = float(far.mean())
     return found
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
 from leap_zoo.cli.output import about, complain, print_json, say
-from leap_zoo.cli.photos import counts, report_bad, report_counts
-from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.cli.photos import counts, report_counts
+from leap_zoo.errors import InvalidArgument, plain, short
 
 if TYPE_CHECKING:
     from leap_zoo.fitting import Fit, Score
@@ -53,7 +53,7 @@ def _fit(options: argparse.Namespace) -> int:
     tested = score(model, found.head, options.test, learned=found.learned, progress=True) if options.test else None
     bad = found.bad | (tested.bad if tested else {})
     for name, error in bad.items():
-        report_bad(name, error)
+        complain(f"{name}: {error}")
     for note in [*found.notes, *(tested.notes if tested else [])]:
         complain(f"note: {note}")
     counted = counts(sum(found.head.card.photos), found.skipped)
@@ -74,11 +74,12 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
     card = found.head.card
-    width = max(len("class"), *(min(len(row.label), 40) for row in found.classes))
+    names = [plain(row.label) for row in found.classes]  # as they are printed: an escape is longer than it looks
+    width = max(len("class"), *(min(len(name), 40) for name in names))
     yield f"{'class':{width}}  photos  recognised"
-    for row in found.classes:
+    for name, row in zip(names, found.classes, strict=True):
         share = f"{row.right} of {row.tested}" if row.tested else "not tested"
-        yield f"{row.label:{width}}  {row.photos:6}  {share:>10}"
+        yield f"{name:{width}}  {row.photos:6}  {share:>10}"
     for pair in found.confusions[:_PAIRS]:
         yield f"{pair.count} x {pair.label} taken for {pair.taken_for}"
     yield f"head: {card.how} ({card.solver})"

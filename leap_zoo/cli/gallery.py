@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json, say
-from leap_zoo.cli.photos import counts, each_photo, report_bad, report_counts
+from leap_zoo.cli.photos import counts, report_counts, reporting, sources
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 
 if TYPE_CHECKING:
-    from leap_zoo.folders import Row
     from leap_zoo.gallery import Kind
     from leap_zoo.model import Model
 
@@ -54,37 +54,27 @@ def _add_gallery(command: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="a folder, or qdrant://HOST:PORT/COLLECTION (default: the folder %(default)s, here)",
     )
-    command.add_argument("--engine", default="flat", help=argparse.SUPPRESS)  # 0.1 had faiss; the error says what now
 
 
 def _index(options: argparse.Namespace) -> int:
     from leap_zoo.folders import find_photos
     from leap_zoo.gallery import open_gallery
     from leap_zoo.gallery.indexing import index_photos
-    from leap_zoo.progress import Progress
 
     if "-" in options.photos:
         raise InvalidArgument("a photo from stdin has no path to be found under: give files or folders")
     found = find_photos(*options.photos)
+    if not any(map(os.path.lexists, found.photos)):  # before a gallery is made
+        raise InvalidArgument(f"{short(found.photos[0])} does not exist: check the path")
     if options.prune and len(found.folders) != len(options.photos):
         raise InvalidArgument("--prune compares folders with the gallery: give folders only")
     model = load_model(options)
-    gallery = open_gallery(options.gallery, model=model, space=options.space, engine=options.engine)
-    for folder, why in found.bad.items():
-        report_bad(folder, why)
-    with gallery, Progress(len(found.photos)) as progress:
-
-        def done(name: str, error: str | None) -> None:
-            if error is not None:
-                progress.clear()
-                report_bad(name, error)
-            progress.step()
-
+    bad: list[dict[str, Any]] = []
+    with open_gallery(options.gallery, model=model, space=options.space) as gallery, reporting(found, bad) as done:
         report = index_photos(gallery, model, found, prune=options.prune, done=done)
         count = gallery.count()
     counted = counts(report.added, found.skipped)
     if options.json:
-        bad = [{"photo": name, "error": error} for name, error in found.bad.items()]
         numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}
         where = {"gallery": options.gallery, "space": options.space}
         print_json(about(model) | where | numbers | counted | {"bad": bad})
@@ -100,29 +90,29 @@ def _index(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos
+    from leap_zoo.folders import find_photos, name_of, readable
     from leap_zoo.gallery import open_gallery
     from leap_zoo.model import output_of
 
     where = dict(_condition(text) for text in options.where)
     found = find_photos(*options.photos)
     several = len(found.photos) > 1
-    with open_gallery(options.gallery, create=False, engine=options.engine) as gallery:
-        model = _model_for(options, gallery.kind)
-        space = gallery.kind.space
-        rows: list[dict[str, Any]] = []
-
-        def one(vector: Row, name: str) -> None:
-            hits = gallery.search(vector, options.k, where)
-            if options.json:
-                rows.append({"photo": name, "hits": hits})
-                return
-            if several:
-                say(name)
-            for hit in hits:
-                say(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
-
-        counted = each_photo(model, found, output_of(space), one, rows, prints=not options.json)
+    rows: list[dict[str, Any]] = []
+    read = 0
+    with open_gallery(options.gallery, create=False) as gallery:
+        model, space = _model_for(options, gallery.kind), gallery.kind.space
+        with reporting(found, rows, prints=not options.json) as done:
+            for number, vector in readable(model, found.photos, sources(found), output_of(space), found, done):
+                read += 1
+                name, hits = name_of(found.photos[number]), gallery.search(vector, options.k, where)
+                if options.json:
+                    rows.append({"photo": name, "hits": hits})
+                    continue
+                if several:
+                    say(name)
+                for hit in hits:
+                    say(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
+    counted = counts(read, found.skipped)
     if options.json:
         print_json(about(model) | {"gallery": options.gallery, "space": space} | counted | {"photos": rows})
     elif found.folders:

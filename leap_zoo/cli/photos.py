@@ -3,49 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from leap_zoo.cli.output import complain
 
 if TYPE_CHECKING:
-    from leap_zoo.folders import Found, Row
-    from leap_zoo.model import Model
+    from leap_zoo.folders import Done, Found
 
 
-def each_photo(
-    model: Model,
-    found: Found,
-    output: str,
-    one: Callable[[Row, str], None],
-    rows: list[dict[str, Any]],
-    *,
-    prints: bool,
-) -> dict[str, Any]:
-    """Call `one` on each photo's row of an output; report what is bad on stderr and in `rows`. Returns `counts`.
+def sources(found: Found) -> Iterator[str | BinaryIO]:
+    """Where the photos are read from: `-` is stdin."""
+    for photo in found.photos:
+        yield sys.stdin.buffer if photo == "-" else photo
 
-    prints: whether `one` writes to stdout, where a progress bar on the same terminal would be in the way.
+
+@contextmanager
+def reporting(found: Found, rows: list[dict[str, Any]], *, prints: bool = False) -> Iterator[Done]:
+    """`with reporting(found, rows) as done:` call `done` for each photo. Draws a bar; what is bad goes on stderr and
+    into `rows`.
+
+    prints: whether photos are answered on stdout, where a bar on the same terminal would be in the way.
     """
-    from leap_zoo.errors import ImageError
-    from leap_zoo.folders import answers, name_of
     from leap_zoo.progress import Progress
 
-    for name, error in found.bad.items():
-        report_bad(name, error)
+    def refused(name: str, error: str) -> None:
+        complain(f"{name}: {error}")
         rows.append({"photo": name, "error": error})
-    read = 0
+
+    for folder, why in found.bad.items():
+        refused(folder, why)
     with Progress(len(found.photos), shown=not (prints and sys.stdout.isatty())) as progress:
-        for photo, answer in zip(found.photos, answers(model, _sources(found.photos), output), strict=True):
-            if isinstance(answer, ImageError):
-                found.refuse(photo, str(answer))
+
+        def done(name: str, error: str | None) -> None:
+            if error is not None:
                 progress.clear()
-                report_bad(name_of(photo), str(answer))
-                rows.append({"photo": name_of(photo), "error": str(answer)})
-            else:
-                read += 1
-                one(answer, name_of(photo))
+                refused(name, error)
             progress.step()
-    return counts(read, found.skipped)
+
+        yield done
 
 
 def counts(read: int, skipped: Mapping[str, int]) -> dict[str, Any]:
@@ -57,13 +54,3 @@ def report_counts(counted: Mapping[str, Any]) -> None:
     """The same as one line on stderr, for people."""
     skipped = ", ".join(f"{reason.replace('_', ' ')} ({count})" for reason, count in counted["skipped"].items())
     complain(f"photos read: {counted['read']}; skipped: {skipped or 'nothing'}")
-
-
-def report_bad(name: str, error: str) -> None:
-    """One line on stderr about a photo or a folder that is skipped."""
-    complain(f"{name}: {error}")
-
-
-def _sources(photos: Iterable[str]) -> Iterator[str | BinaryIO]:
-    for photo in photos:
-        yield sys.stdin.buffer if photo == "-" else photo

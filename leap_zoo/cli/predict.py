@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json, say
-from leap_zoo.cli.photos import each_photo, report_counts
-
-if TYPE_CHECKING:
-    from leap_zoo.folders import Row
+from leap_zoo.cli.photos import counts, report_counts, reporting, sources
 
 
 def add(commands: Commands) -> None:
@@ -27,13 +24,11 @@ def add(commands: Commands) -> None:
     command = commands.add("embed", _embed, "turn photos into vectors", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
-    command.add_argument(
-        "--out", type=Path, metavar="FILE", help="write all embeddings to one file: FILE.npz or FILE.parquet"
-    )
+    command.add_argument("--out", type=Path, metavar="FILE.npz", help="write all embeddings to one file")
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos
+    from leap_zoo.folders import find_photos, name_of, readable
     from leap_zoo.model import predict
 
     found = find_photos(*options.photos)
@@ -41,21 +36,24 @@ def _classify(options: argparse.Namespace) -> int:
     model = load_model(options)
     head = model.find_head(options.head)
     rows: list[dict[str, Any]] = []
-
-    def one(row: Row, name: str) -> None:
-        predictions = predict(head, row[None], options.top)[0]
-        if options.json:
-            doubt = {"unsure": predictions.unsure, "distance": predictions.distance}
-            rows.append({"photo": name, "predictions": predictions} | doubt)
-            return
-        if several:
-            say(name)
-        if predictions.unsure:
-            say("not sure: unlike the photos it learned from")
-        for prediction in predictions:
-            say(f"{prediction.score:7.1%}  {prediction.label}")
-
-    counted = each_photo(model, found, head.output, one, rows, prints=not options.json)
+    read = 0
+    with reporting(found, rows, prints=not options.json) as done:
+        for number, row in readable(model, found.photos, sources(found), head.output, found, done):
+            read += 1
+            name = name_of(found.photos[number])
+            answer = predict(head, row[None], options.top)[0]
+            if options.json:
+                rows.append(
+                    {"photo": name, "predictions": answer, "unsure": answer.unsure, "distance": answer.distance}
+                )
+                continue
+            if several:
+                say(name)
+            if answer.unsure:
+                say("not sure: unlike the photos it learned from")
+            for prediction in answer:
+                say(f"{prediction.score:7.1%}  {prediction.label}")
+    counted = counts(read, found.skipped)
     if options.json:
         print_json(about(model) | {"head": options.head or model.card.default_head} | counted | {"photos": rows})
     elif found.folders:
@@ -64,8 +62,8 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    from leap_zoo.embeddings import Embeddings, check_suffix
-    from leap_zoo.folders import find_photos
+    from leap_zoo.embeddings import check_suffix, embed_found
+    from leap_zoo.folders import find_photos, name_of, readable
     from leap_zoo.model import output_of
 
     if options.out is not None:
@@ -73,27 +71,29 @@ def _embed(options: argparse.Namespace) -> int:
     found = find_photos(*options.photos)
     model = load_model(options)
     rows: list[dict[str, Any]] = []
-    names: list[str] = []
-    vectors: list[Row] = []
-
-    def one(row: Row, name: str) -> None:
+    saved: dict[str, Any] = {}
+    with reporting(found, rows, prints=not options.json and options.out is None) as done:
         if options.out is not None:
-            names.append(name)
-            vectors.append(row)
-        elif options.json:
-            rows.append({"photo": name, "embedding": row.tolist()})
+            embedded = embed_found(model, found, options.space, sources(found), done)
+            read = len(embedded.photos)
+            if read:
+                embedded.save(options.out)
+            saved = {"file": str(options.out), "embeddings": read}
         else:
-            say(name, *(f"{value:.6g}" for value in row), sep="\t")
-
-    prints = not options.json and options.out is None
-    counted = each_photo(model, found, output_of(options.space), one, rows, prints=prints)
-    if vectors:
-        Embeddings.of(model.card, options.space, names, vectors, found.bad).save(options.out)
-        if not options.json:
-            say(f"{len(names)} embeddings of length {len(vectors[0])} in {options.out}")
+            read = 0
+            for number, row in readable(model, found.photos, sources(found), output_of(options.space), found, done):
+                read += 1
+                name = name_of(found.photos[number])
+                if options.json:
+                    rows.append({"photo": name, "embedding": row.tolist()})
+                else:
+                    say(name, *(f"{value:.6g}" for value in row), sep="\t")
+    counted = counts(read, found.skipped)
     if options.json:
-        saved = {} if options.out is None else {"file": str(options.out), "embeddings": len(names)}
         print_json(about(model) | {"space": options.space} | saved | counted | {"photos": rows})
-    elif found.folders:
-        report_counts(counted)
+    else:
+        if saved and read:
+            say(f"{read} embeddings of length {embedded.vectors.shape[1]} in {options.out}")
+        if found.folders:
+            report_counts(counted)
     return 2 if found.bad else 0

@@ -118,7 +118,7 @@ class Gallery(ABC):
         """
         self._refuse_if_read_only()
         names = checked_ids(ids)
-        rows = unit_rows(_array(vectors), self.kind.dim)
+        rows = self._unit_rows(_array(vectors))
         if len(rows) != len(names):
             raise InvalidArgument(f"{len(names)} ids need as many vectors, not {len(rows)}")
         fields = checked_metadata(metadata, len(names))
@@ -138,10 +138,16 @@ class Gallery(ABC):
         where: only items whose metadata have these values (text, whole numbers or truth values; equal in type too).
         Raises InvalidArgument, InvalidGallery.
         """
-        conditions = checked_query(k, where)
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
+            raise InvalidArgument(f"k must be a whole number from 1 to {MAX_K}, not {short(k)}")
+        conditions: dict[str, str | int | bool] = {}
+        for key, value in _plain_fields("where", where or {}).items():
+            if value is None or isinstance(value, float):
+                raise InvalidArgument(f"where {short(key)} must be text, a whole number or a truth value, not {value}")
+            conditions[key] = value
         queries = _array(vectors)
         one = queries.ndim == 1
-        found = self._search(unit_rows(queries[None] if one else queries, self.kind.dim), k, conditions)
+        found = self._search(self._unit_rows(queries[None] if one else queries), k, conditions)
         return found[0] if one else found
 
     @abstractmethod
@@ -175,6 +181,18 @@ class Gallery(ABC):
     @abstractmethod
     def _search(self, queries: Vectors, k: int, where: Where) -> list[list[Hit]]: ...
 
+    def _unit_rows(self, array: npt.NDArray[Any]) -> Vectors:
+        """Each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
+        if array.ndim != 2 or array.shape[1] != self.kind.dim or array.dtype.kind not in "fiu":
+            got = f"{array.dtype} {array.shape}"
+            raise InvalidArgument(
+                f"vectors must be numbers (N, {self.kind.dim}), as this gallery holds them, not {got}"
+            )
+        lengths = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1, keepdims=True))
+        if not np.isfinite(lengths).all() or not (lengths > 0).all():
+            raise InvalidArgument("a vector is zero or not finite, so it has no direction to compare: leave it out")
+        return np.ascontiguousarray(array / lengths, dtype=np.float32)
+
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
             raise InvalidGallery(
@@ -190,21 +208,14 @@ def open_gallery(
     space: str = "student",
     kind: Kind | None = None,
     create: bool = True,
-    engine: str = "flat",
 ) -> Gallery:
     """A gallery in a folder, or a collection of a Qdrant server: `qdrant://HOST:PORT/COLLECTION`, `http(s)://...`.
 
     model, space: whose embeddings are added and searched for; or `kind` itself. Without either, an existing gallery is
     opened as what it is. In the teacher's space a gallery of the teacher itself is accepted too, to be queried.
     create: make the gallery when there is none (needs a model or a kind).
-    engine: `flat`, the only one; older versions had `faiss` beside it.
     Raises InvalidGallery (also for vectors of another kind), InvalidArgument, UnknownSpace, MissingExtra.
     """
-    if engine != "flat":
-        raise InvalidArgument(
-            f"the engine {short(engine)} does not exist (faiss was removed): leave engine out, which searches a folder "
-            "exactly, or use a Qdrant server for galleries that outgrow one machine: qdrant://HOST:PORT/COLLECTION"
-        )
     if isinstance(model, (str, os.PathLike)):
         raise InvalidArgument(f"model is a Model or its card, not a name: model=leap_zoo.load({short(model)})")
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
@@ -246,17 +257,6 @@ def _array(vectors: npt.ArrayLike) -> npt.NDArray[Any]:
         raise InvalidArgument("vectors must be numbers (N, D), in rows of one length") from error
 
 
-def unit_rows(array: npt.NDArray[Any], dim: int) -> Vectors:
-    """Float32 (N, dim), each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
-    if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind not in "fiu":
-        got = f"{array.dtype} {array.shape}"
-        raise InvalidArgument(f"vectors must be numbers (N, {dim}), as this gallery holds them, not {got}")
-    lengths = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1, keepdims=True))
-    if not np.isfinite(lengths).all() or not (lengths > 0).all():
-        raise InvalidArgument("a vector is zero or not finite: it has no direction to compare by cosine; leave it out")
-    return np.ascontiguousarray(array / lengths, dtype=np.float32)
-
-
 def checked_ids(ids: Sequence[str]) -> list[str]:
     """The ids. Raises InvalidArgument for other things than different Unicode texts without a null."""
     if isinstance(ids, str):
@@ -278,35 +278,19 @@ def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[di
     each = _listed("metadata", metadata)
     if len(each) != count:
         raise InvalidArgument(f"{count} ids need as many metadata, not {len(each)}")
-    return [_checked_fields(fields) for fields in each]
-
-
-def checked_query(k: int, where: Where | None) -> dict[str, str | int | bool]:
-    """The conditions, after checking them and k. Raises InvalidArgument."""
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
-        raise InvalidArgument(f"k must be a whole number from 1 to {MAX_K}, not {short(k)}")
-    conditions: dict[str, str | int | bool] = {}
-    for key, value in _plain_fields("where", where or {}).items():
-        if value is None or isinstance(value, float):
-            raise InvalidArgument(f"where {short(key)} must be text, a whole number or a truth value, not {value}")
-        conditions[key] = value
-    return conditions
+    plain = [_plain_fields("metadata", fields) for fields in each]
+    size = max(map(len, map(msgspec.json.encode, plain)), default=0)
+    if size > MAX_METADATA:
+        raise InvalidArgument(
+            f"metadata of one item have {size} bytes (limit: {MAX_METADATA}): keep large things apart"
+        )
+    return plain
 
 
 def _listed(what: str, values: Any) -> list[Any]:
     if not isinstance(values, Iterable):
         raise InvalidArgument(f"{what} must be a list, not {type(values).__name__}")
     return list(values)
-
-
-def _checked_fields(fields: Metadata) -> dict[str, Value]:
-    plain = _plain_fields("metadata", fields)
-    size = len(msgspec.json.encode(plain))
-    if size > MAX_METADATA:
-        raise InvalidArgument(
-            f"metadata of one item have {size} bytes, at most {MAX_METADATA}: keep large things apart"
-        )
-    return plain
 
 
 def _plain_fields(what: str, fields: Mapping[str, Any]) -> dict[str, Value]:

@@ -21,7 +21,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -42,7 +42,6 @@ MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024  # of a line: an id, its metadata, and what JSON escapes
 READ_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 8 * 1024 * 1024  # of vectors, or of scores, in one product
-SPARSE = 0.1  # below this share of wanted rows they are gathered before the product, else chosen after it
 FEW_DEAD = 1000  # this many deleted rows are no reason to rewrite everything
 ATTEMPTS = 100  # at reading, while writers replace what the manifest named
 
@@ -143,8 +142,9 @@ class Segment:
         mask[[row for one in ids if (row := self.row_of.get(one)) is not None]] = True
         return mask
 
-    def parts(self, rows: Rows) -> Iterator[tuple[list[StoredItem], Vectors]]:
-        """Items and vectors of these rows, EXPORT_ROWS rows at a time."""
+    def parts(self) -> Iterator[tuple[list[StoredItem], Vectors]]:
+        """Items and vectors of the rows that are not deleted, EXPORT_ROWS rows at a time."""
+        rows = self.live()
         for start in range(0, len(rows), EXPORT_ROWS):
             part = rows[start : start + EXPORT_ROWS]
             yield [self.items[row] for row in part], self.vectors[part]
@@ -179,9 +179,6 @@ class FlatGallery(Gallery):
         self._snapshot = _load(folder, None)
         self.kind = self._snapshot.manifest.kind
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {str(self.folder)!r}, {self.kind}>"
-
     def snapshot(self) -> Snapshot:
         """The newest state. Raises InvalidGallery when a file is damaged."""
         newest = _load(self.folder, self._snapshot)
@@ -191,18 +188,18 @@ class FlatGallery(Gallery):
         return newest
 
     def count(self) -> int:
-        """See `Gallery.count`."""
+        """How many items there are."""
         return self.snapshot().manifest.count
 
     def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
-        """See `Gallery.items`: in the order in which they were added or last replaced."""
+        """Items in the order in which they were added or last replaced."""
         stored = (segment.items[row] for segment in self.snapshot().segments for row in segment.live())
         return [item.item() for item in islice(stored, offset, None if limit is None else offset + limit)]
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
-        """See `Gallery.export`: one state, whatever is written meanwhile."""
+        """One state in batches, whatever is written meanwhile."""
         for segment in self.snapshot().segments:
-            for stored, vectors in segment.parts(segment.live()):
+            for stored, vectors in segment.parts():
                 items = [item.item() for item in stored]
                 yield [item.id for item in items], vectors, [item.metadata for item in items]
 
@@ -256,7 +253,7 @@ class FlatGallery(Gallery):
                 if live[at]
             ]
             if taken:
-                merged = [(state.segments[at], np.flatnonzero(~masks[at])) for at in range(first, len(live))]
+                merged = [replace(state.segments[at], deleted=masks[at]) for at in range(first, len(live))]
                 entries.append(self._written(merged, items, rows, taken, f"{generation:08d}"))
         except BaseException:
             _sweep(self.folder, state.manifest)  # a full disk gets its room back
@@ -273,11 +270,11 @@ class FlatGallery(Gallery):
         return msgspec.structs.replace(segment.entry, deleted=_write(self.folder, name, [rows.tobytes()]))
 
     def _written(
-        self, merged: list[tuple[Segment, Rows]], items: list[StoredItem], rows: Vectors, count: int, name: str
+        self, merged: list[Segment], items: list[StoredItem], rows: Vectors, count: int, name: str
     ) -> SegmentEntry:
         def parts() -> Iterator[tuple[list[StoredItem], Vectors]]:
-            for segment, live in merged:
-                yield from segment.parts(live)
+            for segment in merged:
+                yield from segment.parts()
             yield items, rows
 
         encode = msgspec.json.Encoder().encode_lines
@@ -324,15 +321,15 @@ def _nearest(
     ends = np.cumsum([0, *(len(segment.items) for segment in segments)])
     for segment, first in zip(segments, ends, strict=False):
         mask = segment.wanted(where)
-        count = np.count_nonzero(mask)
-        few = np.flatnonzero(mask) if count < SPARSE * len(mask) else None
-        for start in range(0, len(mask) if few is None else count, step):
-            block = slice(start, start + step) if few is None else few[start : start + step]
+        for start in range(0, len(mask), step):
+            block = slice(start, start + step)
+            if not mask[block].any():
+                continue
             scores = queries @ segment.vectors[block].T
             near = np.flatnonzero((scores > worst).any(axis=0) & mask[block])
             if not len(near):
                 continue
-            found = first + (near + start if few is None else few[start + near])
+            found = first + start + near
             best = np.concatenate([best, scores[:, near]], axis=1)
             places = np.concatenate([places, np.broadcast_to(found, (len(queries), len(found)))], axis=1)
             if best.shape[1] >= k:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidGallery, UnreadableFile, short
-from leap_zoo.folders import Found, answers, name_of
-from leap_zoo.gallery import Gallery, Kind, Metadata, Value, checked_ids, checked_metadata
-from leap_zoo.model import MAX_BATCH, Model, output_of
+from leap_zoo.folders import Done, Found, Row, name_of, readable
+from leap_zoo.gallery import Gallery, Kind, Value, checked_ids, checked_metadata
+from leap_zoo.model import Model, output_of
 
-BATCHES = 8  # of photos, between two writes to the gallery
-
-Done = Callable[[str, str | None], None]
+WRITTEN = 256  # photos at a time
 
 
 @dataclass
@@ -30,12 +25,7 @@ class Indexed:
 
 
 def index_photos(
-    gallery: Gallery,
-    model: Model,
-    found: Found,
-    *,
-    prune: bool = False,
-    done: Done = lambda name, error: None,
+    gallery: Gallery, model: Model, found: Found, *, prune: bool = False, done: Done = lambda name, error: None
 ) -> Indexed:
     """Embed photos (of `find_photos`) into `gallery`, in its space. What cannot be read is added to `found.bad`.
 
@@ -43,7 +33,7 @@ def index_photos(
     last change, is left alone.
     prune: take out the items below `found.folders` whose files are gone. Where a folder could not be looked at
     (unreadable, left out, a link, or empty as a disk that is not mounted), its items stay.
-    done: called with each photo's id, and with what was wrong with it.
+    done: called with each photo's name, and with what was wrong with it.
     metadata: path, bytes, mtime_ns, label (the name of its folder), precision (of the file that embedded it).
     Raises InvalidGallery when the gallery is not of this model, or only to be queried.
     """
@@ -55,54 +45,43 @@ def index_photos(
     known = {item.id: (item.metadata.get("bytes"), item.metadata.get("mtime_ns")) for item in gallery.items()}
     path_of: dict[str, str] = {}
     report = Indexed()
-    fresh: list[_Photo] = []
+    fresh: list[tuple[str, dict[str, Value]]] = []  # a path, and the metadata
     for path in found.photos:
-        name = _id(path)
+        name, error = _id(path), None
         try:
             if name in path_of:
                 _check_same(path, path_of[name])
-                done(name, None)
-                continue
-            path_of[name] = path
-            fields = _describe(path, name, model)
-        except ImageError as error:
-            found.refuse(path, str(error))
-            done(name, str(error))
-            continue
-        if known.get(name) == (fields["bytes"], fields["mtime_ns"]):
-            report.unchanged += 1
-            done(name, None)
-        else:
-            fresh.append(_Photo(path, name, fields))
+            else:
+                path_of[name] = path
+                fields = _describe(path, name, model)
+                if known.get(name) != (fields["bytes"], fields["mtime_ns"]):
+                    fresh.append((path, fields))
+                    continue
+                report.unchanged += 1
+        except ImageError as caught:
+            error = str(caught)
+            found.refuse(path, error)
+        done(name, error)
     if prune:
         report.removed = gallery.delete(sorted(_gone(known.keys() - path_of.keys(), found)))
-    for start in range(0, len(fresh), BATCHES * MAX_BATCH):
-        _index(gallery, model, fresh[start : start + BATCHES * MAX_BATCH], found, report, done)
-    return report
+    waiting: list[tuple[int, Row]] = []
 
+    def write() -> None:
+        part, waiting[:] = waiting[:], []
+        fields = [fresh[number][1] for number, _ in part]
+        gallery.add([str(one["path"]) for one in fields], np.stack([row for _, row in part]), fields)
+        report.added += len(part)
 
-class _Photo(NamedTuple):
-    path: str
-    name: str
-    fields: Metadata
-
-
-def _index(gallery: Gallery, model: Model, part: list[_Photo], found: Found, report: Indexed, done: Done) -> None:
-    good: list[tuple[_Photo, npt.NDArray[np.float32]]] = []
+    paths = [path for path, _ in fresh]
     try:
-        rows = answers(model, [photo.path for photo in part], output_of(gallery.kind.space))
-        for photo, answer in zip(part, rows, strict=True):
-            if isinstance(answer, ImageError):
-                found.refuse(photo.path, str(answer))
-                done(photo.name, str(answer))
-            else:
-                good.append((photo, answer))
-                done(photo.name, None)
+        for embedded in readable(model, paths, paths, output_of(gallery.kind.space), found, done):
+            waiting.append(embedded)
+            if len(waiting) == WRITTEN:
+                write()
     finally:  # an interrupt loses the photos in hand, not those that are embedded
-        if good:
-            names, fields = [photo.name for photo, _ in good], [photo.fields for photo, _ in good]
-            gallery.add(names, np.stack([vector for _, vector in good]), fields)
-            report.added += len(good)
+        if waiting:
+            write()
+    return report
 
 
 def _describe(path: str, name: str, model: Model) -> dict[str, Value]:

@@ -57,18 +57,18 @@ class QdrantGallery(Gallery):
         return cls(client, collection, kind)
 
     def count(self) -> int:
-        """See `Gallery.count`."""
+        """How many items there are."""
         with asking(self.collection):
             return int(self.client.count(self.collection, exact=True).count)
 
     def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
-        """See `Gallery.items`: in the order of the points' UUIDs."""
+        """Items in the order of the points' UUIDs."""
         records = (record for page in self._pages(vectors=False) for record in page)
         end = None if limit is None else offset + limit
         return [Item(*_named(record.payload)) for record in islice(records, offset, end)]
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
-        """See `Gallery.export`."""
+        """Everything in batches, as the server holds it when it is asked for each."""
         for page in self._pages(vectors=True):
             named = [_named(record.payload) for record in page]
             rows = np.array([record.vector for record in page], np.float32)
@@ -151,7 +151,7 @@ class QdrantGallery(Gallery):
         shape = config.params.vectors
         if getattr(shape, "size", None) != kind.dim or shape.distance != _import_qdrant().models.Distance.COSINE:
             raise InvalidGallery(
-                f"the collection {self.collection} holds no vectors {kind.dim} long, by cosine: {kind}"
+                f"the vectors of the collection {self.collection} are not those of {kind}, compared by cosine"
             )
         return kind
 

@@ -37,7 +37,7 @@ def test_client__answers_as_the_model_does(client: Client, model: leap_zoo.Model
         ]
     many = client.embed(images * 8, space="teacher")  # more than one request
     assert np.allclose(many, model.embed(images * 8, space="teacher"), atol=1e-6)
-    assert client.embed([]).shape == model.embed([]).shape
+    assert len(client.embed([])) == 0
     assert client.classify([]) == []
     assert client.models()[0]["id"] == "leap-tiny-test"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,7 @@ import leap_zoo
 from leap_zoo import CustomHead, InvalidArgument, Model
 from leap_zoo.cli import main
 from leap_zoo.doubt import bounded, distances, threshold
-from leap_zoo.fitting import score
-from leap_zoo.fitting.discriminant import judge, learn, rounds
+from leap_zoo.fitting import judge, learn, rounds, score
 
 TINY = "leap-tiny-test"
 
@@ -319,6 +319,18 @@ def test_command__fits_tests_and_classifies(tiny_zoo: Path, tmp_path: Path, caps
     answer = json.loads(capsys.readouterr().out)
     assert (answer["head"], answer["photos"][0]["predictions"][0]["label"]) == (str(path), "red")
     assert answer["photos"][0]["unsure"] == (answer["photos"][0]["distance"] > found["head"]["threshold"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_command__table_is_aligned_for_names_with_escapes(
+    tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = class_folders(tmp_path / "train", {"red\x1b[31m": 2, "green": 2})
+    path = tmp_path / "colours.head"
+    assert main(["fit", str(path), "--images", str(photos), "--model", TINY, "--zoo", str(tiny_zoo)]) == 0
+    header, green, red = capsys.readouterr().out.splitlines()[:3]
+    assert red.startswith(r"red\x1b[31m")
+    assert len(header) == len(green) == len(red)
 
 
 def test_command__classify_is_not_sure_of_noise(

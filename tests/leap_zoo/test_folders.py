@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 import leap_zoo
-from leap_zoo import InvalidArgument, MissingExtra, Model, NotAnImage, UnknownSpace
+from leap_zoo import InvalidArgument, Model, NotAnImage, UnknownSpace
 from leap_zoo.card import Artifact, File
 from leap_zoo.cli import main
 from leap_zoo.folders import answers, find_photos
@@ -99,27 +98,11 @@ def test_save__npz(model: Model, many: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["all.npz"]
 
 
-def test_save__parquet(model: Model, many: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is the extra `parquet`")
+def test_save__other_suffixes_and_absent_folders(model: Model, many: Path, tmp_path: Path) -> None:
     found = leap_zoo.embed_folder(model, many)
-    table = parquet.read_table(found.save(tmp_path / "all.parquet"))
-    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[8]"
-    assert table["photo"].to_pylist() == found.photos
-    assert np.array_equal(np.array(table["embedding"].to_pylist(), np.float32), found.vectors)
-    about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    assert about == {"model": TINY, "revision": "1", "space": "student"}
-
-
-def test_save__other_suffixes_absent_folders_and_no_pyarrow(
-    model: Model, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = leap_zoo.embed_folder(model, many)
-    for name, message in (("all.csv", r"\.npz, \.parquet"), ("all", "another kind"), ("absent/all.npz", "exist")):
+    for name, message in (("all.csv", r"give FILE\.npz"), ("all", r"give FILE\.npz"), ("absent/all.npz", "exist")):
         with pytest.raises(InvalidArgument, match=message):
             found.save(tmp_path / name)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtra, match=r"leap-zoo\[parquet\]"):
-        found.save(tmp_path / "all.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +139,7 @@ def test_command__refuses_a_suffix_before_it_looks_at_a_photo(
     tiny_zoo: Path, many: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["embed", str(many), "--out", "all.csv", "--model", TINY, "--zoo", str(tiny_zoo)]) == 2
-    assert ".parquet" in capsys.readouterr().err
+    assert "FILE.npz" in capsys.readouterr().err
 
 
 def test_model__answers_many_threads_as_one(model: Model, many: Path) -> None:

@@ -149,7 +149,6 @@ def test_index_and_search__on_a_server(
         (["search", "{red}"], "is not a gallery"),
         (["index", "{red}", "-"], "stdin"),
         (["index", "{red}", "--prune"], "folders only"),
-        (["index", "{red}", "--model", TINY, "--engine", "faiss"], "faiss was removed"),
         (["search", "{red}", "--where", "label"], "KEY=VALUE"),
         (["search", "{red}", "--where", "x:=half"], "whole number"),
         (["index", "absent.jpg", "--model", TINY], "absent.jpg"),
@@ -160,6 +159,14 @@ def test_errors__are_one_line(call: Any, colour_photos: dict[str, Path], words: 
     code, _, err = call(*(word.replace("{red}", str(colour_photos["red"])) for word in words))
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
+
+
+@pytest.mark.parametrize("words", [["absent.jpg"], ["absent.jpg", "{tmp}/absent.png"]])
+def test_index__of_nothing_leaves_no_gallery(call: Any, tmp_path: Path, words: list[str]) -> None:
+    code, _, err = call("index", *(word.replace("{tmp}", str(tmp_path)) for word in words), "--model", TINY)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not exist" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_index__interrupted_keeps_what_is_embedded(tiny_zoo: Path, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_classify__unsure_beyond_the_threshold(model: Model, colour_photos: dict
         (with_header({"weight": {"dtype": "F32", "shape": [2, 8], "data_offsets": [8, 72]}}), "describes"),
         (with_header({"weight": {"dtype": "F64", "shape": [2, 8], "data_offsets": [0, 64]}}), "dtype"),
         (with_header({}, np.full(18, np.nan, "<f4").tobytes()), "not finite"),
-        (with_header({"__metadata__": {"leap_head": "[" * 100_000}}), "no head"),
+        (with_header({"__metadata__": {"leap_head": "[" * 100_000}}), "not a head"),
     ],
 )
 def test_decode__broken_files_are_refused(data: bytes, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Every error a user can cause. One family, and every message says how to mend it.
+"""Every error a user can cause. One family, and every message says how to fix it.
 
 `except leap_zoo.LeapZooError` catches them all; `ImageError` catches what is wrong with a photo. The HTTP status each
 image error deserves is written beside it, so that the service and the library cannot disagree.
@@ -30,7 +30,7 @@ class ImageError(LeapZooError):
 
 
 class NotAnImage(ImageError):
-    """The bytes are no photo in a format that we read."""
+    """The bytes are not a photo in a format that we read."""
 
     status = 415
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,6 +96,8 @@ _END = b"\xff\xd9"  # of a JPEG
 _EMPTY = "the photo has no pixels: send another one"
 _LOST = 64  # pixels of a JPEG's last row of blocks that may be missing with its end; at most a quarter of the row
 _CHUNK = 2**20
+# Of an interlaced PNG: where each pass begins, and its steps to the right and down.
+_ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,12 +108,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def batch(images: Iterable[ImageSource], spec: Preprocessing, limits: Limits = LIMITS) -> npt.NDArray[np.uint8]:
-    """Photos -> uint8 (N, size, size, 3), RGB in 0..255. Raises as `to_tensor` does, for the first bad one."""
-    tensors = [to_tensor(image, spec, limits) for image in images]
-    return np.stack(tensors) if tensors else np.empty((0, spec.size, spec.size, 3), np.uint8)
 
 
 def to_tensor(image: ImageSource, spec: Preprocessing, limits: Limits = LIMITS) -> npt.NDArray[np.uint8]:
@@ -235,6 +233,8 @@ def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
             if kind != "JPEG" or "truncated" not in str(error):
                 raise
             photo = _without_end(data, limits, draft_side)
+        if kind == "PNG" and _lacks_rows(photo, data):
+            raise OSError("its rows end early")
         return _upright_rgb(photo)
     except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
@@ -277,6 +277,42 @@ def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.Imag
         if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:
             raise OSError("image file is truncated")
     return photo
+
+
+def _lacks_rows(photo: ImageFile.ImageFile, data: bytes) -> bool:
+    """Whether the zlib stream of a loaded PNG ends before its last row. Pillow leaves such rows black.
+
+    The stream is unpacked again where the last row is black or the rows are not in order.
+    """
+    last = photo.crop((0, photo.height - 1, photo.width, photo.height))
+    if np.asarray(last).any() and not photo.info.get("interlace"):
+        return False
+    inflater, there, needed = zlib.decompressobj(), 0, 0
+    position = 8
+    while position + 12 <= len(data):
+        size, name = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        body = data[position + 8 : position + 8 + size]
+        position += 12 + size
+        if name == b"IHDR":
+            needed = _bytes_of_rows(body)
+        try:
+            while name == b"IDAT" and body and there < needed:
+                there += len(inflater.decompress(body, _CHUNK))
+                body = inflater.unconsumed_tail
+        except zlib.error:  # a wrong checksum at the end, which Pillow lets pass
+            return False
+    return there + len(inflater.flush()) < needed
+
+
+def _bytes_of_rows(header: bytes) -> int:
+    """How many bytes a PNG's rows have once they are unpacked, by its IHDR."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    total = 0
+    for left, top, right, down in _ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = len(range(left, width, right)), len(range(top, height, down))
+        total += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+    return total
 
 
 def _signature(data: bytes) -> str | None:

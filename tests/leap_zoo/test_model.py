@@ -32,7 +32,7 @@ from leap_zoo.errors import (
     UnknownModel,
     UnknownSpace,
 )
-from leap_zoo.preprocess import Limits, batch
+from leap_zoo.preprocess import Limits, to_tensor
 from leap_zoo.runtime import open_session
 from leap_zoo.verify import verify
 
@@ -444,7 +444,7 @@ def test_run__bad_arguments_are_refused(model: Model, images: np.ndarray, output
 
 
 def test_model__agrees_with_preprocess_and_run(model: Model, sample_photos: list[Path]) -> None:
-    tensors = batch(sample_photos, model.card.preprocessing)
+    tensors = np.stack([to_tensor(photo, model.card.preprocessing) for photo in sample_photos])
     assert np.array_equal(model.embed(sample_photos), model.run(tensors, ["embedding"])["embedding"])
 
 

@@ -15,7 +15,10 @@ ALLOWED = {
     "leap_zoo": {"leap_zoo"},
     "serve": {"serve", "leap_zoo"},
     "train": {"train", "leap_zoo"},
-    "export": {"export", "leap_zoo", "train.run", "train.errors", "train.research.results"},
+    "export": {
+        *("export", "leap_zoo", "train.run", "train.errors", "train.research.results"),
+        *("train.data.labels", "train.data.sources", "train.data.splits", "train.evaluate.datasets"),  # labelled photos
+    },
 }
 
 

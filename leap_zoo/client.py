@@ -92,7 +92,7 @@ class Client:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidArgument(f"timeout must be seconds, more than 0, not {short(timeout)}")
         if key and not (isinstance(key, str) and _KEY.match(key)):
-            raise InvalidArgument("the key has characters that no key has: give it without spaces and line breaks")
+            raise InvalidArgument("the key has invalid characters: give it without spaces and line breaks")
         if key and login:
             raise InvalidArgument("a service takes a key, or the user and password of its URL, not both: leave one out")
         self._attempts = attempts
@@ -170,7 +170,7 @@ class Client:
         Many photos take several requests. When one of them fails, the photos of those before it are there.
         """
         if not isinstance(images, (list, tuple)) or isinstance(ids, str):
-            raise InvalidArgument("add takes lists: of ids, and of as many images")
+            raise InvalidArgument("add takes a list of ids and a list of as many images")
         if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
             raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
         path, query = _path("gallery", gallery), _given(space=space)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from lightning.fabric import Fabric
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
@@ -77,7 +78,9 @@ def train(
     share, steps, every = schedule(recipe, epochs.steps), recipe.epochs * epochs.steps, recipe.curriculum.every
     training.block_images = training.block_images or [0] * teacher.blocks
     if resume and (saved := checkpoint.latest(folder / "checkpoints")):
-        _restore(training, optimizer, fabric, checkpoint.load(saved))
+        state = checkpoint.load(saved)
+        _check_epochs(recipe, epochs.steps, state)
+        _restore(training, optimizer, fabric, state)
         print(f"resumed after step {training.step} of {steps}")
     model, optimizer = fabric.setup(distiller, optimizer)
     augment = Augmenter(recipe.augment, recipe.preprocessing.size, recipe.seed, *normalisation(teacher.vit))
@@ -144,7 +147,7 @@ def train(
             stop = processes.any_of(stopped())
             if stop or training.step == steps or time.monotonic() - saved_at >= 60 * recipe.checkpoint_minutes:
                 if mine.first:
-                    checkpoint.save(_state(training, optimizer, fabric), folder / "checkpoints")
+                    checkpoint.save(_state(recipe, training, optimizer, fabric), folder / "checkpoints")
                 saved_at = time.monotonic()
             if stop and training.step < steps:
                 raise KeyboardInterrupt
@@ -172,9 +175,26 @@ def _calibrate(training: Training, teacher: Teacher, images: Tensor, fabric: Fab
     training.calibration_images += len(images) * processes.layout().processes
 
 
-def _state(training: Training, optimizer: Optimizer, fabric: Fabric) -> dict[str, Any]:
+def _check_epochs(recipe: Recipe, steps_per_epoch: int, state: dict[str, Any]) -> None:
+    """Refuse another number of epochs once the rate has begun to fall, or too few for what is done. Raises TrainError.
+
+    Until then the rate of each step is the same for any number of epochs: a run can be ended early, or go on longer.
+    """
+    step, before = state["step"], msgspec.structs.replace(recipe, epochs=state["epochs"])
+    if before.epochs == recipe.epochs:
+        return
+    done = math.ceil(step / steps_per_epoch)
+    if any(schedule(each, steps_per_epoch)(max(0, step - 1)) != 1 for each in (before, recipe)):
+        raise TrainError(
+            f"this run, after {done} epochs, cannot change from {before.epochs} epochs to {recipe.epochs}: "
+            "its learning rate would jump. It can change while the rate is constant (optimizer.decay=last-block)"
+        )
+
+
+def _state(recipe: Recipe, training: Training, optimizer: Optimizer, fabric: Fabric) -> dict[str, Any]:
     return {
         "step": training.step,
+        "epochs": recipe.epochs,
         "block_images": training.block_images,
         "calibration_images": training.calibration_images,
         "distiller": training.distiller.state_dict(),

@@ -17,7 +17,7 @@ from train.recipe import CURRICULA, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 # What a resumed run may change: where its files are, how they are read, how often it is saved.
-MAY_CHANGE = ("data.train", "data.val", "data.store", "teacher.checkpoint", "checkpoint_minutes")
+MAY_CHANGE = ("data.train", "data.val", "data.store", "teacher.checkpoint", "checkpoint_minutes", "epochs")
 
 
 def find_recipe(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import commands
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from train import log
+from train.errors import TrainError
+from train.loop import Training
 from train.run import is_finished, load_run
 
 STEPS = 12  # of the growing recipe: 3 epochs of 4
@@ -74,3 +77,31 @@ def test_stopped_between_two_checkpoints__loses_no_step(growing_recipe: Path, tm
     assert code == 130, said
     (path,) = (run / "checkpoints").iterdir()
     assert int(path.stem.removeprefix("step-")) >= log.read(run / log.FILE)[-1].step
+
+
+CONSTANT = {
+    "optimizer": {"warmup_epochs": 0, "decay": "last-block", "decay_share": 0.4},
+    "curriculum": {"strategy": "last"},
+}
+
+
+def stop(done: int) -> None:
+    """After the first epoch."""
+    raise KeyboardInterrupt
+
+
+def test_epochs__may_change_while_the_rate_is_constant(learn: Callable[..., Training], tmp_path: Path) -> None:
+    whole = learn(tmp_path / "whole", epochs=2, **CONSTANT)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "longer", epochs=5, checkpoint_minutes=1e-9, after_epoch=stop, **CONSTANT)
+    ended = learn(tmp_path / "longer", epochs=2, resume=True, **CONSTANT)
+    assert ended.step == whole.step
+    for ours, theirs in zip(ended.distiller.parameters(), whole.distiller.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_epochs__may_not_change_once_the_rate_falls(learn: Callable[..., Training], tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, epochs=5, checkpoint_minutes=1e-9, after_epoch=stop)  # a cosine
+    with pytest.raises(TrainError, match="cannot change from 5 epochs to 2: its learning rate would jump"):
+        learn(tmp_path, epochs=2, resume=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -32,45 +33,23 @@ def available_threads() -> int:
 
 
 def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The CPU quota of this process's cgroup and its parents, in processors (1.5: one and a half), or None.
+    """The CPU quota of this process's cgroup (version 2) and its parents, in processors, or None.
 
-    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`). Inside a container the path in `proc` is often
-    the host's and absent from the mount; the walk upwards then ends at the mount's root, which is the container.
+    Inside a container the path in `proc` is often the host's and absent from the mount; the walk upwards then ends at
+    the mount's root, which is the container.
     """
     try:
-        lines = proc.read_text().splitlines()
+        paths = [line.removeprefix("0::") for line in proc.read_text().splitlines() if line.startswith("0::")]
     except OSError:
         return None
-    quotas: list[float | None] = []
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":
-            roots, read = [mount, mount / "unified"], _quota_v2
-        elif "cpu" in controllers.split(","):
-            roots, read = [mount / controllers, mount / "cpu"], _quota_v1
-        else:
-            continue
-        for root in roots:
-            parts = [part for part in path.split("/") if part not in ("", "..")]
-            quotas += [read(root.joinpath(*parts[:depth])) for depth in range(len(parts), -1, -1)]
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _quota_v2(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # absent, or the word "max"
-        return None
-
-
-def _quota_v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-        return quota / period if quota > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
+    quotas = []
+    for path in paths:
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # absent, or the word "max"
+                quota, period = mount.joinpath(*parts[:depth], "cpu.max").read_text().split()
+                quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
 
 
 @lru_cache(maxsize=1)

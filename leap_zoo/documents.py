@@ -71,14 +71,14 @@ _Document = TypeVar("_Document", ModelCard, Index)
 
 def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise InvalidCard(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes; no card is: publish it again")
+        raise InvalidCard(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes: publish it again")
     try:
         _check_schema(data, where)
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidCard(f"{where}: {explain(str(error), kind)}; mend that key or publish it again") from error
+        raise InvalidCard(f"{where}: {explain(str(error), kind)}; fix that key or publish it again") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidCard(f"{where} is no valid JSON ({error}); publish it again") from error
+        raise InvalidCard(f"{where} is invalid JSON ({error}); publish it again") from error
 
 
 def _check_schema(data: bytes, where: str) -> None:

@@ -1,27 +1,41 @@
-"""Downloads over HTTP that resume. Nothing that a server answers is believed: sizes are bounded, content is checked.
+"""Zoos on servers and hubs, and downloads that resume. Nothing that a server answers is trusted.
 
-Redirects stay on http and https and do not leave https; nothing is decompressed; a body ends where the card says.
+Sizes are bounded, content is checked, nothing is decompressed. Redirects stay on http and https and do not leave https.
 A download goes on where it stopped, also after a kill or a power cut, from any server: the file's sha256 decides in the
-end, and one that went on wrongly starts over.
+end, and a download that went on wrongly starts over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import random
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlsplit
 
-from leap_zoo.card import File
-from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, masked, short
+from leap_zoo.card import File, Index, ModelCard
+from leap_zoo.errors import (
+    ArtifactCorrupt,
+    DownloadFailed,
+    InvalidArgument,
+    LeapZooError,
+    MissingExtra,
+    masked,
+    short,
+)
+from leap_zoo.files import read_regular
 from leap_zoo.locks import locked
-from leap_zoo.patience import Again, Attempts, Pace, Patience, retry_after
+from leap_zoo.patience import Again, Pace, Patience, retry_after
 from leap_zoo.progress import Progress
-from leap_zoo.store import Cache, differs
+from leap_zoo.settings import read_settings, zoo_location
+from leap_zoo.store import Cache, ModelFolder, Zoo, differs
 
 if TYPE_CHECKING:
     import httpx
@@ -33,210 +47,256 @@ _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _ABSENT = (404, 410)
 _CONTENT_RANGE = re.compile(r"\Abytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 
+_Answer = TypeVar("_Answer")
+
+
+@contextlib.contextmanager
+def open_zoo(location: str | os.PathLike[str]) -> Iterator[Zoo]:
+    """The zoo, or the one model, at a folder, a file://, http(s):// or hf://OWNER/NAME URL, for the block.
+
+    Raises InvalidArgument, MissingExtra; DownloadFailed for a server when LEAP_ZOO_OFFLINE is 1.
+    """
+    place = zoo_location(location, "--from")
+    if isinstance(place, Path):
+        if not os.path.isdir(place):
+            raise InvalidArgument(f"{short(place)} is not a folder: give the folder that holds index.json, or a URL")
+        lone = not os.path.lexists(place / "index.json") and os.path.lexists(place / "card.json")
+        yield ModelFolder(place) if lone else Zoo(place)
+        return
+    if read_settings().offline:
+        raise DownloadFailed(f"LEAP_ZOO_OFFLINE is 1, and {masked(place)} is not on this device: unset it")
+    if place.startswith("hf://"):
+        yield HubZoo(place)
+        return
+    zoo = HttpZoo(place)
+    try:
+        yield zoo
+    finally:
+        zoo.close()
+
+
+def download(zoo: Zoo, card: ModelCard, file: File, cache: Cache, progress: Progress) -> bool:
+    """Bring a file of `zoo` into `cache`, checked; False when it was there already. One process does so at a time.
+
+    What has come is kept for later unless it is corrupt. Raises ArtifactCorrupt, DownloadFailed, CacheUnusable.
+    """
+    with contextlib.ExitStack() as stack:
+        with cache.usable():
+            stack.enter_context(locked(cache.partials / f"{file.sha256}.lock"))
+            if cache.check(file):
+                progress.step(file.bytes)
+                return False
+            partial = Partial(cache, file, progress)
+        try:
+            _fetch(zoo, card, partial)
+            try:
+                partial.finish()
+            except ArtifactCorrupt:
+                if not partial.resumed:
+                    raise
+                partial.begin()  # the bytes that were there may be of another version, or damaged
+                _fetch(zoo, card, partial)
+                partial.finish()
+        except ArtifactCorrupt:
+            partial.close(keep=False)
+            raise
+        finally:
+            partial.close(keep=True)
+    return True
+
+
+def _fetch(zoo: Zoo, card: ModelCard, partial: Partial) -> None:
+    if isinstance(zoo, RemoteZoo):
+        zoo.fetch(card, partial)
+    else:
+        partial.begin()
+        partial.append(zoo.read(card, partial.file))
+
 
 class Partial:
-    """The first `size` bytes of a file, which an earlier process may have left in the cache.
+    """The first `size` bytes of a file, in the cache; an earlier process may have left them there.
 
     `resumed`: they come from more than one answer, and may not belong together.
     """
 
-    def __init__(self, cache: Cache, published: File) -> None:
-        self.published = published
+    def __init__(self, cache: Cache, file: File, progress: Progress) -> None:
+        self.file = file
         self._cache = cache
-        self._path = cache.partials / published.sha256
-        self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115
-        self.size = os.fstat(self._file.fileno()).st_size
-        if self.size > published.bytes:
+        self._progress = progress
+        self._path = cache.partials / file.sha256
+        self._open = open(self._path, "a+b", buffering=0)  # noqa: SIM115
+        self.size = os.fstat(self._open.fileno()).st_size
+        progress.step(self.size)
+        if self.size > file.bytes:
             self.begin()
         self.resumed = self.size > 0
 
     def begin(self) -> None:
         """From the first byte. Raises CacheUnusable."""
         with self._cache.usable():
-            self._file.truncate(0)
+            self._open.truncate(0)
+        self._progress.step(-self.size)
         self.size, self.resumed = 0, False
 
     def append(self, chunk: bytes) -> None:
         """The next bytes. Raises ArtifactCorrupt when they are more than there should be, CacheUnusable."""
-        if self.size + len(chunk) > self.published.bytes:
+        if self.size + len(chunk) > self.file.bytes:
             raise ArtifactCorrupt(
-                f"{short(self.published.file)} is larger than the {self.published.bytes} bytes of its card: refused"
+                f"{short(self.file.file)} is larger than the {self.file.bytes} bytes of its card: refused"
             )
         with self._cache.usable():
             rest = memoryview(chunk)
             while rest:
-                rest = rest[self._file.write(rest) :]
+                rest = rest[self._open.write(rest) :]
         self.size += len(chunk)
+        self._progress.step(len(chunk))
 
     def finish(self) -> None:
         """Check it, and move it to the cache's blobs. Raises ArtifactCorrupt, CacheUnusable."""
-        if self.size != self.published.bytes:
-            raise ArtifactCorrupt(
-                f"{short(self.published.file)} has {self.size} bytes, its card says {self.published.bytes}: refused"
-            )
         with self._cache.usable():
-            os.fsync(self._file.fileno())
-            self._file.seek(0)
-            found = hashlib.file_digest(self._file, "sha256").hexdigest()
-        if found != self.published.sha256:
-            mend = "ask whoever runs the zoo to publish it again"
-            raise ArtifactCorrupt(differs(self.published.file, self.published.sha256, found, mend))
+            os.fsync(self._open.fileno())
+            self._open.seek(0)
+            found = hashlib.file_digest(self._open, "sha256").hexdigest()
+        if found != self.file.sha256:
+            fix = "ask whoever runs the zoo to publish it again"
+            raise ArtifactCorrupt(differs(self.file.file, self.file.sha256, found, fix))
         with self._cache.usable():
-            self._file.close()
+            self._open.close()
             os.replace(self._path, self._cache.blob(found))
 
     def close(self, *, keep: bool) -> None:
-        """Let go of it; what cannot go on later is removed."""
-        self._file.close()
+        """Close it; what cannot be resumed is removed."""
+        self._open.close()
         if not keep or self.size == 0:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def downloading(cache: Cache, published: File) -> Iterator[Partial | None]:
-    """The download of a file, which no other process is at; None when it has arrived already.
+class RemoteZoo(Zoo):
+    """A zoo, or one model, that needs the network."""
 
-    What was begun is kept for later when the block raises, unless it raises ArtifactCorrupt. Raises CacheUnusable.
-    """
-    with contextlib.ExitStack() as stack:
-        with cache.usable():
-            stack.enter_context(locked(cache.partials / f"{published.sha256}.lock"))
-            download = None if cache.check(published) else Partial(cache, published)
-        if download is None:
-            yield None
-            return
-        keep = True
-        try:
-            yield download
-        except ArtifactCorrupt:
-            keep = False
-            raise
-        finally:
-            download.close(keep=keep)
+    remote = True
 
+    def __init__(self, url: str) -> None:
+        self.name = masked(url)
+        self.advice = "pull again, or ask whoever runs the zoo"
 
-class Source:
-    """Where a zoo, or one model's folder, is read from; paths are relative to it. What is read is not checked yet."""
+    def index(self) -> Index:
+        """See `Zoo`; where there is no index.json, card.json says what model it is."""
+        with contextlib.suppress(InvalidArgument):
+            return super().index()
+        self.lone = True
+        return super().index()
 
-    name: str  # for messages; no password in it
-    remote: bool  # whether it needs the network
-
-    def read(self, path: str, limit: int, *, optional: bool = False) -> bytes | None:
-        """A document of at most `limit` bytes; None where there is none. Raises DownloadFailed, ArtifactCorrupt.
-
-        optional: a server that forbids it has none either; some do so for what is not there.
-        """
+    def fetch(self, card: ModelCard, partial: Partial) -> None:
+        """Append what `partial` lacks. Raises DownloadFailed, ArtifactCorrupt, CacheUnusable."""
         raise NotImplementedError
-
-    def fetch(self, path: str, published: File, partial: Partial, progress: Progress) -> None:
-        """Append what `partial` lacks of a file: all at once, since it must fit in memory to be loaded.
-
-        Raises DownloadFailed, ArtifactCorrupt, CacheUnusable.
-        """
-        data = self.read(path, published.bytes)
-        if data is None:
-            raise ArtifactCorrupt(f"{self.what(path)} is listed by its card, but it is not there: refused")
-        _restart(partial, progress)
-        partial.append(data)
-        progress.step(len(data))
-
-    def holds(self, path: str) -> bool:
-        """Whether a file is there, where that is known without asking a server."""
-        return True
-
-    def close(self) -> None:
-        """Let go of connections."""
 
     def what(self, path: str) -> str:
         """A file, for messages."""
         return f"{self.name}/{path}"
 
+    def _absent(self, path: str) -> ArtifactCorrupt:
+        return ArtifactCorrupt(f"{self.what(path)} is listed by its card, but it is not there: refused")
 
-class HttpSource(Source):
-    """A zoo at `url`. Proxies are those of the environment. `close` it, or use it as a context."""
+    def _without(self, name: str, reason: str | None) -> str:
+        return f"{short(self.name)} is not a zoo, it has neither index.json nor card.json: check --from or LEAP_ZOO_URL"
 
-    remote = True
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
+class HttpZoo(RemoteZoo):
+    """A zoo at a URL. Proxies are those of the environment."""
+
+    def __init__(self, url: str) -> None:
         import httpx
 
         from leap_zoo.web import open_http, split_login
 
-        self.name = masked(url)
+        super().__init__(url)
         self._url, self._login = split_login(httpx.URL(url))
-        self._patience = PATIENCE if patience is None else patience
+        self._patience = PATIENCE
         self._reached = False  # a server that never answered is a wrong URL, not a bad moment
-        timeout = httpx.Timeout(self._patience.silence, connect=self._patience.connect)
-        self._client = open_http(timeout=timeout)
+        self._heard = time.monotonic()
+        self._client = open_http(timeout=httpx.Timeout(self._patience.silence, connect=self._patience.connect))
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close its connections."""
         self._client.close()
 
-    def read(self, path: str, limit: int, *, optional: bool = False) -> bytes | None:
-        """See `Source`."""
-        attempts = Attempts(self.what(path), self._patience)
+    def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
+        """See `Zoo`."""
+        return self._retry(path, lambda: self._read(path, limit, optional))
+
+    def fetch(self, card: ModelCard, partial: Partial) -> None:
+        """See `RemoteZoo`: from where `partial` stops."""
+        path = self.where(card.id, partial.file.file, partial.file.sha256)
+        while partial.size < partial.file.bytes:
+            self._retry(path, lambda: self._receive(path, partial), lambda: partial.size)
+
+    def _retry(self, path: str, once: Callable[[], _Answer], reached: Callable[[], int] = lambda: 0) -> _Answer:
+        """The answer of `once`, tried again while that makes sense. Raises DownloadFailed.
+
+        reached: bytes so far. A try that got clearly further than all before does not count, and a file has an end.
+        """
+        patience, failures, furthest = self._patience, 0, 0
+        self._heard = time.monotonic()
         while True:
             try:
-                return self._read(path, limit, optional)
+                return once()
             except Again as error:
-                attempts.failed(error)
+                failures += 1
+                if reached() >= furthest + patience.least:
+                    furthest, failures = reached(), 1
+                kept = ", what has come so far is kept" if reached() else ""
+                silent = time.monotonic() - self._heard
+                if silent >= patience.give_up:
+                    reason = f"no byte came for {silent:.0f} s ({error})"
+                    raise DownloadFailed(f"{self.what(path)}: {reason}: try again later{kept}") from error
+                if failures >= patience.attempts:
+                    reason = f"{error}, {failures} times"
+                    raise DownloadFailed(f"{self.what(path)}: {reason}: try again later{kept}") from error
+                wait = patience.back_off * 2 ** (failures - 1) * random.uniform(0.5, 1)
+                time.sleep(min(max(wait, error.after or 0), patience.longest))
 
-    def fetch(self, path: str, published: File, partial: Partial, progress: Progress) -> None:
-        """See `Source`: from where `partial` stops."""
-        attempts = Attempts(self.what(path), self._patience)
-        while partial.size < published.bytes:
-            try:
-                self._fetch(path, published, partial, progress)
-            except Again as error:
-                attempts.failed(error, partial.size)
-
-    def _read(self, path: str, limit: int, optional: bool) -> bytes | None:
+    def _read(self, path: str, limit: int, optional: bool) -> bytes:
         with self._get(path) as response:
             if response.status_code in _ABSENT or (optional and response.status_code == HTTPStatus.FORBIDDEN):
-                return None
+                raise FileNotFoundError(errno.ENOENT, _status(response))
             self._check(response, path, HTTPStatus.OK)
-            pace, data = Pace(self._patience, document=True), bytearray()
-            for chunk in response.iter_raw():
+            data = bytearray()
+            for chunk in self._chunks(response, Pace(self._patience, document=True)):
                 data += chunk
                 if len(data) > limit:
                     raise ArtifactCorrupt(f"{self.what(path)} is larger than {limit} bytes: refused")
-                pace.came(len(chunk))
             return bytes(data)
 
-    def _fetch(self, path: str, published: File, partial: Partial, progress: Progress) -> None:
+    def _receive(self, path: str, partial: Partial) -> None:
         """One request. It may end without the whole file, to be asked again."""
-        start = partial.size
+        start, size = partial.size, partial.file.bytes
         with self._get(path, {"Range": f"bytes={start}-"} if start else None) as response:
             if response.status_code in _ABSENT:
-                raise ArtifactCorrupt(f"{self.what(path)} is listed by its card, but it is not there: refused")
-            going_on = start > 0 and _continues(response, start, published.bytes)
+                raise self._absent(path)
+            going_on = start > 0 and _continues(response, start, size)
             not_ours = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             if start and not going_on and response.status_code in not_ours:
-                return _restart(partial, progress)  # the next request is for the whole file
+                return partial.begin()  # the next request is for the whole file
             self._check(response, path, HTTPStatus.PARTIAL_CONTENT if going_on else HTTPStatus.OK)
             if not going_on:
-                _restart(partial, progress)
+                partial.begin()
             partial.resumed = going_on
-            self._receive(response, path, published, partial, progress)
+            length = response.headers.get("content-length")
+            if length is not None and length != str(size - partial.size):
+                told = f"the server has {short(length, 24)} bytes where its card says {size - partial.size}"
+                raise ArtifactCorrupt(f"{self.what(path)}: {told}: refused")
+            for chunk in self._chunks(response, Pace(self._patience)):
+                partial.append(chunk)
+            if partial.size < size:
+                raise ArtifactCorrupt(f"{self.what(path)} ends after {partial.size} of {size} bytes: refused")
 
-    def _receive(
-        self, response: httpx.Response, path: str, published: File, partial: Partial, progress: Progress
-    ) -> None:
-        length = response.headers.get("content-length")
-        if length is not None and length != str(published.bytes - partial.size):
-            raise ArtifactCorrupt(
-                f"{self.what(path)}: the server has {short(length, 24)} bytes where its card says "
-                f"{published.bytes - partial.size}: refused"
-            )
-        pace = Pace(self._patience)
+    def _chunks(self, response: httpx.Response, pace: Pace) -> Iterator[bytes]:
         for chunk in response.iter_raw():
-            partial.append(chunk)
-            progress.step(len(chunk))
+            self._heard = time.monotonic()
+            yield chunk
             pace.came(len(chunk))
-        if partial.size < published.bytes:
-            raise ArtifactCorrupt(f"{self.what(path)} ends after {partial.size} of {published.bytes} bytes: refused")
 
     @contextlib.contextmanager
     def _get(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
@@ -251,7 +311,7 @@ class HttpSource(Source):
                 ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
                 login = self._login if ours else None  # which is not for other servers
                 with contextlib.closing(self._client.send(request, auth=login, stream=True)) as response:
-                    self._reached = True
+                    self._reached, self._heard = True, time.monotonic()
                     if not response.has_redirect_location:
                         if response.status_code in _TRANSIENT:
                             after = retry_after(response.headers.get("retry-after"))
@@ -270,13 +330,72 @@ class HttpSource(Source):
             raise DownloadFailed(f"{what}: {_reason(error)}: check the URL and the proxy") from error
 
     def _check(self, response: httpx.Response, path: str, expected: HTTPStatus) -> None:
-        """Raises DownloadFailed for another status, and for a body that would have to be unpacked."""
+        """Raises DownloadFailed for another status, ArtifactCorrupt for a body that would have to be unpacked."""
         if response.status_code != expected:
-            mend = "check the URL, or ask whoever runs the zoo"
-            raise DownloadFailed(f"{self.what(path)}: the server answers {_status(response)}: {mend}")
+            fix = "check the URL, or ask whoever runs the zoo"
+            raise DownloadFailed(f"{self.what(path)}: the server answers {_status(response)}: {fix}")
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise ArtifactCorrupt(f"{self.what(path)} comes as {short(encoding, 24)}, which was not asked for: refused")
+
+
+class HubZoo(RemoteZoo):
+    """`hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, by `huggingface_hub` (extra `hub`): its tokens, endpoint, cache.
+
+    What it downloads is a file on this device, which is then read, bounded and checked as from any other folder.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        parts = urlsplit(url)
+        path, _, revision = parts.path.strip("/").partition("@")
+        if not path or "/" in path or parts.netloc.count("@"):
+            raise InvalidArgument(f"{short(url)} is not a repository: give hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+        try:
+            import huggingface_hub  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra(f"{short(url)} needs huggingface_hub: pip install 'leap-zoo[hub]'") from error
+        self._repository = f"{parts.netloc}/{path}"
+        self._revision = revision or None
+
+    def fetch(self, card: ModelCard, partial: Partial) -> None:
+        """See `RemoteZoo`: all at once."""
+        path = self.where(card.id, partial.file.file, partial.file.sha256)
+        try:
+            data = self.document(path, partial.file.bytes)
+        except OSError as error:
+            raise self._absent(path) from error
+        partial.begin()
+        partial.append(data)
+
+    def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
+        """See `Zoo`. Its size is asked for before it is downloaded."""
+        import huggingface_hub as hub
+        from huggingface_hub import errors
+
+        absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        large = ArtifactCorrupt(f"{self.what(path)} has more than {limit} bytes: refused")
+        try:
+            with contextlib.suppress(errors.OfflineModeIsEnabled):  # then the download takes what its cache has
+                url = hub.hf_hub_url(self._repository, path, revision=self._revision)
+                if (hub.get_hf_file_metadata(url).size or 0) > limit:
+                    raise large
+            data = read_regular(Path(hub.hf_hub_download(self._repository, path, revision=self._revision)), limit)
+        except LeapZooError:
+            raise
+        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+            if optional or path == "index.json":  # without it, card.json says whether there is a model
+                raise absent from error
+            raise DownloadFailed(f"{self.what(path)}: no connection to the hub, or HF_HUB_OFFLINE is set") from error
+        except errors.EntryNotFoundError as error:
+            raise absent from error
+        except Exception as error:  # its own, the system's, and those of the HTTP library that its version uses
+            raise DownloadFailed(
+                f"{self.what(path)}: {_reason(error)}: check the name and the network, and `hf auth login`"
+            ) from error
+        if len(data) > limit:
+            raise large
+        return data
 
 
 def _continues(response: httpx.Response, start: int, size: int) -> bool:
@@ -285,11 +404,6 @@ def _continues(response: httpx.Response, start: int, size: int) -> bool:
     if response.status_code != HTTPStatus.PARTIAL_CONTENT or found is None:
         return False
     return (int(found[1]), int(found[2])) == (start, size - 1) and found[3] in ("*", str(size))
-
-
-def _restart(partial: Partial, progress: Progress) -> None:
-    progress.step(-partial.size)
-    partial.begin()
 
 
 def _redirected(response: httpx.Response, what: str) -> httpx.URL:
@@ -303,7 +417,7 @@ def _redirected(response: httpx.Response, what: str) -> httpx.URL:
 
 
 def _status(response: httpx.Response) -> str:
-    """Code and our own word for it; the server's may be anything."""
+    """The code and our own word for it; the server's may be anything."""
     try:
         return f"{response.status_code} {HTTPStatus(response.status_code).phrase}"
     except ValueError:
@@ -311,4 +425,4 @@ def _status(response: httpx.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return masked(str(error).split("\n")[0])[:200].strip() or type(error).__name__
+    return masked(str(error).strip().split("\n")[0])[:200].strip() or type(error).__name__

@@ -139,11 +139,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _closest(name: str, known: list[str]) -> str | None:
     """The shortest that begins with `name`, else the shortest that contains it, else the one that is spelt alike."""
-    longer = [one for one in known if name in one] if len(name) > 2 else []
+    name, lower = name.lower(), {one: one.lower() for one in known}
+    longer = [one for one in known if name in lower[one]] if len(name) > 2 else []
     if longer:
-        return min(longer, key=lambda one: (not one.startswith(name), len(one)))
-    alike = sorted(difflib.get_close_matches(name, known, cutoff=0.5), key=known.index)
-    return max(alike, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default=None)
+        return min(longer, key=lambda one: (not lower[one].startswith(name), len(one)))
+    ratios = {one: difflib.SequenceMatcher(None, lower[one], name).ratio() for one in known}
+    best = max(known, key=lambda one: ratios[one])
+    return best if ratios[best] >= 0.5 else None
 
 
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")

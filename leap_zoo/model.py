@@ -7,6 +7,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
@@ -19,11 +20,11 @@ from leap_zoo.device import available_threads
 from leap_zoo.doubt import energies
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
-from leap_zoo.model_file import SUFFIXES, ModelFile, names_a_path, open_folder, read_model_file
+from leap_zoo.model_file import ModelFile, names_a_file, names_a_path, read_model_file
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
 from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
 from leap_zoo.settings import MAX_THREADS, read_settings
-from leap_zoo.store import Zoo, ZooLocation, default_model, find, find_all
+from leap_zoo.store import ModelFolder, Zoo, ZooLocation, default_model, find, find_all
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
 
@@ -106,9 +107,6 @@ def load(
         "session_options": session_options,
         "limits": limits,
     }
-    name = default_model() if name is None else name
-    if not isinstance(name, (str, os.PathLike)):
-        raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
     if not isinstance(limits, Limits):
         raise InvalidArgument(f"limits is a leap_zoo.preprocess.Limits, not {type(limits).__name__}")
     if isinstance(name, str) and name.startswith("hf://"):
@@ -117,26 +115,26 @@ def load(
         if zoo is not None:
             raise InvalidArgument(f"{short(name)} says where the model is: leave zoo out")
         name, zoo = pull(None, name, precision=precision, format=format).model, read_settings().home
-    if not names_a_path(name):
-        return open_artifact(*_find_artifact(str(name), zoo, precision, format), threads, **options)
-    path = Path(os.fsdecode(name))
-    if path.suffix.lower() not in SUFFIXES or os.path.isdir(path):
-        place, card = open_folder(path)
-        artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
-        return open_artifact(place, card, artifact, threads, **options)
-    if precision is not None or format is not None:
-        raise InvalidArgument(f"{short(path)} is one file: leave out precision and format, or give its folder")
-    return _load_file(read_model_file(path), zoo, threads, options)
+    name = default_model() if name is None else name
+    if isinstance(name, (str, os.PathLike)) and names_a_path(name) and names_a_file(name):
+        if precision is not None or format is not None:
+            raise InvalidArgument(f"{short(name)} is one file: leave out precision and format, or give its folder")
+        return _load_file(read_model_file(Path(os.fsdecode(name))), zoo, threads, options)
+    place, card = locate(name, zoo)
+    artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
+    if not place.holds(card, artifact) and not names_a_path(name):  # not pulled: another zoo may have the very file
+        for other, its_card in find_all(str(name), zoo):
+            for twin in its_card.artifacts:
+                if twin.sha256 == artifact.sha256 and other.holds(its_card, twin):
+                    return open_artifact(other, its_card, twin, threads, **options)
+    return open_artifact(place, card, artifact, threads, **options)
 
 
 def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, options: Options) -> Model:
     known = file.known(zoo)
-    if known is not None:
-        card, artifact = known
-        session = _open(artifact, file.contents, threads, options)
-    else:
-        artifact = file.artifact
-        session = _open(artifact, file.contents, threads, options)
+    artifact = file.artifact if known is None else known[1]
+    session = _session(artifact, file.contents, threads, options)
+    if known is None:
         card = file.card(session.metadata, session.outputs)
         _LOG.warning(
             "%s is not verified: no card that is known here lists its sha256. It says that it is %s, revision %s",
@@ -144,8 +142,10 @@ def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, op
             card.id,
             card.revision,
         )
-    origin = _Origin(file.place, threads, options)
-    return Model(card, artifact, session, verified=known is not None, origin=origin)
+    else:
+        card = known[0]
+    again = partial(open_artifact, file.place, card, artifact, threads, **options)
+    return Model(card, artifact, session, limits=options["limits"], verified=known is not None, again=again)
 
 
 def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
@@ -153,23 +153,15 @@ def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) 
     name = default_model() if name is None else name
     if not isinstance(name, (str, os.PathLike)):
         raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
-    return open_folder(Path(os.fsdecode(name))) if names_a_path(name) else find(str(name), zoo)
-
-
-def _find_artifact(
-    name: str, zoo: ZooLocation | None, precision: str | None, format: str | None
-) -> tuple[Zoo, ModelCard, Artifact]:
-    """In the first zoo that lists the model; or, when that file was not pulled, in another that has the very file."""
-    places = find_all(name, zoo)
-    place, card = next(places)
-    artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
-    if place.holds(card, artifact):
-        return place, card, artifact
-    for other, its_card in places:
-        same = (one for one in its_card.artifacts if one.sha256 == artifact.sha256 and other.holds(its_card, one))
-        for twin in same:
-            return other, its_card, twin
-    return place, card, artifact
+    if not names_a_path(name):
+        return find(str(name), zoo)
+    if names_a_file(name):
+        raise InvalidArgument(
+            f"{short(name)} is one file, and what it should answer is not in it: give its model's folder or id. "
+            "leap-zoo show FILE says whether a card lists it"
+        )
+    place = ModelFolder(Path(os.fsdecode(name)).absolute())
+    return place, place.card(place.entry())
 
 
 def choose_artifact(
@@ -199,20 +191,12 @@ def open_artifact(
     place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, **options: Unpack[Options]
 ) -> Model:
     """Check the files of one artifact and load it. Raises as `load` does."""
-    session = _open(artifact, [place.read(card, file) for file in artifact.files], threads, options)
-    return Model(card, artifact, session, origin=_Origin(place, threads, options))
+    session = _session(artifact, [place.read(card, file) for file in artifact.files], threads, options)
+    again = partial(open_artifact, place, card, artifact, threads, **options)
+    return Model(card, artifact, session, limits=options.get("limits", LIMITS), again=again)
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """Where a model's files are, and how it was loaded: what loading it again takes."""
-
-    place: Zoo
-    threads: int | None
-    options: Options
-
-
-def _open(
+def _session(
     artifact: Artifact, files: Sequence[bytes], threads: int | None, options: Options
 ) -> OnnxSession | OpenVinoSession:
     theirs = options.get("session_options")
@@ -234,8 +218,8 @@ def _open(
     )
 
 
-def _reload(card: ModelCard, artifact: Artifact, verified: bool, origin: _Origin) -> Model:
-    model = open_artifact(origin.place, card, artifact, origin.threads, **origin.options)
+def _load_again(again: Callable[[], Model], verified: bool) -> Model:
+    model = again()
     model.verified = verified
     return model
 
@@ -263,14 +247,14 @@ class Model:
         *,
         limits: Limits = LIMITS,
         verified: bool = True,
-        origin: _Origin | None = None,
+        again: partial[Model] | None = None,
     ) -> None:
         self.card = card
         self.artifact = artifact
-        self.limits = limits if origin is None else origin.options.get("limits", limits)
+        self.limits = limits
         self.verified = verified
         self._session: Session | None = session
-        self._origin = origin
+        self._again = again
         rest = (head.name for head in card.heads if head.name != card.default_head)
         self.heads: tuple[str, ...] = (card.default_head, *rest)
         self._widths = {
@@ -290,7 +274,7 @@ class Model:
         **options: Unpack[Options],
     ) -> Model:
         """A model from its files, whose bytes `read` gives and has checked. Raises ArtifactRefused, InvalidCard."""
-        session = _open(artifact, [read(file) for file in artifact.files], threads, options)
+        session = _session(artifact, [read(file) for file in artifact.files], threads, options)
         return cls(card, artifact, session, limits=options.get("limits", LIMITS))
 
     @property
@@ -321,10 +305,10 @@ class Model:
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
-        origin = self._origin
-        if origin is None or self._session is None or origin.options.get("session_options") is not None:
+        again = self._again
+        if again is None or self._session is None or again.keywords.get("session_options") is not None:
             raise InvalidArgument(f"this {self.card.id} cannot be copied or pickled: load it where it is needed")
-        return _reload, (self.card, self.artifact, self.verified, origin)
+        return _load_again, (again, self.verified)
 
     def __repr__(self) -> str:
         state = "closed" if self._session is None else self._session.runtime

@@ -1,8 +1,8 @@
-"""A model that is given by its path: a folder with its card, or a lone file (ONNX, or the .xml of an OpenVINO IR).
+"""A lone model file: ONNX, or the .xml of an OpenVINO IR with its .bin beside it.
 
-A lone file is known when its sha256 is in a card: the card.json beside it, or one of a zoo that is known here.
-Otherwise it is unverified, and is what it says of itself: `export` writes its id, labels and preprocessing into the
-metadata of an ONNX file, and into `<rt_info><leap_zoo>` of an .xml. The bytes may come from anybody.
+It is known when its sha256 is in a card: the card.json beside it, or one of a zoo that is known here. Otherwise it is
+unverified, and is what it says about itself: `export` writes its id, labels and preprocessing into the metadata of an
+ONNX file, and into `<rt_info><leap_zoo>` of an .xml. The bytes may come from anybody.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from leap_zoo.card import (
     Text,
 )
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, short
-from leap_zoo.runtime import Signature, open_session
+from leap_zoo.runtime import Signature
 from leap_zoo.store import ModelFolder, ZooLocation, differs, models, read_inside
 
 SUFFIXES = (".onnx", ".xml")
@@ -46,11 +46,8 @@ MAX_XML_BYTES = 8 * 1024 * 1024  # the .xml of a ViT of 12 blocks has about 0.6 
 _ELSEWHERE = b"\n\x08location\x12"  # in an ONNX file, the key of the name of a file that weights are in
 
 
-class Says(msgspec.Struct, frozen=True):
-    """What is written in a file. `labels` is head -> names of its classes, `licences` whose -> licence.
-
-    Whoever made the file wrote it: nothing of it is verified.
-    """
+class _Says(msgspec.Struct, frozen=True):
+    """What is written in a file. `labels` is head -> names of its classes, `licences` whose -> licence."""
 
     model_id: ModelId
     revision: Name
@@ -69,19 +66,17 @@ _AS_JSON: Final[dict[str, Any]] = {
 
 
 def names_a_path(model: str | os.PathLike[str]) -> bool:
-    """Whether a model is given by its path: no id has a slash, or ends like a model file. An address is no path."""
+    """Whether a model is given by its path: no id has a slash, or ends like a model file. An address is not a path."""
     if isinstance(model, os.PathLike):
         return True
     if "://" in model:
         return False
-    return os.path.basename(model) != model or model in (".", "..") or Path(model).suffix.lower() in SUFFIXES
+    return os.path.basename(model) != model or model in (".", "..") or names_a_file(model)
 
 
-def open_folder(folder: Path) -> tuple[ModelFolder, ModelCard]:
-    """The model in a folder that holds its card.json. Raises InvalidArgument, InvalidCard, ArtifactCorrupt."""
-    place = ModelFolder(folder.absolute())
-    (entry,) = place.index().models
-    return place, place.card(entry)
+def names_a_file(model: str | os.PathLike[str]) -> bool:
+    """Whether a model is given by the path of a lone file."""
+    return Path(os.fsdecode(model)).suffix.lower() in SUFFIXES and not os.path.isdir(model)
 
 
 @dataclass(frozen=True)
@@ -115,29 +110,25 @@ class ModelFile:
                     return card, replace(artifact, file=self.artifact.file, weights=self.artifact.weights)
         return None
 
-    def says(self, entries: Mapping[str, str]) -> Says:
-        """What the file says of itself, from its metadata. Raises InvalidArgument, ArtifactCorrupt."""
-        name = short(self.path)
-        if "model_id" not in entries:
-            raise InvalidArgument(
-                f"{name} is a model file, but leap-zoo's metadata is not in it: give a file that leap-zoo published"
-            )
-        if sum(len(key) + len(text) for key, text in entries.items()) > MAX_DOCUMENT_BYTES:
-            raise ArtifactCorrupt(f"the metadata of {name} has more than {MAX_DOCUMENT_BYTES} bytes")
-        values: dict[str, Any] = dict(entries)
-        if "licences" not in entries and "licence" in entries:  # files of before there were four
-            values["licences"] = msgspec.json.encode({"weights": entries["licence"]}).decode()
-        try:
-            for key, kind in _AS_JSON.items():
-                if key in values:
-                    values[key] = msgspec.json.decode(values[key], type=kind)
-            return msgspec.convert(values, Says)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise ArtifactCorrupt(f"the metadata of {name} is damaged ({error}): download it again") from error
+    def _beside(self) -> list[ModelCard]:
+        place = self.place
+        if not os.path.isfile(place.folder / "card.json"):
+            return []
+        card = place.card(place.entry())
+        ours = {file.file: file.sha256 for file in self.artifact.files}
+        for listed in card.files:
+            if ours.get(listed.file, listed.sha256) != listed.sha256:
+                what, found = f"{listed.file} of {card.id}", ours[listed.file]
+                fix = "download it again, or move it away from the card.json that lists other bytes under its name"
+                raise ArtifactCorrupt(differs(what, listed.sha256, found, fix))
+        return [card]
 
-    def card(self, entries: Mapping[str, str], outputs: Signature) -> ModelCard:
-        """A card of what the file says of itself. What it does not say is 0 or "unknown". Raises as `says` does."""
-        says = self.says(entries)
+    def card(self, metadata: Mapping[str, str], outputs: Signature) -> ModelCard:
+        """A card of what the file says about itself; what it does not say is 0 or "unknown".
+
+        metadata, outputs: of the session that runs it. Raises InvalidArgument, ArtifactCorrupt.
+        """
+        says = _read_metadata(metadata, short(self.path))
         shapes = {name: ["batch", *(axis or "?" for axis in shape[1:])] for name, (_, shape) in outputs.items()}
         widths = {name: shape[-1] for name, shape in shapes.items()}
         student, teacher = widths.get("embedding"), widths.get("teacher_embedding")
@@ -166,57 +157,24 @@ class ModelFile:
         except ValueError as error:
             raise ArtifactCorrupt(f"{short(self.path)} is damaged ({error}): download it again") from error
 
-    def _beside(self) -> list[ModelCard]:
-        """The card in the same folder, if there is one. Raises ArtifactCorrupt, InvalidCard."""
-        if not os.path.isfile(self.place.folder / "card.json"):
-            return []
-        _, card = open_folder(self.place.folder)
-        ours = {file.file: file.sha256 for file in self.artifact.files}
-        for listed in card.files:
-            if ours.get(listed.file, listed.sha256) != listed.sha256:
-                what, found = f"{listed.file} of {card.id}", ours[listed.file]
-                mend = "download it again, or move it away from the card.json that lists other bytes under its name"
-                raise ArtifactCorrupt(differs(what, listed.sha256, found, mend))
-        return [card]
 
-
-class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """A model file for `leap-zoo show`. `weights`: the .bin of an .xml. `listed`: the model, revision and name under
-    which a known card lists it. `inputs`, `outputs`: name -> dtype and shape, None for a free axis.
-    """
-
-    file: str
-    format: Format
-    bytes: int
-    sha256: str
-    weights: str | None
-    inputs: Signature
-    outputs: Signature
-    says: Says
-    listed: dict[str, str] | None
-
-
-def describe(path: Path, zoo: ZooLocation | None = None) -> Described:
-    """What a lone file is. Raises as `leap_zoo.load` does for it, but for a zoo that is broken."""
-    file = read_model_file(path)
-    artifact, known = file.artifact, file.known(zoo)
-    session = open_session(artifact, file.contents, threads=1)
-    return Described(
-        file=artifact.file,
-        format=artifact.format,
-        bytes=artifact.bytes,
-        sha256=artifact.sha256,
-        weights=None if artifact.weights is None else artifact.weights.file,
-        inputs=session.inputs,
-        outputs=session.outputs,
-        says=file.says(session.metadata),
-        listed=None if known is None else _listed(*known),
-    )
-
-
-def _listed(card: ModelCard, artifact: Artifact) -> dict[str, str]:
-    name = next(one.file for one in card.artifacts if one.sha256 == artifact.sha256)
-    return {"model": card.id, "revision": card.revision, "file": name}
+def _read_metadata(entries: Mapping[str, str], name: str) -> _Says:
+    if "model_id" not in entries:
+        raise InvalidArgument(
+            f"{name} is a model file, but leap-zoo's metadata is not in it: give a file that leap-zoo published"
+        )
+    if sum(len(key) + len(text) for key, text in entries.items()) > MAX_DOCUMENT_BYTES:
+        raise ArtifactCorrupt(f"the metadata of {name} has more than {MAX_DOCUMENT_BYTES} bytes")
+    values: dict[str, Any] = dict(entries)
+    if "licences" not in entries and "licence" in entries:  # files of before there were four
+        values["licences"] = msgspec.json.encode({"weights": entries["licence"]}).decode()
+    try:
+        for key, kind in _AS_JSON.items():
+            if key in values:
+                values[key] = msgspec.json.decode(values[key], type=kind)
+        return msgspec.convert(values, _Says)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ArtifactCorrupt(f"the metadata of {name} is damaged ({error}): download it again") from error
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -224,14 +182,12 @@ def read_model_file(path: Path) -> ModelFile:
     data = _read(path, MAX_FILE_BYTES)
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     format: Format = "openvino" if start.startswith(b"<") else "onnx"
-    if format == "openvino" and not start.startswith((b"<?xml", b"<net", b"<!--")):
-        raise InvalidArgument(f"{short(path)} is a web page or another text, not a model: download it again")
     contents, weights = [data], None
     if format == "openvino":
+        if not start.startswith((b"<?xml", b"<net", b"<!--")):
+            raise InvalidArgument(f"{short(path)} is a web page or another text, not a model: download it again")
         if len(data) > MAX_XML_BYTES:
-            raise InvalidArgument(
-                f"{short(path)} has more than {MAX_XML_BYTES} bytes: the .xml of no model is that large"
-            )
+            raise InvalidArgument(f"{short(path)} has more than {MAX_XML_BYTES} bytes, too many for a model's .xml")
         beside = path.with_suffix(".bin")
         contents.append(_read(beside, MAX_FILE_BYTES))
         weights = File(file=beside.name, bytes=len(contents[1]), sha256=hashlib.sha256(contents[1]).hexdigest())
@@ -263,12 +219,8 @@ def _precision(data: bytes, name: str) -> Precision:
 def _read(path: Path, limit: int) -> bytes:
     try:
         data = read_inside(path.parent, path, limit)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise InvalidArgument(f"cannot read {short(path)} ({_reason(error)}): check the path") from error
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {short(path)} ({error.strerror}): check the path") from error
     if len(data) > limit:
-        raise InvalidArgument(f"{short(path)} has more than {limit} bytes: no model file is that large")
+        raise InvalidArgument(f"{short(path)} has more than {limit} bytes, too many for a model file")
     return data
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

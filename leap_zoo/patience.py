@@ -1,26 +1,25 @@
-"""How long a download waits, how often it tries again, and when a server is too slow to be one."""
+"""How long a download waits, how often it tries again, and when a server is too slow."""
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-
-from leap_zoo.errors import DownloadFailed
 
 
 @dataclass(frozen=True)
 class Patience:
     """Seconds and numbers. `least` bytes must come in every `window`; a document must come within `document`.
 
-    attempts: tries without getting further; each waits twice as long as the one before, between half and all of that,
-    never more than `longest`, also where the server's Retry-After says more.
+    A server from which no byte came for `give_up` is given up. attempts: tries without getting further; each waits
+    twice as long as the one before, between half and all of that, and never more than `longest`, even where the
+    server's Retry-After says more.
     """
 
     connect: float = 10
-    silence: float = 30
+    silence: float = 15
+    give_up: float = 30
     window: float = 30
     least: int = 10_000
     document: float = 60
@@ -37,32 +36,8 @@ class Again(Exception):
         self.after = after
 
 
-class Attempts:
-    """Counts tries at one thing, `what`, and waits between them."""
-
-    def __init__(self, what: str, patience: Patience) -> None:
-        self._what = what
-        self._patience = patience
-        self._failures = 0
-        self._furthest = 0
-
-    def failed(self, error: Again, reached: int = 0) -> None:
-        """Wait before the next try. Raises DownloadFailed when there were enough.
-
-        reached: bytes so far. A try that got clearly further than all before does not count, and a file has an end.
-        """
-        self._failures += 1
-        if reached >= self._furthest + self._patience.least:
-            self._furthest, self._failures = reached, 1
-        if self._failures >= self._patience.attempts:
-            mend = "try again later, what has come so far is kept" if reached else "try again later"
-            raise DownloadFailed(f"{self._what}: {error}, {self._failures} times: {mend}") from error
-        wait = self._patience.back_off * 2 ** (self._failures - 1) * random.uniform(0.5, 1)
-        time.sleep(min(max(wait, error.after or 0), self._patience.longest))
-
-
 class Pace:
-    """Notices a server that sends a byte now and then, so that no timeout between two bytes ever ends it.
+    """Notices a server that sends a byte now and then, which no timeout between two bytes ever ends.
 
     document: what comes is small; no least rate, but an end.
     """
@@ -84,7 +59,7 @@ class Pace:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, a number or a date; None where it says nothing sensible."""
+    """Seconds of a Retry-After header, a number or a date; None for anything else."""
     if value is None or len(value) > 64:
         return None
     if value.isascii() and value.isdecimal():

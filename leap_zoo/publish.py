@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from leap_zoo.card import OTHER_FILES, File, Index, IndexEntry, ModelCard
-from leap_zoo.documents import index_entry, parse_card, read_card, read_document, read_index, write_card, write_index
+from leap_zoo.documents import index_entry, read_card, read_document, read_index, write_card, write_index
 from leap_zoo.errors import InvalidArgument, InvalidCard, short
 from leap_zoo.files import atomic_file
 from leap_zoo.settings import zoo_folder
@@ -34,15 +34,13 @@ def publish(folder: ZooLocation, card: ModelCard) -> None:
 
 
 def publish_folder(folder: str | os.PathLike[str], zoo: ZooLocation) -> ModelCard:
-    """Check the model in `folder`, copy it into the zoo, made when it is not there, and list it in its index.
+    """Check the model in `folder`, copy it into the zoo, which is made if need be, and list it in its index.
 
     Files of an earlier revision that the card no longer lists are removed from the zoo. The index is written last.
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt.
     """
     source, place = ModelFolder(Path(folder).absolute()), zoo_folder(zoo).absolute()
-    (entry,) = source.index().models
-    card = source.card(entry)
-    check_files(source, card)
+    entry, card = checked(source)
     try:
         if not os.path.exists(place / card.id) or not os.path.samefile(place / card.id, source.folder):
             others = {name: source.other(entry, name) for name in OTHER_FILES}
@@ -59,24 +57,25 @@ def reindex(folder: ZooLocation) -> list[ModelCard]:
 
     Raises InvalidArgument when there is none; ArtifactCorrupt, InvalidCard, and then the index is left as it was.
     """
-    place = Zoo(zoo_folder(folder))
-    paths = sorted(place.folder.glob("*/card.json"))
-    if not paths:
-        raise InvalidArgument(f"{short(place.folder)} has no model folders: give the folder of a zoo")
-    cards, entries = [], []
-    for path in paths:
-        try:
-            data = read_document(path)
-        except OSError as error:
-            raise InvalidCard(f"{short(path)} cannot be read ({error.strerror}): publish the model again") from error
-        card = parse_card(data, str(path))
-        if card.id != path.parent.name:
-            raise InvalidCard(f"{path} is of {card.id}: a model's folder has the model's name, rename it")
-        check_files(place, card)
-        cards.append(card)
-        entries.append(index_entry(card, data))
-    _list(place.folder, entries, alone=True)
-    return cards
+    place = zoo_folder(folder)
+    found = [(path.parent.name, *checked(ModelFolder(path.parent))) for path in sorted(place.glob("*/card.json"))]
+    if not found:
+        raise InvalidArgument(f"{short(place)} has no model folders: give the folder of a zoo")
+    for name, _, card in found:
+        if card.id != name:
+            raise InvalidCard(
+                f"{short(place / name)} is of {card.id}: a model's folder has the model's name, rename it"
+            )
+    _list(place, [entry for _, entry, _ in found], alone=True)
+    return [card for _, _, card in found]
+
+
+def checked(place: Zoo, model: str | None = None) -> tuple[IndexEntry, ModelCard]:
+    """A model after checking all its files. Raises ArtifactCorrupt, InvalidCard, UnknownModel."""
+    entry = place.entry(model)
+    card = place.card(entry)
+    check_files(place, card)
+    return entry, card
 
 
 def check_files(place: Zoo, card: ModelCard) -> None:
@@ -95,7 +94,7 @@ def write_folder(
     """
     home, staging = to / card.id, to / f".{card.id}-{secrets.token_hex(8)}"
     if os.path.lexists(home) and (not home.is_dir() or (not (home / "card.json").exists() and any(home.iterdir()))):
-        raise InvalidArgument(f"{short(home)} exists and is no model's folder: remove it, or choose another place")
+        raise InvalidArgument(f"{short(home)} exists and is not a model's folder: remove it, or choose another place")
     staging.mkdir(parents=True)
     try:
         for name, data in others.items():

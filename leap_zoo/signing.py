@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from leap_zoo.card import IndexEntry, ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
 from leap_zoo.files import atomic_file, read_regular
-from leap_zoo.publish import check_files
+from leap_zoo.publish import checked
 from leap_zoo.store import ModelFolder, Zoo, check_card
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Pa
     """
     private_key, folder = _key(key), Path(folder).absolute()
     place = Zoo(folder) if os.path.isfile(folder / "index.json") else ModelFolder(folder)
-    return [_sign(place, entry, private_key) for entry in place.index().models]
+    return [_sign(place, *checked(place, entry.id), private_key) for entry in place.index().models]
 
 
 def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) -> None:
@@ -43,7 +43,7 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
     public_key = _key(key)
     from model_signing import verifying
 
-    entry = next(entry for entry in place.index().models if entry.id == card.id)
+    entry = place.entry(card.id)
     data, signature = place.card_bytes(entry), place.other(entry, "model.sig")
     if signature is None:
         raise NotSigned(f"{card.id} is not signed: ask its publisher for model.sig, or verify it without --key")
@@ -56,7 +56,7 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
         try:
             config.use_elliptic_key_verifier(public_key=public_key)
         except Exception as error:
-            raise InvalidArgument(f"{short(key)} is no public key ({_reason(error)}): give its PEM file") from error
+            raise InvalidArgument(f"{short(key)} is not a public key ({_reason(error)}): give its PEM file") from error
         try:
             config.verify(folder, path)
         except Exception as error:  # whatever a hostile file makes a parser raise: it is not a valid signature
@@ -66,11 +66,10 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
             ) from error
 
 
-def _sign(place: Zoo, entry: IndexEntry, private_key: Path) -> Path:
+def _sign(place: Zoo, entry: IndexEntry, card: ModelCard, private_key: Path) -> Path:
     from model_signing import signing
 
-    card, data, signature = place.card(entry), place.card_bytes(entry), place.path(entry.id, "model.sig", entry.sha256)
-    check_files(place, card)
+    data, signature = place.card_bytes(entry), place.path(entry.id, "model.sig", entry.sha256)
     with _quiet(), _folder_of(card.id, data) as folder:
         path = folder.parent / "model.sig"
         try:
@@ -96,7 +95,7 @@ def _key(path: str | os.PathLike[str]) -> Path:
         raise MissingExtra("signatures need model-signing: pip install 'leap-zoo[sign]'") from error
     try:
         if b"-----BEGIN" not in read_regular(Path(path), _MAX_KEY_BYTES):
-            raise InvalidArgument(f"{short(path)} is no PEM file; a new key: {_NEW_KEY}")
+            raise InvalidArgument(f"{short(path)} is not a PEM file; a new key: {_NEW_KEY}")
     except OSError as error:
         raise InvalidArgument(f"cannot read the key {short(path)} ({error.strerror}); a new key: {_NEW_KEY}") from error
     return Path(path)

@@ -1,13 +1,8 @@
-"""The models on this device: zoos in folders, what was pulled, and the chain index -> card -> file.
+"""The models on this device, and the chain index -> card -> file.
 
-The index has the sha256 of every card, a card that of every file. A file is read once, checked, and its bytes are
-handed on, so that what was checked is what runs. The cache keeps what was pulled by content, under no name that a
-server chose:
-
-    LEAP_ZOO_HOME/index.json             an ordinary index; written last, under a lock
-    LEAP_ZOO_HOME/blobs/<sha256>         cards and files, moved in whole and checked
-    LEAP_ZOO_HOME/signatures/<sha256>    the signature of the card with that sha256
-    LEAP_ZOO_HOME/partial/<sha256>       a download that goes on later
+The index has the sha256 of every card, and a card has that of every file. A file is read once, checked, and its bytes
+are handed on, so what was checked is what runs. `Zoo` is a zoo in a folder, `ModelFolder` the folder of one model, and
+`Cache` what was pulled; `leap_zoo.download` has zoos on servers, which follow the same chain.
 """
 
 from __future__ import annotations
@@ -44,26 +39,41 @@ ZooLocation = str | os.PathLike[str]
 
 
 class Zoo:
-    """A zoo in a folder that holds `index.json` and, per model, a folder. Nothing is read before it is asked for.
+    """A zoo in a folder: `index.json`, and one folder per model. Nothing is read before it is asked for.
 
-    `name`: for messages. `whole`: every file that a card lists is meant to be here.
+    `name` is for messages. `whole`: every file that a card lists should be here. `lone`: it is the folder of one model,
+    which has `card.json` and no index.
     """
 
+    remote = False
     whole = True
+    lone = False
+    advice = "copy the model's folder again from where it was published, or export it again"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = "the bundled zoo" if folder == BUNDLED else str(folder)
+        self.name = str(folder)
+        if folder == BUNDLED:
+            self.name, self.advice = "the bundled zoo", "reinstall with pip install --force-reinstall leap-zoo"
 
     def index(self) -> Index:
-        """The models of this zoo. Raises InvalidArgument when there is no index.json, InvalidCard when it is broken."""
-        path = self.folder / "index.json"
+        """The models of this zoo. Raises InvalidArgument when there is no index, InvalidCard when it is invalid."""
+        name = "card.json" if self.lone else "index.json"
         try:
-            return parse_index(read_inside(self.folder, path, MAX_DOCUMENT_BYTES), str(path))
+            data = self.document(name, MAX_DOCUMENT_BYTES)
         except OSError as error:
-            raise InvalidArgument(
-                f"{short(self.folder)} is no zoo (index.json: {error.strerror}): give the folder that holds index.json"
-            ) from error
+            raise InvalidArgument(self._without(name, error.strerror)) from error
+        where = f"{self.name}/{name}"
+        return Index(models=[index_entry(parse_card(data, where), data)]) if self.lone else parse_index(data, where)
+
+    def entry(self, model: str | None = None) -> IndexEntry:
+        """What the index says about a model; None: the only one, else leap-zoo's default. Raises UnknownModel."""
+        entries = {entry.id: entry for entry in self.index().models}
+        if model is None:
+            model = next(iter(entries)) if len(entries) == 1 else default_model()
+        if model not in entries:
+            raise UnknownModel(f"{short(self.name)} has no model {short(model)}{nearest(model, entries)}")
+        return entries[model]
 
     def card(self, entry: IndexEntry) -> ModelCard:
         """The card of a model, checked against the index. Raises ArtifactCorrupt, InvalidCard."""
@@ -71,25 +81,39 @@ class Zoo:
 
     def card_bytes(self, entry: IndexEntry) -> bytes:
         """card.json as it was published, size and sha256 checked. Raises ArtifactCorrupt."""
-        what, path = f"card.json of {entry.id}", self.path(entry.id, "card.json", entry.sha256)
+        what = f"card.json of {entry.id}"
         try:
-            data = read_inside(self.folder, path, MAX_DOCUMENT_BYTES)
+            data = self.document(self.where(entry.id, "card.json", entry.sha256), entry.bytes)
         except OSError as error:
-            raise ArtifactCorrupt(f"{what} is missing: {self._mend(entry.id)}") from error
-        check_digest(what, data, entry.sha256, self._mend(entry.id))
+            raise ArtifactCorrupt(f"{what} is not there ({error.strerror}): {self._fix(entry.id)}") from error
+        check_digest(what, data, entry.sha256, self._fix(entry.id))
         return data
 
+    def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
+        """A file of at most `limit` bytes, unchecked. Raises OSError where there is none, ArtifactCorrupt.
+
+        optional: servers that forbid what they do not have count as not having it.
+        """
+        data = read_inside(self.folder, self.folder / path, limit)
+        if len(data) > limit:
+            raise ArtifactCorrupt(f"{short(self.folder / path)} is larger than {limit} bytes: refused")
+        return data
+
+    def where(self, model: str, name: str, sha256: str) -> str:
+        """The path of a file inside this zoo; sha256: its own, or the card's for files that no card lists."""
+        return name if self.lone else f"{model}/{name}"
+
     def path(self, model: str, name: str, sha256: str) -> Path:
-        """Where a file of a model is; sha256: its own, or the card's for the files that no card lists."""
-        return self.folder / model / name
+        """The same, as a path of this device."""
+        return self.folder / self.where(model, name, sha256)
 
     def paths(self, entry: IndexEntry, card: ModelCard) -> dict[str, Path]:
-        """Where the files of a model are, by the names that they were published under; any may have gone."""
+        """Where the files of a model are, by the names under which they were published; any may have gone."""
         others = {name: self.path(entry.id, name, entry.sha256) for name in OTHER_FILES}
         return others | {file.file: self.path(card.id, file.file, file.sha256) for file in card.files}
 
     def holds(self, card: ModelCard, artifact: Artifact) -> bool:
-        """Whether the files of `artifact` are meant to be here."""
+        """Whether the files of `artifact` should be here."""
         return self.whole or all(self.has(card, file) for file in artifact.files)
 
     def has(self, card: ModelCard, file: File) -> bool:
@@ -101,69 +125,67 @@ class Zoo:
 
     def read(self, card: ModelCard, published: File) -> bytes:
         """The bytes of a file that `card` lists, size and sha256 checked. Raises ArtifactCorrupt, NotPulled."""
-        what, mend = f"{published.file} of {card.id}", self._mend(card.id)
+        what, fix = f"{published.file} of {card.id}", self._fix(card.id)
         path = self.path(card.id, published.file, published.sha256)
         try:
             data = read_inside(self.folder, path, published.bytes)
             found = path.stat().st_size
         except OSError as error:
-            raise ArtifactCorrupt(f"{what} cannot be read ({error.strerror}): {mend}") from error
+            raise ArtifactCorrupt(f"{what} cannot be read ({error.strerror}): {fix}") from error
         if len(data) != published.bytes:
-            raise ArtifactCorrupt(f"{what} is corrupt: expected {published.bytes} bytes, found {found}: {mend}")
-        check_digest(what, data, published.sha256, mend)
+            raise ArtifactCorrupt(f"{what} is corrupt: expected {published.bytes} bytes, found {found}: {fix}")
+        check_digest(what, data, published.sha256, fix)
         return data
 
     def other(self, entry: IndexEntry, name: str) -> bytes | None:
-        """A file that no card lists (README.md, model.sig), not checked; None where there is no such regular file."""
-        try:
-            data = read_inside(self.folder, self.path(entry.id, name, entry.sha256), MAX_DOCUMENT_BYTES)
-        except OSError:
-            return None
-        return data if len(data) <= MAX_DOCUMENT_BYTES else None
+        """A file that no card lists (README.md, model.sig), unchecked; None where there is none.
 
-    def _mend(self, model: str) -> str:
-        if self.folder == BUNDLED:
-            return "reinstall with pip install --force-reinstall leap-zoo"
-        return "copy the model's folder again from where it was published, or export it again"
+        Raises ArtifactCorrupt for what cannot be read.
+        """
+        path = self.where(entry.id, name, entry.sha256)
+        try:
+            return self.document(path, MAX_DOCUMENT_BYTES, optional=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ArtifactCorrupt(f"{path} cannot be read ({error.strerror}): {self._fix(entry.id)}") from error
+
+    def _fix(self, model: str) -> str:
+        return self.advice.replace("MODEL", model)
+
+    def _without(self, name: str, reason: str | None) -> str:
+        return f"{short(self.name)} is not a zoo ({name}: {reason}): give the folder that holds index.json"
 
 
 class ModelFolder(Zoo):
-    """One model's folder, whatever its name, as `pull --to` writes it: in no zoo, perhaps with some files only."""
+    """The folder of one model, whatever its name, as `pull --to` writes it; it may have some of the files only."""
 
     whole = False
+    lone = True
 
-    def index(self) -> Index:
-        """The one model. Raises InvalidArgument when there is no card.json, InvalidCard when it is broken."""
-        path = self.folder / "card.json"
-        try:
-            data = read_inside(self.folder, path, MAX_DOCUMENT_BYTES)
-        except (OSError, ValueError) as error:  # ValueError: a null character in the path
-            is_zoo = os.path.isfile(self.folder / "index.json")
-            advice = "it is a zoo, give a model's id and zoo=FOLDER" if is_zoo else "give the folder that holds it"
-            reason = getattr(error, "strerror", None) or error
-            raise InvalidArgument(
-                f"{short(self.folder)} is not a model's folder (card.json: {reason}): {advice}"
-            ) from error
-        return Index(models=[index_entry(parse_card(data, str(path)), data)])
-
-    def path(self, model: str, name: str, sha256: str) -> Path:
-        """See `Zoo`."""
-        return self.folder / name
+    def _without(self, name: str, reason: str | None) -> str:
+        is_zoo = os.path.isfile(self.folder / "index.json")
+        advice = "it is a zoo, give a model's id and zoo=FOLDER" if is_zoo else "give the folder that holds it"
+        return f"{short(self.folder)} is not a model's folder ({name}: {reason}): {advice}"
 
 
 class Cache(Zoo):
-    """What was pulled, as a zoo: only some files of a model may be here. Any number of processes may use it at once."""
+    """What was pulled, by content, so that no name is one that a server chose. Processes may use it at the same time.
+
+    index.json             an ordinary index; written last, under a lock
+    blobs/<sha256>         cards and files, moved in whole and checked
+    signatures/<sha256>    the signature of the card with that sha256
+    partial/<sha256>       an unfinished download
+    """
 
     whole = False
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, mend: str = "set LEAP_ZOO_HOME to a folder that you may write") -> None:
         super().__init__(Path(os.path.expanduser(home)))
         self.name = "what was pulled"
+        self.advice = "leap-zoo pull MODEL"
         self.partials = self.folder / "partial"
-
-    def exists(self) -> bool:
-        """Whether anything was ever pulled."""
-        return os.path.isfile(self.folder / "index.json")
+        self._mend = mend
 
     def index(self) -> Index:
         """The models that were pulled, none when the folder cannot be read. Raises InvalidCard."""
@@ -174,9 +196,9 @@ class Cache(Zoo):
         except InvalidCard as error:
             raise InvalidCard(f"{error} (remove {short(self.folder)} and pull again)") from error
 
-    def path(self, model: str, name: str, sha256: str) -> Path:
+    def where(self, model: str, name: str, sha256: str) -> str:
         """See `Zoo`."""
-        return self.folder / "signatures" / sha256 if name == "model.sig" else self.blob(sha256)
+        return f"signatures/{sha256}" if name == "model.sig" else f"blobs/{sha256}"
 
     def blob(self, sha256: str) -> Path:
         """Where the content with this digest is, or would be."""
@@ -194,11 +216,11 @@ class Cache(Zoo):
         return super().read(card, published)
 
     def other(self, entry: IndexEntry, name: str) -> bytes | None:
-        """See `Zoo`: the signature is here alone."""
+        """See `Zoo`: only the signature is here."""
         return super().other(entry, name) if name == "model.sig" else None
 
     def check(self, published: File) -> bool:
-        """Whether the content is there and is still what it was; what has rotted is removed. Raises OSError."""
+        """Whether the content is there and still has its digest; damaged content is removed. Raises OSError."""
         path = self.blob(published.sha256)
         try:
             with path.open("rb") as file:
@@ -209,44 +231,43 @@ class Cache(Zoo):
         path.unlink(missing_ok=True)
         return False
 
-    def prepare(self) -> None:
-        """Make the folders. Raises CacheUnusable."""
+    def prepare(self, count: int) -> None:
+        """Make the folders. Raises CacheUnusable, also when the disk cannot take `count` more bytes."""
         with self.usable():
             if str(self.folder).startswith("~"):
                 raise FileNotFoundError(errno.ENOENT, "there is no home folder")
             for name in ("blobs", "partial", "signatures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-
-    def check_room(self, count: int) -> None:
-        """Raises CacheUnusable when the disk cannot take that many bytes."""
-        with self.usable():
             free = shutil.disk_usage(self.folder).free
             if free < count:
                 raise OSError(errno.ENOSPC, f"{count} bytes are needed, {free} are free")
 
     def record(
         self, entry: IndexEntry, data: bytes, card: ModelCard, files: Iterable[File], signature: bytes | None
-    ) -> bool:
-        """List a model whose `files` were stored; False when one has gone meanwhile. Raises CacheUnusable."""
+    ) -> None:
+        """List a model whose `files` were stored. Raises CacheUnusable, also when one was removed meanwhile."""
         with self._changing():
             if not all(self.has(card, file) for file in files):
-                return False
+                raise CacheUnusable(f"another process removed files from {short(self.folder)}: pull again")
             for name, content in (("card.json", data), ("model.sig", signature)):
                 if content is not None:
                     with atomic_file(self.path(entry.id, name, entry.sha256)) as file:
                         file.write(content)
             self._write_index([*(other for other in self.index().models if other.id != entry.id), entry])
-            return True
 
-    def remove(self, model: str) -> int:
-        """Forget a model, and remove what no other one lists; returns how many bytes. Raises UnknownModel."""
+    def remove(self, *models: str) -> int:
+        """Forget models, and remove what no other one lists; returns how many bytes.
+
+        Raises UnknownModel when one of them was not pulled; then all stay.
+        """
         known = [entry.id for entry in self.index().models]
-        if model not in known:
-            raise UnknownModel(f"{short(model)} was not pulled: nothing to remove{nearest(model, known)}")
+        for model in models:
+            if model not in known:
+                raise UnknownModel(f"{short(model)} was not pulled: nothing was removed{nearest(model, known)}")
         with self._changing():
-            entries = {entry.id: entry for entry in self.index().models}
-            gone = self._digests(entry for entry in [entries.pop(model, None)] if entry)
-            self._write_index(list(entries.values()))
+            entries = self.index().models
+            gone = self._digests(entry for entry in entries if entry.id in models)
+            self._write_index([entry for entry in entries if entry.id not in models])
             return self._discard(gone)
 
     def discard(self, digests: Iterable[str]) -> None:
@@ -255,10 +276,9 @@ class Cache(Zoo):
             self._discard(digests)
 
     def prune(self) -> int:
-        """Remove all content that no model lists, and unfinished downloads; returns how many bytes. May be interrupted.
-
-        Raises CacheUnusable.
-        """
+        """Remove unlisted content and unfinished downloads; returns how many bytes. Raises CacheUnusable."""
+        if not self.folder.is_dir():
+            return 0
         with self._changing():
             names = {path.name for kind in ("blobs", "signatures") for path in self.folder.glob(f"{kind}/*")}
             freed = self._discard(names)
@@ -270,13 +290,13 @@ class Cache(Zoo):
 
     @contextlib.contextmanager
     def usable(self) -> Iterator[None]:
-        """What the system says when it cannot keep a file, as an error of ours. Raises CacheUnusable."""
+        """Turns the system's errors about files into one of ours. Raises CacheUnusable."""
         try:
             yield
         except OSError as error:
-            mend = "set LEAP_ZOO_HOME to a folder that you may write"
+            mend = self._mend
             if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-                mend = "make room (leap-zoo cache prune), or set LEAP_ZOO_HOME to a folder on another disk; pull again"
+                mend = "make room (leap-zoo cache prune), or choose another disk (LEAP_ZOO_HOME, --to); pull again"
             reason = error.strerror or error
             raise CacheUnusable(f"cannot keep files in {short(self.folder)} ({reason}): {mend}") from error
 
@@ -300,14 +320,11 @@ class Cache(Zoo):
                 listed |= {file.sha256 for file in self.card(entry).files}
         return listed
 
-    def _mend(self, model: str) -> str:
-        return f"leap-zoo pull {model}"
-
 
 def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
     """The zoos to look in, in order: `zoo` alone when given, else LEAP_ZOO_URL's folder, what was pulled, the bundled.
 
-    None of them is on the network: what a server has is pulled first. Raises InvalidArgument, UnknownModel.
+    None of them is on the network: models on a server are pulled first. Raises InvalidArgument, UnknownModel.
     """
     if zoo is not None:
         folder = Path(os.path.expanduser(zoo_folder(zoo)))
@@ -315,7 +332,7 @@ def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
     settings = read_settings()
     found = [Zoo(settings.zoo)] if settings.zoo is not None else []
     pulled = Cache(settings.home)
-    if pulled.exists():
+    if os.path.isfile(pulled.folder / "index.json"):
         found.append(pulled)
     if (BUNDLED / "index.json").is_file():
         found.append(Zoo(BUNDLED))
@@ -335,19 +352,18 @@ def find(name: str, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
 def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, ModelCard]]:
     """The zoos that list `name`, one after the other as they are asked for. Raises UnknownModel when there is none."""
     known: list[str] = []
-    found = False
     for place in zoos(zoo):
         for entry in place.index().models:
             if entry.id == name:
-                found = True
                 yield place, place.card(entry)
             known.append(entry.id)
-    if not found and "://" in str(name):
+    if name in known:
+        return
+    if "://" in name:
         raise UnknownModel(f"{short(name)} is an address: leap-zoo pull MODEL --from it, then give the model's id")
-    if not found:
-        url = read_settings().url if zoo is None else None
-        elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {masked(url)}"
-        raise UnknownModel(f"unknown model {short(name)}{nearest(str(name), known)}{elsewhere}")
+    url = read_settings().url if zoo is None else None
+    elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {masked(url)}"
+    raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}{elsewhere}")
 
 
 def models(zoo: ZooLocation | None = None) -> list[ModelCard]:
@@ -388,6 +404,8 @@ def read_inside(folder: Path, path: Path, limit: int) -> bytes:
         inside = path.resolve().is_relative_to(folder.resolve())
     except RuntimeError:  # links in a circle
         inside = False
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, "not a valid path") from error
     if not inside:
         raise ArtifactCorrupt(f"{short(path)} leads out of its folder: replace the link by the file itself")
     return read_regular(path, limit)

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """One file. `error` says why it failed, or was skipped, and how to mend it; None when it passed.
+    """One file. `error` says why it failed or was skipped, and how to fix it; None when it passed.
 
     `skipped`: it cannot be run here (its runtime is not installed, it was not pulled), which says nothing against it.
     """
@@ -156,41 +157,54 @@ def tolerance(golden: Golden, precision: str, isa: tuple[str, ...]) -> float:
 def _verify_artifact(
     place: Zoo, card: ModelCard, artifact: Artifact, providers: Sequence[Provider] | None
 ) -> ArtifactReport:
+    report = partial(ArtifactReport, artifact.file, artifact.format, artifact.precision)
     if not place.holds(card, artifact):
-        return _failed(artifact, f"it was not pulled: leap-zoo pull {card.id} --file {artifact.file}", skipped=True)
+        fix = f"leap-zoo pull {card.id} --file {artifact.file}"
+        return report(ok=False, skipped=True, error=f"it was not pulled: {fix}")
     try:
         model = open_artifact(place, card, artifact, providers=providers if artifact.format == "onnx" else None)
-        golden = read_golden(place.read(card, card.golden))
-        return _compare(model, golden)
+        outputs, milliseconds = _compare(model, read_golden(place.read(card, card.golden)))
     except InvalidArgument:  # the providers, not the file
         raise
     except MissingExtra as error:
-        return _failed(artifact, str(error), skipped=True)
+        return report(ok=False, skipped=True, error=str(error))
     except LeapZooError as error:
-        return _failed(artifact, str(error), skipped=False)
+        return report(ok=False, error=str(error))
+    worst = max(outputs, key=lambda output: (not output.ok, output.difference))
+    fix = f"update {model.runtime}, or load another file"
+    if artifact.precision == "int8" and int8_saturates():
+        fix = "this processor has no VNNI, so sums of 8-bit products overflow: load its fp32 file if it has one"
+    differs = (
+        f"{artifact.file} of {card.id} differs on this device: {worst.output} by {worst.difference:.4g}, "
+        f"at most {worst.tolerance:.4g}: {fix}"
+    )
+    return report(
+        ok=worst.ok,
+        error=None if worst.ok else differs,
+        runtime=model.runtime,
+        milliseconds=milliseconds,
+        outputs=outputs,
+    )
 
 
-def _failed(artifact: Artifact, error: str, *, skipped: bool) -> ArtifactReport:
-    return ArtifactReport(artifact.file, artifact.format, artifact.precision, ok=False, skipped=skipped, error=error)
-
-
-def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> ArtifactReport:
+def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> tuple[list[OutputReport], float]:
+    """Every output beside its golden values, and milliseconds. Raises ArtifactCorrupt."""
     artifact = model.artifact
     prefix = f"{artifact.file}/"
     expected = {name.removeprefix(prefix): values for name, values in golden.items() if name.startswith(prefix)}
-    needed = {"embedding", "teacher_embedding", *(head.output for head in model.card.heads)}
-    if "image" not in golden or needed - set(expected):
-        missing = ", ".join(sorted(needed - set(expected))) or "image"
+    logits = {head.output for head in model.card.heads}
+    needed = sorted({"embedding", "teacher_embedding"} | logits)
+    if "image" not in golden or set(needed) - set(expected):
+        missing = ", ".join(sorted(set(needed) - set(expected))) or "image"
         raise ArtifactCorrupt(f"golden file lacks {missing} for {artifact.file}: export it again")
     images = golden["image"].astype(np.uint8)
-    model.run(images, sorted(needed))
+    model.run(images, needed)
     started = time.perf_counter()
-    found = model.run(images, sorted(needed))
+    found = model.run(images, needed)
     milliseconds = (time.perf_counter() - started) * 1000
     limit = tolerance(model.card.golden, artifact.precision, instruction_sets())
-    logits = {head.output for head in model.card.heads}
     outputs = []
-    for name in sorted(needed):
+    for name in needed:
         ours, theirs = found[name], expected[name].astype(np.float32)
         if ours.shape != theirs.shape:
             raise ArtifactCorrupt(f"golden {prefix}{name} is {theirs.shape}, not {ours.shape}: export it again")
@@ -198,22 +212,4 @@ def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> Artifa
             ours, theirs = softmax(ours), softmax(theirs)
         difference = float(np.abs(ours - theirs).max())
         outputs.append(OutputReport(name, difference, limit, difference <= limit))  # NaN compares as not ok
-    ok = all(output.ok for output in outputs)
-    worst = max(outputs, key=lambda output: (not output.ok, output.difference))
-    mend = f"update {model.session.runtime}, or load another file"
-    if artifact.precision == "int8" and int8_saturates():
-        mend = "this processor has no VNNI, so sums of 8-bit products overflow: load its fp32 file if it has one"
-    error = (
-        f"{artifact.file} of {model.card.id} differs on this device: {worst.output} by {worst.difference:.4g}, "
-        f"at most {worst.tolerance:.4g}: {mend}"
-    )
-    return ArtifactReport(
-        file=artifact.file,
-        format=artifact.format,
-        precision=artifact.precision,
-        ok=ok,
-        error=None if ok else error,
-        runtime=model.session.runtime,
-        milliseconds=milliseconds,
-        outputs=outputs,
-    )
+    return outputs, milliseconds

@@ -17,22 +17,18 @@ import msgspec
 from export.errors import ExportError
 from export.golden import draw
 from export.latency import FOLDER, Measured, latency_tables, write_rows
-from leap_zoo.bench import SECONDS, Contender, Plan, Row, answer_probe, bench, relative, slowdown
+from leap_zoo.bench import SECONDS, Contender, Plan, Row, bench, relative, slowdown
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.model import Model, choose_artifact, open_artifact
-from leap_zoo.progress import Progress
 from leap_zoo.store import Zoo, models
 
 KINDS = ("torch", "torch-onnx")
-PROBE = ("tools.bench_latency", "--probe")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write, print; exit status 2 for what the user can fix."""
     options = _parser().parse_args(arguments)
-    if options.probe:
-        return answer_probe(lambda task, place, card: partial(_open, task.format, place, card, task.threads))
     try:
         if options.add is not None:
             document = msgspec.json.decode(options.add.read_bytes(), type=dict[str, msgspec.Raw])
@@ -52,17 +48,8 @@ def measure(options: argparse.Namespace) -> list[Measured]:
     """The rows of the models of a zoo and of their peers. Raises LeapZooError, GateFailed."""
     plan = Plan(threads=options.threads, batches=options.batch, seconds=options.seconds, decode=options.decode)
     names = options.models or [card.id for card in models(options.zoo)]
-    bars: list[Progress] = []
-
-    def begin(total: int):
-        bars.append(Progress(total))
-        return bars[0].step
-
-    try:
-        found, notes = bench(names, plan, options.zoo, begin, [partial(_peer, kind) for kind in options.against])
-    finally:
-        for bar in bars:
-            bar.clear()
+    peers = [partial(_peer, kind) for kind in options.against]
+    found, notes = bench(names, plan, options.zoo, peers, shown=True)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     rows = [msgspec.convert(msgspec.to_builtins(row), Measured) for row in found]
     measured = []
@@ -80,8 +67,9 @@ def _peer(kind: str, place: Zoo, card: ModelCard, threads: int) -> Contender:
     model = _open(kind, place, card, threads)
     file = open_artifact(place, card, model.artifact, threads)
     check_parity(file, TimmStudent(place, card), draw(card.preprocessing.size))
-    # Exporting takes longer than loading and much memory: its costs would say nothing about the file.
-    return Contender(model, kind, None if kind == "torch-onnx" else PROBE)
+    if kind == "torch-onnx":  # exporting takes long and much memory: its costs would say nothing about the file
+        return Contender(kind, lambda: model, costs=False)
+    return Contender(kind, partial(_open, kind, place, card, threads))
 
 
 def _open(kind: str, place: Zoo, card: ModelCard, threads: int) -> Model:
@@ -112,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
     parser.add_argument("--add", type=Path, metavar="FILE", help="write these rows, of another device; measure nothing")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="(%(default)s)")
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 

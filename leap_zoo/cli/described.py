@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.output import size
 
 if TYPE_CHECKING:
-    from leap_zoo.card import Artifact, File, ModelCard, Preprocessing, Search
-    from leap_zoo.model_file import Described
+    from leap_zoo.card import Artifact, File, ModelCard, Search
+    from leap_zoo.model import Model
 
 
 def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
@@ -27,15 +27,20 @@ def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
     dims, licences = card.embedding_dims, card.licences
     yield f"{card.id}  revision {card.revision}"
     yield f"  {card.description}"
-    yield f"  parameters  {card.parameters:,}"
+    if card.parameters:
+        yield f"  parameters  {card.parameters:,}"
     if (student := card.architecture) is not None:
         yield (
             f"  student     {student.depth} blocks of width {student.width}, {student.heads} heads, "
             f"patches of {student.patch} px, {student.registers} registers, pooling {student.pooling}"
         )
-    yield _photo(card.preprocessing)
+    spec = card.preprocessing
+    yield f"  photo       short side to {spec.short_side} ({spec.filter}), centre {spec.size} x {spec.size}"
     yield f"  embeddings  student {dims.student}, teacher {dims.teacher}"
-    yield from _heads({head.name: head.labels for head in card.heads}, card.default_head)
+    for head in card.heads:
+        sample = ", ".join(head.labels[:3]) + (", ..." if len(head.labels) > 3 else "")
+        default = " (default)" if head.name == card.default_head else ""
+        yield f"  head        {head.name}{default}: {len(head.labels)} classes: {sample}"
     yield f"  licences    code {licences.code}; weights {licences.weights}"
     yield f"              teacher {licences.teacher}; data {licences.data}"
     for artifact in card.artifacts:
@@ -84,32 +89,20 @@ def _search_lines(search: Search) -> Iterable[str]:
         )
 
 
-def file_lines(file: Described) -> Iterable[str]:
-    """A model file, and what is known of it."""
-    says, listed = file.says, file.listed
-    yield f"{file.file}  {file.format}  {size(file.bytes)}"
-    yield f"  sha256      {file.sha256}"
-    yield "  listed      " + (
-        f"as {listed['file']} of {listed['model']} {listed['revision']}" if listed else "by no zoo that is known here"
-    )
-    if file.weights is not None:
-        yield f"  weights     {file.weights}"
-    for what, ports in (("input", file.inputs), ("output", file.outputs)):
-        for name, (dtype, shape) in ports.items():
-            yield f"  {what:<11} {name}  {dtype} ({', '.join('?' if axis is None else str(axis) for axis in shape)})"
-    yield "  It says of itself (not verified):"
-    yield f"  model       {says.model_id}  revision {says.revision}"
-    yield f"              {says.description}"
-    yield _photo(says.preprocessing)
-    yield from _heads(says.labels)
-    yield "  licences    " + "; ".join(f"{of} {licence}" for of, licence in says.licences.items())
+def file_lines(model: Model) -> Iterable[str]:
+    """A lone model file: whether a card lists it, and that card, or what the file says about itself."""
+    card, artifact = model.card, model.artifact
+    yield f"{artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.total_bytes)}"
+    yield f"  sha256      {artifact.sha256}"
+    if (name := listed_as(model)) is not None:
+        yield f"  verified    it is {name} of this card:"
+    else:
+        yield "  NOT verified: no card that is known here lists it. It says about itself:"
+    yield from card_lines(card, {file.sha256 for file in artifact.files})
 
 
-def _photo(spec: Preprocessing) -> str:
-    return f"  photo       short side to {spec.short_side} ({spec.filter}), centre {spec.size} x {spec.size}"
-
-
-def _heads(labels: Mapping[str, Sequence[str]], default: str | None = None) -> Iterable[str]:
-    for head, names in labels.items():
-        sample = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        yield f"  head        {head}{' (default)' if head == default else ''}: {len(names)} classes: {sample}"
+def listed_as(model: Model) -> str | None:
+    """The name under which its card lists the file of a model; None for an unverified one."""
+    if not model.verified:
+        return None
+    return next(one.file for one in model.card.artifacts if one.sha256 == model.artifact.sha256)

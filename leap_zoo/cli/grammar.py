@@ -57,11 +57,13 @@ def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> 
     add_zoo(command)
 
 
-def add_artifact(command: argparse.ArgumentParser) -> None:
-    """Which file of the model, and on how many threads: --precision, --format, --threads."""
-    command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: int8 where the model has it")
-    command.add_argument("--format", choices=("onnx", "openvino"), help="default: onnx where the model has it")
-    command.add_argument("--threads", type=at_least_one, metavar="N", help="default: what this machine allows")
+def add_artifact(command: argparse.ArgumentParser, *, default: str | None = None, threads: bool = True) -> None:
+    """Which file of the model, and how it runs: --precision, --format, --threads, --provider. default: for --help."""
+    precision, format = default or "int8 where the model has it", default or "onnx where the model has it"
+    command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help=f"default: {precision}")
+    command.add_argument("--format", choices=("onnx", "openvino"), help=f"default: {format}")
+    if threads:
+        command.add_argument("--threads", type=at_least_one, metavar="N", help="default: what this machine allows")
     add_providers(command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -46,7 +45,7 @@ def add(commands: Commands) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import row_lines
-    from leap_zoo.sources import offer_of
+    from leap_zoo.download import open_zoo
     from leap_zoo.store import digests_here, models
 
     source = _source(options)
@@ -54,8 +53,8 @@ def _list(options: argparse.Namespace) -> int:
     failed: LeapZooError | None = None
     if source is not None:
         try:
-            with offer_of(source) as offer:
-                cards = [offer.card(entry)[1] for entry in offer.models]
+            with open_zoo(source) as zoo:
+                cards = [zoo.card(entry) for entry in zoo.index().models]
         except LeapZooError as error:  # what is here can be listed without LEAP_ZOO_URL's server
             if options.source is not None:
                 raise
@@ -116,13 +115,13 @@ def _source(options: argparse.Namespace) -> str | None:
 
 def _show(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import card_lines
+    from leap_zoo.download import open_zoo
     from leap_zoo.model import locate
-    from leap_zoo.model_file import names_a_path
-    from leap_zoo.sources import offer_of
+    from leap_zoo.model_file import names_a_file
     from leap_zoo.store import digests_here
 
     source = _source(options)
-    if options.source is None and options.model and names_a_path(options.model) and not os.path.isdir(options.model):
+    if options.source is None and options.model and "://" not in options.model and names_a_file(options.model):
         return _show_file(options)
     try:
         if options.source is not None:
@@ -131,8 +130,8 @@ def _show(options: argparse.Namespace) -> int:
     except UnknownModel:
         if source is None:
             raise
-        with offer_of(source) as offer:
-            card = offer.card(offer.entry(options.model))[1]
+        with open_zoo(source) as zoo:
+            card = zoo.card(zoo.entry(options.model))
     if options.json:
         return print_json(card)
     for line in card_lines(card, digests_here(options.zoo)):
@@ -141,13 +140,14 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _show_file(options: argparse.Namespace) -> int:
-    from leap_zoo.cli.described import file_lines
-    from leap_zoo.model_file import describe
+    from leap_zoo.cli.described import file_lines, listed_as
+    from leap_zoo.model import load
 
-    file = describe(Path(options.model), options.zoo)
+    model = load(Path(options.model), zoo=options.zoo, threads=1)
     if options.json:
-        return print_json(file)
-    for line in file_lines(file):
+        about = {"file": options.model, "verified": model.verified, "listed_as": listed_as(model)}
+        return print_json(about | {"artifact": model.artifact, "card": model.card})
+    for line in file_lines(model):
         say(line)
     return 0
 

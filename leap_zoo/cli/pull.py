@@ -89,8 +89,8 @@ def _cache(options: argparse.Namespace) -> int:
         raise InvalidArgument("cache what? Give list, rm MODEL, or prune")
     cache, freed = Cache(read_settings().home), 0
     if options.action == "rm":
-        freed = sum(cache.remove(model) for model in options.models)
-    elif options.action == "prune" and cache.exists():
+        freed = cache.remove(*options.models)
+    elif options.action == "prune":
         freed = cache.prune()
     rows: list[dict[str, Any]] = []
     for entry in cache.index().models:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 import leap_zoo
-from leap_zoo.bench import ROUNDS, Contender, Plan, Row, Task, bench, probe, slowdown, take_turns
+from leap_zoo.bench import ROUNDS, Contender, Plan, Row, bench, measure_cost, slowdown, take_turns
 from leap_zoo.card import ModelCard, Preprocessing
 from leap_zoo.cli import main
 from leap_zoo.device import cpu_name, instruction_sets
@@ -26,12 +28,6 @@ from leap_zoo.store import Zoo
 TINY = "leap-tiny-test"
 ROOT = Path(leap_zoo.__file__).parent.parent
 QUICK = Plan(seconds=0.02, costs=False)
-
-
-def task(**changes: object) -> Task:
-    return Task(
-        **{"model": TINY, "zoo": None, "precision": "fp32", "format": "onnx", "threads": 1, "batch": 1} | changes
-    )
 
 
 def test_turns__alternate_and_count_no_first_call() -> None:
@@ -96,18 +92,6 @@ def test_bench__decoding_is_timed_and_is_a_row_of_its_own(tiny_zoo: Path, monkey
     assert by_input["jpeg"].peak_memory_bytes is None
 
 
-def test_bench__steps_are_as_many_as_announced(tiny_zoo: Path) -> None:
-    announced, steps = [], []
-
-    def begin(total: int):
-        announced.append(total)
-        return lambda: steps.append(1)
-
-    plan = Plan(precision="fp32", threads=(1, 2, 1), batches=(1, 2, 2), seconds=0.02, decode=True)
-    bench([TINY], plan, tiny_zoo, begin)
-    assert announced == [len(steps)]
-
-
 def test_bench__refuses_what_it_cannot_measure(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownModel):
         bench(["leap-tiny"], QUICK, tiny_zoo)
@@ -129,37 +113,32 @@ def test_bench__a_peer_takes_turns_with_the_files(tiny_zoo: Path) -> None:
 
     def peer(place: Zoo, card: ModelCard, threads: int) -> Contender:
         asked.append(threads)
-        return Contender(open_artifact(place, card, card.artifacts[0], threads), "rival", None)
+        return Contender("rival", lambda: open_artifact(place, card, card.artifacts[0], threads), costs=False)
 
-    announced, steps = [], []
-
-    def begin(total: int):
-        announced.append(total)
-        return lambda: steps.append(1)
-
-    rows, _ = bench([TINY], Plan(threads=(1, 2), seconds=0.02, costs=False), tiny_zoo, begin, [peer])
+    rows, _ = bench([TINY], Plan(threads=(1, 2), seconds=0.02, costs=False), tiny_zoo, [peer])
     assert asked == [1, 2]
     assert [row.format for row in rows] == ["onnx", "onnx", "rival"] * 2
     assert [row.threads for row in rows] == [1, 1, 1, 2, 2, 2]
-    assert announced == [len(steps)]
 
 
-def test_probe__peak_memory_is_of_its_own_process_and_grows_with_the_batch(tiny_zoo: Path) -> None:
+def test_costs__peak_memory_is_of_its_own_process_and_grows_with_the_batch(tiny_zoo: Path) -> None:
     ballast = bytearray(400_000_000)  # of this process: must not be counted
     ballast[::4096] = b"x" * len(ballast[::4096])
-    small, large = (probe(task(zoo=str(tiny_zoo), batch=batch)) for batch in (1, 1024))
-    assert small.load_ms > 0
-    if small.peak_memory_bytes is None or large.peak_memory_bytes is None:
-        pytest.skip("this system does not tell the peak memory of a process")
-    assert 0 < small.peak_memory_bytes < len(ballast)
+    load = partial(leap_zoo.load, TINY, zoo=tiny_zoo, threads=1)
+    (load_ms, small), (_, large) = (measure_cost(load, batch) for batch in (1, 1024))
+    assert load_ms > 0
+    if small is None or large is None:
+        pytest.skip("this system does not report the peak memory of a process")
+    assert 0 < small < len(ballast)
     photos = 1024 * 32 * 32 * 3
-    assert large.peak_memory_bytes > small.peak_memory_bytes + photos
+    assert large > small + photos
 
 
-def test_probe__says_why_in_one_line(tiny_zoo: Path) -> None:
-    with pytest.raises(ArtifactRefused, match="cannot be loaded: unknown model") as caught:
-        probe(task(model="absent", zoo=str(tiny_zoo)))
-    assert "\n" not in str(caught.value)
+def test_costs__errors_of_the_other_process_are_ours(tiny_zoo: Path) -> None:
+    with pytest.raises(UnknownModel, match="unknown model 'absent'"):
+        measure_cost(partial(leap_zoo.load, "absent", zoo=tiny_zoo), 1)
+    with pytest.raises(ArtifactRefused, match="its process was ended"):
+        measure_cost(partial(os.abort), 1)
 
 
 def test_slowdown__tells_a_busy_machine(tiny_zoo: Path) -> None:

@@ -26,15 +26,6 @@ def test_quota__host_path_inside_a_container_falls_back_to_the_mount(tmp_path: P
     assert device.cgroup_quota(tmp_path / "proc", tmp_path / "cgroup") == 2.0
 
 
-def test_quota__version_1(tmp_path: Path) -> None:
-    write(tmp_path / "proc", "12:memory:/a\n4:cpu,cpuacct:/a\n")
-    write(tmp_path / "cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "50000\n")
-    write(tmp_path / "cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n")
-    write(tmp_path / "cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n")
-    write(tmp_path / "cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n")
-    assert device.cgroup_quota(tmp_path / "proc", tmp_path / "cgroup") == 0.5
-
-
 def test_quota__absent_or_rubbish_is_no_quota(tmp_path: Path) -> None:
     assert device.cgroup_quota(tmp_path / "absent", tmp_path) is None
     write(tmp_path / "proc", "rubbish\n0::/\n\n")

@@ -20,6 +20,7 @@ MODELS = ("leap-micro", "leap-nano", "leap-tiny")
         ("nette", HEADS, "imagenette"),  # inside
         ("tiny", MODELS, "leap-tiny"),
         ("leap-tinny", MODELS, "leap-tiny"),
+        ("LEAP-TINY", MODELS, "leap-tiny"),
         ("col", ("colours-of-things", "a-colour", "colours"), "colours"),  # the shortest that begins so
     ],
 )

@@ -156,7 +156,7 @@ ANSWERS: list[tuple[str, str, Behaviour, str, bool]] = [
     ("index is another document", INDEX, answer(body=b'{"a\\nb": 1}'), "unknown key|missing", False),
     ("index of a later schema", INDEX, answer(body=b'{"schema": 2}'), "pip install -U", False),
     ("index is a gzip bomb", INDEX, answer(body=BOMB, content_encoding="gzip"), "not asked for", False),
-    ("index is not there", INDEX, answer(404, HTML), "is no zoo", False),
+    ("index is not there", INDEX, answer(404, HTML), "is not a zoo", False),
     ("index is forbidden", INDEX, answer(403, HTML), "403", False),
     ("index fails", INDEX, answer(503, HTML), "503", False),
     ("index drips", INDEX, dripping, "bytes in", False),

@@ -165,7 +165,7 @@ def test_pull_to__the_files_that_were_chosen(
 def test_pull__from_a_folder_with_some_files_takes_what_is_there(whole_zoo: Path, tmp_path: Path) -> None:
     pull(TINY, whole_zoo, to=tmp_path / "stick", precision="fp32")
     assert {file.file for file in pull(None, tmp_path / "stick" / TINY).files} == CARD_FILES | {"model.onnx"}
-    with pytest.raises(ArtifactCorrupt, match="not there"):
+    with pytest.raises(ArtifactCorrupt, match="cannot be read"):
         pull(TINY, tmp_path / "stick" / TINY, precision="int8")
 
 
@@ -193,7 +193,7 @@ def test_pull_to__something_else_is_left_alone(
     (tmp_path / TINY).mkdir()
     (tmp_path / TINY / "thesis.tex").write_text("years of work")
     assert main(["pull", TINY, "--from", str(zoo_copy), "--to", str(tmp_path)]) == 2
-    assert "is no model's folder" in capsys.readouterr().err
+    assert "is not a model's folder" in capsys.readouterr().err
     assert names(tmp_path / TINY) == {"thesis.tex"}
     for odd in ("a", "b"):
         (tmp_path / odd).mkdir()
@@ -201,7 +201,7 @@ def test_pull_to__something_else_is_left_alone(
     (tmp_path / "b" / TINY).symlink_to("nowhere")
     for odd in ("a", "b"):
         assert main(["pull", TINY, "--from", str(zoo_copy), "--to", str(tmp_path / odd)]) == 2
-        assert "is no model's folder" in capsys.readouterr().err
+        assert "is not a model's folder" in capsys.readouterr().err
         assert os.listdir(tmp_path / odd) == [TINY]
     (tmp_path / "file").write_text("")
     assert main(["pull", TINY, "--from", str(zoo_copy), "--to", str(tmp_path / "file")]) == 2
@@ -344,6 +344,9 @@ def test_cache__rm_removes_a_model_and_nothing_else(
     pull("another", other / "another", everything=True)
     before = names(no_pulled_models)
     capsys.readouterr()
+    assert main(["cache", "rm", "another", "unknown"]) == 2
+    assert "'unknown' was not pulled: nothing was removed" in capsys.readouterr().err
+    assert names(no_pulled_models) == before
     assert main(["cache", "rm", "another", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in answer["models"]] == [TINY]

@@ -15,12 +15,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from onnx import helper
 
 import leap_zoo
 from leap_zoo.cli import main
 from leap_zoo.errors import ArtifactCorrupt, ArtifactRefused, InvalidArgument, InvalidCard, LeapZooError
-from leap_zoo.model_file import MAX_XML_BYTES, describe, names_a_path
+from leap_zoo.model_file import MAX_XML_BYTES, names_a_path, read_model_file
 from leap_zoo.store import BUNDLED, models
 from leap_zoo.verify import verify
 
@@ -162,12 +163,11 @@ def test_bundled__files_are_known_and_say_what_their_card_says(tmp_path: Path) -
     for card in models(BUNDLED):
         for artifact in card.artifacts:
             copy = Path(shutil.copy(BUNDLED / card.id / artifact.file, tmp_path / "copy.onnx"))
-            file = describe(copy)
-            assert file.listed == {"model": card.id, "revision": card.revision, "file": artifact.file}
-            assert (file.says.model_id, file.says.revision) == (card.id, card.revision)
-            assert file.says.labels == {head.name: head.labels for head in card.heads}
-            assert file.says.preprocessing == card.preprocessing
-            assert leap_zoo.load(copy).card == card
+            model = leap_zoo.load(copy)
+            assert (model.verified, model.card) == (True, card)
+            says = read_model_file(copy).card(model.session.metadata, model.session.outputs)
+            assert (says.id, says.revision) == (card.id, card.revision)
+            assert (says.heads, says.preprocessing) == (card.heads, card.preprocessing)
 
 
 # --- files that no card lists
@@ -218,7 +218,8 @@ def test_load__broken_zoo_says_nothing_about_a_file(tiny_onnx: Path, tmp_path: P
 
 def test_licence__of_files_with_one(bare: bytes, tmp_path: Path) -> None:
     entries = {key: value for key, value in ENTRIES.items() if key != "licences"} | {"licence": "MIT"}
-    assert describe(onnx_file(bare, tmp_path / "a.onnx", entries)).says.licences == {"weights": "MIT"}
+    licences = leap_zoo.load(onnx_file(bare, tmp_path / "a.onnx", entries)).card.licences
+    assert (licences.weights, licences.code) == ("MIT", "unknown")
 
 
 # --- hostile files
@@ -339,29 +340,30 @@ def test_load__pipes_devices_and_links_that_lead_out(tiny_onnx: Path, tmp_path: 
 # --- leap-zoo show FILE
 
 
-def test_describe__says_what_it_is(tiny_onnx: Path) -> None:
-    file = describe(tiny_onnx)
-    assert (file.file, file.format, file.weights, file.listed) == ("found.onnx", "onnx", None, None)
-    assert (file.bytes, file.sha256) == (tiny_onnx.stat().st_size, hashlib.sha256(tiny_onnx.read_bytes()).hexdigest())
-    assert file.inputs == {"image": ("uint8", (None, 32, 32, 3))}
-    assert file.outputs["logits_colours"] == ("float32", (None, 3))
-    assert file.says.labels["brightness"] == ["dark", "bright"]
+def test_load__an_openvino_file_says_the_same(tiny_xml: Path, tiny_onnx: Path) -> None:
+    found, expected = leap_zoo.load(tiny_xml), leap_zoo.load(tiny_onnx)
+    assert (found.artifact.format, found.artifact.files[1].file) == ("openvino", "found.bin")
+    assert replace(found.card, artifacts=[]) == replace(expected.card, artifacts=[])
 
 
-def test_describe__an_openvino_file_says_the_same(tiny_xml: Path, tiny_onnx: Path) -> None:
-    found, expected = describe(tiny_xml), describe(tiny_onnx)
-    assert (found.format, found.weights, found.says) == ("openvino", "found.bin", expected.says)
-    assert (found.inputs, found.outputs) == (expected.inputs, expected.outputs)
+def test_verify__a_lone_file_says_what_does(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tiny_onnx)]) == 2
+    assert "is one file" in (error := capsys.readouterr().err)
+    assert "leap-zoo show FILE" in error
 
 
 def test_show__a_file(tiny_onnx: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(tiny_onnx), "--zoo", str(tiny_zoo)]) == 0
     text = capsys.readouterr().out
-    for part in ("no zoo", "uint8 (?, 32, 32, 3)", "colours: 3 classes", "teacher none"):
+    sha256 = hashlib.sha256(tiny_onnx.read_bytes()).hexdigest()
+    for part in ("NOT verified", sha256, "centre 32 x 32", "colours: 3 classes", "teacher none"):
         assert part in text
     assert main(["show", str(tiny_onnx), "--zoo", str(tiny_zoo), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["says"]["model_id"], found["listed"]) == (TINY, None)
+    assert (found["verified"], found["listed_as"], found["card"]["id"]) == (False, None, TINY)
+    copy = Path(shutil.copy(tiny_zoo / TINY / "model_int8.onnx", tiny_onnx.parent / "mine.onnx"))
+    assert main(["show", str(copy), "--zoo", str(tiny_zoo)]) == 0
+    assert "it is model_int8.onnx of this card" in capsys.readouterr().out
 
 
 def test_show__a_folder(zoo_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

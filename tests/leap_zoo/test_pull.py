@@ -12,10 +12,10 @@ import pytest
 from zoo_server import FILE, TINY, Handler, ZooServer, make_big, serve, serving
 
 import leap_zoo
-from leap_zoo import store
+from leap_zoo import download, store
 from leap_zoo.cli import main
 from leap_zoo.errors import CacheUnusable, DownloadFailed, InvalidArgument, NotPulled, UnknownModel
-from leap_zoo.patience import Again, Attempts, Patience, retry_after
+from leap_zoo.patience import Patience, retry_after
 from leap_zoo.pull import pull
 from leap_zoo.store import Cache
 
@@ -190,16 +190,12 @@ def test_retry_after__number_date_or_nothing(value: str | None, seconds: float |
     assert retry_after(value) == seconds
 
 
-def test_attempts__wait_longer_each_time_and_never_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    attempts = Attempts("it", Patience(attempts=8, back_off=1, longest=10))
-    for _ in range(7):
-        attempts.failed(Again("no"))
-    assert all(2**i / 2 <= min(wait, 10) <= 2**i for i, wait in enumerate(waits[:4]))
-    assert max(waits) <= 10
-    with pytest.raises(DownloadFailed, match="8 times"):
-        attempts.failed(Again("no"))
+def test_pull__silent_server_is_given_up(server: ZooServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PATIENCE", Patience(silence=0.1, give_up=0.25, attempts=99, back_off=0.01))
+    server.behaviours[FILE] = lambda handler, data: time.sleep(1)
+    with pytest.raises(DownloadFailed, match=r"model_int8\.onnx: no byte came for 0 s \(timed out\): try again later"):
+        pull(TINY, server.url)
+    assert 1 < len(server.ranges(FILE)) < 10
 
 
 def test_pull__through_the_proxy_of_the_environment(zoo_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

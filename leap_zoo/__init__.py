@@ -9,6 +9,9 @@
     model.classify("photo.jpg", head=head)
 
 Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch.
+
+Where to read on: a photo becomes logits in `preprocess` -> `model` -> `runtime`. A file comes to the device by `store`
+(index -> card -> file, each checked) -> `download` (zoos on servers); `pull` says which files.
 """
 
 from leap_zoo.card import ModelCard

@@ -314,7 +314,7 @@ class ModelCard(_Strict, frozen=True):
         _unique("artifacts", [f"{artifact.format} {artifact.precision}" for artifact in self.artifacts])
         if self.default_head not in heads:
             raise ValueError(
-                f"default_head {self.default_head!r} is none of the heads{nearest(self.default_head, heads)}"
+                f"default_head {self.default_head!r} is not one of the heads{nearest(self.default_head, heads)}"
             )
         outputs = [tensor.name for tensor in self.outputs]
         for output in ["embedding", "teacher_embedding", *(head.output for head in self.heads)]:

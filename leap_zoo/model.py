@@ -23,7 +23,7 @@ from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.model_file import ModelFile, names_a_file, names_a_path, read_model_file
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
 from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
-from leap_zoo.settings import MAX_THREADS, read_settings
+from leap_zoo.settings import parse_threads, read_settings
 from leap_zoo.store import ModelFolder, Zoo, ZooLocation, default_model, find, find_all
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
@@ -201,7 +201,7 @@ def _session(
 ) -> OnnxSession | OpenVinoSession:
     theirs = options.get("session_options")
     if theirs is None:
-        count = _whole(threads, "threads", MAX_THREADS) if threads is not None else read_settings().threads
+        count = parse_threads(threads) if threads is not None else read_settings().threads
     elif threads is None:
         count = getattr(theirs, "intra_op_num_threads", None)
     else:
@@ -328,10 +328,15 @@ class Model:
         top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
         Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
         """
-        top = _whole(top, "top")
+        try:
+            count = 0 if isinstance(top, bool) else operator.index(top)
+        except TypeError:
+            count = 0
+        if count < 1:
+            raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
         chosen = self.find_head(head)
         rows, many = self._compute(images, chosen.output)
-        predictions = predict(chosen, rows, top)
+        predictions = predict(chosen, rows, count)
         return predictions if many else predictions[0]
 
     def embed(self, images: Images, *, space: Space = "student") -> npt.NDArray[np.float32]:
@@ -468,15 +473,3 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _best(scores: npt.NDArray[np.float32], labels: list[str], top: int) -> list[Prediction]:
     order = np.argsort(-scores, kind="stable")[:top]
     return [Prediction(labels[i], float(scores[i]), int(i)) for i in order]
-
-
-def _whole(value: Any, what: str, most: int | None = None) -> int:
-    """A whole number of at least 1, also NumPy's. Raises InvalidArgument."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or (most is not None and number > most):
-        span = "of at least 1" if most is None else f"from 1 to {most}"
-        raise InvalidArgument(f"{what} must be a whole number {span}, not {short(value)}")
-    return number

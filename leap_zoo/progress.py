@@ -1,4 +1,4 @@
-"""A progress bar on stderr, for people only: nothing when stderr is no terminal or there is one item."""
+"""A progress bar on stderr, for people only: nothing when stderr is not a terminal or there is one item."""
 
 from __future__ import annotations
 

@@ -91,8 +91,11 @@ def pull(
     settings = read_settings()
     place = source if source is not None else settings.zoo or settings.url
     choose = _chooser(precision, format, file, everything)
-    if place is None or (settings.offline and isinstance(zoo_location(place, "--from"), str)):
-        return _from_here(name or default_model(), choose, to, offline=place is not None)
+    offline = place is not None and settings.offline and isinstance(zoo_location(place, "--from"), str)
+    if offline and name is None:
+        raise DownloadFailed("LEAP_ZOO_OFFLINE is 1: name the model, only the server knows which ones it has")
+    if place is None or offline:
+        return _from_here(name or default_model(), choose, to, offline=offline)
     with open_zoo(place) as zoo:
         model = _choose(zoo, zoo.entry(name), choose)
         cache = Cache(settings.home)

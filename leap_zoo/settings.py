@@ -13,11 +13,13 @@ a server: where `leap-zoo list`, `show` and `pull` look |
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
@@ -72,12 +74,12 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
         url = urlsplit(location)
         host, _ = url.hostname, url.port
     except ValueError as error:
-        raise InvalidArgument(f"{what} {short(location)} is no URL: mend it, and its port") from error
+        raise InvalidArgument(f"{what} {short(location)} is not a valid URL: check its host and port") from error
     if url.scheme == "file" and url.netloc in ("", "localhost"):
         return Path(file_path(url.path))
     if url.scheme not in REMOTE or not host:
         raise InvalidArgument(
-            f"{what} {short(location)} is no zoo: give its folder, or an http://, https:// or hf://OWNER/NAME URL"
+            f"{what} {short(location)} is not a zoo: give its folder, or an http://, https:// or hf://OWNER/NAME URL"
         )
     if url.query or url.fragment:
         raise InvalidArgument(f"{what} {short(location)} has a query or a fragment: give the URL of the zoo's folder")
@@ -115,11 +117,11 @@ def _switch(value: str, what: str) -> bool:
     return value == "1"
 
 
-def parse_threads(value: str | int, what: str = "threads") -> int:
-    """A number of threads, 1..1024. Raises InvalidArgument."""
+def parse_threads(value: Any, what: str = "threads") -> int:
+    """A number of threads, 1..1024: a text, or any integer, also NumPy's. Raises InvalidArgument."""
     try:
-        threads = int(value)
-    except ValueError:
+        threads = int(value) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
         threads = 0
     if isinstance(value, bool) or not 1 <= threads <= MAX_THREADS:
         raise InvalidArgument(f"{what} must be a whole number from 1 to {MAX_THREADS}, not {short(value)}")

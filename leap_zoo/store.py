@@ -180,12 +180,12 @@ class Cache(Zoo):
 
     whole = False
 
-    def __init__(self, home: Path, mend: str = "set LEAP_ZOO_HOME to a folder that you may write") -> None:
+    def __init__(self, home: Path, fix: str = "set LEAP_ZOO_HOME to a folder that you may write") -> None:
         super().__init__(Path(os.path.expanduser(home)))
         self.name = "what was pulled"
         self.advice = "leap-zoo pull MODEL"
         self.partials = self.folder / "partial"
-        self._mend = mend
+        self._on_error = fix
 
     def index(self) -> Index:
         """The models that were pulled, none when the folder cannot be read. Raises InvalidCard."""
@@ -294,11 +294,11 @@ class Cache(Zoo):
         try:
             yield
         except OSError as error:
-            mend = self._mend
+            fix = self._on_error
             if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-                mend = "make room (leap-zoo cache prune), or choose another disk (LEAP_ZOO_HOME, --to); pull again"
+                fix = "make room (leap-zoo cache prune), or choose another disk (LEAP_ZOO_HOME, --to); pull again"
             reason = error.strerror or error
-            raise CacheUnusable(f"cannot keep files in {short(self.folder)} ({reason}): {mend}") from error
+            raise CacheUnusable(f"cannot keep files in {short(self.folder)} ({reason}): {fix}") from error
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -419,16 +419,16 @@ def check_card(entry: IndexEntry, data: bytes) -> ModelCard:
     return card
 
 
-def check_digest(what: str, data: bytes, expected: str, mend: str) -> None:
+def check_digest(what: str, data: bytes, expected: str, fix: str) -> None:
     """Raises ArtifactCorrupt unless `expected` is the sha256 of `data`."""
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
-        raise ArtifactCorrupt(differs(what, expected, found, mend))
+        raise ArtifactCorrupt(differs(what, expected, found, fix))
 
 
-def differs(what: str, expected: str, found: str, mend: str) -> str:
+def differs(what: str, expected: str, found: str, fix: str) -> str:
     """The message about a file that has another sha256 than was published."""
-    return f"{what} is corrupt: expected sha256 {expected}, found {found}: {mend}"
+    return f"{what} is corrupt: expected sha256 {expected}, found {found}: {fix}"
 
 
 def _remove(path: Path) -> int:

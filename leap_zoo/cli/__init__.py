@@ -1,6 +1,6 @@
 """`leap-zoo`: the command line. Each module beside this one has a few commands, and what they say.
 
-Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can mend, one line on
+Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can fix, one line on
 stderr.
 Only argparse is imported here; a command imports what it needs when it runs.
 """
@@ -19,24 +19,16 @@ from leap_zoo.cli.output import complain, drop_streams, open_streams, say
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
 
 _EXAMPLES = """examples:
-  leap-zoo list
-  leap-zoo show leap-tiny
-  leap-zoo show downloads/model_int8.onnx
+  leap-zoo list --from https://example.org/zoo
+  leap-zoo pull leap-tiny --from https://example.org/zoo --to models/
+  leap-zoo show models/leap-tiny/model_int8.onnx
   leap-zoo classify photo.jpg --top 3
-  leap-zoo classify holiday/ --json > classes.json
   leap-zoo classify - < photo.jpg
   leap-zoo embed holiday/ --out holiday.npz
   leap-zoo fit flowers.head --images flowers/
   leap-zoo index holiday/
   leap-zoo search photo.jpg -k 5
-  leap-zoo verify leap-tiny
-  leap-zoo list --from https://example.org/zoo
-  leap-zoo pull leap-tiny --from https://example.org/zoo
-  leap-zoo pull leap-tiny --from https://example.org/zoo --to models/
-  leap-zoo cache rm leap-tiny
-  leap-zoo publish runs/leap-tiny/model --zoo my-zoo/
-  leap-zoo sign my-zoo/ --key private.pem
-  leap-zoo bench leap-tiny --threads 1 2
+each command has its own example: leap-zoo COMMAND --help
 
 environment:
   LEAP_ZOO_URL      folder of a zoo to look in before the others, or URL of one to pull from

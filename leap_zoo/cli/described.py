@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from leap_zoo.cli.output import size
 
 if TYPE_CHECKING:
-    from leap_zoo.card import Artifact, File, ModelCard, Search
+    from leap_zoo.card import Artifact, File, ModelCard
     from leap_zoo.model import Model
 
 
@@ -23,7 +23,7 @@ def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
-    """All of a card but the golden file and the whole lists of labels. here: the sha256 of files on this device."""
+    """A card without golden file, search and whole lists of labels. here: the sha256 of files on this device."""
     dims, licences = card.embedding_dims, card.licences
     yield f"{card.id}  revision {card.revision}"
     yield f"  {card.description}"
@@ -47,8 +47,6 @@ def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
         yield from _artifact_lines(card, artifact, here)
     for file in card.timm:
         yield f"  {file.file}  timm fp32  {_file(file, here)}"
-    if card.search is not None:
-        yield from _search_lines(card.search)
     if (training := card.training) is not None:
         yield f"  training    {training.strategy} from {training.teacher.name}, {training.epochs:g} epochs"
         yield f"              {training.teacher_flops_saved:.1%} of the teacher's FLOPs saved; commit {training.commit}"
@@ -74,19 +72,6 @@ def _artifact_lines(card: ModelCard, artifact: Artifact, here: Container[str]) -
 
 def _file(file: File, here: Container[str]) -> str:
     return f"{size(file.bytes)}  sha256 {file.sha256}" + ("" if file.sha256 in here else "  (not here)")
-
-
-def _search_lines(search: Search) -> Iterable[str]:
-    yield (
-        f"  search      {len(search.candidates)} candidates on {search.n} photos of {search.dataset} {search.split}, "
-        f"{search.minutes:.0f} min, {search.device}"
-    )
-    for candidate in search.candidates:
-        speed = "" if candidate.relative_ms is None else f", {candidate.relative_ms:.2f} of the time of fp32"
-        yield (
-            f"    {candidate.format} {candidate.precision}  {candidate.name}: {candidate.outcome}; "
-            f"cosine {candidate.cosine_mean:.4f}{speed}"
-        )
 
 
 def file_lines(model: Model) -> Iterable[str]:

@@ -475,7 +475,7 @@ def test_load__options_of_a_wrong_type(tiny_zoo: Path, options: dict[str, Any], 
 def test_load__path_that_cannot_be(path: str) -> None:
     with pytest.raises(InvalidArgument, match=r"check the path|card\.json"):
         leap_zoo.load(path)
-    with pytest.raises(InvalidArgument, match="no zoo"):
+    with pytest.raises(InvalidArgument, match="not a zoo"):
         leap_zoo.load(TINY, zoo="/" + "x" * 5000)
 
 

@@ -138,6 +138,8 @@ def test_pull__offline_is_content_with_what_is_here(
     assert pull(TINY, server.url).model == TINY
     with pytest.raises(DownloadFailed, match="LEAP_ZOO_OFFLINE"):
         pull(TINY, server.url, precision="fp32")
+    with pytest.raises(DownloadFailed, match="name the model"):
+        pull(None, server.url)
     assert server.requests == []
 
 

@@ -192,7 +192,7 @@ def test_shelf__lists_its_first_model_before_the_others() -> None:
 
 
 def test_shelf__of_no_zoo_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LeapZooError, match="is no zoo"):
+    with pytest.raises(LeapZooError, match="is not a zoo"):
         Shelf([Zoo(tmp_path)])
 
 

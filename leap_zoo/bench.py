@@ -28,7 +28,7 @@ from PIL import Image
 
 from leap_zoo.card import Artifact, Format, ModelCard, Precision
 from leap_zoo.device import cpu_name, instruction_sets
-from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra
+from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, NotPulled
 from leap_zoo.model import Model, choose_artifact, open_artifact
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.progress import Progress
@@ -127,10 +127,7 @@ def bench(
     Raises UnknownModel, InvalidArgument; MissingExtra when a runtime that was asked for is not installed.
     """
     notes: list[str] = []
-    chosen = []
-    for name in dict.fromkeys(names):
-        place, card = find(name, zoo)
-        chosen.append((place, card, _runnable(place, card, plan, notes)))
+    chosen = [(*found, _runnable(*found, plan, notes)) for found in (find(name, zoo) for name in dict.fromkeys(names))]
     conditions = len(set(plan.threads)) * len(set(plan.batches)) * (2 if plan.decode else 1)
     contenders = sum(len(files) + len(peers) for _, _, files in chosen)
     rows: list[Row] = []
@@ -149,23 +146,19 @@ def bench(
 def _runnable(place: Zoo, card: ModelCard, plan: Plan, notes: list[str]) -> list[Artifact]:
     """The artifacts to measure; why others are left out is added to `notes`."""
     choose_artifact(card, plan.precision, plan.format)  # raises when there is none of that kind
-    runnable, left_out = [], []
+    runnable = []
     for artifact in card.artifacts:
         if plan.precision not in (None, artifact.precision) or plan.format not in (None, artifact.format):
-            continue
-        if not place.holds(card, artifact):
-            left_out.append(f"{artifact.file} was left out, it was not pulled: leap-zoo pull {card.id}")
             continue
         try:
             _contender(place, card, artifact, 1, plan).load()
             runnable.append(artifact)
-        except (MissingExtra, ArtifactRefused) as error:
-            if plan.format is not None:
+        except (MissingExtra, ArtifactRefused, NotPulled) as error:
+            if plan.format is not None and not isinstance(error, NotPulled):
                 raise
-            left_out.append(f"{artifact.file} was left out: {error}")
+            notes.append(f"{artifact.file} was left out: {error}")
     if not runnable:
-        raise InvalidArgument(f"no file of {card.id} can be measured here: {'; '.join(left_out)}")
-    notes += left_out
+        raise InvalidArgument(f"no file of {card.id} can be measured here: {'; '.join(notes)}")
     return runnable
 
 

@@ -83,7 +83,7 @@ class OnnxSession:
         self.runtime = f"onnxruntime {ort.__version__}"
         self.threads = threads
         check_version("ONNX Runtime", "onnxruntime", ort.__version__, artifact)
-        wanted = ["CPUExecutionProvider"] if providers is None else _available(ort, providers)
+        wanted = _pairs(ort, ["CPUExecutionProvider"] if providers is None else providers)
         options = session_options
         if options is not None and not isinstance(options, ort.SessionOptions):
             raise InvalidArgument(f"session_options is an onnxruntime.SessionOptions, not {type(options).__name__}")
@@ -103,7 +103,7 @@ class OnnxSession:
         except Exception as error:  # the exceptions of ONNX Runtime share no public base class
             raise refused(self.runtime, "load", artifact, error) from error
         self.providers = tuple(self._session.get_providers())
-        missing = [name for name in map(_name, wanted) if name not in self.providers]
+        missing = [name for name, _ in wanted if name not in self.providers]
         if missing:
             raise InvalidArgument(
                 f"ONNX Runtime cannot start {', '.join(missing)} here, and would run on {', '.join(self.providers)}: "
@@ -136,24 +136,21 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _available(ort: Any, providers: Sequence[Provider]) -> list[Provider]:
+def _pairs(ort: Any, providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
+    """Each provider and its options. Raises InvalidArgument for what is malformed or not in this ONNX Runtime."""
     if not isinstance(providers, (list, tuple)) or not providers:
         raise InvalidArgument("providers must be a list, such as ['CUDAExecutionProvider', 'CPUExecutionProvider']")
     available = ort.get_available_providers()
-    for provider in providers:
-        pair = (provider, {}) if isinstance(provider, str) else provider
+    pairs = [(provider, {}) if isinstance(provider, str) else provider for provider in providers]
+    for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)):
-            raise InvalidArgument(f"a provider is a name, or a tuple of a name and a dict, not {short(provider)}")
+            raise InvalidArgument(f"a provider is a name, or a tuple of a name and a dict, not {short(pair)}")
         if pair[0] not in available:
             raise InvalidArgument(
                 f"this ONNX Runtime has no {short(pair[0])}, only {', '.join(available)}: choose one of them, or "
                 "install the build of ONNX Runtime that has it"
             )
-    return list(providers)
-
-
-def _name(provider: Provider) -> str:
-    return provider if isinstance(provider, str) else provider[0]
+    return pairs
 
 
 def _onnx_signature(node: Any) -> tuple[str, tuple[int | None, ...]]:

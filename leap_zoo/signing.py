@@ -49,10 +49,9 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
         raise NotSigned(f"{card.id} is not signed: ask its publisher for model.sig, or verify it without --key")
     if check_card(entry, data) != card:
         raise NotSigned(f"card.json of {card.id} has just changed: verify it again")
-    config = verifying.Config().set_hashing_config(_hashing())
-    with _quiet(), _folder_of(card.id, data) as folder:
-        path = folder.parent / "model.sig"
+    with _alone(card.id, data) as (folder, path):
         path.write_bytes(signature)
+        config = verifying.Config().set_hashing_config(_hashing())
         try:
             config.use_elliptic_key_verifier(public_key=public_key)
         except Exception as error:
@@ -69,11 +68,10 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
 def _sign(place: Zoo, entry: IndexEntry, card: ModelCard, private_key: Path) -> Path:
     from model_signing import signing
 
-    data, signature = place.card_bytes(entry), place.path(entry.id, "model.sig", entry.sha256)
-    with _quiet(), _folder_of(card.id, data) as folder:
-        path = folder.parent / "model.sig"
+    signature = place.path(entry.id, "model.sig", entry.sha256)
+    with _alone(card.id, place.card_bytes(entry)) as (folder, path):
+        config = signing.Config().set_hashing_config(_hashing())
         try:
-            config = signing.Config().set_hashing_config(_hashing())
             config.use_elliptic_key_signer(private_key=private_key).sign(folder, path)
         except Exception as error:
             raise InvalidArgument(
@@ -108,20 +106,16 @@ def _hashing() -> model_signing.hashing.Config:
 
 
 @contextlib.contextmanager
-def _folder_of(name: str, card: bytes) -> Iterator[Path]:
-    """A folder that holds card.json and nothing else, which is what gets signed."""
-    with tempfile.TemporaryDirectory(prefix="leap-zoo-") as temporary:
+def _alone(name: str, card: bytes) -> Iterator[tuple[Path, Path]]:
+    """A folder that holds card.json alone, which is what gets signed, and the path of its signature.
+
+    model-signing prints warnings to stdout, where --json has its document: they are swallowed.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory(prefix="leap-zoo-") as temporary:
         folder = Path(temporary, name)
         folder.mkdir()
         (folder / "card.json").write_bytes(card)
-        yield folder
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """model-signing prints warnings to stdout, where --json has its document."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+        yield folder, Path(temporary, "model.sig")
 
 
 def _reason(error: Exception) -> str:

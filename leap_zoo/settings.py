@@ -54,7 +54,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     place = zoo_location(location, "LEAP_ZOO_URL") if location else None
     return Settings(
         zoo=place if isinstance(place, Path) else None,
-        threads=parse_threads(threads, "LEAP_ZOO_THREADS") if threads else None,
+        threads=_threads(threads) if threads else None,
         url=place if isinstance(place, str) else None,
         home=_home(variables),
         offline=_switch(variables.get("LEAP_ZOO_OFFLINE") or "0", "LEAP_ZOO_OFFLINE"),
@@ -117,11 +117,16 @@ def _switch(value: str, what: str) -> bool:
     return value == "1"
 
 
+def _threads(text: str) -> int:
+    number: int | str = int(text) if text.isdecimal() and len(text) < 10 else text
+    return parse_threads(number, "LEAP_ZOO_THREADS")
+
+
 def parse_threads(value: Any, what: str = "threads") -> int:
-    """A number of threads, 1..1024: a text, or any integer, also NumPy's. Raises InvalidArgument."""
+    """A number of threads, 1..1024, also NumPy's. Raises InvalidArgument."""
     try:
-        threads = int(value) if isinstance(value, str) else operator.index(value)
-    except (TypeError, ValueError):
+        threads = operator.index(value)
+    except TypeError:
         threads = 0
     if isinstance(value, bool) or not 1 <= threads <= MAX_THREADS:
         raise InvalidArgument(f"{what} must be a whole number from 1 to {MAX_THREADS}, not {short(value)}")

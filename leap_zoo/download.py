@@ -255,7 +255,9 @@ class HttpZoo(RemoteZoo):
                     reason = f"{error}, {failures} times"
                     raise DownloadFailed(f"{self.what(path)}: {reason}: try again later{kept}") from error
                 wait = patience.back_off * 2 ** (failures - 1) * random.uniform(0.5, 1)
-                time.sleep(min(max(wait, error.after or 0), patience.longest))
+                pause = min(max(wait, error.after or 0), patience.longest)
+                time.sleep(pause)
+                self._heard += pause  # a wait of ours is no silence of the server's
 
     def _read(self, path: str, limit: int, optional: bool) -> bytes:
         with self._get(path) as response:

@@ -200,6 +200,27 @@ def test_pull__silent_server_is_given_up(server: ZooServer, monkeypatch: pytest.
     assert len(server.ranges(FILE)) < 99
 
 
+def test_pull__a_wait_that_the_server_asked_for_is_not_its_silence(
+    server: ZooServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PATIENCE", Patience(give_up=2, longest=3, back_off=0.01))
+    asked = 0
+
+    def busy_then_gone(handler: Handler, data: bytes) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            handler.head(503, content_length=0, retry_after=86400)
+        elif asked == 2:
+            handler.close_connection = True  # without a byte
+        else:
+            serve(handler, data)
+
+    server.behaviours[FILE] = busy_then_gone
+    pull(TINY, server.url)
+    assert asked == 3
+
+
 def test_pull__through_the_proxy_of_the_environment(zoo_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(zoo_copy) as proxy:
 

@@ -1,21 +1,27 @@
-"""The FastAPI application of the API: all routes, one shape for every error, and the schema at /openapi.json."""
+"""The FastAPI application behind every path but health and metrics: the API, its schema, the pages; one shape for
+every error.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from html import escape
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from leap_zoo import errors
 from serve.direct import DirectRoutes
 from serve.engine import Engine
+from serve.middleware import UI_PATH
 from serve.openapi import ABOUT, TAGS, describe, operation_id
 from serve.problems import Refused, client_left, internal_error, refusal_of
 from serve.reference import reference
@@ -23,6 +29,9 @@ from serve.routes import bento, embeddings, files, galleries, heads, models, pre
 from serve.settings import ServeSettings
 from serve.shelf import Shelf, zoos_to_hand_on
 from serve.stores import Stores
+
+_START_PAGE = Template(Path(__file__).with_name("index.html").read_text(encoding="utf-8"))
+_ICON = Path(__file__).with_name("icon.svg").read_bytes()
 
 
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
@@ -61,6 +70,44 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         return HTMLResponse(reference(app.openapi()))
 
     return app
+
+
+def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
+    """The API with the pages: the start page, the demo, the page that runs models in the browser."""
+    from serve import demo  # Gradio takes seconds to import
+    from serve.browser import routes as browser
+    from serve.browser import runtime
+
+    site = make_app(engine, stores, settings)
+    model = {
+        "model": escape(engine.models.default.card.id),
+        "description": escape(engine.models.default.card.description.rstrip(".")),
+        "precision": escape(engine.models.default.artifact.precision),
+    }
+    manifest = {
+        "name": "LEAP Zoo",
+        "short_name": "LEAP Zoo",
+        "start_url": UI_PATH + "/",
+        "display": "standalone",
+        "icons": [{"src": "/favicon.ico", "type": "image/svg+xml", "sizes": "any"}],
+    }
+
+    @site.get("/", include_in_schema=False)
+    async def start_page(request: Request) -> Response:
+        server = escape(str(request.base_url).rstrip("/"))
+        return HTMLResponse(_START_PAGE.substitute(model, ui=UI_PATH, server=server))
+
+    @site.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(_ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+    @site.get("/manifest.json", include_in_schema=False)
+    async def web_manifest() -> Response:
+        return JSONResponse(manifest, media_type="application/manifest+json")
+
+    site.include_router(browser.router(settings.browser_runtime or runtime.FOLDER))
+    demo.mount_page(site, engine, site.state.shelf)
+    return site
 
 
 def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

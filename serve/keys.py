@@ -12,11 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
 from leap_zoo.files import read_regular
-from serve.limits import refuse
 from serve.problems import Refused
 
 logger = logging.getLogger("leap_zoo.serve")
@@ -51,14 +48,14 @@ def parse_keys(text: str, where: str) -> dict[bytes, str]:
             name, digest = plain[1] or f"line-{number}", hashlib.sha256(plain[2].encode()).digest()
         else:
             raise InvalidArgument(
-                f"{where} line {number} is no key: write name:SHA256 (of the key), name:KEY, or a KEY of at least 16 "
-                "characters without spaces"
+                f"{where} line {number} is not a key: write name:SHA256 (of the key), name:KEY, or a KEY of at least "
+                "16 characters without spaces"
             )
         if digest in keys:
             raise InvalidArgument(f"{where} line {number} has the same key as {keys[digest]}: remove one of them")
         keys[digest] = name
     if not keys:
-        raise InvalidArgument(f"{where} holds no key: add one, or unset LEAP_ZOO_SERVE_KEYS_FILE")
+        raise InvalidArgument(f"{where} has no keys: add one, or unset LEAP_ZOO_SERVE_KEYS_FILE")
     return keys
 
 
@@ -105,14 +102,14 @@ class Keys:
         try:
             data = read_regular(self._path, MAX_FILE_BYTES)
         except OSError as error:
-            mend = "check LEAP_ZOO_SERVE_KEYS_FILE"
-            raise InvalidArgument(f"{what} cannot be read ({error.strerror}): {mend}") from error
+            fix = "check LEAP_ZOO_SERVE_KEYS_FILE"
+            raise InvalidArgument(f"{what} cannot be read ({error.strerror}): {fix}") from error
         if len(data) > MAX_FILE_BYTES:
             raise InvalidArgument(f"{what} is larger than {MAX_FILE_BYTES} bytes: it holds one key a line")
         try:
             return parse_keys(data.decode(), what)
         except UnicodeDecodeError as error:
-            raise InvalidArgument(f"{what} is no UTF-8 text: write one key a line") from error
+            raise InvalidArgument(f"{what} is not UTF-8 text: write one key a line") from error
 
     def _state(self) -> tuple[int, int, int] | None:
         try:
@@ -141,32 +138,14 @@ def presented_key(headers: Mapping[bytes, bytes], *, password: bool = False) -> 
     return None
 
 
-class KeyGate:
-    """Lets a request through to `app` when it shows one of `keys`; its name is then in scope["leap_zoo.key"].
+def key_refusal(presented: str | None, *, page: bool) -> Refused:
+    """What a client is told that shows no key, or an unknown one.
 
-    page: `app` is for browsers, which ask the visitor for a name, that does not matter, and the key as a password.
+    page: it is a browser, which asks the visitor for a name, that does not matter, and the key as a password.
     """
-
-    def __init__(self, app: ASGIApp, keys: Keys | None, *, page: bool = False) -> None:
-        self.app = app
-        self._keys = keys
-        self._page = page
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
-        if self._keys is not None:
-            presented = presented_key(dict(scope["headers"]), password=self._page)
-            name = self._keys.name_of(presented)
-            if name is None:
-                await refuse(self._refusal(presented), scope, receive, send)
-                return
-            scope[KEY_NAME] = name
-        await self.app(scope, receive, send)
-
-    def _refusal(self, presented: str | None) -> Refused:
-        challenge = 'Basic realm="leap-zoo", charset="UTF-8"' if self._page else 'Bearer realm="leap-zoo"'
-        headers = {"www-authenticate": challenge}
-        if presented is None:
-            detail = "An API key is needed: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
-            return Refused(401, "missing_key", detail, headers)
-        return Refused(401, "wrong_key", "This API key is not known here. Ask whoever runs the server.", headers)
+    challenge = 'Basic realm="leap-zoo", charset="UTF-8"' if page else 'Bearer realm="leap-zoo"'
+    headers = {"www-authenticate": challenge}
+    if presented is None:
+        detail = "An API key is needed: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
+        return Refused(401, "missing_key", detail, headers)
+    return Refused(401, "wrong_key", "This API key is not known here. Ask whoever runs the server.", headers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import struct
 from typing import TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from leap_zoo.preprocess import Limits
 from serve.problems import Refused
 
 HOW_ONE = (
@@ -25,9 +27,11 @@ HOW_MANY = (
     "Send the bytes of a photo with Content-Type image/jpeg, a multipart form with a file field `image` for each "
     'photo, or JSON {"images": ["base64", ...]}'
 )
+_MAX_SEGMENTS = 1000  # of a JPEG before its size; cameras write about ten
 _MAX_FIELDS = 8  # one is refused already
 _STANDARD = str.maketrans("-_", "+/")
-_LARGE = 256 * 1024  # characters of base64 that would hold up the event loop for more than a millisecond
+_MAX_VALUES = 200_000  # of a JSON body; photos are few and long
+_LARGE = 64 * 1024  # bytes of JSON or base64 that would hold up the event loop for more than a millisecond
 
 
 T = TypeVar("T")
@@ -102,6 +106,55 @@ def photo_of_text(text: str, index: int) -> bytes:
         raise Refused(400, "broken_base64", detail, index=index) from error
 
 
+def megapixels(photo: bytes, limits: Limits) -> float:
+    """What decoding a photo costs, in millions of pixels as its header announces them; 0 for bytes that are no photo.
+
+    A JPEG counts a quarter: it is decoded at a fraction of its size. A header that is not read here counts as the
+    largest photo that `limits` allow. Whether the header is right is for the decoder to find.
+    """
+    if photo[:2] == b"\xff\xd8":
+        sides = _jpeg_sides(photo)
+        return (limits.pixels * 2 if sides is None else sides[0] * sides[1]) / 4e6
+    sides = (0, 0)
+    if photo[:8] == b"\x89PNG\r\n\x1a\n":
+        sides = struct.unpack_from(">II", photo.ljust(24, b"\0"), 16)
+    elif photo[:4] == b"GIF8":
+        sides = struct.unpack_from("<HH", photo.ljust(10, b"\0"), 6)
+    elif photo[:2] == b"BM":
+        width, height = struct.unpack_from("<ii", photo.ljust(26, b"\0"), 18)
+        sides = abs(width), abs(height)
+    elif photo[:4] == b"RIFF" and photo[8:12] == b"WEBP":
+        sides = _webp_sides(photo.ljust(30, b"\0"))
+    elif photo[4:8] == b"ftyp" or photo[:4] in (b"II*\0", b"MM\0*"):
+        return limits.pixels / 1e6
+    return min(sides[0] * sides[1], limits.pixels) / 1e6
+
+
+def _jpeg_sides(photo: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG; None where they are not in its first segments."""
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        if at + 9 > len(photo) or photo[at] != 0xFF:
+            return None
+        kind = photo[at + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", photo, at + 5)
+            return width, height
+        at += 2 + int.from_bytes(photo[at + 2 : at + 4], "big")
+    return None
+
+
+def _webp_sides(photo: bytes) -> tuple[int, int]:
+    kind = photo[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(photo[24:27], "little") + 1, int.from_bytes(photo[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(photo[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", photo, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
 def check_number(photos: int, most: int) -> None:
     """Raises Refused for more photos than one request may hold."""
     if photos > most:
@@ -109,14 +162,21 @@ def check_number(photos: int, most: int) -> None:
         raise Refused(413, "too_many_photos", detail)
 
 
+async def read_json(body: bytes, kind: type[T]) -> T:
+    """A JSON body as a `kind`; a large one is read beside the event loop. Raises Refused as `decode_json` does."""
+    return await asyncio.to_thread(decode_json, body, kind) if len(body) > _LARGE else decode_json(body, kind)
+
+
 def decode_json(body: bytes, kind: type[T]) -> T:
-    """A JSON body as a `kind`. Raises Refused: 400 for what is no JSON, 422 for another shape."""
+    """A JSON body as a `kind`. Raises Refused: 400 for invalid JSON, 413 for too many values, 422 for another shape."""
+    if len(body) > _LARGE and body.count(b",") > _MAX_VALUES:  # the decoder would keep the interpreter for seconds
+        raise Refused(413, "body_too_large", f"The JSON has more than {_MAX_VALUES} values. Send fewer in one request.")
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Refused(422, "invalid_body", f"The JSON is of another shape than expected: {error}.") from error
+        raise Refused(422, "invalid_body", f"The JSON has an unexpected shape: {error}.") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Refused(400, "broken_json", "The body is no JSON. Check how it was written.") from error
+        raise Refused(400, "broken_json", "The body is not valid JSON. Check how it was written.") from error
 
 
 def content_type(request: Request) -> str:
@@ -159,7 +219,7 @@ async def _of_form(request: Request, most: int, how: str) -> list[bytes]:
 
 
 async def _of_json(body: bytes, most: int) -> list[bytes]:
-    return await photos_of_texts(decode_json(body, _Images).images, most)
+    return await photos_of_texts((await read_json(body, _Images)).images, most)
 
 
 def _decoded(texts: list[str]) -> list[bytes]:

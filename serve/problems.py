@@ -20,7 +20,7 @@ CODES: dict[str, tuple[int, str]] = {
     "several_photos": (400, "The route takes one photo, and there are more."),
     "undecodable_image": (400, "The photo is truncated or broken."),
     "broken_form": (400, "The multipart form cannot be read."),
-    "broken_json": (400, "The body is no JSON."),
+    "broken_json": (400, "The body is not valid JSON."),
     "broken_base64": (400, "A photo is not in base64."),
     "broken_data_uri": (400, "A data URI is not in base64, as data:image/jpeg;base64,... is."),
     "client_left": (400, "The client closed the connection before its body had arrived."),
@@ -34,20 +34,24 @@ CODES: dict[str, tuple[int, str]] = {
     "wrong_method": (405, "The path does not take that method."),
     "body_too_slow": (408, "The body did not arrive in time."),
     "head_of_another_model": (409, "The head was fitted for another model, or another revision of it."),
-    "gallery_full": (409, "The gallery has as many photos as it may."),
+    "gallery_full": (409, "The gallery is full."),
     "head_exists": (409, "There is a head of this name already."),
     "head_of_the_model": (409, "The model itself has a head of this name."),
     "head_too_large": (409, "The head would be larger than one may be."),
     "other_embeddings": (409, "The gallery holds embeddings of another model, revision or space."),
     "store_full": (409, "There is no room for more."),
-    "too_many_galleries": (409, "There are as many galleries as there may be."),
-    "too_many_heads": (409, "There are as many heads as there may be."),
+    "too_many_galleries": (409, "The limit of galleries is reached."),
+    "too_many_heads": (409, "The limit of heads is reached."),
+    "answer_too_large": (413, "The answer would be larger than this server sends. Ask for less at once."),
     "body_too_large": (413, "The body is larger than this server takes."),
     "image_too_large": (413, "The photo has too many bytes or pixels. Nothing was decoded."),
     "too_many_photos": (413, "There are more photos in the request than this server takes."),
+    "too_many_pixels": (413, "The photos of the request have too many pixels together. Send fewer in one request."),
     "not_an_image": (415, "The bytes are no photo in a format that is read."),
+    "unsupported_encoding": (415, "A body with Content-Encoding, as gzip, is not read."),
     "unsupported_content_type": (415, "A body of this Content-Type holds no photo."),
     "range_not_satisfiable": (416, "The range lies outside the file."),
+    "unknown_host": (421, "The server does not answer for this host name."),
     "address_not_fetched": (422, "An address was sent in place of a photo. None is ever fetched."),
     "image_is_text": (422, "The form's field for the photo is text, not a file."),
     "invalid_body": (422, "The JSON has another shape than expected."),
@@ -56,7 +60,7 @@ CODES: dict[str, tuple[int, str]] = {
     "invalid_metadata": (422, "Metadata have a name, a value or a size that cannot be kept."),
     "invalid_name": (422, "A name has other characters than letters, digits, `_`, `.` and `-`."),
     "invalid_option": (422, "An option is unknown, or out of its range."),
-    "model_not_here": (422, "The model is known, but this server cannot run that file of it."),
+    "model_not_here": (422, "The model is served, but not in that precision."),
     "unexpected_field": (422, "The form has a field that is not read."),
     "uneven_items": (422, "There are more or fewer ids or metadata than photos."),
     "unknown_head": (422, "The model has no head of this name, and none was made here."),
@@ -81,14 +85,14 @@ class Problem(BaseModel):
     title: str = Field(description="The code in words", examples=["Not an image"])
     status: int = Field(description="The HTTP status", ge=400, le=599, examples=[415])
     code: str = Field(description="Stable: programs may depend on it", examples=["not_an_image"])
-    detail: str = Field(description="What is wrong and how to mend it, for people")
+    detail: str = Field(description="What is wrong and how to fix it, for people")
     index: int | None = Field(None, ge=0, description="Which photo of the request it is about, counted from 0")
 
 
 class Refused(Exception):
     """A request that is answered with a problem instead of a result.
 
-    `detail` reaches the client as it is: it must say how to mend the request, and hold no path of this machine.
+    `detail` reaches the client as it is: it must say how to fix the request, and hold no path of this machine.
     `index`: which photo of the request it is about, counted from 0.
     """
 

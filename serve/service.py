@@ -1,56 +1,58 @@
 """The BentoML service, named by bentofile.yaml: `bentoml serve` in the repository's root.
 
-BentoML keeps the process: workers, restarts, health, metrics, time-out. What is answered is in the modules beside this.
+BentoML is the launcher and the packager: workers, restarts, health, metrics, bentos. What is answered, and under which
+limits, is in the modules beside this: the worker's outermost application is `serve.middleware.Gate`.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-from pathlib import Path
 
 import bentoml
 from _bentoml_sdk import Service
-from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
-from serve.front import Front
-from serve.keys import Keys
 from serve.settings import read_serve_settings, use_checkouts_zoo
-from serve.shelf import Shelf, zoos_to_hand_on
 
 # BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
 # imported. Nobody who starts a server from here has agreed to that.
 os.environ.setdefault(usage_stats.BENTOML_DO_NOT_TRACK, "True")
 usage_stats.do_not_track.cache_clear()
 
+# glibc of the workers, which inherit this: large blocks go back to the system when they are freed. By default it learns
+# from the first large photo to keep such blocks, and a server that has met a few stays larger for ever.
+for name, value in (("MMAP_THRESHOLD_", 2**20), ("TRIM_THRESHOLD_", 2**20), ("ARENA_MAX", 2)):
+    os.environ.setdefault(f"MALLOC_{name}", str(value))
+
 
 class ZooService(Service[object]):
     """A BentoML service whose outermost layer is ours: middlewares added the usual way run innermost."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Load and warm the model, then build the application around it: the worker accepts nothing before."""
-        from serve import logs, memory, metrics_folder
+        """Load and warm the models, then build the application around them: the worker accepts nothing before."""
+        from serve.app import build_site
         from serve.engine import start_engine
-        from serve.metrics import Metrics
-        from serve.site import build_site
+        from serve.middleware import Gate
+        from serve.observe import Metrics, configure_log
         from serve.stores import open_stores
 
-        memory.return_memory()
         use_checkouts_zoo()
         settings = read_serve_settings()
-        logs.configure(settings.log)
-        metrics_folder.use_folder()
+        configure_log(settings.log)
         metrics = Metrics()
         engine = start_engine(settings)
         metrics.watch(engine)
         site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
         self.mount_asgi_app(site)
         site.openapi()  # which is kept; the first wrong option would wait for it
-        memory.settle()
-        supervised = server_context.worker_index is not None
-        return Front(super().to_asgi(is_main), site, settings, metrics, supervised=supervised)
+        gc.collect()
+        gc.freeze()  # what start-up made stays to the end
+        return Gate(
+            super().to_asgi(is_main), site, settings, metrics, supervised=server_context.worker_index is not None
+        )
 
 
 @bentoml.service(
@@ -58,7 +60,7 @@ class ZooService(Service[object]):
     service_class=ZooService,
     workers=1,  # Gradio's queue lives in one process; the engine's threads use all cores
     traffic={"timeout": 10},
-    logging={"access": {"enabled": False}},  # serve.logs has a line for each request, without the client's address
+    logging={"access": {"enabled": False}},  # serve.observe has a line for each request, without the client's address
     # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anybody may call.
     # `--host 0.0.0.0` opens it.
     http={"host": "127.0.0.1", "port": 3000},
@@ -68,11 +70,12 @@ class LeapZoo:
 
     @bentoml.on_deployment
     @staticmethod
-    def refuse_to_start_without_model() -> None:
-        """Load the model once before any worker starts: a worker that cannot would be restarted for ever."""
+    def refuse_to_start() -> None:
+        """Check once, before any worker starts, what a worker needs: one that cannot serve is restarted for ever."""
         from leap_zoo import LeapZooError
-        from serve import metrics_folder, supervisor
         from serve.engine import start_engine
+        from serve.keys import Keys
+        from serve.shelf import Shelf, zoos_to_hand_on
         from serve.stores import open_stores
 
         use_checkouts_zoo()
@@ -88,6 +91,5 @@ class LeapZoo:
         try:
             start_engine(settings)
         except LeapZooError as error:
-            raise SystemExit(f"Cannot serve the model {settings.model or 'that is the default'}: {error}") from error
-        metrics_folder.make_folder(Path(BentoMLContainer.bentoml_home.get()))
-        supervisor.check_often()
+            named = ", ".join((settings.model or "that is the default", *settings.models))
+            raise SystemExit(f"Cannot serve the model {named}: {error}") from error

@@ -62,8 +62,7 @@ async def read_items(request: Request, most: int) -> Items:
     if kind == "multipart/form-data":
         return _items_of_form(await _form(request, most, HOW_ITEMS))
     if kind == "application/json":
-        body = await request.body()
-        return await asyncio.to_thread(_items_of_json, body, most)
+        return await asyncio.to_thread(_items_of_json, await request.body(), most)
     raise other_kind(HOW_ITEMS)
 
 
@@ -79,8 +78,7 @@ async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
                 raise Refused(422, "unexpected_field", f"A text field of the form is not read. {HOW_CLASSES}.")
             classes.setdefault(label, []).append(photo)
     elif kind == "application/json":
-        body = await request.body()
-        classes = await asyncio.to_thread(_classes_of_json, body, most)
+        classes = await asyncio.to_thread(_classes_of_json, await request.body(), most)
     else:
         raise other_kind(HOW_CLASSES)
     if not any(classes.values()):

@@ -18,10 +18,10 @@ def main() -> int:
     import uvicorn
 
     from leap_zoo import LeapZooError
+    from serve.app import build_site
     from serve.engine import start_engine
-    from serve.front import UI_PATH
+    from serve.middleware import UI_PATH
     from serve.settings import read_serve_settings, use_checkouts_zoo
-    from serve.site import build_site
     from serve.stores import open_stores
 
     use_checkouts_zoo()

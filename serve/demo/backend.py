@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo import CustomHead, LeapZooError, Model, ModelCard
-from leap_zoo.store import find
 from serve.demo.pictures import thumbnail
 from serve.engine import Classified, Engine, Space
 from serve.problems import Refused, refusal_of
@@ -30,7 +29,8 @@ class Backend:
         self.model: Model = engine.models.default
         self.card: ModelCard = self.model.card
         self.threads = engine.threads
-        self.other = _other_precision(self.model)
+        served = [model.artifact.precision for model in engine.models.all() if model.card.id == self.card.id]
+        self.other = served[1] if len(served) > 1 else None
 
     def cards(self) -> list[ModelCard]:
         """The cards of all models at hand, the served one's first."""
@@ -66,7 +66,7 @@ class Backend:
 
     async def fit(self, work: Callable[[], Answer]) -> Answer:
         """What takes seconds, beside the engine's threads. Raises Refused (503) while another visitor's does."""
-        return await self._engine.aside.run(work)
+        return await self._engine.run_slowly(work)
 
 
 def explain(error: LeapZooError | Refused) -> str:
@@ -76,20 +76,3 @@ def explain(error: LeapZooError | Refused) -> str:
 
 def _inference(answer: Classified) -> float:
     return answer.inference_ms
-
-
-def _other_precision(model: Model) -> str | None:
-    served = model.artifact
-    try:
-        place, card = find(model.card.id)
-    except LeapZooError:
-        return None
-    others = [
-        artifact.precision
-        for artifact in card.artifacts
-        if card.revision == model.card.revision
-        and artifact.format == served.format
-        and artifact.precision != served.precision
-        and place.holds(card, artifact)
-    ]
-    return others[0] if others else None

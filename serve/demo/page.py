@@ -17,8 +17,8 @@ from serve.demo.quota import UploadQuota
 from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
 from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
-from serve.front import UI_PATH
-from serve.limits import PHOTO
+from serve.middleware import UI_PATH
+from serve.settings import PHOTO
 from serve.shelf import Shelf
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back

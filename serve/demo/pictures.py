@@ -9,7 +9,7 @@ from PIL import Image
 
 from leap_zoo.card import Preprocessing
 from leap_zoo.preprocess import to_tensor
-from serve.limits import PHOTO
+from serve.settings import PHOTO
 
 SIDE = 144  # pixels; shown at half of that, sharp on a phone's screen
 

@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 
 from leap_zoo import InvalidArgument
 from serve.demo.samples import FOLDER as SAMPLES
-from serve.limits import PHOTO
+from serve.settings import PHOTO
 
 KEEP_SECONDS = 3600  # an uploaded photo's life on disk; the page needs it for showing it and for another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]

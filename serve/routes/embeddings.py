@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from leap_zoo.card import Precision
 from serve.engine import Engine, Space
-from serve.photos import decode_json, photos_of_texts
+from serve.photos import photos_of_texts, read_json
 from serve.problems import Refused
 from serve.routes.answers import base64_of, json_response
 from serve.routes.described import JSON_PROBLEMS, MODEL_PROBLEMS, PIXEL, problems
@@ -90,9 +90,9 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
     @router.post("/embeddings", response_model=EmbeddingList, responses=refusals, openapi_extra=_BODY)
     async def create_embeddings(request: Request) -> Response:
         """Turn photos into vectors, for clients of OpenAI's API."""
-        asked = decode_json(await request.body(), EmbeddingsRequest)
+        asked = await read_json(await request.body(), EmbeddingsRequest)
         photos = await photos_of_texts([asked.input] if isinstance(asked.input, str) else asked.input, max_photos)
-        model = await engine.model(asked.model, asked.precision)
+        model = engine.models.get(asked.model, asked.precision)
         dim = getattr(model.card.embedding_dims, asked.space)
         if asked.dimensions not in (None, dim):
             detail = f"Vectors of {asked.model} have {dim} dimensions in the {asked.space} space, and cannot be cut."

@@ -188,7 +188,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         """
         checked_name(name)
         await threads.run(lambda: heads.check_room(name, replace=options.replace))
-        model = await engine.model(options.model, options.precision)
+        model = engine.models.get(options.model, options.precision)
         if name in model.heads:
             detail = f"The model {model.card.id} has a head {name} of its own: choose another name."
             raise Refused(409, "head_of_the_model", detail)
@@ -202,7 +202,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
                 raise Refused(422, "invalid_classes", sentence(str(error))) from error
             return found, round((time.perf_counter() - start) * 1000, 3)
 
-        found, milliseconds = await engine.aside.run(work)
+        found, milliseconds = await engine.run_slowly(work)
         named = await threads.run(lambda: heads.create(name, found.head, replace=options.replace))
         answer = json_response(_info(named) | _report(found) | {"milliseconds": milliseconds})
         answer.status_code = 201

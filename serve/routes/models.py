@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from leap_zoo import ModelCard
 from leap_zoo.card import Artifact
-from serve.engine import Engine, Space
-from serve.models import Models
+from serve.engine import Engine, Models, Space
 from serve.routes.answers import json_response
 from serve.routes.described import READ_PROBLEMS, problems
 
@@ -88,8 +87,8 @@ def router(engine: Engine) -> APIRouter:
     @router.get("/models", response_model=ModelList, responses=problems(*READ_PROBLEMS))
     async def list_models() -> Response:
         """Which models may be asked for, and in which precisions."""
-        cards = await engine.run(engine.models.cards)
-        return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards]})
+        cards = {model.card.id: model.card for model in engine.models.all()}
+        return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards.values()]})
 
     return router
 

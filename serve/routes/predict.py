@@ -94,7 +94,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
         name = options.head
         if name is None:
             return None
-        model = await engine.model(options.model, options.precision)
+        model = engine.models.get(options.model, options.precision)
         if name in model.heads:
             return name
         try:

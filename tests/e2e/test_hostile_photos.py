@@ -15,7 +15,7 @@ import pytest
 from hostile_photos import PHOTOS
 from hostile_requests import REQUESTS, WIRE, photo
 
-from serve.limits import PHOTO
+from serve.settings import PHOTO
 
 ONE_PHOTO = 3 * PHOTO.pixels  # bytes of the largest photo that is decoded: not one is kept
 

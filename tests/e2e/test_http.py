@@ -15,7 +15,7 @@ import bentoml
 import httpx
 import pytest
 
-from serve.limits import PHOTO
+from serve.settings import PHOTO
 from serve.settings import ServeSettings
 
 MAX_BODY = ServeSettings().max_body_bytes

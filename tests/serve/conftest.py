@@ -16,11 +16,9 @@ pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[ser
 from refused_requests import text
 from starlette.testclient import TestClient
 
-from serve.app import make_app
-from serve.engine import Engine
-from serve.models import Models
+from serve.app import build_site, make_app
+from serve.engine import Engine, load_models
 from serve.settings import ServeSettings
-from serve.site import build_site
 from serve.stores import Stores, open_stores
 from serve.stores.limits import Limits
 
@@ -30,8 +28,7 @@ Opener = Callable[..., TestClient]
 @pytest.fixture(scope="session")
 def engine(tiny_zoo: Path) -> Engine:
     """An engine over the tiny model, which says which colour is strongest in a photo."""
-    default = leap_zoo.load(leap_zoo.models(tiny_zoo)[0].id, zoo=tiny_zoo, threads=1)
-    return Engine(Models(default, zoo=tiny_zoo), threads=2)
+    return Engine(load_models(leap_zoo.models(tiny_zoo)[0].id, zoo=tiny_zoo), threads=2)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from leap_zoo import ArtifactRefused
+from serve.app import build_site
 from serve.engine import Engine
 from serve.problems import refusal_of
 from serve.settings import ServeSettings
-from serve.site import build_site
 from serve.stores import open_stores
 
 

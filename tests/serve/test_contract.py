@@ -20,12 +20,12 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.app import build_site
 from serve.engine import Engine
-from serve.front import NATIVE_PATHS, Front
-from serve.metrics import Metrics
+from serve.middleware import NATIVE_PATHS, Gate
+from serve.observe import Metrics
 from serve.routes.described import PIXEL
 from serve.settings import ServeSettings
-from serve.site import build_site
 from serve.stores import Limits, open_stores
 
 KEY = "a-key-of-sixteen-or-more"
@@ -101,7 +101,7 @@ CHECKS = [
 
 
 def bento(site: ASGIApp) -> ASGIApp:
-    """What BentoML does of its own, as far as the Front is concerned: the short routes, and health."""
+    """What BentoML does of its own, as far as the Gate is concerned: the short routes, and health."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         answer = site if scope["path"] in NATIVE_PATHS else PlainTextResponse("\n")
@@ -118,7 +118,7 @@ def app(engine: Engine, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory
     settings = ServeSettings(max_photos=4, keys_file=keys, zoo=(tiny_zoo,), metrics="off")
     stores = open_stores(limits=Limits(galleries=4, heads=4))
     site = build_site(engine, stores, settings)
-    return Front(bento(site), site, settings, Metrics())
+    return Gate(bento(site), site, settings, Metrics())
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,13 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-import leap_zoo
 from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.preprocess import Limits
 from leap_zoo.runtime import Session
-from serve import models
-from serve.engine import Engine
-from serve.models import Models
+from serve.engine import Engine, Models
+from serve.photos import megapixels
 from serve.problems import BadPhoto, Refused
+from serve.settings import PHOTO
 
 
 class HeldSession:
@@ -170,24 +169,84 @@ def test_engine__tells_of_every_answer(engine: Engine, photos: dict[str, bytes])
     assert told == [(one.queue_ms, one.decode_ms, one.inference_ms) for one in (embedded, classified)]
 
 
-def test_engine__answers_while_another_model_loads(
-    tiny_zoo: Path, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go, load = threading.Event(), models.open_artifact
+def png(width: int, height: int) -> bytes:
+    """A small file of many pixels."""
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, "PNG")
+    return file.getvalue()
 
-    def slow(*arguments: object) -> Model:
-        assert go.wait(10)
-        return load(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(models, "open_artifact", slow)
-    engine = Engine(Models(leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1), zoo=tiny_zoo), threads=1)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_megapixels__are_those_of_the_header(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (640, 480), "red").save(file, kind)
+    counted = 640 * 480 / 1e6
+    for data in (file.getvalue(), file.getvalue() + b"more"):
+        assert megapixels(data, PHOTO) == pytest.approx(counted / 4 if kind == "JPEG" else counted)
+    for length in range(40):  # broken ones are for the decoder
+        megapixels(file.getvalue()[:length], PHOTO)
 
-    async def meanwhile() -> list[str]:
-        waiting = [asyncio.ensure_future(engine.embed([photos["red"]], precision="fp32")) for _ in range(3)]
+
+def test_megapixels__unread_headers_count_as_the_largest_photo() -> None:
+    assert megapixels(b"II*\0" + bytes(50), PHOTO) == PHOTO.pixels / 1e6
+    assert megapixels(b"\xff\xd8" + b"\xff\xfe\0\2" * 2000, PHOTO) == PHOTO.pixels / 2e6
+    assert megapixels(b"not a photo", PHOTO) == 0
+
+
+def test_admission__counts_megapixels_not_photos(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:
+    """32 files of 110 kB with 25 megapixels each fitted into one request, and kept all others out for 20 s."""
+    model, session = held
+    engine, bomb = Engine(Models(model), threads=2, megapixels=20), png(3000, 3000)
+
+    async def run() -> None:
+        with pytest.raises(Refused, match="megapixels") as caught:
+            await engine.embed([bomb] * 3)
+        assert (caught.value.status, caught.value.code) == (413, "too_many_pixels")
+        large = [asyncio.ensure_future(engine.embed([bomb])) for _ in range(3)]
         await asyncio.sleep(0.05)
-        before = await engine.embed([photos["red"]])
-        assert not any(one.done() for one in waiting)
-        go.set()
-        return [before.precision, *(one.precision for one in await asyncio.gather(*waiting))]
+        small = asyncio.ensure_future(engine.embed([photos["red"]]))
+        await asyncio.sleep(0.05)
+        session.release.set()
+        assert (await small).embeddings.shape[0] == 1
+        answers = await asyncio.gather(*large, return_exceptions=True)
+        assert [answer.code for answer in answers if isinstance(answer, Refused)] == ["busy"]  # 27 are more than 20
+        assert engine.photos_inside == 0
 
-    assert asyncio.run(meanwhile()) == ["int8", "fp32", "fp32", "fp32"]
+    asyncio.run(run())
+
+
+def test_admission__large_photos_leave_threads_to_small_ones(
+    held: tuple[Model, HeldSession], photos: dict[str, bytes]
+) -> None:
+    model, session = held
+    engine = Engine(Models(model), threads=1, megapixels=1000)
+
+    async def run() -> None:
+        large = [asyncio.ensure_future(engine.embed([png(3000, 3000)])) for _ in range(6)]
+        small = asyncio.ensure_future(engine.embed([photos["red"]]))
+        session.release.set()
+        await asyncio.wait_for(small, 60)
+        assert not all(one.done() for one in large)  # six of them take far longer than one small photo
+        await asyncio.gather(*large)
+
+    asyncio.run(run())
+
+
+def test_cancellation__stops_before_the_next_photo(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:
+    """Work that was given up went on to its end."""
+    model, session = held
+    engine = Engine(Models(model), threads=1)
+
+    async def run() -> None:
+        work = asyncio.ensure_future(engine.embed([photos["red"]] * 24))
+        await asyncio.sleep(0.1)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert engine.photos_inside == 8  # what a thread has begun counts to its end
+        session.release.set()
+        await engine.run(lambda: None)
+        assert session.batches == [8]
+        assert engine.photos_inside == 0
+
+    asyncio.run(run())

@@ -19,9 +19,9 @@ from starlette.testclient import TestClient
 import leap_zoo
 from leap_zoo.heads import CustomHead, decode_head
 from serve.app import make_app
-from serve.engine import Engine
-from serve.limits import TimeLimit
-from serve.models import Models
+from serve.engine import Engine, Models
+from serve.middleware import Gate
+from serve.observe import Metrics
 from serve.routes import heads as routes
 from serve.settings import ServeSettings
 from serve.stores import open_stores
@@ -318,7 +318,7 @@ def test_fit__that_takes_too_long_leaves_no_head(engine: Engine, classes: Classe
     app = make_app(engine, open_stores(tmp_path / "data"), ServeSettings())
 
     async def run() -> tuple[httpx.Response, httpx.Response]:
-        limited = httpx.ASGITransport(TimeLimit(app, 0.5))
+        limited = httpx.ASGITransport(Gate(app, app, ServeSettings(slow_timeout=0.5), Metrics()))
         async with httpx.AsyncClient(transport=limited, base_url="http://server") as hurried:
             given_up = await hurried.post("/v1/heads/h", files=form(classes))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:

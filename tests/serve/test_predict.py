@@ -78,7 +78,7 @@ def test_embed__answers_with_the_precision_asked_for(
     [
         ("/v1/embed?model=leap-tiny-tset", "unknown_model"),
         ("/v1/embed?model=../leap-tiny-test", "unknown_model"),
-        ("/v1/embed?precision=fp16", "invalid_option"),
+        ("/v1/embed?precision=fp16", "model_not_here"),
         ("/v1/embed?precision=int4", "invalid_option"),
         ("/v1/embed?encoding=hex", "invalid_option"),
         ("/v1/embed?spcae=teacher", "invalid_option"),

@@ -22,8 +22,7 @@ import leap_zoo
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
 from serve.app import make_app
-from serve.engine import Engine
-from serve.models import Models
+from serve.engine import Engine, Models
 from serve.problems import Refused
 from serve.settings import ServeSettings
 from serve.stores import Stores, open_stores, qdrant_shelf

@@ -9,8 +9,7 @@ import pytest
 
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.preprocess import Limits
-from serve.limits import PHOTO
-from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
+from serve.settings import PHOTO, ServeSettings, read_serve_settings, use_checkouts_zoo
 
 
 def read(**variables: str) -> ServeSettings:
@@ -46,8 +45,8 @@ def test_settings__of_photos_are_lower_than_the_librarys() -> None:
     [
         ("MAX_PHOTO_MB", "0"),
         ("MAX_MEGAPIXELS", "1001"),
-        ("MODELS_HELD", "0"),
-        ("MODELS_HELD", "1.5"),
+        ("MEMORY_MB", "0"),
+        ("WORK_MEGAPIXELS", "1.5"),
         ("MAX_PHOTOS", "-1"),
         ("MAX_BODY_MB", "5000"),
         ("CONCURRENCY", "²"),
@@ -82,7 +81,7 @@ def test_settings__every_variable_is_in_the_table() -> None:
     import serve.settings
 
     table = serve.settings.__doc__ or ""
-    for name in ServeSettings.__dataclass_fields__:
+    for name in ServeSettings.model_fields:
         assert f"| LEAP_ZOO_SERVE_{name.upper()} |" in table
 
 

@@ -1,113 +1,95 @@
-"""How a server leaves its socket and its connections, and how it and its supervisor look after each other."""
+"""Event streams of open pages end when the server stops."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
-import sys
-from collections.abc import Iterator
-from types import SimpleNamespace
+import contextlib
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import supervisor
-from serve.idle import close_idle
-from serve.listening import listen_again, stop_listening, take_no_more
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the sockets of a process are looked up as Linux lists them")
-
-
-@pytest.fixture
-def listening() -> Iterator[socket.socket]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        one.listen(8)
-        yield one
+from serve import stopping
+from serve.stopping import EndingStreams, Stopping
 
 
-def connect(listening: socket.socket, seconds: float = 5) -> socket.socket:
-    return socket.create_connection(listening.getsockname(), timeout=seconds)
+def endless(kind: bytes) -> ASGIApp:
+    """An application whose answer of content type `kind` goes on for half a second."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        for _ in range(50):
+            await send({"type": "http.response.body", "body": b".", "more_body": True})
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+    return app
 
 
-@linux
-def test_listening__who_had_connected_is_still_taken(listening: socket.socket) -> None:
-    with connect(listening) as early:
-        early.sendall(b"request")
-        take_no_more()
-        with pytest.raises(TimeoutError):
-            connect(listening, 0.2)
-        taken, _ = listening.accept()
-        with taken:
-            assert taken.recv(100) == b"request"
-            stop_listening()
-            taken.sendall(b"answer")
-            assert early.recv(100) == b"answer"
-    with pytest.raises(ConnectionRefusedError):
-        connect(listening)
+@pytest.mark.parametrize(
+    ("path", "kind", "last"),
+    [
+        ("/ui/heartbeat/x", b"text/event-stream; charset=utf-8", b""),
+        ("/ui/queue/data", b"text/event-stream", b"end"),  # somebody waits for these results, and they come soon
+        ("/ui/heartbeat/x", b"text/html", b"end"),
+    ],
+)
+def test_ending_streams__ends_heartbeats_only(path: str, kind: bytes, last: bytes) -> None:
+    async def stop_soon() -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        told = Stopping()
+        ending = EndingStreams(endless(kind), told)
+        asyncio.get_running_loop().call_later(0.05, told.stop)
+        await ending({"type": "http", "path": path}, receive, send)
+        return sent
+
+    sent = asyncio.run(stop_soon())
+    assert sent[-1]["body"] == last
+    assert sent[-1]["more_body"] is False
+    assert (len(sent) < 40) == (last == b"")
 
 
-@linux
-@pytest.mark.parametrize("last", [stop_listening, take_no_more])
-def test_listening__the_next_worker_listens_again(listening: socket.socket, last) -> None:
-    last()
-    listen_again()
-    listening.listen(8)
-    connect(listening).close()
+def test_ending_streams__does_not_wait_long_for_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        monkeypatch.setattr(stopping, "LAST_WORDS_SECONDS", 0.05)
+        told = Stopping()
+        told.stop()
+        ending = EndingStreams(endless(b"text/event-stream"), told)
+        await ending({"type": "http", "path": "/ui/queue/data"}, receive, send)
+        return sent
+
+    assert asyncio.run(run())[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-class Connection:
-    """What `close_idle` sees of a connection of uvicorn's."""
+@pytest.mark.parametrize(("cause", "ended"), [(HTTPException(404), True), (ValueError(), False)])
+def test_ending_streams__an_unknown_session_is_no_failure(cause: Exception, ended: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        raise RuntimeError("response already started") from cause
 
-    def __init__(self, taken: socket.socket | None) -> None:
-        self.transport = SimpleNamespace(get_extra_info=lambda name: taken, is_closing=lambda: False)
-        self.told = False
+    sent: list[Message] = []
 
-    def shutdown(self) -> None:
-        self.told = True
+    async def send(message: Message) -> None:
+        sent.append(message)
 
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
 
-def test_close_idle__leaves_those_that_have_a_request_waiting(listening: socket.socket) -> None:
-    with connect(listening) as silent, connect(listening) as asking:
-        taken = {}
-        for _ in range(2):
-            one, address = listening.accept()
-            taken[address] = one
-        asking.sendall(b"request")
-        idle, waiting = Connection(taken[silent.getsockname()]), Connection(taken[asking.getsockname()])
-        close_idle(SimpleNamespace(server_state=SimpleNamespace(connections={idle, waiting, Connection(None)})))
-        assert (idle.told, waiting.told) == (True, False)
-        for one in taken.values():
-            one.close()
-
-
-@pytest.mark.parametrize("server", [None, object(), SimpleNamespace(server_state=None)])
-def test_close_idle__leaves_other_servers_alone(server: object) -> None:
-    close_idle(server)
-
-
-def test_supervisor__looks_after_its_workers_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    from circus.controller import Controller
-
-    started: list[float] = []
-    monkeypatch.setattr(Controller, "start", lambda self: started.append(self.check_delay))
-    supervisor.check_often()
-    for milliseconds in (10_000, 500, -1):  # one below nought: the library's own tests, which look at no time
-        Controller.start(SimpleNamespace(check_delay=milliseconds))
-    assert started == [1000, 500, -1]
-
-
-@pytest.mark.parametrize("alive", [True, False])
-def test_supervisor__its_end_is_a_worker_s_signal_to_stop(monkeypatch: pytest.MonkeyPatch, alive: bool) -> None:
-    heard: list[int] = []
-    parents = iter([7, 7, 7, 7] if alive else [7, 7, 1])
-    monkeypatch.setattr(supervisor.os, "getppid", lambda: next(parents, 7))
-    monkeypatch.setattr(supervisor, "FOLLOW_SECONDS", 0.01)
-    monkeypatch.setattr(supervisor.signal, "raise_signal", heard.append)
-
-    async def run() -> None:
-        supervisor.follow()
-        await asyncio.sleep(0.2)
-
-    asyncio.run(run())
-    assert heard == ([] if alive else [signal.SIGTERM])
+    with contextlib.nullcontext() if ended else pytest.raises(RuntimeError):
+        asyncio.run(EndingStreams(app, Stopping())({"type": "http", "path": "/ui/queue/data"}, receive, send))
+    assert (sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}) == ended

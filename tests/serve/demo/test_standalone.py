@@ -12,8 +12,7 @@ import leap_zoo
 from serve.demo.backend import Backend
 from serve.demo.classify_tab import _show
 from serve.demo.visitor import Visitor
-from serve.engine import Engine
-from serve.models import Models
+from serve.engine import Engine, Models
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,12 +25,10 @@ def test_standalone__ends_with_one_line_when_there_is_no_such_model(tiny_zoo: Pa
     assert "Traceback" not in run.stderr
 
 
-def test_classify__shows_one_file_where_only_one_model_may_be_held(
-    tiny_zoo: Path, colour_photos: dict[str, Path]
-) -> None:
+def test_classify__shows_one_file_where_only_one_is_loaded(tiny_zoo: Path, colour_photos: dict[str, Path]) -> None:
     default = leap_zoo.load(leap_zoo.models(tiny_zoo)[0].id, zoo=tiny_zoo, threads=1)
-    backend = Backend(Engine(Models(default, most=1, zoo=tiny_zoo), threads=1))
-    backend.other = "fp32"
+    backend = Backend(Engine(Models(default, zoo=tiny_zoo), threads=1))
+    assert backend.other is None
     html = asyncio.run(_show(backend, str(colour_photos["red"]), "colours", Visitor()))
     assert "red" in html
     assert "fp32" not in html

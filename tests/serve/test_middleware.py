@@ -1,4 +1,4 @@
-"""The outermost layer: which application a path reaches, keys, load, headers, log lines and metrics."""
+"""The gate: which application a path reaches, hosts, origins, keys, the budget, headers, log lines and metrics."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from prometheus_client import generate_latest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.front import Front
-from serve.logs import JsonLines, TextLines
-from serve.metrics import Metrics
+from serve.middleware import Gate
+from serve.observe import JsonLines, Metrics, TextLines
 from serve.settings import ServeSettings
 
 KEY = "s3cret-s3cret-s3cret"
@@ -35,8 +34,8 @@ def named(name: str) -> ASGIApp:
     return app
 
 
-def front(site: ASGIApp | None = None, counted: Metrics | None = None, **settings: Any) -> Front:
-    return Front(named("bento"), site or named("site"), ServeSettings(**settings), counted or Metrics())
+def gate(site: ASGIApp | None = None, counted: Metrics | None = None, **settings: Any) -> Gate:
+    return Gate(named("bento"), site or named("site"), ServeSettings(**settings), counted or Metrics())
 
 
 def ask(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:
@@ -49,7 +48,7 @@ def ask(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:
 
 def client(app: ASGIApp) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://zoo.test")
+    return httpx.AsyncClient(transport=transport, base_url="http://zoo")
 
 
 @pytest.fixture
@@ -75,27 +74,27 @@ def keys_file(tmp_path: Path) -> Path:
         ("/browser/page.js", "site 0"),
     ],
 )
-def test_front__sends_each_path_to_its_application(path: str, answer: str) -> None:
-    assert ask(front(), "GET", path).text == answer
+def test_gate__sends_each_path_to_its_application(path: str, answer: str) -> None:
+    assert ask(gate(), "GET", path).text == answer
 
 
 @pytest.mark.parametrize(
     "path", ["/wp-login.php", "/uix", "/classify/", "/browserx", "/docs.json", "/static_content/x", "/v1"]
 )
-def test_front__answers_unknown_paths_itself(path: str) -> None:
-    answer = ask(front(), "POST", path, content=b"x")
+def test_gate__answers_unknown_paths_itself(path: str) -> None:
+    answer = ask(gate(), "POST", path, content=b"x")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
 
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/classify", "/ui/gradio_api/upload", "/zoo/index.json", "/livez"])
-def test_front__limits_every_body(path: str) -> None:
-    answer = ask(front(max_body_mb=1), "POST", path, content=bytes(2**20 + 1))
+def test_gate__limits_every_body(path: str) -> None:
+    answer = ask(gate(max_body_mb=1), "POST", path, content=bytes(2**20 + 1))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/classify", "/zoo/index.json", "/ui/"])
 def test_keys__are_needed_where_work_is_done(keys_file: Path, path: str) -> None:
-    app = front(keys_file=keys_file)
+    app = gate(keys_file=keys_file)
     answer = ask(app, "GET", path)
     assert (answer.status_code, answer.json()["code"]) == (401, "missing_key")
     assert answer.headers["www-authenticate"].startswith("Basic" if path == "/ui/" else "Bearer")
@@ -109,7 +108,7 @@ def test_keys__are_needed_where_work_is_done(keys_file: Path, path: str) -> None
 
 @pytest.mark.parametrize(("metrics", "status"), [("open", 200), ("key", 401), ("off", 404)])
 def test_keys__health_is_open_and_metrics_as_set(keys_file: Path, metrics: Any, status: int) -> None:
-    app = front(keys_file=keys_file, metrics=metrics)
+    app = gate(keys_file=keys_file, metrics=metrics)
     assert ask(app, "GET", "/metrics").status_code == status
     for path in ("/livez", "/healthz", "/readyz", "/", "/docs", "/openapi.json"):
         assert ask(app, "GET", path).status_code == 200
@@ -132,7 +131,7 @@ class Held:
 def test_load__what_is_too_much_is_refused_at_once() -> None:
     async def run() -> None:
         site = Held()
-        app = front(site, concurrency=3)
+        app = gate(site, concurrency=3)
         async with client(app) as http:
             inside = [asyncio.create_task(http.post("/v1/classify", content=b"x")) for _ in range(3)]
             while site.inside < 3:
@@ -155,19 +154,19 @@ def test_load__what_is_too_much_is_refused_at_once() -> None:
 
 def test_load__a_slow_sender_holds_no_place() -> None:
     async def run() -> None:
-        app = front(concurrency=1)
-        gate = asyncio.Event()
+        app = gate(concurrency=1)
+        released = asyncio.Event()
 
         async def body() -> Any:
             yield b"a"
-            await gate.wait()
+            await released.wait()
             yield b"b"
 
         async with client(app) as http:
             slow = asyncio.create_task(http.post("/v1/classify", content=body()))
             await asyncio.sleep(0.05)
             assert (await http.post("/v1/classify", content=b"x")).text == "site 1"
-            gate.set()
+            released.set()
             assert (await slow).text == "site 2"
 
     asyncio.run(asyncio.wait_for(run(), 10))
@@ -176,7 +175,7 @@ def test_load__a_slow_sender_holds_no_place() -> None:
 def test_time__an_answer_that_does_not_begin_is_given_up() -> None:
     async def run() -> None:
         site = Held()
-        async with client(front(site, timeout=0.1, concurrency=1)) as http:
+        async with client(gate(site, timeout=0.1, concurrency=1)) as http:
             for _ in range(2):  # and its place is free again
                 answer = await http.post("/v1/classify", content=b"x")
                 assert (answer.status_code, answer.json()["code"]) == (503, "timed_out")
@@ -195,7 +194,7 @@ def test_time__an_answer_that_does_not_begin_is_given_up() -> None:
     ],
 )
 def test_time__is_longer_where_answers_take_longer(path: str, seconds: str) -> None:
-    answer = ask(front(Held(), timeout=0.1, slow_timeout=0.2), "POST", path, content=b"x")
+    answer = ask(gate(Held(), timeout=0.1, slow_timeout=0.2), "POST", path, content=b"x")
     assert answer.json()["code"] == "timed_out"
     assert f"within {seconds} seconds" in answer.json()["detail"]
 
@@ -206,26 +205,26 @@ def test_time__an_answer_that_has_begun_is_not_cut_off() -> None:
         await asyncio.sleep(0.2)
         await send({"type": "http.response.body", "body": b"whole"})
 
-    assert ask(front(slowly, timeout=0.1), "GET", "/v1/gallery/x/export").content == b"whole"
+    assert ask(gate(slowly, timeout=0.1), "GET", "/v1/gallery/x/export").content == b"whole"
 
 
 @pytest.mark.parametrize(("path", "policy"), [("/v1/models", "default-src 'none'"), ("/ui/", "default-src 'self'")])
 def test_headers__for_browsers(path: str, policy: str) -> None:
-    headers = ask(front(), "GET", path).headers
+    headers = ask(gate(), "GET", path).headers
     assert headers["content-security-policy"].startswith(policy)
     assert "frame-ancestors" in headers["content-security-policy"]
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
 
 
 def test_headers__web_assembly_runs_on_its_own_page_only() -> None:
-    assert "'wasm-unsafe-eval'" in ask(front(), "GET", "/browser/").headers["content-security-policy"]
-    assert "'unsafe-inline'" not in ask(front(), "GET", "/browser/").headers["content-security-policy"]
+    assert "'wasm-unsafe-eval'" in ask(gate(), "GET", "/browser/").headers["content-security-policy"]
+    assert "'unsafe-inline'" not in ask(gate(), "GET", "/browser/").headers["content-security-policy"]
     for path in ("/", "/ui/", "/docs", "/zoo/index.json", "/v1/models", "/browserx"):
-        assert "wasm" not in ask(front(), "GET", path).headers["content-security-policy"]
+        assert "wasm" not in ask(gate(), "GET", path).headers["content-security-policy"]
 
 
 def test_request_id__is_taken_when_sane_and_made_otherwise() -> None:
-    app = front()
+    app = gate()
     assert ask(app, "GET", "/v1/models", headers={"x-request-id": "a-B_c.1"}).headers["x-request-id"] == "a-B_c.1"
     for wrong in ("", "a b", "x" * 65, "a\tb", '"'):
         made = ask(app, "GET", "/v1/models", headers={"x-request-id": wrong}).headers["x-request-id"]
@@ -234,8 +233,8 @@ def test_request_id__is_taken_when_sane_and_made_otherwise() -> None:
 
 
 def test_origins__another_sites_page_changes_nothing() -> None:
-    app = front()
-    foreign, own = {"origin": "https://evil.example"}, {"origin": "http://zoo.test"}
+    app = gate()
+    foreign, own = {"origin": "https://evil.example"}, {"origin": "http://zoo"}
     for method in ("POST", "DELETE"):
         assert ask(app, method, "/v1/gallery/x", headers=foreign).json()["code"] == "foreign_origin"
         assert ask(app, method, "/v1/gallery/x", headers={"origin": "null"}).status_code == 403
@@ -247,7 +246,7 @@ def test_origins__another_sites_page_changes_nothing() -> None:
 
 def test_origins__those_that_are_allowed_may(keys_file: Path) -> None:
     friend = "https://friend.example"
-    app = front(cors=(friend,), keys_file=keys_file)
+    app = gate(cors=(friend,), keys_file=keys_file)
     asked = {"origin": friend, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
     assert ask(app, "OPTIONS", "/v1/classify", headers=asked).headers["access-control-allow-origin"] == friend
     answer = ask(app, "POST", "/v1/classify", headers={"origin": friend, "x-api-key": KEY})
@@ -291,7 +290,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
 
 
 def test_log__has_one_line_for_a_request_and_no_secrets(lines: Callable[[], list[str]], keys_file: Path) -> None:
-    app = front(routed(), keys_file=keys_file)
+    app = gate(routed(), keys_file=keys_file)
     headers = {"x-api-key": KEY, "x-request-id": "one"}
     ask(app, "POST", "/v1/gallery/my-photos?token=hidden", headers=headers, content=b"12345")
     ask(app, "GET", "/livez")
@@ -306,9 +305,9 @@ def test_log__has_one_line_for_a_request_and_no_secrets(lines: Callable[[], list
 
 
 def test_log__tells_refusals_and_failures(lines: Callable[[], list[str]], keys_file: Path) -> None:
-    ask(front(routed(), keys_file=keys_file), "GET", "/v1/broken")
-    assert ask(front(routed()), "GET", "/v1/broken").status_code == 500
-    ask(front(routed()), "GET", "/secret-path")
+    ask(gate(routed(), keys_file=keys_file), "GET", "/v1/broken")
+    assert ask(gate(routed()), "GET", "/v1/broken").status_code == 500
+    ask(gate(routed()), "GET", "/secret-path")
     entries = [json.loads(line) for line in lines()]
     assert [(entry["route"], entry["status"], entry["level"]) for entry in entries] == [
         ("unmatched", 401, "info"),
@@ -325,7 +324,7 @@ def test_log__a_message_is_one_line(formatter: logging.Formatter) -> None:
 
 def test_metrics__count_by_template_and_are_bounded() -> None:
     metrics = Metrics()
-    app = front(routed(), metrics)
+    app = gate(routed(), metrics)
     for number in range(20):
         ask(app, "POST", f"/v1/gallery/{number}")
         ask(app, "GET", f"/v1/{number}")
@@ -333,7 +332,6 @@ def test_metrics__count_by_template_and_are_bounded() -> None:
         ask(app, f"M{number}", "/v1/x")
         ask(app, "GET", f"/ui/{number}")
     metrics.stages(queue_ms=1, decode_ms=2, inference_ms=3)
-    metrics.models_loaded(2)
     text = generate_latest(metrics.registry).decode()
     series = [line for line in text.splitlines() if line.startswith("leap_zoo_requests_total")]
     assert sorted(line.partition("{")[2].rpartition(" ")[0] for line in series) == [
@@ -344,13 +342,12 @@ def test_metrics__count_by_template_and_are_bounded() -> None:
     ]
     assert 'leap_zoo_requests_total{method="POST",route="/v1/gallery/{name}",status_class="2xx"} 20.0' in text
     assert "leap_zoo_in_flight 0.0" in text
-    assert "leap_zoo_models_loaded 2.0" in text
     assert 'leap_zoo_stage_seconds_count{stage="decode"} 1.0' in text
 
 
 def test_stop__is_announced_before_it_happens() -> None:
-    app = front()
+    app = gate()
     assert "connection" not in ask(app, "GET", "/v1/models").headers
-    app.streams.stop()
+    app.stopping.stop()
     assert ask(app, "GET", "/v1/models").headers["connection"] == "close"
     assert (ask(app, "GET", "/readyz").status_code, ask(app, "GET", "/livez").status_code) == (503, 200)

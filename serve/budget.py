@@ -1,0 +1,242 @@
+"""The one budget of a process: bytes in memory, places, and time, for what is read and for what is written.
+
+Every request holds a `Share`. A body that arrives and an answer that leaves count against the same bytes, and both have
+a deadline. When the bytes run out, the request that holds most of them and waits for its client gives way, so that
+clients who send or read slowly cannot keep others out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import Message, Receive, Scope, Send
+
+from serve.problems import Refused
+
+READ_SECONDS = 30.0
+"""How long a client may take over sending one body."""
+
+WRITE_SECONDS = 15.0
+"""How long a client may take over reading one slice of an answer."""
+
+WRITE_RATE = 64 * 1024
+"""Bytes per second that a client must read of a whole answer, beyond WRITE_SECONDS."""
+
+SLICE = 64 * 1024
+"""Bytes that are written at once: what a client does not read stays here, not in the server's socket buffers."""
+
+LINGER_SECONDS = 2.0
+"""How long the rest of a refused body is thrown away, so that a client still sending can read the answer."""
+
+LONG_SECONDS = 30.0
+"""A transfer that has lasted this long gives its place to a new one when there is none left."""
+
+
+class Budget:
+    """Bytes that all requests of a process hold together. For one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+        self.waiting: dict[Share, None] = {}  # those that wait for their client now
+
+    def take(self, share: Share, size: int) -> None:
+        """Count `size` more bytes for `share`. Raises Refused (503) when it is the one that must give way."""
+        share.size += size
+        self.held += size
+        if self.held > self.most:
+            largest = max(self.waiting, key=lambda one: one.size, default=share)
+            if largest.size <= share.size:
+                raise busy("Other requests fill the memory that there is for them.")
+            largest.give_way()
+
+    def free(self, share: Share) -> None:
+        """Count nothing for `share` any more."""
+        self.held -= share.size
+        share.size = 0
+
+
+class Share:
+    """What one request holds of a budget, and how it reads from and writes to its client."""
+
+    def __init__(self, budget: Budget, connection: Send) -> None:
+        """connection: the server's own `send`, which is cut off when the client does not read."""
+        self.size = 0
+        self._budget = budget
+        self._connection = connection
+        self._clock: asyncio.Timeout | None = None
+        self.gave_way = False
+
+    def give_way(self) -> None:
+        """Stop waiting for the client and free the bytes. Takes effect when the event loop comes to it."""
+        if self._clock is not None and not self.gave_way:
+            self.gave_way = True
+            self._budget.free(self)
+            self._clock.reschedule(asyncio.get_running_loop().time())
+
+    def free(self) -> None:
+        """Count nothing any more."""
+        self._budget.free(self)
+
+    async def read(self, receive: Receive, most: int, announced: int | None) -> bytes | None:
+        """The body, at most `most` bytes; None when the client left before its end.
+
+        Raises Unread: 413 for a larger one, 408 for a slow one, 503 when it must give way.
+        """
+        if announced is not None and announced > most:
+            raise Unread(_too_large(most), still_sent=True)
+        chunks: list[bytes] = []
+        more = True
+        try:
+            with self._waits(READ_SECONDS) as clock:
+                async with clock:
+                    while more:
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            return None
+                        more = message.get("more_body", False)
+                        chunk = message.get("body", b"")
+                        if self.size + len(chunk) > most:
+                            raise Unread(_too_large(most), still_sent=more)
+                        self._budget.take(self, len(chunk))
+                        chunks.append(chunk)
+        except TimeoutError:
+            if self.gave_way:
+                refused = busy("Other requests fill the memory that there is for them.")
+            else:
+                detail = f"The body did not arrive within {READ_SECONDS:.0f} seconds. Send a smaller photo."
+                refused = Refused(408, "body_too_slow", detail)
+            raise Unread(refused, still_sent=True) from None
+        except Refused as refused:
+            raise Unread(refused, still_sent=more) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def write(self, start: Message, body: bytes, send: Send) -> None:
+        """Send a whole answer, slice by slice. A client that does not read in time is cut off: raises ClientGone."""
+        self._budget.take(self, len(body))
+        try:
+            with self._waits(WRITE_SECONDS + len(body) / WRITE_RATE) as clock:
+                async with clock:
+                    await send(start)
+                    for at in range(0, max(1, len(body)), SLICE):
+                        part = body[at : at + SLICE] if len(body) > SLICE else body
+                        more = at + SLICE < len(body)
+                        await send({"type": "http.response.body", "body": part, "more_body": more})
+        except TimeoutError:
+            await _cut_off(self._connection)
+
+    async def pass_on(self, message: Message, send: Send) -> None:
+        """Send one message of an answer that is made while it is sent; as `write`, a slice at a time."""
+        body = message.get("body", b"")
+        try:
+            for at in range(0, max(1, len(body)), SLICE):
+                more = at + SLICE < len(body) or message.get("more_body", False)
+                part = message | {"body": body[at : at + SLICE], "more_body": more} if len(body) > SLICE else message
+                with self._waits(WRITE_SECONDS) as clock:
+                    async with clock:
+                        await send(part)
+        except TimeoutError:
+            await _cut_off(self._connection)
+
+    @contextmanager
+    def _waits(self, seconds: float) -> Iterator[asyncio.Timeout]:
+        self._clock = asyncio.timeout(seconds)
+        self._budget.waiting[self] = None
+        try:
+            yield self._clock
+        finally:
+            self._clock = None
+            del self._budget.waiting[self]
+
+
+class Places:
+    """How many requests may be inside at once. For one event loop.
+
+    makes_room: a request that has been inside for LONG_SECONDS and waits for its client gives way to a new one.
+    """
+
+    def __init__(self, limit: int, *, makes_room: bool = False) -> None:
+        self.limit = limit
+        self._makes_room = makes_room
+        self._inside: dict[Share, float] = {}
+
+    @property
+    def taken(self) -> int:
+        """How many are inside."""
+        return len(self._inside)
+
+    def check(self) -> None:
+        """Raises Refused (503) when there is no place: before a body is read that would be refused."""
+        if len(self._inside) >= self.limit and not (self._makes_room and self._oldest_is_long()):
+            raise busy(f"{self.limit} requests are being answered already.")
+
+    @contextmanager
+    def one(self, share: Share) -> Iterator[None]:
+        """A place for a request. Raises Refused (503)."""
+        self.check()
+        if len(self._inside) >= self.limit:
+            oldest = next(iter(self._inside))
+            del self._inside[oldest]
+            oldest.give_way()
+        self._inside[share] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._inside.pop(share, None)
+
+    def _oldest_is_long(self) -> bool:
+        return time.monotonic() - next(iter(self._inside.values())) > LONG_SECONDS
+
+
+class Unread(Exception):
+    """A body that was not read to its end, and what its client is told. still_sent: the client may be sending."""
+
+    def __init__(self, refused: Refused, *, still_sent: bool) -> None:
+        super().__init__(refused.detail)
+        self.refused = refused
+        self.still_sent = still_sent
+
+
+class ClientGone(Exception):
+    """The client does not read its answer: the connection has been cut off."""
+
+
+def busy(reason: str) -> Refused:
+    """The refusal of a server that has enough to do."""
+    return Refused(503, "busy", f"{reason} Try again shortly.", {"retry-after": "1"})
+
+
+def announced_length(scope: Scope) -> int | None:
+    """Content-Length; None where the client gives none."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else None
+    return None
+
+
+async def linger(receive: Receive) -> None:
+    """Throw away what a refused client still sends, for a moment: closing at once would lose the answer."""
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        pass
+
+
+def _too_large(most: int) -> Refused:
+    limit = f"{most / 2**20:.3g} MiB" if most >= 2**20 else f"{most} bytes"
+    return Refused(413, "body_too_large", f"The body is larger than {limit}. Send a smaller photo, or fewer.")
+
+
+async def _cut_off(send: Send) -> None:
+    """Drop the connection with what it still has to send: closing it would wait for the client to read that."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's
+    if transport is not None:
+        transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    raise ClientGone

@@ -1,0 +1,398 @@
+"""The gate that every request passes, whatever it is for: API, native routes, zoo, pages, health.
+
+In this order: the route's rules, the request id, the host, the origin, the key, a free place, the body within the
+budget, the answer within its time, and the answer within the budget. Metrics and the log see all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve import headers
+from serve.budget import Budget, ClientGone, Places, Share, Unread, announced_length, linger
+from serve.keys import KEY_NAME, Keys, key_refusal, presented_key
+from serve.observe import LEFT, UNMATCHED, Metrics, Served, log_served, make_request_id, request_id
+from serve.problems import Refused
+from serve.settings import ServeSettings
+from serve.stopping import EndingStreams, Stopping, follow_supervisor
+
+UI_PATH = "/ui"
+BROWSER_PATH = "/browser"
+NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
+HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
+PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"})
+
+READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
+MAX_ANSWER = 8 * 2**20
+"""Bytes of an answer that is made before it is sent; files and exports are read while they are sent."""
+
+MAX_TRANSFERS = 64  # downloads of models, exports and the browser page's files, at once: not in the places of photos
+MAX_PAGES = 256  # requests of pages at once; an open tab of the demo holds two
+LARGE_BODY = 256 * 1024  # bytes: from here on it is worth noticing that the client left before it has its answer
+
+_SLOW = re.compile(r"/v1/(heads|galler(?:y|ies)/[^/]*/export\Z)")
+"""Where answers may take longer: fitting embeds many photos, and an export is copied before it is sent."""
+
+_EXPORT = re.compile(r"/v1/galler(?:y|ies)/[^/]*/export\Z")
+_CLOSED = "the handler is closed"
+"""What uvloop says of an answer to a client that asked several times at once and left: no failure of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What holds for the requests of one kind of path."""
+
+    app: ASGIApp
+    body: int = READ_ONLY_BODY
+    places: Places | None = None
+    seconds: float | None = None  # until the answer begins
+    whole: bool = True  # the answer is made before it is sent, so that its place is free while the client reads it
+    keys: bool = False
+    page: bool = False  # for a browser, which shows a key as a password
+    shared: bool = False  # with the pages of the origins in LEAP_ZOO_SERVE_CORS
+    headers: headers.Headers = field(default_factory=lambda: headers.DATA)
+    route: str | None = None  # for metrics and log; None: what the router found, or `unmatched`
+    quiet: bool = False  # no line in the log, for probes
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is known of a request before anything answers it; in its scope as `leap_zoo`."""
+
+    rules: Rules
+    headers: dict[bytes, bytes]
+    share: Share
+
+
+class Gate:
+    """The outermost ASGI application. `site` answers the API and the pages; `bento` native routes, health, metrics.
+
+    A path that nobody serves must not reach BentoML: its labels are raw paths, and a scanner would make a new time
+    series with every guess.
+    """
+
+    def __init__(
+        self, bento: ASGIApp, site: ASGIApp, settings: ServeSettings, metrics: Metrics, *, supervised: bool = False
+    ) -> None:
+        """supervised: the parent process restarts this one, which must not outlive it."""
+        self._bento, self._settings, self._metrics, self._supervised = bento, settings, metrics, supervised
+        self.stopping = Stopping()
+        self.budget = Budget(max(settings.memory_mb * 2**20, 2 * settings.max_body_bytes))
+        self.places = Places(settings.concurrency)
+        self._keys = Keys(settings.keys_file) if settings.keys_file else None
+        self._inner: ASGIApp = self._checked
+        if settings.cors:
+            self._inner = CORSMiddleware(
+                self._checked,
+                allow_origins=list(settings.cors),
+                allow_methods=headers.METHODS,
+                allow_headers=headers.SENT,
+                expose_headers=headers.READ,
+                max_age=600,
+            )
+        transfers = Places(MAX_TRANSFERS, makes_room=True)
+        pages = Places(MAX_PAGES, makes_room=True)
+        work = {"body": settings.max_body_bytes, "places": self.places, "keys": True, "shared": True}
+        read = {"places": transfers, "whole": False, "shared": True}
+        self._api = Rules(app=site, seconds=settings.timeout, **work)
+        self._slow = Rules(app=site, seconds=settings.slow_timeout, **work)
+        self._export = Rules(app=site, seconds=settings.slow_timeout, keys=True, **read)
+        self._zoo = Rules(app=site, keys=True, **read)
+        self._browser = Rules(app=site, headers=headers.BROWSER, route=BROWSER_PATH, **read)
+        self._ui = Rules(
+            app=EndingStreams(site, self.stopping),
+            body=settings.max_body_bytes,
+            places=pages,
+            whole=False,
+            keys=True,
+            page=True,
+            headers=headers.PAGE,
+            route=UI_PATH,
+        )
+        self._nothing = Rules(app=_nothing_here, route=UNMATCHED)
+        self._exact = {path: Rules(app=site, places=pages, headers=headers.PAGE, route=path) for path in PAGE_PATHS}
+        self._exact |= {path: Rules(app=bento, seconds=settings.timeout, route=path, **work) for path in NATIVE_PATHS}
+        self._exact |= {path: Rules(app=self._health, route=path, quiet=True) for path in HEALTH_PATHS}
+        if settings.metrics != "off":
+            wanted = settings.metrics == "key"
+            self._exact["/metrics"] = Rules(app=bento, keys=wanted, route="/metrics", quiet=True, places=pages)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] == "http":
+            await self._observed(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            self.stopping.listen()
+            if self._supervised:
+                follow_supervisor()
+            await self._bento(scope, receive, send)
+
+    def rules(self, path: str) -> Rules:
+        """What holds at a path."""
+        if path.startswith("/v1/"):
+            if not _SLOW.match(path):
+                return self._api
+            return self._export if _EXPORT.match(path) else self._slow
+        if path.startswith("/zoo/"):
+            return self._zoo
+        if path == UI_PATH or path.startswith(UI_PATH + "/"):
+            return self._ui
+        if path == BROWSER_PATH or path.startswith(BROWSER_PATH + "/"):
+            return self._browser
+        return self._exact.get(path, self._nothing)
+
+    async def _observed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Around everything: the request's id, headers for browsers, metrics, and a line in the log."""
+        started = time.perf_counter()
+        rules, share = self.rules(scope["path"]), Share(self.budget, send)
+        asked = scope["leap_zoo"] = _Asked(rules, dict(scope["headers"]), share)
+        identity = make_request_id(asked.headers.get(b"x-request-id"))
+        token = request_id.set(identity)
+        status, bytes_in, bytes_out = LEFT, 0, 0
+
+        async def counted_receive() -> Message:
+            nonlocal bytes_in
+            message = await receive()
+            bytes_in += len(message.get("body", b""))
+            return message
+
+        async def dressed_send(message: Message) -> None:
+            nonlocal status, bytes_out
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = message | {"headers": self._dressed(message.get("headers", ()), rules, identity)}
+            else:
+                bytes_out += len(message.get("body", b""))
+            try:
+                await send(message)
+            except RuntimeError as error:
+                if _CLOSED not in str(error):
+                    raise
+                status = LEFT
+
+        self._metrics.inside(1)
+        try:
+            inner = self._inner if rules.shared else self._checked
+            await inner(scope, counted_receive, dressed_send)
+        except ClientGone:
+            status = LEFT
+        except Exception:
+            status = 500 if status == LEFT else status
+            raise
+        finally:
+            share.free()
+            self._metrics.inside(-1)
+            seconds = time.perf_counter() - started
+            route = rules.route or getattr(scope.get("route"), "path", UNMATCHED)
+            self._metrics.served(route, scope["method"], status, seconds)
+            if not rules.quiet:
+                method = scope["method"] if scope["method"].isalpha() else "?"
+                key = scope.get(KEY_NAME)
+                log_served(Served(method, route, status, round(seconds * 1000, 3), bytes_in, bytes_out, key))
+            request_id.reset(token)
+
+    async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Who asks, whether there is a place, the body, the answer."""
+        asked: _Asked = scope["leap_zoo"]
+        rules, share = asked.rules, asked.share
+        length = announced_length(scope)
+        try:
+            self._check_sender(scope, asked)
+            if rules.places is not None:
+                rules.places.check()
+        except Refused as refused:
+            # The connection stays open where the body that still comes is known to end soon.
+            sends_more = b"transfer-encoding" in asked.headers or (length or 0) > READ_ONLY_BODY
+            await self._refuse(refused, share, scope, receive, send, sends_more=sends_more)
+            return
+        try:
+            body = await share.read(receive, rules.body, length)
+            if body is None:
+                return
+            await self._answer(body, rules, share, scope, receive, send)
+        except Unread as unread:
+            share.free()
+            await self._refuse(unread.refused, share, scope, receive, send, sends_more=unread.still_sent)
+        except Refused as refused:
+            await self._refuse(refused, share, scope, receive, send, sends_more=False)
+
+    def _check_sender(self, scope: Scope, asked: _Asked) -> None:
+        """Raises Refused for a host that is not ours, another site's page, a missing or unknown key, a coded body."""
+        rules, given = asked.rules, asked.headers
+        if not rules.quiet:
+            self._check_host(given.get(b"host", b"").decode("latin-1"))
+        origin = given.get(b"origin")
+        if origin is not None and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            self._check_origin(origin.decode("latin-1"), given.get(b"host", b"").decode("latin-1"))
+        if self._keys is not None and rules.keys:
+            presented = presented_key(given, password=rules.page)
+            name = self._keys.name_of(presented)
+            if name is None:
+                raise key_refusal(presented, page=rules.page)
+            scope[KEY_NAME] = name
+        coding = given.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+        if coding not in ("", "identity"):
+            raise Refused(415, "unsupported_encoding", "A body with Content-Encoding is not read. Send it as it is.")
+
+    def _check_host(self, host: str) -> None:
+        name = (host.rpartition(":")[0] if re.search(r":\d*\Z", host) else host).strip("[]").lower().rstrip(".")
+        known = self._settings.hosts
+        if "*" in known or name in known:
+            return
+        if not known and (self._keys is not None or "." not in name or _is_address(name)):
+            return
+        detail = "This server does not answer for this host name. Whoever runs it can allow it: LEAP_ZOO_SERVE_HOSTS."
+        raise Refused(421, "unknown_host", detail)
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        allowed = self._settings.cors
+        if "*" in allowed or origin in allowed or (host and origin.partition("://")[2] == host):
+            return
+        detail = "Pages of other sites may not call this server. Whoever runs it can allow one: LEAP_ZOO_SERVE_CORS."
+        raise Refused(403, "foreign_origin", detail)
+
+    async def _answer(
+        self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """The application's answer to a request that was read: in its place, within its time. Raises Refused."""
+        if not rules.whole:
+            await self._stream(body, rules, share, scope, receive, send)
+            return
+        start: Message = {}
+        parts: list[bytes] = []
+        size = 0
+
+        async def collect(message: Message) -> None:
+            nonlocal start, size
+            if message["type"] == "http.response.start":
+                start = message
+            else:
+                part = message.get("body", b"")
+                size += len(part)
+                if size <= MAX_ANSWER:
+                    parts.append(part)
+
+        is_head = scope["method"] == "HEAD"
+        asked = scope | {"method": "GET"} if is_head else scope
+        try:
+            with contextlib.nullcontext() if rules.places is None else rules.places.one(share):
+                async with asyncio.timeout(rules.seconds) as clock:
+                    answer = rules.app(asked, _replayed(body, receive), collect)
+                    await (_while_connected(answer, receive) if len(body) >= LARGE_BODY else answer)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise _too_late(rules) from None
+        if is_head and "route" in asked:
+            scope["route"] = asked["route"]
+        share.free()
+        if size > MAX_ANSWER:
+            detail = f"The answer would be larger than {MAX_ANSWER >> 20} MiB. Ask for less at once."
+            raise Refused(413, "answer_too_large", detail)
+        if start:
+            await share.write(start, b"" if is_head else b"".join(parts), send)
+
+    async def _stream(
+        self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """An answer that is sent while it is made; its place is held until the client has read it."""
+        begun = False
+        try:
+            async with asyncio.timeout(rules.seconds) as clock:
+
+                async def passed(message: Message) -> None:
+                    nonlocal begun
+                    begun = True
+                    clock.reschedule(None)
+                    await share.pass_on(message, send)
+
+                assert rules.places is not None
+                with rules.places.one(share):
+                    await rules.app(scope, _replayed(body, receive), passed)
+        except TimeoutError:
+            if begun or not clock.expired():
+                raise
+            raise _too_late(rules) from None
+
+    async def _refuse(
+        self, refused: Refused, share: Share, scope: Scope, receive: Receive, send: Send, *, sends_more: bool
+    ) -> None:
+        """Answer with a problem; a client that may still be sending gets it before the connection closes."""
+        response = refused.response()
+        if sends_more:
+            response.headers["connection"] = "close"
+        start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        part = b"" if scope["method"] == "HEAD" else bytes(response.body)
+        if not sends_more:
+            await share.write(start, part, send)
+            return
+        await share.pass_on(start, send)
+        await share.pass_on({"type": "http.response.body", "body": part, "more_body": True}, send)
+        await linger(receive)
+        await share.pass_on({"type": "http.response.body", "body": b"", "more_body": False}, send)
+
+    def _dressed(self, given: headers.Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
+        names = {name for name, _ in given}
+        dressed = [*given, *((name, value) for name, value in rules.headers if name not in names)]
+        dressed.append((b"x-request-id", identity.encode()))
+        if self.stopping.now:
+            dressed = [(name, value) for name, value in dressed if name != b"connection"]
+            dressed.append((b"connection", b"close"))
+        return dressed
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Health, by BentoML's word; a server that is about to end is not ready, but alive."""
+        if self.stopping.now and scope["path"] == "/readyz":
+            raise Refused(503, "stopping", "The server has been told to stop.", {"retry-after": "5"})
+        await self._bento(scope, receive, send)
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    raise Refused(404, "unknown_path", "Nothing is served at this path. GET / lists what is.")
+
+
+def _too_late(rules: Rules) -> Refused:
+    detail = f"No answer within {rules.seconds:g} seconds. Send fewer photos, or try again later."
+    return Refused(503, "timed_out", detail, {"retry-after": "5"})
+
+
+async def _while_connected(answer: Awaitable[None], receive: Receive) -> None:
+    """`answer`, unless the client leaves: then it is cancelled, and the engine stops between two photos."""
+    working, left = asyncio.ensure_future(answer), asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        await working
+    finally:
+        working.cancel()
+        left.cancel()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once and then waits for the client to leave."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay

@@ -1,0 +1,193 @@
+"""What is known of requests afterwards: Prometheus metrics, and one line in the log for each.
+
+Nothing of a request is logged but what is listed in `Served`: no query, file name, body, address or key. Labels of
+metrics are bounded: a route is a template of ours or `unmatched`, whatever a client asks for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import logging.handlers
+import queue
+import re
+import secrets
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+if TYPE_CHECKING:
+    from serve.engine import Engine
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNMATCHED = "unmatched"
+LEFT = 499  # as nginx has it: the client went away before an answer began
+MAX_LINES = 10_000
+"""Lines of the log that wait for a slow reader; later ones are dropped rather than hold up requests."""
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that is being answered; tasks and threads that are started for it inherit it."""
+
+access = logging.getLogger("leap_zoo.serve.access")
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SANE_ID = re.compile(rb"\A[A-Za-z0-9._-]{1,64}\Z")
+
+
+class Metrics:
+    """Make one per process, in a worker: BentoML runs `prometheus_client` in its multiprocess mode, which decides at
+    its import where the figures go; /metrics adds up the files of all workers, with BentoML's own.
+    """
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        # A registry of our own: in multiprocess mode /metrics reads the files, and a second Metrics is no conflict.
+        self.registry = registry = CollectorRegistry()
+        labels = ["route", "method", "status_class"]
+        self._requests = Counter("leap_zoo_requests", "Requests that were answered", labels, registry=registry)
+        self._seconds = Histogram(
+            "leap_zoo_request_seconds",
+            "From the request's head to the end of the answer",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        stages = Histogram(
+            "leap_zoo_stage_seconds",
+            "What a request with photos spends in each stage: queue, decode, inference",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._stages = [stages.labels(stage) for stage in ("queue", "decode", "inference")]
+        # The newest value counts, so that a worker that was killed leaves nothing behind.
+        newest = {"registry": registry, "multiprocess_mode": "livemostrecent"}
+        self._count = 0
+        self._inside = Gauge("leap_zoo_in_flight", "Requests being answered now", **newest)  # type: ignore[arg-type]
+        self._models = Gauge("leap_zoo_models_loaded", "Models in memory", **newest)  # type: ignore[arg-type]
+        self._answered = lru_cache(4096)(self._answered_by_labels)
+
+    def served(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answered request. `route` must be one of finitely many."""
+        counter, histogram = self._answered(route, method if method in METHODS else "other", status // 100)
+        counter.inc()
+        histogram.observe(seconds)
+
+    def inside(self, change: int) -> None:
+        """Count a request that has come (1) or is answered (-1)."""
+        self._count += change
+        self._inside.set(self._count)
+
+    def watch(self, engine: Engine) -> None:
+        """Count what `engine` does from now on."""
+        engine.observe = self.stages
+        self._models.set(len(engine.models.all()))
+
+    def stages(self, queue_ms: float, decode_ms: float, inference_ms: float) -> None:
+        """Count where a request with photos has spent its time."""
+        for stage, milliseconds in zip(self._stages, (queue_ms, decode_ms, inference_ms), strict=True):
+            stage.observe(milliseconds / 1000)
+
+    def _answered_by_labels(self, route: str, method: str, status_class: int) -> tuple[Any, Any]:
+        return self._requests.labels(route, method, f"{status_class}xx"), self._seconds.labels(route)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One answered request. `route` is the template, never the path; `key` the name of the client's key."""
+
+    method: str
+    route: str
+    status: int
+    ms: float
+    bytes_in: int
+    bytes_out: int
+    key: str | None = None
+
+
+_FIELDS = [field.name for field in fields(Served)]
+
+
+def make_request_id(offered: bytes | None) -> str:
+    """The id that a client, or a proxy before us, has given, when it is one; a new one otherwise."""
+    if offered is not None and _SANE_ID.match(offered):
+        return offered.decode("ascii")
+    return secrets.token_hex(8)
+
+
+def log_served(served: Served) -> None:
+    """Write the line of a request: a warning where the server failed."""
+    level = logging.WARNING if served.status >= 500 and served.status != 503 else logging.INFO
+    if access.isEnabledFor(level):
+        access.log(level, "%s %s %d", served.method, served.route, served.status, extra={"served": served})
+
+
+def configure_log(shape: Literal["json", "text"]) -> None:
+    """Send the loggers `leap_zoo.*` to stderr in that shape, from a thread: a slow reader holds up no request.
+
+    BentoML and uvicorn write lines of their own, which are text, when they start and stop.
+    """
+    stream = logging.StreamHandler()
+    lines: queue.Queue[Any] = queue.Queue(MAX_LINES)
+    handler = _Queued(lines)
+    handler.setFormatter(JsonLines() if shape == "json" else TextLines())
+    listener = logging.handlers.QueueListener(lines, stream)
+    listener.start()
+    atexit.register(listener.stop)
+    logger = logging.getLogger("leap_zoo")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _Queued(logging.handlers.QueueHandler):
+    """Puts finished lines into a queue; one that is full drops them."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line. Line breaks in a message are escaped, so that no client can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        line: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (identity := request_id.get()) is not None:
+            line["request_id"] = identity
+        if isinstance(served := getattr(record, "served", None), Served):
+            line |= {name: value for name in _FIELDS if (value := getattr(served, name)) is not None}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+class TextLines(logging.Formatter):
+    """The same for people: time, level, message, and what is known of the request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, and its traceback below."""
+        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        text = f"{_time(record)} {record.levelname.lower()} {message}"
+        if isinstance(served := getattr(record, "served", None), Served):
+            text += f" {served.ms:.1f} ms, {served.bytes_in} bytes in, {served.bytes_out} out"
+            text += f", key {served.key}" if served.key else ""
+        if (identity := request_id.get()) is not None:
+            text += f" [{identity}]"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

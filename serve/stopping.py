@@ -1,0 +1,141 @@
+"""How a worker ends: it says so, answers what it has, and ends the event streams of open pages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DRAIN_SECONDS = 0.8
+"""How long connections are asked to close, and /readyz says no, before uvicorn stops."""
+
+LAST_WORDS_SECONDS = 3.0
+"""How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
+
+FOLLOW_SECONDS = 0.5
+"""How often a worker looks whether its supervisor lives."""
+
+_log = logging.getLogger("leap_zoo.serve")
+
+
+class Stopping:
+    """Whether this process has been told to stop."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._told = False
+
+    @property
+    def now(self) -> bool:
+        """Whether it has."""
+        return self._event.is_set()
+
+    def stop(self) -> None:
+        """Say so."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Until it has."""
+        await self._event.wait()
+
+    def listen(self) -> None:
+        """Hear SIGTERM, SIGINT and SIGHUP before uvicorn, whose handlers are in place when the lifespan starts.
+
+        uvicorn hears of the first one after DRAIN_SECONDS, and of the next one, which means hurry, at once.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals belong to the main thread; a server embedded elsewhere stops by other means
+        loop, uvicorns = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+        def heard(number: int, frame: FrameType | None) -> None:
+            if not callable(uvicorns):
+                loop.call_soon_threadsafe(self.stop)
+            elif self._told:
+                uvicorns(number, frame)
+            else:
+                self._told = True
+                loop.call_soon_threadsafe(self.stop)
+                loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, leave)
+
+        def leave() -> None:
+            _stop_listening(getattr(uvicorns, "__self__", None))
+            uvicorns(signal.SIGTERM, None)  # type: ignore[operator]
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, heard)
+
+
+def follow_supervisor(parent: int | None = None) -> None:
+    """Stop as if told to once the parent process is gone: a worker that outlived it would hold the port."""
+    parent = parent or os.getppid()
+    if os.getppid() != parent:
+        _log.warning("The supervisor is gone: its worker stops.")
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        asyncio.get_running_loop().call_later(FOLLOW_SECONDS, follow_supervisor, parent)
+
+
+def _stop_listening(server: Any) -> None:
+    """Refuse new connections, in the supervisor, too, which shares the socket: it would keep them until it ends.
+
+    The next worker listens anew on the same socket.
+    """
+    for one in (one for server in getattr(server, "servers", ()) for one in server.sockets):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(one.fileno())) as shared:
+            shared.shutdown(socket.SHUT_RD)
+
+
+class EndingStreams:
+    """Ends the `text/event-stream` answers of `app` once the process is stopping.
+
+    uvicorn waits for every answer to end before it stops, and a browser tab keeps one open for as long as it lives.
+    """
+
+    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+        self.app = app
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        streaming = False  # an event stream has begun, and has not ended
+
+        async def watched_send(message: Message) -> None:
+            nonlocal streaming
+            if message["type"] == "http.response.start":
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                streaming = kind.startswith(b"text/event-stream")
+            elif not message.get("more_body", False):
+                streaming = False
+            await send(message)
+
+        answer = asyncio.ensure_future(self.app(scope, receive, watched_send))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({answer, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and streaming and "/heartbeat/" not in scope["path"]:
+                await asyncio.wait({answer}, timeout=LAST_WORDS_SECONDS)
+            if not answer.done() and streaming:
+                answer.cancel()
+                await asyncio.wait({answer})
+                if streaming:  # not where the application has ended it when it was cancelled
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await answer
+        except RuntimeError as error:
+            # Gradio tells a page whose session it does not know so, within the stream, and then raises: any stranger
+            # could fill the log with tracebacks.
+            if not (streaming and isinstance(error.__cause__, HTTPException)):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            stop.cancel()
+            answer.cancel()

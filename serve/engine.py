@@ -91,7 +91,10 @@ class Models:
 
 
 def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocation | None = None) -> Models:
-    """Load the default model (None: the package's) and the others, each in every precision that can be run here. Raises LeapZooError."""
+    """Load the default model (None: the package's) and the others, in every precision that can be run here.
+
+    Raises LeapZooError.
+    """
     default = leap_zoo.load(name, zoo=zoo, threads=1)
     rest: list[Model] = []
     for one in dict.fromkeys((default.card.id, *others)):

@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -43,6 +44,7 @@ MAX_ITEM_BYTES = 64 * 1024  # of a line: an id, its metadata, and what JSON esca
 READ_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 8 * 1024 * 1024  # of vectors, or of scores, in one product
 FEW_DEAD = 1000  # this many deleted rows are no reason to rewrite everything
+MAX_COLUMNS = 64  # names of metadata whose rows stay in memory, per segment
 ATTEMPTS = 100  # at reading, while writers replace what the manifest named
 
 _OURS = re.compile(r"\A([0-9]{8,}-(vectors\.f32|items\.jsonl|deleted-[0-9]+\.u32)|\.manifest\.json\.new)\Z")
@@ -134,6 +136,8 @@ class Segment:
             equal = np.zeros_like(mask)
             equal[self._column(key).get((type(value), value), [])] = True
             mask &= equal
+            if not mask.any():
+                break
         return mask
 
     def without(self, ids: Iterable[str]) -> Mask:
@@ -150,14 +154,23 @@ class Segment:
             yield [self.items[row] for row in part], self.vectors[part]
 
     def _column(self, key: str) -> dict[tuple[type, object], Rows]:
-        if key not in self.columns:
-            found: dict[tuple[type, object], list[int]] = {}
-            for row, item in enumerate(self.items):
-                fields = msgspec.json.decode(item.metadata)
-                if key in fields:
-                    found.setdefault((type(fields[key]), fields[key]), []).append(row)
-            self.columns[key] = {each: np.array(rows, np.intp) for each, rows in found.items()}
-        return self.columns[key]
+        """Which rows have each value under a name. The first MAX_COLUMNS names stay in memory."""
+        if key in self.columns:
+            return self.columns[key]
+        found: dict[tuple[type, object], list[int]] = {}
+        for row, item in enumerate(self.items if key in self.names else ()):
+            fields = msgspec.json.decode(item.metadata)
+            if key in fields:
+                found.setdefault((type(fields[key]), fields[key]), []).append(row)
+        column = {each: np.array(rows, np.intp) for each, rows in found.items()}
+        if found and len(self.columns) < MAX_COLUMNS:
+            self.columns[key] = column
+        return column
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All names of metadata: a search for another one looks at no row."""
+        return frozenset(name for item in self.items for name in msgspec.json.decode(item.metadata))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import drawn
 import httpx
 import pytest
 
-from serve import front, limits, problems, settings
+from serve import budget, middleware, problems, settings
 from serve.routes.search import MAX_K
 from serve.stores.limits import Limits
 
@@ -135,7 +135,7 @@ def test_routes__are_those_of_the_server(served) -> None:
             "GET",
             200,
         )
-    assert {path for _, path in listed} >= front.HEALTH_PATHS | front.NATIVE_PATHS
+    assert {path for _, path in listed} >= middleware.HEALTH_PATHS | middleware.NATIVE_PATHS
 
 
 def test_metrics__are_those_of_the_server(served) -> None:
@@ -148,10 +148,10 @@ def test_limits__are_those_of_the_code() -> None:
     kept, mebi = Limits(), 2**20
     for line in (
         f"of a head: {kept.fit_photos} |",
-        f"within {limits.BODY_SECONDS:.0f} s |",
-        f", {limits.PHOTO.bytes // mebi} MiB; `LEAP_ZOO_SERVE_MAX_MEGAPIXELS`, "
-        f"{limits.PHOTO.pixels * 2 // 10**6} million pixels of a JPEG, "
-        f"{limits.PHOTO.pixels // 10**6} million of others",
+        f"within {budget.READ_SECONDS:.0f} s |",
+        f", {settings.PHOTO.bytes // mebi} MiB; `LEAP_ZOO_SERVE_MAX_MEGAPIXELS`, "
+        f"{settings.PHOTO.pixels * 2 // 10**6} million pixels of a JPEG, "
+        f"{settings.PHOTO.pixels // 10**6} million of others",
         f"| galleries | {kept.galleries}, with {kept.items} items each and {kept.gallery_bytes // 2**30} GiB together; "
         f"{MAX_K} hits per photo |",
         f"| heads | {kept.heads} |",

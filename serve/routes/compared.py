@@ -12,8 +12,8 @@ from leap_zoo.gallery import Kind
 from serve.engine import Embedded, Engine, Space
 from serve.problems import Refused
 from serve.routes.predict import ModelOptions
-from serve.stores.galleries import require
-from serve.stores.shelves import About
+from serve.shelves import About
+from serve.stores import require
 
 
 class CompareOptions(ModelOptions):

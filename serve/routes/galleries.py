@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve.engine import Engine, Space
+from serve.exports import Export
 from serve.routes.answers import Answered, about, json_response
 from serve.routes.bodies import ITEM_PHOTOS
 from serve.routes.compared import CompareOptions, embed_for, of_kind
@@ -21,12 +25,12 @@ from serve.routes.described import (
     problems,
 )
 from serve.routes.names import GalleryName
-from serve.stores import Stores
-from serve.stores.queues import Queues
-from serve.stores.shelves import About
+from serve.shelves import About
+from serve.stores import Stores, Threads
 from serve.uploads import read_items
 
 MAX_PAGE = 1000
+MAX_PAGE_BYTES = 2**20
 MAX_DELETED = 1000
 
 _STORED = ("invalid_name", "gallery_damaged", "store_unavailable")
@@ -131,7 +135,7 @@ class DeleteOptions(BaseModel):
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     """The routes over the galleries of `stores`, whose photos `engine` embeds."""
     router = APIRouter(prefix="/v1/gallery", tags=["galleries"])
-    galleries, threads, queues = stores.galleries, stores.threads, Queues()
+    galleries, threads = stores.galleries, stores.threads
 
     @router.get("", response_model=GalleryList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
     async def list_galleries() -> Response:
@@ -154,28 +158,36 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     ) -> Response:
         """Add photos, or replace those of the same ids. A gallery that is not there is made."""
         sent = await read_items(request, max_photos)
-        galleries.checked(sent.ids, sent.metadata)
+        await threads.run(lambda: galleries.checked(sent.ids, sent.metadata))
         compared = await embed_for(engine, await threads.run(lambda: galleries.find(name)), sent.photos, options)
         vectors = compared.answer.embeddings
-        async with queues.of(name):
-            items = await threads.run(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
+        items = await threads.write(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
         added = {"gallery": name, "ids": sent.ids, "items": items}
         return json_response(added | of_kind(compared.kind) | about(compared.answer))
 
     @router.delete("/{name}", status_code=204, responses=problems(*_CHANGE))
     async def delete_gallery(name: GalleryName) -> Response:
         """Take a gallery away with all that is in it."""
-        async with queues.of(name):
-            await threads.run(lambda: galleries.delete(name))
+        await threads.write(lambda: galleries.delete(name))
         return Response(status_code=204)
 
     @router.get("/{name}/items", response_model=Page, responses=problems(*_READ, "invalid_option"))
     async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
-        """A page of a gallery's items, in its own order."""
-        total = (await threads.run(lambda: galleries.about(name))).items
-        items = await threads.run(lambda: galleries.items(name, options.offset, options.limit))
-        page = [{"id": item.id, "metadata": item.metadata} for item in items]
-        return json_response({"items": page, "offset": options.offset, "total": total})
+        """A page of a gallery's items, in its own order. It ends earlier than `limit` where it would pass 1 MiB."""
+
+        def page() -> tuple[int, bytes]:
+            total = galleries.about(name).items
+            items, size = [], 0
+            for item in galleries.items(name, options.offset, options.limit):
+                line = orjson.dumps({"id": item.id, "metadata": item.metadata})
+                size += len(line)
+                if items and size > MAX_PAGE_BYTES:
+                    break
+                items.append(line)
+            return total, b"[" + b",".join(items) + b"]"
+
+        total, items = await threads.run(page)
+        return json_response({"items": orjson.Fragment(items), "offset": options.offset, "total": total})
 
     @router.delete(
         "/{name}/items", response_model=Deleted, responses=problems(*_CHANGE, "invalid_option", "invalid_id")
@@ -183,8 +195,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
         """Take items out. Ids that are not there are no error."""
         ids = list(dict.fromkeys(options.id))
-        async with queues.of(name):
-            deleted = await threads.run(lambda: galleries.delete_items(name, ids))
+        deleted = await threads.write(lambda: galleries.delete_items(name, ids))
         return json_response({"deleted": deleted})
 
     npz = file_answer(
@@ -194,11 +205,31 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     @router.get("/{name}/export", response_class=StreamingResponse, responses=npz | problems(*_READ))
     async def export_gallery(name: GalleryName) -> Response:
         """All of a gallery as one file for numpy.load."""
-        export = await threads.run(lambda: galleries.export(name))
-        disposition = {"content-disposition": f'attachment; filename="{name}.npz"'}
-        return StreamingResponse(iter(export), media_type="application/x-npz", headers=disposition)
+        export = await threads.run(lambda: galleries.export(name), given_up=Export.close)
+        return ExportAnswer(export, f"{name}.npz", threads)
 
     return router
+
+
+class ExportAnswer(StreamingResponse):
+    """An export, which is closed when its client has it, or has left."""
+
+    def __init__(self, export: Export, filename: str, threads: Threads) -> None:
+        async def blocks() -> AsyncIterator[bytes]:
+            parts = iter(export)
+            while (part := await threads.run(lambda: next(parts, None))) is not None:
+                yield part
+
+        self._export = export
+        headers = {"content-disposition": f'attachment; filename="{filename}"'}
+        super().__init__(blocks(), media_type="application/x-npz", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._export.close()
 
 
 def _info(one: About) -> dict[str, Any]:

@@ -29,9 +29,8 @@ from serve.routes.described import (
 )
 from serve.routes.names import HeadName
 from serve.routes.predict import ModelOptions
-from serve.stores import Stores
-from serve.stores.heads import Named
-from serve.stores.names import checked_name
+from serve.shelves import checked_name
+from serve.stores import Named, Stores
 from serve.uploads import read_classes
 
 MAX_CONFUSIONS = 50
@@ -203,7 +202,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
             return found, round((time.perf_counter() - start) * 1000, 3)
 
         found, milliseconds = await engine.run_slowly(work)
-        named = await threads.run(lambda: heads.create(name, found.head, replace=options.replace))
+        named = await threads.write(lambda: heads.create(name, found.head, replace=options.replace))
         answer = json_response(_info(named) | _report(found) | {"milliseconds": milliseconds})
         answer.status_code = 201
         return answer
@@ -220,7 +219,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     @router.delete("/{name}", status_code=204, responses=problems(*CHANGE_PROBLEMS, *_STORED))
     async def delete_head(name: HeadName) -> Response:
         """Take a head away."""
-        await threads.run(lambda: _known(lambda: heads.delete(name)))
+        await threads.write(lambda: _known(lambda: heads.delete(name)))
         return Response(status_code=204)
 
     return router

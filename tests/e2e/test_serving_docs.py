@@ -23,7 +23,7 @@ import pytest
 
 from serve import budget, middleware, problems, settings
 from serve.routes.search import MAX_K
-from serve.stores.limits import Limits
+from serve.stores import Limits
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "serving.md").read_text()

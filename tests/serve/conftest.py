@@ -19,8 +19,7 @@ from starlette.testclient import TestClient
 from serve.app import build_site, make_app
 from serve.engine import Engine, load_models
 from serve.settings import ServeSettings
-from serve.stores import Stores, open_stores
-from serve.stores.limits import Limits
+from serve.stores import Limits, Stores, open_stores
 
 Opener = Callable[..., TestClient]
 

@@ -15,8 +15,7 @@ from refused_requests import refused
 from leap_zoo.errors import UnknownHead
 from leap_zoo.heads import CustomHead
 from serve.problems import Refused
-from serve.stores import Stores, open_stores
-from serve.stores.limits import Limits
+from serve.stores import Limits, Stores, open_stores
 
 
 def test_head__is_there_after_reopening(tmp_path: Path, head: CustomHead) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import subprocess
@@ -24,11 +25,9 @@ from refused_requests import refused
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
-from leap_zoo.locks import locked
 from serve.problems import Refused
-from serve.stores import Stores, open_stores
-from serve.stores.limits import Limits
-from serve.stores.names import name_of, stem_of
+from serve.shelves import name_of, stem_of
+from serve.stores import Limits, Stores, open_stores
 
 ROOT = Path(__file__).parents[2]
 DIM = 4
@@ -258,11 +257,10 @@ def test_killed__while_deleting_is_finished_at_the_next_start(tmp_path: Path) ->
 
 def test_killed__writer_leaves_no_lock_after_the_next_start(tmp_path: Path) -> None:
     open_stores(tmp_path)
-    for file in ("work/g.lock", "work/.galleries.lock", "heads/.heads.lock", "heads/.mine.head.abc123"):
+    for file in ("work/lock", "heads/.mine.head.abc123"):
         (tmp_path / file).write_bytes(b"")
-    with locked(tmp_path / "work" / "h.lock"):
-        open_stores(tmp_path)
-        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["h.lock"]
+    open_stores(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_damaged__gallery_is_told_without_a_path_and_can_be_deleted(
@@ -317,9 +315,22 @@ def test_export__more_than_so_many_at_a_time_wait(tmp_path: Path) -> None:
     galleries.add("g", KIND, ["a"], vectors(1))
     first = galleries.export("g")
     assert refused(lambda: galleries.export("g")) == (503, "busy")
-    del first
-    assert b"".join(galleries.export("g"))
+    first.close()
+    first.close()  # again is no harm, and frees no second place
+    with contextlib.closing(galleries.export("g")) as second:
+        assert b"".join(second)
+        assert refused(lambda: galleries.export("g")) == (503, "busy")
+    assert refused(lambda: galleries.export("nothing")) == (404, "unknown_gallery")
+    galleries.export("g").close()  # whatever was refused has left its place
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_search__conditions_are_few(stores: Stores) -> None:
+    """400 unknown names in `where`, on 100,000 items, took 11 s of processor time a request."""
+    stores.galleries.add("g", KIND, ["a"], vectors(1), [{"n": 1}])
+    few = {f"n{number}": 1 for number in range(8)}
+    assert stores.galleries.search("g", KIND, vectors(1), 1, few) == [[]]
+    assert refused(lambda: stores.galleries.search("g", KIND, vectors(1), 1, few | {"n": 1})) == (422, "invalid_option")
 
 
 # the folder

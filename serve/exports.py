@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-import threading
-import weakref
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,17 +20,22 @@ import numpy as np
 from numpy.lib import format as npy
 
 from leap_zoo.gallery import Gallery, Kind
-from serve.problems import Refused
 
 BLOCK = 256 * 1024  # bytes
 
 
 class Export:
-    """The blocks of one npz file: iterate once. What is sent is the gallery as it was when it was copied."""
+    """The blocks of one npz file: iterate once. What is sent is the gallery as it was when it was copied.
 
-    def __init__(self, kind: Kind, folder: Path) -> None:
-        """folder: for two files without a name, which are gone when this is, however the process ends."""
-        self._kind, self._ids = kind, list[str]()
+    Whoever has it must close it: it holds two files, and a place among the exports.
+    """
+
+    def __init__(self, kind: Kind, folder: Path, closed: Callable[[], object] = lambda: None) -> None:
+        """folder: for two files without a name, which the system removes however the process ends.
+
+        closed: called once, when it is closed.
+        """
+        self._kind, self._ids, self._closed = kind, list[str](), closed
         self._vectors, self._lines = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115
 
     def copy(self, gallery: Gallery) -> None:
@@ -42,6 +45,13 @@ class Export:
             self._ids += ids
             self._vectors.write(vectors.astype("<f4", copy=False).tobytes())
             self._lines.write(encoder.encode_lines(metadata))
+
+    def close(self) -> None:
+        """Let go of the files and of the place. May be called again."""
+        self._vectors.close()
+        self._lines.close()
+        closed, self._closed = self._closed, lambda: None
+        closed()
 
     def __iter__(self) -> Iterator[bytes]:
         sink = _Sink()
@@ -61,26 +71,6 @@ class Export:
                         entry.write(block)
                         yield sink.take()
         yield sink.take()
-
-
-class Exports:
-    """At most so many at a time: each has its files for as long as its client takes to read them."""
-
-    def __init__(self, folder: Path, most: int) -> None:
-        self._folder, self._most = folder, most
-        self._guard = threading.Lock()
-        self._open: weakref.WeakSet[Export] = weakref.WeakSet()
-
-    def begin(self, gallery: Gallery) -> Export:
-        """Raises Refused (503) when there are too many."""
-        with self._guard:
-            if len(self._open) >= self._most:
-                detail = "Too many galleries are being exported already. Try again shortly."
-                raise Refused(503, "busy", detail, {"retry-after": "10"})
-            export = Export(gallery.kind, self._folder)
-            self._open.add(export)
-        export.copy(gallery)
-        return export
 
 
 class _Sink(io.RawIOBase):

@@ -14,18 +14,19 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from leap_zoo import errors
+from serve.api import bento, embeddings, files, galleries, heads, models, predict, short
+from serve.api.old_paths import OldPaths
 from serve.direct import DirectRoutes
 from serve.engine import Engine
 from serve.middleware import UI_PATH
-from serve.openapi import ABOUT, TAGS, describe, operation_id
+from serve.openapi import API_VERSION, TAGS, about, describe, operation_id
 from serve.problems import Refused, client_left, internal_error, refusal_of
-from serve.reference import reference
-from serve.routes import bento, embeddings, files, galleries, heads, models, predict, search, short
 from serve.settings import ServeSettings
 from serve.shelf import Shelf, zoos_to_hand_on
 from serve.stores import Stores
@@ -36,16 +37,16 @@ _ICON = Path(__file__).with_name("icon.svg").read_bytes()
 
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
     """The API over `engine`, and over what clients leave in `stores`, which it closes when it ends."""
-    app = FastAPI(
+    app: FastAPI = FastAPIOffline(
         title="LEAP Zoo",
-        version=engine.models.default.card.revision,
+        version=API_VERSION,
         summary="Small vision transformers over HTTP",
-        description=ABOUT.format(photos=settings.max_photos),
+        description=about(settings.max_photos),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "/", "description": "The server that this document is from"}],
         openapi_tags=TAGS,
         generate_unique_id_function=operation_id,
-        docs_url=None,  # the stock page loads scripts from elsewhere
+        docs_url="/docs",  # Swagger UI, whose scripts come from this server
         redoc_url=None,
         lifespan=_closing(stores),
     )
@@ -53,21 +54,17 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
     photos = predict.router(engine, stores.heads, settings.max_photos)
     app.include_router(photos)
+    app.add_middleware(OldPaths)
     app.add_middleware(DirectRoutes, router=photos, options=predict.OPTIONS)
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(galleries.router(engine, stores, settings.max_photos))
-    app.include_router(search.router(engine, stores, settings.max_photos))
     app.include_router(heads.router(engine, stores))
     app.include_router(files.router(app.state.shelf))
     app.include_router(short.router(engine))
     app.include_router(bento.router())
     answer_errors(app)
     describe(app, settings)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse(reference(app.openapi()))
 
     return app
 
@@ -125,12 +122,12 @@ def answer_errors(app: FastAPI) -> None:
     """Give every error of `app` the shape of a Problem. None of the answers holds a path or a stack trace."""
 
     @app.exception_handler(Refused)
-    async def _(_: Request, refused: Refused) -> Response:
-        return refused.response()
+    async def _(request: Request, refused: Refused) -> Response:
+        return refused.response(request.url.path)
 
     @app.exception_handler(errors.LeapZooError)
-    async def _(_: Request, error: errors.LeapZooError) -> Response:
-        return refusal_of(error).response()
+    async def _(request: Request, error: errors.LeapZooError) -> Response:
+        return refusal_of(error).response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> Response:

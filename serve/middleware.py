@@ -29,7 +29,11 @@ UI_PATH = "/ui"
 BROWSER_PATH = "/browser"
 NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
-PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"})
+_DOCS = "/static-offline-docs"  # Swagger UI's files
+PAGE_PATHS = frozenset(
+    {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"}
+    | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
+)
 
 READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
 MAX_ANSWER = 8 * 2**20
@@ -329,7 +333,7 @@ class Gate:
         self, refused: Refused, share: Share, scope: Scope, receive: Receive, send: Send, *, sends_more: bool
     ) -> None:
         """Answer with a problem; a client that may still be sending gets it before the connection closes."""
-        response = refused.response()
+        response = refused.response(scope["path"])
         if sends_more:
             response.headers["connection"] = "close"
         start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}

@@ -7,13 +7,20 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from serve.problems import Problem
-from serve.routes.described import problems
+from serve.api.described import problems
+from serve.problems import CODES, Problem
 from serve.settings import ServeSettings
 
-ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
+API_VERSION = "1.1.0"
+"""Of the routes under /v1: the second number grows with what is added."""
+
+_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
 {photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
-stable. Every answer has the header `X-Request-ID`: the client's own, or a new one."""
+stable. Every answer has the header `X-Request-ID`: the client's own, or a new one.
+
+| code | status | meaning |
+|---|---|---|
+{codes}"""
 
 TAGS = [
     {"name": "photos", "description": "Photos to classes or to vectors."},
@@ -29,6 +36,12 @@ _KEYS: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "`X-API-Key: KEY`"},
 }
+
+
+def about(photos: int) -> str:
+    """The description of the API; photos: in one request."""
+    codes = "\n".join(f"| `{code}` | {status} | {meaning} |" for code, (status, meaning) in sorted(CODES.items()))
+    return _ABOUT.format(photos=photos, codes=codes)
 
 
 def operation_id(route: APIRoute) -> str:

@@ -13,6 +13,7 @@ from leap_zoo import errors
 logger = logging.getLogger("leap_zoo.serve")
 
 MEDIA_TYPE = "application/problem+json"
+OPENAI_PATH = "/v1/embeddings"
 
 
 CODES: dict[str, tuple[int, str]] = {
@@ -30,7 +31,8 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown_path": (404, "Nothing is served at this path."),
     "unknown_file": (404, "No model here has this file."),
     "unknown_gallery": (404, "There is no gallery of this name here."),
-    "no_such_head": (404, "There is no head of this name here."),
+    "unknown_head": (404, "The model has no head of this name, and none was made here."),
+    "unknown_model": (404, "No model of this name is served."),
     "wrong_method": (405, "The path does not take that method."),
     "body_too_slow": (408, "The body did not arrive in time."),
     "head_of_another_model": (409, "The head was fitted for another model, or another revision of it."),
@@ -63,8 +65,6 @@ CODES: dict[str, tuple[int, str]] = {
     "model_not_here": (422, "The model is served, but not in that precision."),
     "unexpected_field": (422, "The form has a field that is not read."),
     "uneven_items": (422, "There are more or fewer ids or metadata than photos."),
-    "unknown_head": (422, "The model has no head of this name, and none was made here."),
-    "unknown_model": (422, "No model of this name is served."),
     "unknown_space": (422, "Embeddings live in the `student` or the `teacher` space."),
     "gallery_damaged": (500, "The gallery's files are damaged. The server's log says how."),
     "head_damaged": (500, "The head's file is damaged. The server's log says how."),
@@ -74,7 +74,16 @@ CODES: dict[str, tuple[int, str]] = {
     "store_unavailable": (503, "The disk, or the server that keeps galleries, fails. Try again later."),
     "timed_out": (503, "The answer took too long. Try again after Retry-After seconds."),
 }
-"""Every code: its status, and what it means. The page at /docs explains them, and no code changes its meaning."""
+"""Every code: its status, and what it means. The page at /docs lists them, and no code changes its meaning."""
+
+
+class OpenAIError(BaseModel):
+    """The same for clients of OpenAI's API."""
+
+    message: str
+    type: str = Field(examples=["invalid_request_error"])
+    param: None = None
+    code: str
 
 
 class Problem(BaseModel):
@@ -87,6 +96,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable: programs may depend on it", examples=["not_an_image"])
     detail: str = Field(description="What is wrong and how to fix it, for people")
     index: int | None = Field(None, ge=0, description="Which photo of the request it is about, counted from 0")
+    error: OpenAIError | None = Field(None, description="Of /v1/embeddings only")
 
 
 class Refused(Exception):
@@ -112,10 +122,13 @@ class Refused(Exception):
         self.headers = dict(headers or {})
         self.index = index
 
-    def response(self) -> Response:
-        """The refusal as an HTTP answer."""
-        body = problem(self.status, self.code, self.detail, self.index).model_dump_json(exclude_none=True)
-        return Response(body, self.status, self.headers, media_type=MEDIA_TYPE)
+    def response(self, path: str = "") -> Response:
+        """The refusal as an HTTP answer. path: that was asked for; clients of OpenAI's API read `error`."""
+        body = problem(self.status, self.code, self.detail, self.index)
+        if path == OPENAI_PATH:
+            kind = "server_error" if self.status >= 500 else "invalid_request_error"
+            body.error = OpenAIError(message=self.detail, type=kind, code=self.code)
+        return Response(body.model_dump_json(exclude_none=True), self.status, self.headers, media_type=MEDIA_TYPE)
 
 
 def problem(status: int, code: str, detail: str, index: int | None = None) -> Problem:
@@ -137,8 +150,8 @@ _CODES: dict[type[errors.LeapZooError], tuple[int, str]] = {
     errors.NotAnImage: (errors.NotAnImage.status, "not_an_image"),
     errors.UndecodableImage: (errors.UndecodableImage.status, "undecodable_image"),
     errors.ImageTooLarge: (errors.ImageTooLarge.status, "image_too_large"),
-    errors.UnknownModel: (422, "unknown_model"),
-    errors.UnknownHead: (422, "unknown_head"),
+    errors.UnknownModel: (404, "unknown_model"),
+    errors.UnknownHead: (404, "unknown_head"),
     errors.UnknownSpace: (422, "unknown_space"),
     errors.InvalidArgument: (422, "invalid_option"),
 }

@@ -91,5 +91,6 @@ class LeapZoo:
         try:
             start_engine(settings)
         except LeapZooError as error:
-            named = ", ".join((settings.model or "that is the default", *settings.models))
+            named = repr(settings.model) if settings.model else "that is the default"
+            named += "".join(f" or {one!r}" for one in settings.models)
             raise SystemExit(f"Cannot serve the model {named}: {error}") from error

@@ -225,6 +225,16 @@ class GalleryStore:
             raise Refused(422, "invalid_metadata", sentence(str(error))) from error
         return _checked(ids), fields
 
+    def make(self, name: str, kind: Kind) -> About:
+        """The gallery, which is made when there is none."""
+        with self._refusing(checked_name(name)), self._lock:
+            found = self._shelf.about(name)
+            if found is None:
+                self._made(name, kind)
+                found = self.about(name)
+            require(found.kind, kind)
+            return found
+
     def add(
         self, name: str, kind: Kind, ids: Sequence[str], vectors: Vectors, metadata: Sequence[Metadata] | None = None
     ) -> int:
@@ -345,7 +355,7 @@ def _checked(ids: Sequence[str]) -> Sequence[str]:
 
 
 def _unknown(name: str) -> NoReturn:
-    raise Refused(404, "unknown_gallery", f"There is no gallery {name}. GET /v1/gallery lists them.")
+    raise Refused(404, "unknown_gallery", f"There is no gallery {name}. GET /v1/galleries lists them.")
 
 
 def _bytes_of(name: str, fields: Metadata) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
+from serve.api.files import PacedFile
 from serve.browser import runtime
 from serve.problems import Refused
-from serve.routes.files import PacedFile
 
 PAGE = Path(__file__).with_name("page")
 SAMPLES = Path(__file__).parents[1] / "demo" / "samples"

@@ -15,8 +15,7 @@ import bentoml
 import httpx
 import pytest
 
-from serve.settings import PHOTO
-from serve.settings import ServeSettings
+from serve.settings import PHOTO, ServeSettings
 
 MAX_BODY = ServeSettings().max_body_bytes
 STARTED = "Service leap-zoo initialized"  # logged by every worker that starts
@@ -139,7 +138,7 @@ def test_classify__refuses_forms_and_options(http: httpx.Client, colour_photos: 
     assert problem(http.post("/classify", files=[("a", red), ("b", red)])) == (400, "several_photos")
     assert problem(http.post("/classify", files={"image": (None, "text")})) == (422, "image_is_text")
     assert problem(http.post("/classify?top=-1", files={"image": red})) == (422, "invalid_option")
-    assert problem(http.post("/classify?head=x", files={"image": red})) == (422, "unknown_head")
+    assert problem(http.post("/classify?head=x", files={"image": red})) == (404, "unknown_head")
     assert problem(http.post("/embed?space=x", files={"image": red})) == (422, "invalid_option")
     assert problem(http.post("/classify", json={})) == (415, "unsupported_content_type")
     assert problem(http.get("/classify")) == (405, "wrong_method")

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from serve import budget, middleware, problems, settings
-from serve.routes.search import MAX_K
+from serve.api.galleries import MAX_K
 from serve.stores import Limits
 
 ROOT = Path(__file__).parents[2]

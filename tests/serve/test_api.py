@@ -96,7 +96,7 @@ def test_classify__explains_a_bad_option(client: TestClient, red: bytes, query: 
 
 def test_classify__names_the_nearest_head(client: TestClient, red: bytes) -> None:
     response = client.post("/classify?head=colour", files={"image": red})
-    assert "did you mean 'colours'" in assert_refused(response, 422, "unknown_head")
+    assert "did you mean 'colours'" in assert_refused(response, 404, "unknown_head")
 
 
 def test_classify__never_reads_a_file_that_a_client_names(
@@ -106,7 +106,7 @@ def test_classify__never_reads_a_file_that_a_client_names(
     (tmp_path / "a.head").write_bytes(b"no head")
     for name in ("a.head", "absent.head"):
         response = client.post("/classify", params={"head": name}, files={"image": red})
-        assert "has no head" in assert_refused(response, 422, "unknown_head")
+        assert "has no head" in assert_refused(response, 404, "unknown_head")
 
 
 def test_embed__refuses_an_unknown_space(client: TestClient, red: bytes) -> None:

@@ -20,11 +20,11 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.api.described import PIXEL
 from serve.app import build_site
 from serve.engine import Engine
 from serve.middleware import NATIVE_PATHS, Gate
 from serve.observe import Metrics
-from serve.routes.described import PIXEL
 from serve.settings import ServeSettings
 from serve.stores import Limits, open_stores
 

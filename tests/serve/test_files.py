@@ -21,8 +21,8 @@ from leap_zoo.errors import LeapZooError
 from leap_zoo.publish import publish
 from leap_zoo.pull import pull
 from leap_zoo.store import BUNDLED, Zoo
+from serve.api import files
 from serve.problems import Refused
-from serve.routes import files
 from serve.settings import ServeSettings
 from serve.shelf import Shelf, zoos_to_hand_on
 

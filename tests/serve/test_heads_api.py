@@ -18,11 +18,11 @@ from starlette.testclient import TestClient
 
 import leap_zoo
 from leap_zoo.heads import CustomHead, decode_head
+from serve.api import heads as routes
 from serve.app import make_app
 from serve.engine import Engine, Models
 from serve.middleware import Gate
 from serve.observe import Metrics
-from serve.routes import heads as routes
 from serve.settings import ServeSettings
 from serve.stores import open_stores
 
@@ -107,7 +107,7 @@ def test_delete__is_gone_from_classify_too(api: TestClient, classes: Classes) ->
     assert api.post("/v1/classify?head=warmth", content=photo, headers=JPEG).status_code == 200
     assert api.delete("/v1/heads/warmth").status_code == 204
     assert refusal(api.post("/v1/classify?head=warmth", content=photo, headers=JPEG)) == ("unknown_head", None)
-    assert refusal(api.delete("/v1/heads/warmth")) == ("no_such_head", None)
+    assert refusal(api.delete("/v1/heads/warmth")) == ("unknown_head", None)
     assert api.get("/v1/heads").json() == {"heads": []}
 
 
@@ -155,7 +155,7 @@ def test_name__that_is_none(api: TestClient, classes: Classes, name: str) -> Non
 
 def test_head__nobody_has(api: TestClient) -> None:
     for response in (api.get("/v1/heads/h"), api.get("/v1/heads/h/file"), api.delete("/v1/heads/h")):
-        assert refusal(response) == ("no_such_head", None)
+        assert refusal(response) == ("unknown_head", None)
 
 
 def test_create__not_under_the_name_of_the_models_own(api: TestClient, classes: Classes) -> None:

@@ -75,7 +75,7 @@ def test_models__that_are_not_loaded_are_refused_and_the_default_one_is_answered
     photo = {"content": colour_photos["red"].read_bytes(), "headers": {"content-type": "image/jpeg"}}
     for name in NAMES[1:] * 4:
         refused = client.post(f"/v1/embed?model={name}", **photo)
-        assert (refused.status_code, refused.json()["code"]) == (422, "unknown_model")
+        assert (refused.status_code, refused.json()["code"]) == (404, "unknown_model")
         assert client.post("/v1/embed", **photo).status_code == 200
     assert names(engine.models) == [(TINY, "int8"), (TINY, "fp32")]
 

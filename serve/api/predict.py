@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from leap_zoo import CustomHead, UnknownHead
 from leap_zoo.errors import nearest, short
+from serve.api.answers import Classification, Embeddings, Encoding, about, encoded, json_response
+from serve.api.described import MANY_PHOTOS, MANY_PROBLEMS, MODEL_PROBLEMS, problems
 from serve.engine import Engine, Space
 from serve.photos import read_photos
-from serve.routes.answers import Classification, Embeddings, Encoding, about, encoded, json_response
-from serve.routes.described import MANY_PHOTOS, MANY_PROBLEMS, MODEL_PROBLEMS, problems
 
 MAX_TOP = 1000
 

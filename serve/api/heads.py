@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from leap_zoo.errors import InvalidArgument, UnknownHead
+from leap_zoo.errors import InvalidArgument
 from leap_zoo.fitting import Fit, fit
 from leap_zoo.heads import SUFFIX, encode_head
 from leap_zoo.model import Space
-from serve.engine import Engine
-from serve.problems import Refused, sentence
-from serve.routes.answers import json_response
-from serve.routes.bodies import CLASS_PHOTOS
-from serve.routes.described import (
+from serve.api.answers import json_response
+from serve.api.bodies import CLASS_PHOTOS
+from serve.api.described import (
     CHANGE_PROBLEMS,
     JSON_PROBLEMS,
     MODEL_PROBLEMS,
@@ -27,17 +24,17 @@ from serve.routes.described import (
     file_answer,
     problems,
 )
-from serve.routes.names import HeadName
-from serve.routes.predict import ModelOptions
+from serve.api.names import HeadName
+from serve.api.predict import ModelOptions
+from serve.engine import Engine
+from serve.problems import Refused, sentence
 from serve.shelves import checked_name
 from serve.stores import Named, Stores
 from serve.uploads import read_classes
 
 MAX_CONFUSIONS = 50
 
-T = TypeVar("T")
-
-_STORED = ("invalid_name", "no_such_head", "head_damaged", "store_unavailable")
+_STORED = ("invalid_name", "unknown_head", "head_damaged", "store_unavailable")
 _READ = (*READ_PROBLEMS, *_STORED)
 _CREATE = (
     *(problem for problem in JSON_PROBLEMS if problem not in ("not_an_image", "undecodable_image")),
@@ -169,7 +166,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     @router.get("/{name}", response_model=HeadInfo, responses=problems(*_READ))
     async def show_head(name: HeadName) -> Response:
         """What a head is."""
-        return json_response(_info(await threads.run(lambda: _known(lambda: heads.show(name)))))
+        return json_response(_info(await threads.run(lambda: heads.show(name))))
 
     @router.post(
         "/{name}",
@@ -212,14 +209,14 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     @router.get("/{name}/file", response_class=Response, responses=head_file | problems(*_READ))
     async def download_head(name: HeadName) -> Response:
         """The head's file, to be used without this server."""
-        data = await threads.run(lambda: encode_head(_known(lambda: heads.get(name))))
+        data = await threads.run(lambda: encode_head(heads.get(name)))
         disposition = {"content-disposition": f'attachment; filename="{name}{SUFFIX}"'}
         return Response(data, media_type="application/octet-stream", headers=disposition)
 
     @router.delete("/{name}", status_code=204, responses=problems(*CHANGE_PROBLEMS, *_STORED))
     async def delete_head(name: HeadName) -> Response:
         """Take a head away."""
-        await threads.write(lambda: _known(lambda: heads.delete(name)))
+        await threads.write(lambda: heads.delete(name))
         return Response(status_code=204)
 
     return router
@@ -240,11 +237,3 @@ def _report(found: Fit) -> dict[str, Any]:
         "skipped": found.bad,
         "notes": found.notes,
     }
-
-
-def _known(work: Callable[[], T]) -> T:
-    """A head in the path that is not there is 404, unlike one in an option."""
-    try:
-        return work()
-    except UnknownHead as error:
-        raise Refused(404, "no_such_head", sentence(str(error))) from None

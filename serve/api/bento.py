@@ -12,8 +12,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from serve.routes.answers import json_response
-from serve.routes.short import ShortClassification, ShortEmbedding
+from serve.api.answers import json_response
+from serve.api.short import ShortClassification, ShortEmbedding
 
 _PHOTO = {
     "type": "object",

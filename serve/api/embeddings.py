@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,21 +12,30 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from leap_zoo.card import Precision
+from serve.api.answers import base64_of, json_response
+from serve.api.described import JSON_PROBLEMS, MODEL_PROBLEMS, PIXEL, problems
 from serve.engine import Engine, Space
 from serve.photos import photos_of_texts, read_json
 from serve.problems import Refused
-from serve.routes.answers import base64_of, json_response
-from serve.routes.described import JSON_PROBLEMS, MODEL_PROBLEMS, PIXEL, problems
 
 
-class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body. `space` and `precision` are ours: `extra_body` of the openai client."""
+class ImageInput(msgspec.Struct):
+    """A photo as Jina's clients send it."""
 
-    model: Annotated[str, Meta(max_length=64, description="A model's id; GET /v1/models lists them")]
+    image: Annotated[str, Meta(description="base64, or data:image/jpeg;base64, and base64")]
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The body. `space` and `precision` are ours: `extra_body` of the openai client. Other fields, which clients of
+    several makers add, are not read.
+    """
+
     input: Annotated[
-        str | list[str], Meta(description="One photo or several, each as data:image/jpeg;base64, and its base64")
+        str | ImageInput | list[str | ImageInput],
+        Meta(description="One photo or several, each as data:image/jpeg;base64, and its base64"),
     ]
-    encoding_format: Literal["float", "base64"] = "float"
+    model: Annotated[str, Meta(max_length=64, description="A model's id; GET /v1/models lists them")] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(description="Must be the model's own number: it cannot be cut")] | None = None
     user: Annotated[str, Meta(description="Not read")] | None = None
     space: Space = "student"
@@ -56,6 +66,7 @@ class EmbeddingList(BaseModel):
                 "object": "list",
                 "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
                 "model": "leap-tiny",
+                "created": 1780000000,
                 "usage": {"prompt_tokens": 0, "total_tokens": 0},
             }
         }
@@ -63,18 +74,18 @@ class EmbeddingList(BaseModel):
     object: Literal["list"]
     data: list[Row]
     model: str = Field(examples=["leap-tiny"])
+    created: int = Field(description="Seconds since 1970")
     usage: Usage
 
 
 _DATA_URI = f"data:image/png;base64,{PIXEL}"
+_SCHEMAS = msgspec.json.schema_components([EmbeddingsRequest], ref_template="#/$defs/{name}")[1]
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": msgspec.json.schema_components(
-                    [EmbeddingsRequest], ref_template="#/components/schemas/{name}"
-                )[1]["EmbeddingsRequest"],
+                "schema": _SCHEMAS["EmbeddingsRequest"] | {"$defs": {"ImageInput": _SCHEMAS["ImageInput"]}},
                 "example": {"model": "leap-tiny", "input": [_DATA_URI], "encoding_format": "float"},
             }
         },
@@ -91,17 +102,20 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
     async def create_embeddings(request: Request) -> Response:
         """Turn photos into vectors, for clients of OpenAI's API."""
         asked = await read_json(await request.body(), EmbeddingsRequest)
-        photos = await photos_of_texts([asked.input] if isinstance(asked.input, str) else asked.input, max_photos)
+        inputs = asked.input if isinstance(asked.input, list) else [asked.input]
+        texts = [one.image if isinstance(one, ImageInput) else one for one in inputs]
+        photos = await photos_of_texts(texts, max_photos)
         model = engine.models.get(asked.model, asked.precision)
         dim = getattr(model.card.embedding_dims, asked.space)
         if asked.dimensions not in (None, dim):
-            detail = f"Vectors of {asked.model} have {dim} dimensions in the {asked.space} space, and cannot be cut."
+            detail = f"Vectors of {model.card.id} have {dim} dimensions in the {asked.space} space, and cannot be cut."
             raise Refused(422, "invalid_option", f"{detail} Leave `dimensions` out.")
         answer = await engine.embed(photos, model=asked.model, precision=asked.precision, space=asked.space)
         rows = answer.embeddings
         vectors = [base64_of(row) for row in rows] if asked.encoding_format == "base64" else rows
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
         usage = {"prompt_tokens": 0, "total_tokens": 0}
-        return json_response({"object": "list", "data": data, "model": answer.model, "usage": usage})
+        about = {"model": answer.model, "created": int(time.time()), "usage": usage}
+        return json_response({"object": "list", "data": data} | about)
 
     return router

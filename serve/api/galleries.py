@@ -1,38 +1,45 @@
-"""/v1/gallery: embeddings of photos that stay, by name. The photos themselves are not kept."""
+"""/v1/galleries: embeddings of photos that stay, by name, and the search among them. No photo is kept."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import msgspec
 import orjson
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve.engine import Engine, Space
-from serve.exports import Export
-from serve.routes.answers import Answered, about, json_response
-from serve.routes.bodies import ITEM_PHOTOS
-from serve.routes.compared import CompareOptions, embed_for, of_kind
-from serve.routes.described import (
+from leap_zoo.gallery import Kind
+from serve.api.answers import Answered, about, json_response
+from serve.api.bodies import ITEM_PHOTOS
+from serve.api.compared import CompareOptions, embed_for, of_kind
+from serve.api.described import (
     CHANGE_PROBLEMS,
+    MANY_PHOTOS,
     MANY_PROBLEMS,
     MODEL_PROBLEMS,
     READ_PROBLEMS,
     file_answer,
     problems,
 )
-from serve.routes.names import GalleryName
+from serve.api.names import GalleryName
+from serve.engine import Engine, Space
+from serve.exports import Export
+from serve.photos import read_photos
+from serve.problems import Refused
 from serve.shelves import About
 from serve.stores import Stores, Threads
 from serve.uploads import read_items
 
+MAX_K = 100  # with 16 KiB of metadata each, more would make answers that no client expects
 MAX_PAGE = 1000
 MAX_PAGE_BYTES = 2**20
-MAX_DELETED = 1000
+MAX_DELETED = 100  # their ids must fit into the request's line
 
+_Conditions = dict[str, str | int | bool]
 _STORED = ("invalid_name", "gallery_damaged", "store_unavailable")
 _READ = (*READ_PROBLEMS, *_STORED, "unknown_gallery")
 _CHANGE = (*CHANGE_PROBLEMS, *_STORED, "unknown_gallery")
@@ -58,6 +65,20 @@ _TIMES: dict[str, Any] = {
 }
 
 
+class NewGallery(BaseModel):
+    """The body of PUT /v1/galleries/{name}: whose embeddings it will hold."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = Field(None, max_length=64, description="A model's id; default: the default model")
+    space: Space = Field("student", description="The student's own space, or the teacher's")
+
+
+class AddOptions(CompareOptions):
+    """The query of POST /v1/galleries/{name}/items."""
+
+    create: bool = Field(False, description="Make the gallery when it is not there")
+
+
 class GalleryInfo(BaseModel):
     """A gallery, and whose embeddings it holds."""
 
@@ -72,7 +93,7 @@ class GalleryInfo(BaseModel):
 
 
 class GalleryList(BaseModel):
-    """The answer of GET /v1/gallery, by name."""
+    """The answer of GET /v1/galleries, by name."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"galleries": [_GALLERY]}})
     galleries: list[GalleryInfo]
@@ -100,7 +121,7 @@ class ItemInfo(BaseModel):
 
 
 class Page(BaseModel):
-    """The answer of GET /v1/gallery/{name}/items."""
+    """The answer of GET /v1/galleries/{name}/items."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"items": [_ITEM], "offset": 0, "total": 2}})
     items: list[ItemInfo]
@@ -116,7 +137,7 @@ class Deleted(BaseModel):
 
 
 class PageOptions(BaseModel):
-    """The query of /v1/gallery/{name}/items."""
+    """The query of /v1/galleries/{name}/items."""
 
     model_config = ConfigDict(extra="forbid")
     offset: int = Field(0, ge=0, le=10**9, description="How many items to skip")
@@ -124,7 +145,7 @@ class PageOptions(BaseModel):
 
 
 class DeleteOptions(BaseModel):
-    """The query of DELETE /v1/gallery/{name}/items."""
+    """The query of DELETE /v1/galleries/{name}/items."""
 
     model_config = ConfigDict(extra="forbid")
     id: list[str] = Field(
@@ -132,9 +153,55 @@ class DeleteOptions(BaseModel):
     )
 
 
+class SearchOptions(CompareOptions):
+    """The query of a search."""
+
+    k: int = Field(10, ge=1, le=MAX_K, description="How many items to answer for each photo, nearest first")
+    where: str | None = Field(
+        None,
+        max_length=4096,
+        description="JSON: only items whose metadata have these values (text, whole numbers, truth values)",
+        examples=['{"label":"sea"}'],
+    )
+
+
+class HitInfo(BaseModel):
+    """An item: its id, its cosine similarity to the photo (-1..1), and its metadata."""
+
+    id: str
+    score: float
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class SearchAnswer(Answered):
+    """The answer of a search."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "hits": [[{"id": "beach", "score": 0.87, "metadata": {"label": "sea"}}]],
+                "gallery": "holiday",
+                "model": "leap-tiny",
+                "revision": "7bc54546bcc9",
+                "space": "student",
+                "dim": 192,
+                "precision": "int8",
+                "milliseconds": 2.5,
+                "decode_ms": 0.6,
+                "inference_ms": 1.9,
+                "queue_ms": 0.1,
+            }
+        }
+    )
+    hits: list[list[HitInfo]] = Field(description="For each photo its items, nearest first")
+    gallery: str
+    space: Space
+    dim: int
+
+
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     """The routes over the galleries of `stores`, whose photos `engine` embeds."""
-    router = APIRouter(prefix="/v1/gallery", tags=["galleries"])
+    router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
     galleries, threads = stores.galleries, stores.threads
 
     @router.get("", response_model=GalleryList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
@@ -147,19 +214,29 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         """What a gallery is."""
         return json_response(_info(await threads.run(lambda: galleries.about(name))))
 
-    @router.post(
+    @router.put(
         "/{name}",
+        response_model=GalleryInfo,
+        responses=problems(*_CHANGE, *MODEL_PROBLEMS, "broken_json", "other_embeddings", "too_many_galleries"),
+    )
+    async def make_gallery(name: GalleryName, wanted: NewGallery | None = None) -> Response:
+        """Make a gallery, which is empty. One that is there stays as it is, when it is of the same model and space."""
+        wanted = wanted or NewGallery()
+        kind = Kind.of(engine.models.get(wanted.model).card, wanted.space)
+        return json_response(_info(await threads.write(lambda: galleries.make(name, kind))))
+
+    @router.post(
+        "/{name}/items",
         response_model=Added,
         responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_ADD),
         openapi_extra=ITEM_PHOTOS,
     )
-    async def add_to_gallery(
-        request: Request, name: GalleryName, options: Annotated[CompareOptions, Query()]
-    ) -> Response:
-        """Add photos, or replace those of the same ids. A gallery that is not there is made."""
+    async def add_to_gallery(request: Request, name: GalleryName, options: Annotated[AddOptions, Query()]) -> Response:
+        """Add photos, or replace those of the same ids."""
         sent = await read_items(request, max_photos)
         await threads.run(lambda: galleries.checked(sent.ids, sent.metadata))
-        compared = await embed_for(engine, await threads.run(lambda: galleries.find(name)), sent.photos, options)
+        there = await threads.run(lambda: galleries.find(name) if options.create else galleries.about(name))
+        compared = await embed_for(engine, there, sent.photos, options)
         vectors = compared.answer.embeddings
         items = await threads.write(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
         added = {"gallery": name, "ids": sent.ids, "items": items}
@@ -198,6 +275,24 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         deleted = await threads.write(lambda: galleries.delete_items(name, ids))
         return json_response({"deleted": deleted})
 
+    @router.post(
+        "/{name}/search",
+        response_model=SearchAnswer,
+        responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_STORED, "unknown_gallery", "other_embeddings"),
+        openapi_extra=MANY_PHOTOS,
+    )
+    async def search_gallery(
+        request: Request, name: GalleryName, options: Annotated[SearchOptions, Query()]
+    ) -> Response:
+        """Find what is like one photo or several."""
+        where = _conditions(options.where)
+        found = await threads.run(lambda: galleries.about(name))
+        compared = await embed_for(engine, found, await read_photos(request, max_photos), options)
+        kind, vectors = compared.kind, compared.answer.embeddings
+        hits = await threads.run(lambda: galleries.search(name, kind, vectors, options.k, where))
+        fields: dict[str, Any] = {"hits": hits, "gallery": name}
+        return json_response(fields | of_kind(kind) | about(compared.answer))
+
     npz = file_answer(
         "application/x-npz", "ids, embeddings, metadata (a line of JSON per item), model, revision, space"
     )
@@ -234,3 +329,13 @@ class ExportAnswer(StreamingResponse):
 
 def _info(one: About) -> dict[str, Any]:
     return {"name": one.name, **of_kind(one.kind), "items": one.items, "bytes": one.bytes}
+
+
+def _conditions(text: str | None) -> _Conditions | None:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=_Conditions)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        detail = 'where is a JSON object of texts, whole numbers and truth values, as {"label":"sea"}.'
+        raise Refused(422, "invalid_option", detail) from error

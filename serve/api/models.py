@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from leap_zoo import ModelCard
 from leap_zoo.card import Artifact
+from serve.api.answers import json_response
+from serve.api.described import READ_PROBLEMS, problems
 from serve.engine import Engine, Models, Space
-from serve.routes.answers import json_response
-from serve.routes.described import READ_PROBLEMS, problems
 
 _EXAMPLE: dict[str, Any] = {
     "id": "leap-tiny",
@@ -62,6 +62,7 @@ class ModelInfo(BaseModel):
     id: str
     object: Literal["model"]
     owned_by: Literal["leap-zoo"]
+    created: Literal[0] = Field(0, description="For clients of OpenAI's API; not known")
     revision: str
     description: str
     parameters: int
@@ -90,6 +91,11 @@ def router(engine: Engine) -> APIRouter:
         cards = {model.card.id: model.card for model in engine.models.all()}
         return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards.values()]})
 
+    @router.get("/models/{model}", response_model=ModelInfo, responses=problems(*READ_PROBLEMS, "unknown_model"))
+    async def show_model(model: Annotated[str, Path(max_length=64, examples=["leap-tiny"])]) -> Response:
+        """What a model is."""
+        return json_response(_info(engine.models, engine.models.get(model).card))
+
     return router
 
 
@@ -99,6 +105,7 @@ def _info(models: Models, card: ModelCard) -> dict[str, Any]:
         "id": card.id,
         "object": "model",
         "owned_by": "leap-zoo",
+        "created": 0,
         "revision": card.revision,
         "description": card.description,
         "parameters": card.parameters,

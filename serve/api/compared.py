@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import Field
 
 from leap_zoo.gallery import Kind
+from serve.api.predict import ModelOptions
 from serve.engine import Embedded, Engine, Space
 from serve.problems import Refused
-from serve.routes.predict import ModelOptions
 from serve.shelves import About
 from serve.stores import require
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from serve.api.described import problems
 from serve.problems import Refused
-from serve.routes.described import problems
 from serve.shelf import Found, Shelf
 
 SEND_SECONDS = 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.routes.described import IMAGE_PART, MANY_PHOTOS, PIXEL
+from serve.api.described import IMAGE_PART, MANY_PHOTOS, PIXEL
 from serve.uploads import HOW_CLASSES, HOW_ITEMS
 
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from serve.api.answers import Prediction, json_response
+from serve.api.described import ONE_PHOTO, PHOTO_PROBLEMS, READ_PROBLEMS, problems
+from serve.api.models import ModelHead
+from serve.api.predict import MAX_TOP
 from serve.engine import Engine, Space
 from serve.photos import read_photo
-from serve.routes.answers import Prediction, json_response
-from serve.routes.described import ONE_PHOTO, PHOTO_PROBLEMS, READ_PROBLEMS, problems
-from serve.routes.models import ModelHead
-from serve.routes.predict import MAX_TOP
 
 _CLASSIFIED: dict[str, Any] = {
     "predictions": [{"label": "golf ball", "score": 0.93, "index": 574}],

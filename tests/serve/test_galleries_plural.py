@@ -1,0 +1,82 @@
+"""/v1/galleries: made on purpose, filled, searched; the paths of version 0.1 say what replaces them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from refused_requests import refusal, text
+from starlette.testclient import TestClient
+
+JPEG = {"content-type": "image/jpeg"}
+
+
+@pytest.fixture
+def red(colour_photos: dict[str, Path]) -> bytes:
+    return colour_photos["red"].read_bytes()
+
+
+def test_put__makes_a_gallery_once(api: TestClient) -> None:
+    made = api.put("/v1/galleries/trip")
+    assert made.status_code == 200, made.text
+    assert (made.json()["name"], made.json()["items"], made.json()["space"]) == ("trip", 0, "student")
+    assert api.put("/v1/galleries/trip", json={"model": "leap-tiny-test"}).json() == made.json()
+    assert refusal(api.put("/v1/galleries/trip", json={"space": "teacher"})) == ("other_embeddings", None)
+    assert refusal(api.put("/v1/galleries/x", json={"model": "leap-none"})) == ("unknown_model", None)
+    assert refusal(api.put("/v1/galleries/x", json={"modle": "leap-none"}))[0] == "invalid_option"
+    assert [one["name"] for one in api.get("/v1/galleries").json()["galleries"]] == ["trip"]
+
+
+def test_items__a_typo_is_not_a_new_gallery(api: TestClient, red: bytes) -> None:
+    api.put("/v1/galleries/trip")
+    assert refusal(api.post("/v1/galleries/tirp/items", content=red, headers=JPEG)) == ("unknown_gallery", None)
+    added = api.post("/v1/galleries/trip/items", json={"images": [text(red)], "ids": ["a"]})
+    assert (added.status_code, added.json()["items"]) == (200, 1)
+    assert api.post("/v1/galleries/new/items?create=true", content=red, headers=JPEG).json()["items"] == 1
+
+
+def test_search__is_a_part_of_its_gallery(api: TestClient, red: bytes) -> None:
+    api.post("/v1/galleries/trip/items?create=true", json={"images": [text(red)], "ids": ["a"]})
+    found = api.post("/v1/galleries/trip/search?k=3", content=red, headers=JPEG).json()
+    assert [hit["id"] for hit in found["hits"][0]] == ["a"]
+    assert found["gallery"] == "trip"
+    assert refusal(api.post("/v1/galleries/tirp/search", content=red, headers=JPEG)) == ("unknown_gallery", None)
+
+
+def test_old_paths__answer_and_name_their_successor(api: TestClient, red: bytes) -> None:
+    for method, path, successor in (
+        ("POST", "/v1/gallery/trip", "/v1/galleries/trip/items"),
+        ("GET", "/v1/gallery", "/v1/galleries"),
+        ("GET", "/v1/gallery/trip", "/v1/galleries/trip"),
+        ("GET", "/v1/gallery/trip/items?limit=1", "/v1/galleries/trip/items"),
+        ("GET", "/v1/gallery/trip/export", "/v1/galleries/trip/export"),
+        ("POST", "/v1/search?gallery=trip&k=1", "/v1/galleries/trip/search"),
+        ("DELETE", "/v1/gallery/trip", "/v1/galleries/trip"),
+    ):
+        photo = {"content": red, "headers": JPEG} if method == "POST" else {}
+        answer = api.request(method, path, **photo)
+        assert answer.status_code in (200, 204), (path, answer.text)
+        assert answer.headers["deprecation"] == "true"
+        assert answer.headers["link"] == f'<{successor}>; rel="successor-version"'
+    assert "deprecation" not in api.get("/v1/galleries").headers
+
+
+def test_page__ends_at_its_bytes(api: TestClient, red: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.api.galleries.MAX_PAGE_BYTES", 100)
+    metadata = [{"note": "x" * 60}] * 3
+    api.post(
+        "/v1/galleries/trip/items?create=true",
+        json={"images": [text(red)] * 3, "ids": ["a", "b", "c"], "metadata": metadata},
+    )
+    page = api.get("/v1/galleries/trip/items").json()
+    assert ([item["id"] for item in page["items"]], page["total"]) == (["a"], 3)
+    assert [item["id"] for item in api.get("/v1/galleries/trip/items?offset=1").json()["items"]] == ["b"]
+    assert len(api.get("/v1/galleries").json()["galleries"]) == 1
+
+
+def test_export__frees_its_place_when_the_client_leaves(api: TestClient, red: bytes) -> None:
+    """Places stayed taken until the garbage collector came by."""
+    api.post("/v1/galleries/trip/items?create=true", content=red, headers=JPEG)
+    for _ in range(6):  # more than there are places
+        with api.stream("GET", "/v1/galleries/trip/export") as answer:
+            assert answer.status_code == 200

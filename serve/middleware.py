@@ -338,13 +338,12 @@ class Gate:
             response.headers["connection"] = "close"
         start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
         part = b"" if scope["method"] == "HEAD" else bytes(response.body)
-        if not sends_more:
-            await share.write(start, part, send)
-            return
+        # Not counted in the budget: when that is full, the refusal must still find room.
         await share.pass_on(start, send)
-        await share.pass_on({"type": "http.response.body", "body": part, "more_body": True}, send)
-        await linger(receive)
-        await share.pass_on({"type": "http.response.body", "body": b"", "more_body": False}, send)
+        await share.pass_on({"type": "http.response.body", "body": part, "more_body": sends_more}, send)
+        if sends_more:
+            await linger(receive)
+            await share.pass_on({"type": "http.response.body", "body": b"", "more_body": False}, send)
 
     def _dressed(self, given: headers.Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in given}

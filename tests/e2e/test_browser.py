@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import PHONE, SIZES, drop, expect, open_tab, visiting
+from browsing import SIZES, drop, expect, open_tab, visiting
 
 from leap_zoo.heads import decode_head
 
@@ -83,17 +83,10 @@ def test_start_page__leads_on(browser: Browser, server: Server, size: tuple[int,
 
 
 @SIZES
-def test_reference__every_route_is_a_click_away(browser: Browser, server: Server, size: tuple[int, int]) -> None:
-    with visiting(browser, server.url, size, "/docs", color_scheme="dark") as page:
-        route = page.get_by_role("navigation").get_by_role("link", name="POST /v1/search")
-        route.click()
-        expect(page.get_by_role("heading", name="POST /v1/search")).to_be_in_viewport()
-        if size == PHONE:
-            expect(route).not_to_be_in_viewport()
-            page.get_by_role("link", name="Routes", exact=True).click()
-        expect(route).to_be_in_viewport()
-        page.get_by_role("link", name="unknown_gallery").first.click()
-        expect(page.get_by_text("There is no gallery of this name here.")).to_be_in_viewport()
+def test_docs__are_swagger_of_this_server_alone(browser: Browser, server: Server, size: tuple[int, int]) -> None:
+    with visiting(browser, server.url, size, "/docs") as page:
+        expect(page.get_by_text("/v1/classify", exact=True).first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("unknown_gallery").first).to_be_visible()
 
 
 @SIZES

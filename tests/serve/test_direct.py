@@ -23,8 +23,8 @@ TIMES = {"milliseconds", "decode_ms", "inference_ms", "queue_ms"}
 def both(engine: Engine) -> tuple[TestClient, TestClient]:
     """The API as it is, and without its short way."""
     short, long = (make_app(engine, open_stores(), ServeSettings(max_photos=4)) for _ in range(2))
-    assert [one.cls for one in long.user_middleware] == [DirectRoutes]
-    long.user_middleware.clear()
+    long.user_middleware = [one for one in long.user_middleware if one.cls is not DirectRoutes]
+    assert len(long.user_middleware) < len(short.user_middleware)
     return tuple(TestClient(app, raise_server_exceptions=False) for app in (short, long))  # type: ignore[return-value]
 
 

@@ -178,7 +178,7 @@ def test_search__options(colours: TestClient, photos: dict[str, bytes], query: s
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
-        ("POST", "/v1/search", "invalid_option"),
+        ("POST", "/v1/search", "unknown_path"),
         ("POST", "/v1/gallery/g?model=leap-none", "unknown_model"),
         ("POST", "/v1/gallery/g?id=a", "invalid_option"),
         ("GET", "/v1/gallery/colours/items?limit=0", "invalid_option"),
@@ -186,7 +186,7 @@ def test_search__options(colours: TestClient, photos: dict[str, bytes], query: s
         ("GET", "/v1/gallery/colours/items?offset=-1", "invalid_option"),
         ("DELETE", "/v1/gallery/colours/items", "invalid_option"),
         ("DELETE", "/v1/gallery/colours/items?id=", "invalid_id"),
-        ("PUT", "/v1/gallery/colours", "wrong_method"),
+        ("PATCH", "/v1/gallery/colours", "wrong_method"),
     ],
 )
 def test_options__of_the_other_routes(

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import sys
+import threading
 
 import bentoml
 from _bentoml_sdk import Service
@@ -32,6 +35,19 @@ class ZooService(Service[object]):
     """A BentoML service whose outermost layer is ours: middlewares added the usual way run innermost."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The worker's application. A worker that cannot make it takes its supervisor along, which would restart it
+        for ever with the port open; the check before the start cannot know everything that a worker needs.
+        """
+        try:
+            return self._built(is_main)
+        except Exception as error:
+            if server_context.worker_index is None:
+                raise
+            print(f"Cannot serve: {type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr, flush=True)
+            os.kill(os.getppid(), signal.SIGTERM)
+            raise SystemExit(1) from None
+
+    def _built(self, is_main: bool) -> ASGIApp:
         """Load and warm the models, then build the application around them: the worker accepts nothing before."""
         from serve.app import build_site
         from serve.engine import start_engine
@@ -53,6 +69,22 @@ class ZooService(Service[object]):
         return Gate(
             super().to_asgi(is_main), site, settings, metrics, supervised=server_context.worker_index is not None
         )
+
+
+def end_with_the_terminal() -> None:
+    """In the supervisor: take the end of its terminal (SIGHUP) for SIGTERM. BentoML's library would restart the worker.
+
+    Not under nohup, which has the signal ignored.
+    """
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGHUP})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="terminal", daemon=True).start()
 
 
 @bentoml.service(
@@ -78,6 +110,7 @@ class LeapZoo:
         from serve.shelf import Shelf, zoos_to_hand_on
         from serve.stores import open_stores
 
+        end_with_the_terminal()
         use_checkouts_zoo()
         try:
             settings = read_serve_settings()

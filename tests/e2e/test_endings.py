@@ -1,0 +1,41 @@
+"""What ends a server: the end of its terminal, and whatever keeps its worker from serving."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Server
+
+TINY = "leap-tiny-test"
+
+Start = Callable[..., AbstractContextManager["Server"]]
+
+
+def test_terminal__its_end_stops_the_server(start: Start, tiny_zoo: Path) -> None:
+    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.process.wait(120)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(server.url + "/livez", timeout=60)
+
+
+def test_start__a_worker_that_cannot_serve_ends_it_with_one_line(
+    start: Start, tiny_zoo: Path, torchless: dict[str, str], tmp_path: Path
+) -> None:
+    """What only the worker imports cannot be imported: the check before the start finds nothing wrong."""
+    (tmp_path / "gradio.py").write_text("raise OSError('no place for pictures')\n")
+    path = f"{tmp_path}:{torchless['PYTHONPATH']}"
+    with start(wait=False, PYTHONPATH=path, LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
+        server.process.wait(120)
+        said = server.log.read_text()
+    assert said.count("Cannot serve") == 1
+    assert "no place for pictures" in said
+    assert "Traceback" not in said

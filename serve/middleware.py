@@ -229,6 +229,7 @@ class Gate:
             share.free()
             await self._refuse(unread.refused, share, scope, receive, send, sends_more=unread.still_sent)
         except Refused as refused:
+            share.free()  # an answer that found no room is counted no more: the refusal must find some
             await self._refuse(refused, share, scope, receive, send, sends_more=False)
 
     def _check_sender(self, scope: Scope, asked: _Asked) -> None:

@@ -35,7 +35,7 @@ PAGE_PATHS = frozenset(
     | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
 
-READ_ONLY_BODY = 1024  # bytes; what only reads has none, but some clients send an empty JSON object
+READ_ONLY_BODY = 1024  # bytes, where no photo is sent: a small JSON object at most
 MAX_ANSWER = 8 * 2**20
 """Bytes of an answer that is made before it is sent; files and exports are read while they are sent."""
 
@@ -221,7 +221,8 @@ class Gate:
             await self._refuse(refused, share, scope, receive, send, sends_more=sends_more)
             return
         try:
-            body = await share.read(receive, rules.body, length)
+            most = rules.body if scope["method"] == "POST" else READ_ONLY_BODY  # photos come by POST
+            body = await share.read(receive, most, length)
             if body is None:
                 return
             await self._answer(body, rules, share, scope, receive, send)

@@ -92,7 +92,7 @@ def router(engine: Engine) -> APIRouter:
         return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards.values()]})
 
     @router.get("/models/{model}", response_model=ModelInfo, responses=problems(*READ_PROBLEMS, "unknown_model"))
-    async def show_model(model: Annotated[str, Path(max_length=64, examples=["leap-tiny"])]) -> Response:
+    async def show_model(model: Annotated[str, Path(examples=["leap-tiny"])]) -> Response:
         """What a model is."""
         return json_response(_info(engine.models, engine.models.get(model).card))
 

@@ -264,14 +264,6 @@ def test_stop__of_the_worker_alone_brings_another(mortal: Server) -> None:
     pytest.fail(mortal.log.read_text()[-3000:])
 
 
-def test_metrics__of_two_servers_of_one_user_are_apart(server, start, variables: dict[str, str]) -> None:
-    httpx.get(server.url + "/v1/models", timeout=60)
-    with start(**variables, BENTOML_HOME=server.home) as second:
-        assert 'route="/v1/models"' in httpx.get(server.url + "/metrics", timeout=60).text
-        assert 'route="/v1/models"' not in httpx.get(second.url + "/metrics", timeout=60).text
-    assert 'route="/v1/models"' in httpx.get(server.url + "/metrics", timeout=60).text
-
-
 @pytest.fixture(scope="module")
 def bento(torchless: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Path]:
     """A store with a bento of this checkout: the environment that has it, and the bento's folder."""

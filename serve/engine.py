@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import os
 import sys
@@ -40,6 +41,9 @@ MAX_WAITING = 64
 
 PART = 8
 """The most photos that a thread takes at once: those of a large request must not keep everybody else's waiting."""
+
+UNCOUNTED = 250_000
+"""Pixels that a photo may always have, whatever its header says."""
 
 LARGE = 8.0
 """Megapixels of a photo that takes a thread for long: such photos have threads of their own, half as many."""
@@ -295,7 +299,14 @@ class Engine:
             self._submit(
                 self._large if costs[part.start] > LARGE else self._pool,
                 partial(
-                    _work, model, photos[part.start : part.stop], part.start, self.limits, output, finish, given_up
+                    _work,
+                    model,
+                    photos[part.start : part.stop],
+                    part.start,
+                    [_admitted(cost, self.limits) for cost in costs[part.start : part.stop]],
+                    output,
+                    finish,
+                    given_up,
                 ),
                 len(part),
                 sum(costs[part.start : part.stop]),
@@ -336,22 +347,22 @@ def _work(
     model: Model,
     photos: Sequence[bytes],
     first: int,
-    limits: Limits,
+    limits: Sequence[Limits],
     output: str,
     finish: Callable[[npt.NDArray[np.float32]], T],
     given_up: threading.Event,
 ) -> _Part[T]:
-    """Decode and run the photos, of which the first is number `first` of its request.
+    """Decode and run the photos, of which the first is number `first` of its request; limits: of each.
 
     Stops before the next photo when nobody waits any more. Raises BadPhoto.
     """
     start = time.perf_counter()
     tensors = []
-    for index, photo in enumerate(photos, first):
+    for index, (photo, limit) in enumerate(zip(photos, limits, strict=True), first):
         if given_up.is_set():
             raise asyncio.CancelledError
         try:
-            tensors.append(to_tensor(photo, model.card.preprocessing, limits))
+            tensors.append(to_tensor(photo, model.card.preprocessing, limit))
         except ImageError as error:
             raise BadPhoto(index, error) from error
     decoded = time.perf_counter()
@@ -369,6 +380,16 @@ def _fitting(head: CustomHead, model: Model) -> CustomHead:
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+def _admitted(cost: float, limits: Limits) -> Limits:
+    """The largest that a photo of this many megapixels may turn out to be.
+
+    A file may have two headers, or a frame larger than its header says: what was not admitted is not decoded. (Twice
+    as many pixels pass, as `cost` counts a quarter of a JPEG's, of which `Limits` allow twice as many.)
+    """
+    pixels = max(UNCOUNTED, math.ceil(2e6 * cost) + 1)
+    return limits if pixels >= limits.pixels else dataclasses.replace(limits, pixels=pixels)
 
 
 def _parts(costs: Sequence[float], size: int) -> Iterator[range]:

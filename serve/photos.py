@@ -27,6 +27,7 @@ HOW_MANY = (
     "Send the bytes of a photo with Content-Type image/jpeg, a multipart form with a file field `image` for each "
     'photo, or JSON {"images": ["base64", ...]}'
 )
+_BOXES = 64 * 1024  # bytes: where AVIF and HEIC say how large their images are
 _MAX_SEGMENTS = 1000  # of a JPEG before its size; cameras write about ten
 _MAX_FIELDS = 8  # one is refused already
 _STANDARD = str.maketrans("-_", "+/")
@@ -127,8 +128,12 @@ def megapixels(photo: bytes, limits: Limits) -> float:
         sides = abs(width), abs(height)
     elif photo[:4] == b"RIFF" and photo[8:12] == b"WEBP":
         sides = _webp_sides(photo.ljust(30, b"\0"))
-    elif photo[4:8] == b"ftyp" or photo[:4] in (b"II*\0", b"MM\0*"):
-        return limits.pixels / 1e6
+    elif photo[4:8] == b"ftyp":  # AVIF, HEIC
+        sides = _boxed_sides(photo) or (limits.pixels, 1)
+    elif photo[:4] in (b"II*\0", b"MM\0*"):
+        sides = _tiff_sides(photo) or (limits.pixels, 1)
+    elif photo[:4] in (b"II+\0", b"MM\0+"):  # a TIFF of more than 4 GiB, by its name
+        sides = (limits.pixels, 1)
     return min(sides[0] * sides[1], limits.pixels) / 1e6
 
 
@@ -144,6 +149,27 @@ def _jpeg_sides(photo: bytes) -> tuple[int, int] | None:
             return width, height
         at += 2 + int.from_bytes(photo[at + 2 : at + 4], "big")
     return None
+
+
+def _tiff_sides(photo: bytes) -> tuple[int, int] | None:
+    """Width and height in a TIFF's first directory; None where they are not in its first entries."""
+    order = "<" if photo[:1] == b"I" else ">"
+    found: dict[int, int] = {}
+    try:
+        (at,) = struct.unpack_from(order + "I", photo, 4)
+        (entries,) = struct.unpack_from(order + "H", photo, at)
+        for number in range(min(entries, _MAX_SEGMENTS)):
+            tag, kind = struct.unpack_from(order + "HH", photo, at + 2 + 12 * number)
+            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), photo, at + 10 + 12 * number)
+    except struct.error:
+        return None
+    return (found[256], found[257]) if {256, 257} <= found.keys() else None
+
+
+def _boxed_sides(photo: bytes) -> tuple[int, int] | None:
+    """Width and height of the largest image (whole, tile, thumbnail) in an AVIF's or HEIC's first boxes, or None."""
+    sides = (struct.unpack(">II", box[4:12]) for box in photo[:_BOXES].split(b"ispe")[1:] if len(box) >= 12)
+    return max(sides, key=lambda one: one[0] * one[1], default=None)
 
 
 def _webp_sides(photo: bytes) -> tuple[int, int]:

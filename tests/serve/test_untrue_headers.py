@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from leap_zoo.errors import ImageTooLarge
-from leap_zoo.preprocess import Limits
+from leap_zoo.preprocess import Limits, readable_formats
 from serve.engine import Engine
 from serve.photos import megapixels
 from serve.problems import BadPhoto
@@ -49,11 +49,28 @@ def test_photo__larger_than_its_header_is_refused(engine: Engine, photo: bytes) 
     assert isinstance(caught.value.error, ImageTooLarge)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG", "BMP", "WEBP", "TIFF"])
-def test_photo__with_a_true_header_is_read(engine: Engine, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG", "BMP", "WEBP", "TIFF", "AVIF"])
+def test_photo__with_a_true_header_counts_as_it_says_and_is_read(engine: Engine, kind: str) -> None:
+    if kind not in readable_formats():
+        pytest.skip(f"this Pillow does not read {kind}")
     file = io.BytesIO()
     Image.new("RGB", (1501, 1399)).save(file, kind)  # odd sides: nothing is lost to rounding
+    share = 0.25 if kind == "JPEG" else 1
+    assert megapixels(file.getvalue(), engine.limits) == pytest.approx(share * 1.501 * 1.399)
     assert asyncio.run(engine.classify([file.getvalue()])).predictions
+
+
+def test_tiff__of_the_large_kind_is_read(engine: Engine) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (1000, 900)).save(file, "TIFF", big_tiff=True)
+    assert file.getvalue()[:4] == b"II+\0"
+    assert asyncio.run(engine.classify([file.getvalue()])).predictions
+
+
+@pytest.mark.parametrize("start", [b"II*\0", b"MM\0*", b"\0\0\0\x1cftypavif", b"\0\0\0\x1cftypheicispe"])
+@pytest.mark.parametrize("rest", [b"", b"\xff" * 7, b"\0" * 300])
+def test_header__that_ends_early_is_read_without_failing(start: bytes, rest: bytes) -> None:
+    assert 0 <= megapixels(start + rest, Limits(pixels=25_000_000)) <= 25
 
 
 def test_png__whose_header_is_not_first_counts_as_the_largest() -> None:

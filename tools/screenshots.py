@@ -1,6 +1,6 @@
-"""Takes the pictures of the demo in docs/images: `python -m tools.screenshots http://127.0.0.1:7860`.
+"""Takes the pictures of the demo in docs/images: `python -m tools.screenshots http://127.0.0.1:3000`.
 
-The page must run already: `LEAP_ZOO_URL=zoo python -m serve.demo`.
+The service must run already: `make serve`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ def main() -> None:
             ("demo-search", search),
             ("demo-classes", classes),
             ("demo-zoo", zoo),
-            ("demo-learned", learned),
         ):
             _save(_shot(page, show, TALLEST), name)
         page = _open(browser.new_page(viewport={"width": PHONE[0], "height": PHONE[1]}, color_scheme="dark"))
-        phones = [_shot(page, show, PHONE[1]) for show in (classify, search, learned)]
+        phones = [_shot(page, show, PHONE[1]) for show in (classify, search, classes)]
         row = Image.new("RGB", ((PHONE[0] + 16) * len(phones) - 16, PHONE[1]), "white")
         for number, phone in enumerate(phones):
             row.paste(phone, (number * (PHONE[0] + 16), 0))
@@ -52,35 +51,30 @@ def main() -> None:
 def classify(page: Page) -> None:
     """A sample photo, named."""
     _tab(page, "Classify")
-    page.locator("#leap-samples button").nth(2).click()
-    page.wait_for_selector("#leap-result .leap-best")
+    page.locator("#leap-samples button").nth(4).click()
+    page.wait_for_selector("#leap-label .confidence-set")
 
 
 def search(page: Page) -> None:
-    """What looks like a pier?"""
+    """What looks like a taxi?"""
     _tab(page, "Search")
-    page.locator("#leap-wall button[aria-label='pier 2']").click()
-    page.wait_for_selector("#leap-found .leap-best")
+    page.locator("#leap-wall button").nth(8).click()
+    page.wait_for_selector("#leap-found img")
 
 
 def classes(page: Page) -> None:
     """Three classes of samples, fitted."""
     _tab(page, "Your classes")
     page.click("#leap-example")
-    page.wait_for_selector("#leap-seen-3 img")
+    page.wait_for_selector("#leap-members img")
     page.click("#leap-fit")
-    page.wait_for_selector("#leap-fitted .leap-best")
+    page.wait_for_selector("#leap-report p")
+    page.wait_for_selector("#leap-head-file")
 
 
 def zoo(page: Page) -> None:
-    """The card."""
+    """The models, and a card."""
     _tab(page, "Zoo")
-
-
-def learned(page: Page) -> None:
-    """Half way through the curriculum."""
-    _tab(page, "How it learned")
-    page.locator("#leap-curriculum input").fill("6")
 
 
 def _open(page: Page) -> Page:
@@ -106,7 +100,7 @@ def _shot(page: Page, show: Callable[[Page], None], tallest: int) -> Image.Image
 
 
 def _save(picture: Image.Image, name: str) -> None:
-    small = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    small = picture.quantize(128, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     small.save(IMAGES / f"{name}.png", optimize=True)
 
 

@@ -1,78 +1,97 @@
-"""What the tabs ask of the engine, one photo or a few at a time; nothing else in the demo touches it."""
+"""Where the page meets the service: the only module of the demo that imports the service's core."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from starlette.types import Receive, Scope, Send
 
 from leap_zoo import CustomHead, LeapZooError, Model, ModelCard
-from serve.demo.pictures import thumbnail
-from serve.engine import Classified, Engine, Space
+from leap_zoo.card import File, Preprocessing
+from leap_zoo.preprocess import to_tensor
+from serve.engine import Classified, Engine
+from serve.middleware import UI_PATH
 from serve.problems import Refused, refusal_of
+from serve.settings import PHOTO
+from serve.shelf import Shelf
 
 TOP = 5
-TURNS = 3  # runs of each file when two are compared; the fastest counts, so that neither pays for cold caches
-Answer = TypeVar("Answer")
+MAX_PHOTO_BYTES = PHOTO.bytes
+INTERNAL_ERROR = "Internal error: see the log of the server."
+UserError = (LeapZooError, Refused)
+"""What a visitor can cause and fix; the message says how."""
+
+__all__ = [
+    "MAX_PHOTO_BYTES",
+    "UI_PATH",
+    "Backend",
+    "Classified",
+    "Engine",
+    "Shelf",
+    "UserError",
+    "explain",
+    "refuse",
+]
+
+logger = logging.getLogger("leap_zoo.serve")
+
+_THUMBNAIL = Preprocessing(size=256, short_side=256)
+_Answer = TypeVar("_Answer")
 
 
 class Backend:
-    """The served model, its card, and the engine's threads.
+    """The served model, the models at hand, and the engine's threads."""
 
-    other: the precision of another file of the model that lies here, which answers can be compared with, or None.
-    """
-
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, shelf: Shelf) -> None:
         self._engine = engine
+        self._shelf = shelf
         self.model: Model = engine.models.default
         self.card: ModelCard = self.model.card
         self.threads = engine.threads
-        served = [model.artifact.precision for model in engine.models.all() if model.card.id == self.card.id]
-        self.other = served[1] if len(served) > 1 else None
 
     def cards(self) -> list[ModelCard]:
         """The cards of all models at hand, the served one's first."""
         return self._engine.models.cards()
 
+    def offers(self, card: ModelCard, file: File) -> bool:
+        """Whether /zoo hands out this file of a model."""
+        return self._shelf.offers(card.id, file.file, file.sha256)
+
     async def classify(self, photo: bytes, head: str | CustomHead) -> Classified:
-        """Name what is on a photo. Raises LeapZooError, Refused."""
+        """Name what is in a photo. Raises LeapZooError, Refused."""
         return await self._engine.classify([photo], head=head, top=TOP)
 
-    async def compare(self, photo: bytes, head: str | CustomHead, other: str) -> tuple[Classified, Classified]:
-        """The answers of the served file and of the one of precision `other`, run in turns. Raises as `classify`."""
-        turns = [
-            (
-                await self._engine.classify([photo], head=head, top=TOP),
-                await self._engine.classify([photo], head=head, top=TOP, precision=other),
-            )
-            for _ in range(TURNS)
-        ]
-        ours, theirs = zip(*turns, strict=True)
-        return min(ours, key=_inference), min(theirs, key=_inference)
+    async def embed(self, photo: bytes) -> npt.NDArray[np.float32]:
+        """The unit vector float32 (D,) of a photo. Raises LeapZooError, Refused."""
+        return (await self._engine.embed([photo])).embeddings[0]
 
-    async def embed(self, photo: bytes, space: Space) -> npt.NDArray[np.float32]:
-        """Embedding float32 (D,). Raises LeapZooError, Refused."""
-        return (await self._engine.embed([photo], space=space)).embeddings[0]
+    async def thumbnail(self, photo: bytes) -> Image.Image:
+        """The centre square of a photo. Raises ImageError, Refused (503)."""
+        return await self._engine.run(lambda: Image.fromarray(to_tensor(photo, _THUMBNAIL, PHOTO)))
 
-    async def look(self, photo: bytes) -> str:
-        """The photo's thumbnail. Raises ImageError, Refused (503)."""
-        return await self.run(lambda: thumbnail(photo))
-
-    async def run(self, work: Callable[[], Answer]) -> Answer:
-        """Anything else on the engine's threads. Raises Refused (503)."""
-        return await self._engine.run(work)
-
-    async def fit(self, work: Callable[[], Answer]) -> Answer:
-        """What takes seconds, beside the engine's threads. Raises Refused (503) while another visitor's does."""
+    async def fit(self, work: Callable[[], _Answer]) -> _Answer:
+        """Work of seconds, beside the engine's threads. Raises Refused (503) while another visitor's runs."""
         return await self._engine.run_slowly(work)
 
 
-def explain(error: LeapZooError | Refused) -> str:
-    """What the visitor is told about an error, without a path of this machine."""
-    return error.detail if isinstance(error, Refused) else refusal_of(error).detail
+def explain(error: Exception) -> str:
+    """The message for the visitor, without a path of this machine; an unexpected error goes to the log."""
+    if isinstance(error, Refused):
+        return error.detail
+    if isinstance(error, LeapZooError):
+        return refusal_of(error).detail
+    logger.error("internal error in the page", exc_info=error)
+    return INTERNAL_ERROR
 
 
-def _inference(answer: Classified) -> float:
-    return answer.inference_ms
+async def refuse(
+    status: int, code: str, detail: str, scope: Scope, receive: Receive, send: Send, retry_after: str = ""
+) -> None:
+    """Answer a request with a problem."""
+    headers = {"retry-after": retry_after} if retry_after else None
+    await Refused(status, code, detail, headers).response()(scope, receive, send)

@@ -1,24 +1,28 @@
-"""Requests to Gradio's own routes that no page of ours sends: they are told so, and not answered with a failure."""
+"""What stands before Gradio: a bound on stored uploads, and a clear answer where Gradio itself fails."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import os
 
+from gradio.exceptions import Error as GradioError
+from gradio.route_utils import FnIndexInferError
+from gradio.utils import get_upload_folder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.problems import Refused
+from serve.demo.backend import explain, refuse
 
-logger = logging.getLogger("leap_zoo.serve")
+MAX_STORED_BYTES = 1024**3
+FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."
+UNKNOWN = "The page has no such function. It is made for browsers; programs use /v1, see /docs."
 
-_FAILED = 500
+_UPLOAD = "/gradio_api/upload"
+_NAMED = ("/gradio_api/queue/join", "/gradio_api/call", "/gradio_api/run", "/gradio_api/component_server")
+"""Routes whose request names a function or a component of the page."""
 
 
 class Guard:
-    """Answers 422 where the page `app` fails over a request.
-
-    What visitors do runs in the queue, whose stream reports its failures. So an exception that gets here is over the
-    request itself: a function, a component or an event that is not there, for which Gradio raises LookupError and such.
-    """
+    """Limits uploads to the page `app`, and answers for it when it raises."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,23 +32,42 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        path = scope["path"]
+        if path.endswith(_UPLOAD) and await asyncio.to_thread(stored_bytes) >= MAX_STORED_BYTES:
+            await refuse(503, "busy", FULL, scope, receive, send, retry_after="600")
+            return
         begun = failed = False
 
         async def without_failures(message: Message) -> None:
             nonlocal begun, failed
-            if message["type"] == "http.response.start":
-                failed = message["status"] == _FAILED
-                begun = not failed
+            failed = failed or (message["type"] == "http.response.start" and message["status"] == 500)
             if not failed:
+                begun = True
                 await send(message)
 
+        error: Exception = RuntimeError(f"Gradio answered {path} with 500")
         try:
             await self.app(scope, receive, without_failures)
-        except Exception as error:
+        except Exception as raised:
             if begun:
                 raise
-            failed = True
-            logger.warning("the page was asked what it cannot answer: %s", type(error).__name__)
-        if failed:
-            detail = "The page has nothing of this kind. It is made for browsers; programs use /v1, see /docs."
-            await Refused(422, "invalid_body", detail).response()(scope, receive, send)
+            failed, error = True, raised
+        if not failed:
+            return
+        # Gradio looks the named function up without checking the name.
+        if isinstance(error, LookupError | GradioError | FnIndexInferError) and any(route in path for route in _NAMED):
+            await refuse(422, "invalid_body", UNKNOWN, scope, receive, send)
+        else:
+            await refuse(500, "internal_error", explain(error), scope, receive, send)
+
+
+def stored_bytes() -> int:
+    """The bytes of all files below Gradio's upload folder."""
+    total = 0
+    for folder, _, names in os.walk(get_upload_folder()):
+        for name in names:
+            try:
+                total += os.path.getsize(os.path.join(folder, name))
+            except OSError:  # deleted meanwhile
+                continue
+    return total

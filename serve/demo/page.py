@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
-from leap_zoo import Model
-from serve.demo import classes_tab, classify_tab, learned_tab, search_tab, zoo_tab
-from serve.demo.backend import Backend
+from serve.demo import classes, classify, search, zoo
+from serve.demo.backend import MAX_PHOTO_BYTES, UI_PATH, Backend, Engine, Shelf, explain
 from serve.demo.guard import Guard
-from serve.demo.markup import chips, count, megabytes
-from serve.demo.quota import UploadQuota
-from serve.demo.uploads import KEEP_SECONDS, take_uploads_only
+from serve.demo.uploads import KEEP_SECONDS, take_uploads_only, use_private_folder
 from serve.demo.visitor import MAX_VISITORS, Visitor
-from serve.engine import Engine
-from serve.middleware import UI_PATH
-from serve.settings import PHOTO
-from serve.shelf import Shelf
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
 
+# Relative links: they keep the prefix of a reverse proxy.
 FOOT = (
-    "<p class='leap-foot'>Photos stay on this server, and are deleted within two hours. The same for programs: "
-    "<a href='../docs'>the API</a>, <a href='../'>start page</a>.</p>"
+    "Photos stay on this server, and are deleted within two hours. The same for programs: [the API](../docs). "
+    "[Start page](../)."
 )
 
 _CSS = Path(__file__).with_name("demo.css")
@@ -34,14 +29,18 @@ _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
 
 
 def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
-    """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts."""
+    """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts.
+
+    shelf: what can be downloaded.
+    """
+    use_private_folder()
     gr.mount_gradio_app(
         site,
-        build_page(engine, shelf),
+        build_page(Backend(engine, shelf)),
         path=UI_PATH,
         theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO),
         css_paths=[_CSS],
-        max_file_size=PHOTO.bytes,
+        max_file_size=MAX_PHOTO_BYTES,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -49,44 +48,52 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
         pwa=False,
     )
     mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
-    mounted.app = UploadQuota(Guard(mounted.app))
+    mounted.app = Guard(mounted.app)
 
 
-def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
-    """The page over `engine`; `shelf` is what can be downloaded."""
-    backend = Backend(engine)
+def build_page(backend: Backend) -> gr.Blocks:
+    """The page over `backend`."""
     cleaning = (KEEP_SECONDS, KEEP_SECONDS)
-    with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning, fill_width=False) as blocks:
-        gr.HTML(_masthead(backend.model))
+    with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning) as blocks:
+        gr.Markdown(_title(backend), elem_id="leap-title")
         visitor = gr.State(Visitor(), time_to_live=KEEP_SECONDS)
         with gr.Tabs(elem_id="leap-tabs"):
             with gr.Tab("Classify", id="classify"):
-                classify = classify_tab.build(backend, visitor)
+                heads = classify.build(backend, visitor)
             with gr.Tab("Search", id="search"):
-                search_tab.build(backend, visitor)
+                search.build(backend, visitor)
             with gr.Tab("Your classes", id="classes"):
-                classes_tab.build(backend, visitor, classify)
+                classes.build(backend, visitor, heads)
             with gr.Tab("Zoo", id="zoo"):
-                zoo_tab.build(backend.cards(), shelf)
-            with gr.Tab("How it learned", id="learned"):
-                learned_tab.build(backend.card)
-        gr.HTML(FOOT)
+                zoo.build(backend)
+        gr.Markdown(FOOT)
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)
+    explain_failures(blocks)
     blocks.queue(max_size=MAX_QUEUE, api_open=False)  # nobody gets past the queue
     blocks.state_session_capacity = MAX_VISITORS
     return blocks
 
 
-def _masthead(model: Model) -> str:
-    """The page's title, and the model in one line."""
-    card, artifact = model.card, model.artifact
-    facts = chips(
-        [card.id, f"{count(card.parameters)} parameters", artifact.precision, megabytes(artifact.total_bytes)]
-    )
+def explain_failures(blocks: gr.Blocks) -> None:
+    """Show the message of a visitor's mistake; log every other exception, and say that there was one."""
+    process = blocks.process_api
+
+    async def explained(*args: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return await process(*args, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(explain(error), duration=None, print_exception=False) from error
+
+    blocks.process_api = explained  # type: ignore[method-assign]
+
+
+def _title(backend: Backend) -> str:
+    card, artifact = backend.card, backend.model.artifact
     return (
-        '<header class="leap-masthead"><h1>LEAP Zoo</h1>'
-        "<p>A small vision transformer, distilled from a large one, running on this server's CPU.</p>"
-        f"{facts}</header>"
+        f"# LEAP Zoo\n\n{card.id}: a vision transformer of {card.parameters / 1e6:.1f} M parameters, distilled from a "
+        f"large one, as one {artifact.precision} file of {artifact.total_bytes / 1e6:.1f} MB on this server's CPU."
     )

@@ -1,41 +1,32 @@
-"""The sample photos that ship with the demo, by name; samples/ATTRIBUTION.md names authors and licences."""
+"""The sample photos that ship with the demo; samples/ATTRIBUTION.md names author, page and licence of each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from serve.demo.pictures import thumbnail
+import gradio as gr
 
 FOLDER = Path(__file__).with_name("samples")
+SAMPLES = {path.stem.replace("-", " "): path for path in sorted(FOLDER.glob("*.jpg"))}
+"""The file of each sample by its name, e.g. `taxi 1`."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A photo: `name` as people read it, `group` of what it shows, the file, and its thumbnail as a data: address."""
-
-    name: str
-    group: str
-    path: Path
-    thumbnail: str
-
-    def read(self) -> bytes:
-        """The bytes of the file."""
-        return self.path.read_bytes()
+def sample_gallery(label: str, elem_id: str, columns: int) -> gr.Gallery:
+    """All samples, to click on; the index of a selection counts as SAMPLES does."""
+    return gallery(label, elem_id, columns, [(str(path), name) for name, path in SAMPLES.items()])
 
 
-@cache
-def samples() -> dict[str, Sample]:
-    """Every sample by the name of its file, without suffix, e.g. `taxi-1`."""
-    found = {}
-    for path in sorted(FOLDER.glob("*.jpg")):
-        group, _, number = path.stem.rpartition("-")
-        name = group.replace("-", " ")
-        found[path.stem] = Sample(f"{name} {number}", name, path, thumbnail(path.read_bytes()))
-    return found
-
-
-def of_group(group: str) -> list[Sample]:
-    """The samples that show the same, e.g. `taxi`."""
-    return [sample for sample in samples().values() if sample.group == group]
+def gallery(label: str, elem_id: str, columns: int, value: list[tuple[object, str]] | None = None) -> gr.Gallery:
+    """Photos with captions, to click on."""
+    return gr.Gallery(
+        value,
+        label=label,
+        columns=columns,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id=elem_id,
+        elem_classes="leap-gallery",
+    )

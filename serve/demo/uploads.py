@@ -1,24 +1,41 @@
-"""Files that visitors send: only those that Gradio stored itself are read, by our own decoder, and a bounded number."""
+"""Files that visitors send: a private folder for them, and only those that Gradio stored there itself are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData, ListFiles
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from leap_zoo import InvalidArgument
+from serve.demo.backend import MAX_PHOTO_BYTES, Backend, UserError, explain
 from serve.demo.samples import FOLDER as SAMPLES
-from serve.settings import PHOTO
 
 KEEP_SECONDS = 3600  # an uploaded photo's life on disk; the page needs it for showing it and for another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
+_TOLD = 3  # bad photos that are named; the others are counted
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the process ends
 
 
-def photo_input(label: str, elem_id: str, height: int) -> gr.Image:
+def use_private_folder() -> None:
+    """Give Gradio a folder of this process alone, unless GRADIO_TEMP_DIR names one.
+
+    Gradio's own choice, /tmp/gradio, belongs to the first user of the machine who started a Gradio page.
+    """
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        _folders.append(tempfile.TemporaryDirectory(prefix="leap-zoo-ui-", ignore_cleanup_errors=True))
+        os.environ["GRADIO_TEMP_DIR"] = _folders[-1].name
+
+
+def photo_input(label: str, elem_id: str) -> gr.Image:
     """An image input that hands over the path of the uploaded file as it is.
 
     Gradio's own preprocessing opens the file with Pillow, whatever its size and format.
@@ -28,7 +45,7 @@ def photo_input(label: str, elem_id: str, height: int) -> gr.Image:
         image_mode=None,
         sources=["upload", "clipboard"],
         label=label,
-        height=height,
+        height=300,
         buttons=[],
         elem_id=elem_id,
     )
@@ -42,14 +59,7 @@ def photo_input(label: str, elem_id: str, height: int) -> gr.Image:
 
 def photos_input(label: str, elem_id: str) -> gr.File:
     """A drop zone for many photos, which hands over the paths of the uploaded files."""
-    zone = gr.File(
-        file_count="multiple",
-        file_types=PHOTO_TYPES,
-        label=label,
-        height=130,
-        elem_id=elem_id,
-        elem_classes="leap-drop",
-    )
+    zone = gr.File(file_count="multiple", file_types=PHOTO_TYPES, label=label, height=140, elem_id=elem_id)
 
     def as_uploaded(payload: ListFiles | None) -> list[str]:
         return [path for file in payload or () if (path := uploaded(file.path)) is not None]
@@ -85,14 +95,42 @@ def read_upload(path: str) -> bytes:
     """The bytes of an upload, for our decoder to judge. Raises InvalidArgument when it has been deleted meanwhile."""
     try:
         with open(path, "rb") as file:
-            return file.read(PHOTO.bytes + 1)  # what is longer is refused by the decoder
-    except OSError as error:
+            return file.read(MAX_PHOTO_BYTES + 1)  # what is longer is refused by the decoder
+    except FileNotFoundError as error:
         raise InvalidArgument("the photo has been deleted meanwhile: drop it again") from error
 
 
 def name_of(path: str) -> str:
     """What the visitor called the file, for showing it to that visitor only."""
     return Path(path).stem[:60]
+
+
+async def gather(backend: Backend, paths: Sequence[str], room: int) -> list[tuple[str, Image.Image]]:
+    """At most `room` good photos as (path, thumbnail); the visitor is warned about the rest.
+
+    Raises Refused (503) when the server is busy.
+    """
+    if len(paths) > room:
+        warn(f"There is room for {room} more photos: {len(paths) - room} of the {len(paths)} were left out.")
+    good: list[tuple[str, Image.Image]] = []
+    bad: list[str] = []
+    for path in paths[:room]:
+        try:
+            good.append((path, await backend.thumbnail(read_upload(path))))
+        except UserError as error:
+            if getattr(error, "status", None) == 503:
+                raise
+            bad.append(f"{name_of(path)}: {explain(error)}")
+    for text in bad[:_TOLD]:
+        warn(text)
+    if len(bad) > _TOLD:
+        warn(f"{len(bad) - _TOLD} more photos cannot be used.")
+    return good
+
+
+def warn(text: str) -> None:
+    """Show a notice, which stays until the visitor closes it."""
+    gr.Warning(escape(text, quote=False), duration=None)
 
 
 def _replace(component: gr.components.Component, method: str, function: Callable[..., Any]) -> None:

@@ -11,11 +11,10 @@ from gradio.utils import get_upload_folder
 from starlette.testclient import TestClient
 
 from leap_zoo import InvalidArgument
-from serve.demo.backend import Backend, explain
-from serve.demo.gathering import gather
-from serve.demo.quota import MAX_STORED_BYTES
-from serve.demo.samples import samples
-from serve.demo.uploads import read_upload, uploaded
+from serve.demo.backend import Backend, Shelf, explain
+from serve.demo.guard import MAX_STORED_BYTES
+from serve.demo.samples import SAMPLES
+from serve.demo.uploads import gather, read_upload, uploaded
 from serve.engine import Engine
 
 
@@ -29,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_uploaded__takes_uploads_and_samples_only(folder: Path) -> None:
-    sample = str(samples()["pier-1"].path)
+    sample = str(SAMPLES["pier 1"])
     assert uploaded(sample) == sample
     assert uploaded(folder / "a" / "b.jpg") == str(folder / "a" / "b.jpg")
     (folder / "link").symlink_to("/etc")
@@ -45,24 +44,28 @@ def test_read_upload__says_so_when_a_photo_is_gone(folder: Path) -> None:
 
 
 def test_gather__keeps_what_is_good_and_names_what_is_not(
-    engine: Engine, folder: Path, colour_photos: dict[str, Path]
+    engine: Engine, folder: Path, colour_photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = []
+    notes: list[str] = []
+    monkeypatch.setattr("serve.demo.uploads.warn", notes.append)
+    paths = [str(folder / f"{name}.png") for name in colour_photos]
+    for path, photo in zip(paths, colour_photos.values(), strict=True):
+        Path(path).write_bytes(photo.read_bytes())
     for number in range(5):
-        bad.append(folder / f"lie {number}.jpg")
-        bad[-1].write_bytes(b"no photo")
-    paths = [str(colour_photos["red"]), *map(str, bad), str(colour_photos["green"]), str(colour_photos["blue"])]
-    good, notes = asyncio.run(gather(Backend(engine), paths, room=7))
-    assert [one.name for one in good] == ["red", "green"]
-    assert all(one.thumbnail.startswith("data:image/jpeg;base64,") for one in good)
-    assert notes[0] == "There is room for 7 more, so 1 of the 8 photos were left out."
-    assert notes[1].startswith("lie 0: Not a photo in a format that we read")
+        paths.insert(1, str(folder / f"lie {number}.jpg"))
+        Path(paths[1]).write_bytes(b"not a photo")
+    backend = Backend(engine, Shelf([]))
+    good = asyncio.run(gather(backend, paths, room=7))
+    assert [path for path, _ in good] == [paths[0], paths[6]]
+    assert all(thumbnail.size == (256, 256) for _, thumbnail in good)
+    assert notes[0] == "There is room for 7 more photos: 1 of the 8 were left out."
+    assert notes[1].startswith("lie 4: Not a photo in a format that we read")
     assert notes[4:] == ["2 more photos cannot be used."]
     assert not any(str(folder) in text for text in notes)
 
 
 def test_quota__refuses_uploads_while_the_disk_has_enough(client: TestClient, folder: Path) -> None:
-    photo = {"files": ("a.jpg", samples()["turtle-1"].read(), "image/jpeg")}
+    photo = {"files": ("a.jpg", SAMPLES["turtle 1"].read_bytes(), "image/jpeg")}
     assert client.post("/ui/gradio_api/upload", files=photo).status_code == 200
     with (folder / "old").open("wb") as file:
         file.truncate(MAX_STORED_BYTES)  # sparse: it takes no room

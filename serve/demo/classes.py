@@ -1,0 +1,172 @@
+"""The tab Your classes: drop a few photos per class, fit a head on them, try it, take it home."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+import leap_zoo
+from leap_zoo import InvalidArgument
+from leap_zoo.fitting import Fit
+from leap_zoo.heads import encode_head
+from serve.demo.backend import Backend
+from serve.demo.classify import NO_PHOTO, answer, head_choices, label_output
+from serve.demo.samples import SAMPLES, gallery
+from serve.demo.uploads import gather, name_of, photo_input, photos_input
+from serve.demo.visitor import MAX_PHOTOS, Member, Visitor
+
+MAX_NAME = 60
+HEAD_FILE = "my-classes.head"
+LEAD = (
+    "Name a class and drop a few photos of it; then name the next one. Five to ten photos per class are a good start. "
+    "The head is fitted in seconds, on the CPU. Click a photo to take it out again."
+)
+NOTHING_FITTED = "Nothing is fitted yet."
+EXAMPLE = {group: [f"{group} {number}" for number in (1, 2, 3)] for group in ("coffee", "pier", "taxi")}
+_GONE = "has been deleted meanwhile: drop it again"
+
+
+def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
+    """Lay the tab out inside the present container. heads: the choice on the tab Classify, which gets the new head."""
+    gr.Markdown(LEAD)
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            name = gr.Textbox(label="Name of the class", max_length=MAX_NAME, elem_id="leap-name")
+            drop = photos_input("Its photos", "leap-drop")
+            with gr.Row():
+                example = gr.Button("Use sample photos", elem_id="leap-example")
+                reset = gr.Button("Start over", elem_id="leap-reset")
+            members = gallery("Photos of your classes", "leap-members", 4)
+            fit = gr.Button("Fit", variant="primary", elem_id="leap-fit")
+        with gr.Column(min_width=300):
+            report = gr.Markdown(NOTHING_FITTED, elem_id="leap-report")
+            table = gr.Dataframe(
+                headers=["Class", "Photos", "Recognised"],
+                label="Class by class",
+                interactive=False,
+                visible=False,
+                buttons=[],
+                elem_id="leap-by-class",
+            )
+            download = gr.DownloadButton(f"Download {HEAD_FILE}", visible=False, elem_id="leap-head-file")
+            with gr.Column(visible=False) as trial:
+                photo = photo_input("Try it on another photo", "leap-try")
+                label = label_output("leap-tried")
+                note = gr.Markdown(NO_PHOTO, elem_id="leap-tried-note")
+
+    async def add(paths: list[str], name: str, visitor: Visitor) -> tuple[object, ...]:
+        called = " ".join(name.split())[:MAX_NAME]
+        if not called:
+            raise gr.Error("Name the class first, then drop its photos.", print_exception=False)
+        good = await gather(backend, paths, MAX_PHOTOS - len(visitor.members))
+        visitor.members += [Member(called, name_of(path), thumbnail, path) for path, thumbnail in good]
+        return visitor, _wall(visitor), None
+
+    def use_samples(visitor: Visitor) -> tuple[object, ...]:
+        visitor.members = [
+            Member(label, name, str(SAMPLES[name]), str(SAMPLES[name]))
+            for label, names in EXAMPLE.items()
+            for name in names
+        ]
+        return visitor, _wall(visitor)
+
+    def take_out(event: gr.SelectData, visitor: Visitor) -> tuple[object, ...]:
+        if event.index in range(len(visitor.members)):
+            del visitor.members[event.index]
+        return visitor, _wall(visitor)
+
+    def start_over(visitor: Visitor) -> tuple[object, ...]:
+        visitor.members, visitor.head = [], None
+        hidden = gr.update(visible=False)
+        default = gr.Radio(head_choices(backend, None), value=backend.card.default_head)
+        return visitor, "", _wall(visitor), NOTHING_FITTED, hidden, hidden, hidden, None, default
+
+    async def learn(visitor: Visitor) -> tuple[object, ...]:
+        found = await _fit(backend, visitor.members)
+        visitor.head = found.head
+        rows = [
+            [one.label, one.photos, f"{one.right} of {one.tested}" if one.tested else "not tested"]
+            for one in found.classes
+        ]
+        return (
+            visitor,
+            _report(found),
+            gr.Dataframe(rows, visible=True),
+            gr.DownloadButton(value=_file_of(found), visible=True),
+            gr.Column(visible=True),
+            gr.Radio(head_choices(backend, found.head), visible=True),
+        )
+
+    async def attempt(path: str | None, visitor: Visitor) -> tuple[object, str]:
+        return await answer(backend, path, visitor.head)
+
+    private = {"api_visibility": "private", "show_progress": "minimal"}
+    drop.upload(add, [drop, name, visitor], [visitor, members, drop], concurrency_limit=backend.threads, **private)
+    members.select(take_out, visitor, [visitor, members], **private)
+    example.click(use_samples, visitor, [visitor, members], **private)
+    reset.click(start_over, visitor, [visitor, name, members, report, table, download, trial, photo, heads], **private)
+    fit.click(learn, visitor, [visitor, report, table, download, trial, heads], concurrency_limit=1, **private).success(
+        attempt, [photo, visitor], [label, note], **private
+    )
+    photo.change(
+        attempt,
+        [photo, visitor],
+        [label, note],
+        concurrency_limit=backend.threads,
+        trigger_mode="always_last",
+        **private,
+    )
+
+
+def _wall(visitor: Visitor) -> gr.Gallery:
+    captioned = [(member.thumbnail, f"{member.label}: {member.name}") for member in visitor.members]
+    return gr.Gallery(captioned, selected_index=None)
+
+
+async def _fit(backend: Backend, members: Sequence[Member]) -> Fit:
+    """A head on the photos of `members`. Raises LeapZooError, Refused."""
+    photos: dict[str, list[str]] = {}
+    for member in members:
+        photos.setdefault(member.label, []).append(member.path)
+    if len(photos) < 2:
+        raise InvalidArgument("a head needs two classes with a photo each: add some")
+    found = await backend.fit(lambda: leap_zoo.fit(backend.model, photos))
+    names = {member.path: member.name for member in members}
+    bad = {names[path]: _GONE if path in text else text for path, text in found.bad.items()}
+    notes = []
+    for text in found.notes:
+        for path, name in names.items():  # the visitor's names in place of the server's paths
+            text = text.replace(path, name)
+        notes.append(text)
+    return Fit(found.head, found.classes, found.confusions, found.learned, bad, notes)
+
+
+def _report(found: Fit) -> str:
+    """How often the head was right on photos that were put aside, as Markdown."""
+    card = found.head.card
+    tested = card.validation
+    if tested is None:
+        lines = ["### Fitted, but not tested", "No class has two photos, so none could be put aside. Add more."]
+    else:
+        low, high = tested.interval
+        lines = [
+            f"### {tested.accuracy:.1%} recognised",
+            f"Of {tested.n} photos; each was put aside once, in {tested.folds} rounds, and not learned from in that "
+            f"round. 95 % interval: {low:.1%} to {high:.1%}.",
+        ]
+    lines += [f"{one.count} × {one.label} was taken for {one.taken_for}." for one in found.confusions[:3]]
+    lines += [*found.notes, *(f"{name}: {text}" for name, text in found.bad.items())][:6]
+    use = f"Use it at home with `leap-zoo classify photo.jpg --model {card.model} --head {HEAD_FILE}`."
+    return "\n\n".join([*(escape(line, quote=False) for line in lines), use])
+
+
+def _file_of(found: Fit) -> str:
+    """The head as a file in Gradio's folder, which deletes it within two hours."""
+    path = Path(tempfile.mkdtemp(dir=get_upload_folder())) / HEAD_FILE
+    path.write_bytes(encode_head(found.head))
+    return str(path)

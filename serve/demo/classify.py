@@ -1,0 +1,90 @@
+"""The tab Classify: a photo in, its most likely classes out, or "Not sure"."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from leap_zoo import CustomHead
+from serve.demo.backend import TOP, Backend, Classified, UserError, explain
+from serve.demo.samples import SAMPLES, sample_gallery
+from serve.demo.uploads import photo_input, read_upload
+from serve.demo.visitor import Visitor
+
+OWN = "*own"  # no head of a card can be called so
+NO_PHOTO = "Drop a photo, choose a file, paste from the clipboard, or click a sample."
+NOT_SURE = "### Not sure\nThis photo is unlike the photos that the model learned from. The scores are guesses."
+
+
+def build(backend: Backend, visitor: gr.State) -> gr.Radio:
+    """Lay the tab out inside the present container. Returns the choice of heads, which `own_head` extends."""
+    heads = head_choices(backend, None)
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            photo = photo_input("Your photo", "leap-photo")
+            head = gr.Radio(
+                heads,
+                value=backend.card.default_head or (heads[0][1] if heads else None),
+                label="Classes to choose from",
+                visible=len(heads) > 1,
+                elem_id="leap-head",
+            )
+            samples = sample_gallery("No photo at hand? Click one of these", "leap-samples", 4)
+        with gr.Column(min_width=300):
+            label = label_output("leap-label")
+            note = gr.Markdown(NO_PHOTO, elem_id="leap-note")
+
+    async def show(path: str | None, name: str, visitor: Visitor) -> tuple[object, str]:
+        return await answer(backend, path, visitor.head if name == OWN and visitor.head else name)
+
+    samples.select(sample_path, None, photo, show_progress="hidden", api_visibility="private")
+    gr.on(
+        [photo.change, head.change],
+        show,
+        [photo, head, visitor],
+        [label, note],
+        concurrency_limit=backend.threads,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    return head
+
+
+def label_output(elem_id: str) -> gr.Label:
+    """Where the classes of a photo appear."""
+    return gr.Label(label="Most likely classes", num_top_classes=TOP, elem_id=elem_id)
+
+
+async def answer(backend: Backend, path: str | None, head: str | CustomHead | None) -> tuple[object, str]:
+    """The values of the label and of the note below it, for the photo at `path`."""
+    if path is None or head is None:
+        return gr.update(value=None), NO_PHOTO
+    try:
+        found = await backend.classify(read_upload(path), head)
+    except UserError as error:  # in place of the last photo's classes, which a passing notice would leave
+        return gr.update(value=None), f"**This photo cannot be used.** {explain(error)}"
+    return shown(found)
+
+
+def shown(found: Classified) -> tuple[object, str]:
+    """The label and the note for an answer. A class that the model is not sure of is no heading."""
+    predictions = found.predictions[0]
+    scores: dict[str, float] = {}
+    for one in predictions:
+        scores.setdefault(one.label, one.score)  # two classes of ImageNet are called crane
+    times = f"{found.precision}: {found.inference_ms:.1f} ms, and {found.decode_ms:.1f} ms for decoding."
+    note = f"{NOT_SURE}\n\n{times}" if predictions.unsure else times
+    return gr.update(value=scores, show_heading=not predictions.unsure), note
+
+
+def sample_path(event: gr.SelectData) -> str | None:
+    """The file of the sample that was clicked."""
+    paths = list(SAMPLES.values())
+    return str(paths[event.index]) if event.index in range(len(paths)) else None
+
+
+def head_choices(backend: Backend, own: CustomHead | None) -> list[tuple[str, str]]:
+    """The model's heads, its default first, and the visitor's own."""
+    heads = sorted(backend.card.heads, key=lambda head: head.name != backend.card.default_head)
+    choices = [(f"{head.name}, {len(head.labels):,} classes", head.name) for head in heads]
+    return choices if own is None else [*choices, (f"your own, {len(own.labels):,} classes", OWN)]

@@ -1,0 +1,111 @@
+"""The tab Search: the photos of a gallery that look most like another photo, by cosine similarity of embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import gradio as gr
+import numpy as np
+
+from serve.demo.backend import Backend
+from serve.demo.samples import SAMPLES, gallery, sample_gallery
+from serve.demo.uploads import gather, name_of, photo_input, photos_input, read_upload
+from serve.demo.visitor import MAX_PHOTOS, Kept, Visitor
+
+NEAREST = 6
+NO_QUERY = "Click a photo of the gallery, or drop another: the most similar photos appear here."
+OWN_IS_EMPTY = "Your gallery is empty: add photos first. Only you see them."
+
+Found = tuple[Kept | None, list[tuple[object, str]], str]
+"""The photo that was asked for, the results with their captions, and a sentence about them."""
+
+
+class SampleIndex:
+    """The samples with their embeddings, computed once for all visitors, at the first search."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._lock = asyncio.Lock()
+        self._kept: list[Kept] = []
+
+    async def photos(self) -> list[Kept]:
+        """In the order of SAMPLES. Raises Refused."""
+        async with self._lock:
+            if not self._kept:
+                self._kept = [
+                    Kept(name, str(path), await self._backend.embed(path.read_bytes()))
+                    for name, path in SAMPLES.items()
+                ]
+            return self._kept
+
+
+def build(backend: Backend, visitor: gr.State) -> None:
+    """Lay the tab out inside the present container."""
+    index = SampleIndex(backend)
+    query = gr.State(None)  # Kept
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            which = gr.Radio(
+                [("sample photos", "samples"), ("your photos", "own")],
+                value="samples",
+                label="Gallery",
+                elem_id="leap-which",
+            )
+            wall = sample_gallery("Click a photo to search with it", "leap-wall", 4)
+            drop = photos_input("Add photos to your gallery", "leap-add")
+            clear = gr.Button("Empty your gallery", size="sm", elem_id="leap-clear")
+        with gr.Column(min_width=300):
+            note = gr.Markdown(NO_QUERY, elem_id="leap-found-note")
+            found = gallery("Most similar photos, best first", "leap-found", 3)
+            photo = photo_input("Or search with a photo of your own", "leap-query")
+
+    async def photos_of(which: str, visitor: Visitor) -> Sequence[Kept]:
+        return visitor.gallery if which == "own" else await index.photos()
+
+    async def pick(event: gr.SelectData, which: str, visitor: Visitor) -> Found:
+        photos = await photos_of(which, visitor)
+        return nearest(photos[event.index] if event.index in range(len(photos)) else None, photos)
+
+    async def ask(path: str | None, which: str, visitor: Visitor) -> Found:
+        if path is None:
+            return None, [], NO_QUERY
+        asked = Kept(name_of(path), "", await backend.embed(read_upload(path)))
+        return nearest(asked, await photos_of(which, visitor))
+
+    async def change(which: str, asked: Kept | None, visitor: Visitor) -> tuple[object, ...]:
+        photos = await photos_of(which, visitor)
+        return gr.Gallery(_captioned(photos), selected_index=None), *nearest(asked, photos)
+
+    async def add(paths: list[str], asked: Kept | None, visitor: Visitor) -> tuple[object, ...]:
+        for path, thumbnail in await gather(backend, paths, MAX_PHOTOS - len(visitor.gallery)):
+            visitor.gallery.append(Kept(name_of(path), thumbnail, await backend.embed(read_upload(path))))
+        return visitor, "own", None, *await change("own", asked, visitor)
+
+    async def empty(asked: Kept | None, which: str, visitor: Visitor) -> tuple[object, ...]:
+        asked = None if asked in visitor.gallery else asked
+        visitor.gallery.clear()
+        return visitor, *await change(which, asked, visitor)
+
+    private = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": backend.threads}
+    results = [query, found, note]
+    wall.select(pick, [which, visitor], results, **private)
+    photo.change(ask, [photo, which, visitor], results, trigger_mode="always_last", **private)
+    which.input(change, [which, query, visitor], [wall, *results], **private)
+    drop.upload(add, [drop, query, visitor], [visitor, which, drop, wall, *results], **private)
+    clear.click(empty, [query, which, visitor], [visitor, wall, *results], **private)
+
+
+def nearest(asked: Kept | None, photos: Sequence[Kept]) -> Found:
+    """The photos that are nearest to `asked`, best first, itself left out, with their cosines."""
+    others = [kept for kept in photos if kept is not asked]
+    if asked is None or not others:
+        return asked, [], NO_QUERY if photos else OWN_IS_EMPTY
+    scores = np.stack([kept.vector for kept in others]) @ asked.vector
+    best = np.argsort(-scores, kind="stable")[:NEAREST]
+    captioned = [(others[i].thumbnail, f"{scores[i]:.2f} {others[i].name}") for i in best]
+    return asked, captioned, "Each caption begins with the cosine similarity; 1 is the same photo."
+
+
+def _captioned(photos: Sequence[Kept]) -> list[tuple[object, str]]:
+    return [(kept.thumbnail, kept.name) for kept in photos]

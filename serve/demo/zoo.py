@@ -1,0 +1,134 @@
+"""The tab Zoo: the models at hand, what was measured on each file, and the files to take home."""
+
+from __future__ import annotations
+
+from html import escape
+from urllib.parse import quote
+
+import gradio as gr
+
+from leap_zoo import ModelCard
+from leap_zoo.card import Artifact, File, Metric
+from serve.demo.backend import Backend
+
+FILES = "../zoo"
+"""Where the zoo's files are served, relative to the page, so that the prefix of a reverse proxy is kept."""
+
+BROWSER = "../browser/"
+"""Where the page is that runs a model in the browser."""
+
+_KINDS = {"onnx": "ONNX", "openvino": "OpenVINO"}
+
+
+def build(backend: Backend) -> None:
+    """Lay the tab out inside the present container."""
+    cards = {card.id: card for card in backend.cards()}
+    served = backend.card
+    gr.Dataframe(
+        [_row(card) for card in cards.values()],
+        headers=["Model", "Parameters", "Smallest file", "Embedding", "Download"],
+        label="Models of this server",
+        interactive=False,
+        wrap=True,
+        buttons=[],
+        elem_id="leap-models",
+    )
+    choice = gr.Radio(list(cards), value=served.id, label="Model", visible=len(cards) > 1, elem_id="leap-model")
+    about = gr.Markdown(_about(backend, served), elem_id="leap-card")
+    metrics = gr.Dataframe(
+        _metrics(served),
+        headers=["Measured", "File", "Value", "95 % interval", "Photos", "Data"],
+        label="Accuracy",
+        interactive=False,
+        wrap=True,
+        buttons=[],
+        elem_id="leap-metrics",
+    )
+    moves = gr.Dataframe(
+        _moves(served),
+        headers=["Step", "Target block", "Similarity", "Why"],
+        label="How it learned: the block of the teacher that was the target",
+        interactive=False,
+        wrap=True,
+        buttons=[],
+        elem_id="leap-curriculum",
+    )
+
+    def show(name: str) -> tuple[str, list[list[object]], list[list[object]]]:
+        return _about(backend, cards[name]), _metrics(cards[name]), _moves(cards[name])
+
+    choice.change(show, choice, [about, metrics, moves], show_progress="hidden", api_visibility="private")
+
+
+def _row(card: ModelCard) -> list[object]:
+    smallest = min(artifact.total_bytes for artifact in card.artifacts)
+    dims = f"{card.embedding_dims.student} numbers"
+    return [card.id, f"{card.parameters / 1e6:.1f} M", _size(smallest), dims, f"leap-zoo pull {card.id}"]
+
+
+def _about(backend: Backend, card: ModelCard) -> str:
+    """The description, the files with their digests and links, the training and the licences, as Markdown."""
+    files = [_line(backend, card, artifact, file) for artifact in card.artifacts for file in artifact.files]
+    lines = [f"## {_text(card.id)}", _text(card.description)]
+    if any(artifact.format == "onnx" and backend.offers(card, artifact) for artifact in card.artifacts):
+        lines.append(f"[Run it in this browser]({BROWSER}?model={quote(card.id)}): no photo leaves the device.")
+    lines += [f"### Files of revision {_text(card.revision)}", "\n".join(files), "### Licences"]
+    licences = card.licences
+    lines.append(
+        f"Code: {_text(licences.code)}. Weights: {_text(licences.weights)}. Teacher: {_text(licences.teacher)}. "
+        f"Data: {_text(licences.data)}."
+    )
+    if card.training:
+        training = card.training
+        saved = max(0.0, training.teacher_flops_saved)
+        lines.append(
+            f"### Training\n\n{_text(training.teacher.name)} taught it for {training.epochs:g} epochs, strategy "
+            f"{_text(training.strategy)}; {saved:.1%} of the teacher's FLOPs were saved."
+        )
+    return "\n\n".join(lines)
+
+
+def _line(backend: Backend, card: ModelCard, artifact: Artifact, file: File) -> str:
+    kind = f"{_KINDS[artifact.format]}, {artifact.precision}" + ("" if file is artifact else ", weights")
+    name = f"**{_text(file.file)}**"
+    if backend.offers(card, file):
+        name = f"[{_text(file.file)}]({FILES}/{quote(card.id)}/{quote(file.file)})"
+    else:
+        kind += ", not on this server"
+    return f"- {name} ({kind}, {_size(file.bytes)})  \n  `sha256 {file.sha256}`"
+
+
+def _metrics(card: ModelCard) -> list[list[object]]:
+    """One row for each measurement of each file."""
+    return [_measured(artifact, metric) for artifact in card.artifacts for metric in artifact.metrics]
+
+
+def _measured(artifact: Artifact, metric: Metric) -> list[object]:
+    name = f"{metric.name} ({metric.head})" if metric.head else metric.name
+    interval = " to ".join(_number(metric, value) for value in metric.interval) if metric.interval else ""
+    file = f"{artifact.precision} {_KINDS[artifact.format]}"
+    data = f"{metric.dataset}, {metric.split}"
+    return [name, file, _number(metric, metric.value), interval, f"{metric.n:,}", data]
+
+
+def _number(metric: Metric, value: float) -> str:
+    return f"{value:.4g}" if "cosine" in metric.name else f"{value:.1%}"
+
+
+def _moves(card: ModelCard) -> list[list[object]]:
+    if card.training is None:
+        return []
+    return [
+        [move.step, move.block, "" if move.similarity is None else f"{move.similarity:.2f}", move.reason]
+        for move in card.training.curriculum
+    ]
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
+
+
+def _text(text: str) -> str:
+    """A card's text, in which nothing is markup."""
+    escaped = escape(text, quote=False)
+    return "".join(f"\\{sign}" if sign in "\\`*_[]#|" else sign for sign in escaped)

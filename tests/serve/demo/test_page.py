@@ -1,0 +1,98 @@
+"""The page behind its guard: mistakes get their message, and failures are logged and called failures."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from leap_zoo import InvalidArgument
+from serve.demo.backend import INTERNAL_ERROR, explain
+
+ROOT = Path(__file__).parents[3]
+API = "/ui/gradio_api"
+
+
+def full_disk(*args: object, **options: object) -> None:
+    raise OSError(28, "No space left on device", "/secret/path")
+
+
+def test_explain__a_mistake_gets_its_message_and_a_failure_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "leap_zoo.serve"):
+        assert explain(InvalidArgument("add a photo")) == "Add a photo."
+        assert not caplog.records
+        assert explain(OSError("/secret/path is full")) == INTERNAL_ERROR
+    assert "/secret/path is full" in caplog.text
+
+
+def test_guard__a_full_disk_is_an_internal_error(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gradio.route_utils.NamedTemporaryFile", full_disk)
+    with caplog.at_level(logging.ERROR, "leap_zoo.serve"):
+        answer = client.post(f"{API}/upload", files={"files": ("a.jpg", b"x", "image/jpeg")})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.json()["detail"] == INTERNAL_ERROR
+    assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/queue/join", {"data": [1], "fn_index": 9999, "session_hash": "x"}),
+        ("/call/nope", {"data": [1]}),
+        ("/run/nope", {"data": [1]}),
+        ("/component_server", {"data": [], "component_id": 999, "fn_name": "x", "session_hash": "y"}),
+    ],
+)
+def test_guard__a_function_that_does_not_exist_is_the_clients_mistake(
+    client: TestClient, path: str, body: dict[str, object]
+) -> None:
+    answer = client.post(API + path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_body")
+
+
+def test_event__a_failure_is_logged_and_named(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The button `Use sample photos` makes thumbnails; here the disk is full."""
+    config = client.get("/ui/config").json()
+    button = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "leap-example")
+    function = next(one for one in config["dependencies"] if [button, "click"] in [list(t) for t in one["targets"]])
+    monkeypatch.setattr("gradio.components.gallery.Gallery.postprocess", full_disk)
+    event = {"data": [None] * len(function["inputs"]), "fn_index": function["id"], "session_hash": "full"}
+    with caplog.at_level(logging.ERROR, "leap_zoo.serve"):
+        assert client.post(f"{API}/queue/join", json=event).status_code == 200
+        said = client.get(f"{API}/queue/data", params={"session_hash": "full"}).text
+    assert INTERNAL_ERROR in said
+    assert "/secret/path" not in said
+    assert "No space left on device" in caplog.text
+
+
+def test_prefix__of_a_reverse_proxy_is_kept(client: TestClient) -> None:
+    behind = TestClient(client.app, root_path="/leap")
+    assert behind.get("/leap/ui/config").json()["root"].endswith("/leap/ui")
+    page = behind.get("/leap/ui/").text
+    assert not re.findall(r'(?:href|src)="/(?!leap/)', page)
+
+
+def test_folder__of_uploads_is_private_to_the_process() -> None:
+    code = (
+        "import os, stat; from serve.demo.uploads import use_private_folder; use_private_folder(); "
+        "folder = os.environ['GRADIO_TEMP_DIR']; print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    said = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    folders = {one.stdout.split()[0] for one in said}
+    assert len(folders) == 2
+    assert all(one.stdout.split()[1] == "0o700" for one in said)
+    assert not any(Path(folder).exists() for folder in folders)

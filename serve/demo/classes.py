@@ -62,7 +62,8 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
     async def add(paths: list[str], name: str, visitor: Visitor) -> tuple[object, ...]:
         called = " ".join(name.split())[:MAX_NAME]
         if not called:
-            raise gr.Error("Name the class first, then drop its photos.", print_exception=False)
+            gr.Warning("Name the class first, then drop its photos.")
+            return visitor, gr.skip(), None  # an error would leave them in the zone, to be added twice
         good = await gather(backend, paths, MAX_PHOTOS - len(visitor.members))
         visitor.members += [Member(called, name_of(path), thumbnail, path) for path, thumbnail in good]
         return visitor, _wall(visitor), None
@@ -124,7 +125,7 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
 
 
 def _wall(visitor: Visitor) -> gr.Gallery:
-    captioned = [(member.thumbnail, f"{member.label}: {member.name}") for member in visitor.members]
+    captioned = [(member.thumbnail, member.label) for member in visitor.members]
     return gr.Gallery(captioned, selected_index=None)
 
 
@@ -161,7 +162,7 @@ def _report(found: Fit) -> str:
         ]
     lines += [f"{one.count} × {one.label} was taken for {one.taken_for}." for one in found.confusions[:3]]
     lines += [*found.notes, *(f"{name}: {text}" for name, text in found.bad.items())][:6]
-    use = f"Use it at home with `leap-zoo classify photo.jpg --model {card.model} --head {HEAD_FILE}`."
+    use = f"Use it at home: `leap-zoo classify photo.jpg --model {card.model} --head {HEAD_FILE}`"
     return "\n\n".join([*(escape(line, quote=False) for line in lines), use])
 
 

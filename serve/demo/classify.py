@@ -11,7 +11,7 @@ from serve.demo.uploads import photo_input, read_upload
 from serve.demo.visitor import Visitor
 
 OWN = "*own"  # no head of a card can be called so
-NO_PHOTO = "Drop a photo, choose a file, paste from the clipboard, or click a sample."
+NO_PHOTO = "Drop a photo, choose a file, or paste from the clipboard."
 NOT_SURE = "### Not sure\nThis photo is unlike the photos that the model learned from. The scores are guesses."
 
 

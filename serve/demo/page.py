@@ -12,6 +12,7 @@ from starlette.routing import Mount
 from serve.demo import classes, classify, search, zoo
 from serve.demo.backend import MAX_PHOTO_BYTES, UI_PATH, Backend, Engine, Shelf, explain
 from serve.demo.guard import Guard
+from serve.demo.samples import ATTRIBUTION
 from serve.demo.uploads import KEEP_SECONDS, take_uploads_only, use_private_folder
 from serve.demo.visitor import MAX_VISITORS, Visitor
 
@@ -66,6 +67,8 @@ def build_page(backend: Backend) -> gr.Blocks:
                 classes.build(backend, visitor, heads)
             with gr.Tab("Zoo", id="zoo"):
                 zoo.build(backend)
+        with gr.Accordion("Authors of the sample photos", open=False):
+            gr.Markdown(ATTRIBUTION.read_text(encoding="utf-8"), elem_id="leap-authors")
         gr.Markdown(FOOT)
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 FOLDER = Path(__file__).with_name("samples")
+ATTRIBUTION = FOLDER / "ATTRIBUTION.md"
 SAMPLES = {path.stem.replace("-", " "): path for path in sorted(FOLDER.glob("*.jpg"))}
 """The file of each sample by its name, e.g. `taxi 1`."""
 

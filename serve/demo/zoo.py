@@ -27,6 +27,7 @@ def build(backend: Backend) -> None:
     gr.Dataframe(
         [_row(card) for card in cards.values()],
         headers=["Model", "Parameters", "Smallest file", "Embedding", "Download"],
+        column_widths=[120, 120, 140, 140, 490],
         label="Models of this server",
         interactive=False,
         wrap=True,
@@ -37,7 +38,8 @@ def build(backend: Backend) -> None:
     about = gr.Markdown(_about(backend, served), elem_id="leap-card")
     metrics = gr.Dataframe(
         _metrics(served),
-        headers=["Measured", "File", "Value", "95 % interval", "Photos", "Data"],
+        headers=["Measured", "Value", "95 % interval", "File", "Photos", "Data"],
+        column_widths=[230, 85, 150, 120, 85, 340],
         label="Accuracy",
         interactive=False,
         wrap=True,
@@ -47,6 +49,7 @@ def build(backend: Backend) -> None:
     moves = gr.Dataframe(
         _moves(served),
         headers=["Step", "Target block", "Similarity", "Why"],
+        column_widths=[80, 140, 110, 680],
         label="How it learned: the block of the teacher that was the target",
         interactive=False,
         wrap=True,
@@ -108,7 +111,7 @@ def _measured(artifact: Artifact, metric: Metric) -> list[object]:
     interval = " to ".join(_number(metric, value) for value in metric.interval) if metric.interval else ""
     file = f"{artifact.precision} {_KINDS[artifact.format]}"
     data = f"{metric.dataset}, {metric.split}"
-    return [name, file, _number(metric, metric.value), interval, f"{metric.n:,}", data]
+    return [name, _number(metric, metric.value), interval, file, f"{metric.n:,}", data]
 
 
 def _number(metric: Metric, value: float) -> str:

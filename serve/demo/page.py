@@ -18,10 +18,10 @@ from serve.demo.visitor import MAX_VISITORS, Visitor
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
 
-# Relative links: they keep the prefix of a reverse proxy.
+# Relative links: they keep the prefix of a reverse proxy. HTML: links in Gradio's Markdown open another window.
 FOOT = (
-    "Photos stay on this server, and are deleted within two hours. The same for programs: [the API](../docs). "
-    "[Start page](../)."
+    "<p>Photos stay on this server, and are deleted within two hours. The same for programs: "
+    '<a href="../docs">the API</a>. <a href="../">Start page</a>.</p>'
 )
 
 _CSS = Path(__file__).with_name("demo.css")
@@ -69,7 +69,7 @@ def build_page(backend: Backend) -> gr.Blocks:
                 zoo.build(backend)
         with gr.Accordion("Authors of the sample photos", open=False):
             gr.Markdown(ATTRIBUTION.read_text(encoding="utf-8"), elem_id="leap-authors")
-        gr.Markdown(FOOT)
+        gr.HTML(FOOT, padding=False)
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)

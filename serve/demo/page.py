@@ -69,7 +69,7 @@ def build_page(backend: Backend) -> gr.Blocks:
                 zoo.build(backend)
         with gr.Accordion("Authors of the sample photos", open=False):
             gr.Markdown(ATTRIBUTION.read_text(encoding="utf-8"), elem_id="leap-authors")
-        gr.HTML(FOOT, padding=False)
+        gr.HTML(FOOT, elem_id="leap-foot")
     for block in blocks.blocks.values():
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)

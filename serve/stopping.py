@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import threading
 from types import FrameType
 from typing import Any
@@ -17,6 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DRAIN_SECONDS = 0.8
 """How long connections are asked to close, and /readyz says no, before uvicorn stops."""
+
+READ_SECONDS = 0.3
+"""How long after the last connection was accepted uvicorn stops: its request has been read by then."""
 
 LAST_WORDS_SECONDS = 3.0
 """How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
@@ -64,14 +68,19 @@ class Stopping:
             else:
                 self._told = True
                 loop.call_soon_threadsafe(self.stop)
-                loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, leave)
+                loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, leave, loop.time() + 2 * DRAIN_SECONDS)
 
-        def leave() -> None:
-            _stop_listening(getattr(uvicorns, "__self__", None))
-            uvicorns(signal.SIGTERM, None)  # type: ignore[operator]
+        def leave(until: float) -> None:
+            server = getattr(uvicorns, "__self__", None)
+            if any(map(_waiting, _sockets(server))) and loop.time() < until:
+                loop.call_soon(leave, until)  # the loop accepts them first
+                return
+            _stop_listening(server)
+            loop.call_later(READ_SECONDS, uvicorns, signal.SIGTERM, None)
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, heard)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), heard)
 
 
 def follow_supervisor(parent: int | None = None) -> None:
@@ -89,9 +98,25 @@ def _stop_listening(server: Any) -> None:
 
     The next worker listens anew on the same socket.
     """
-    for one in (one for server in getattr(server, "servers", ()) for one in server.sockets):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(one.fileno())) as shared:
+    for shared in _sockets(server):
+        with contextlib.suppress(OSError), shared:
             shared.shutdown(socket.SHUT_RD)
+
+
+def _sockets(server: Any) -> list[socket.socket]:
+    """Copies of the sockets that uvicorn's server listens on."""
+    found = (one for server in getattr(server, "servers", ()) for one in server.sockets)
+    return [socket.socket(fileno=os.dup(one.fileno())) for one in found]
+
+
+def _waiting(shared: socket.socket) -> bool:
+    """Whether clients are connected that nobody has accepted yet: closing would reset them. Linux knows."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    with contextlib.suppress(OSError), shared:
+        info = shared.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        return bool(struct.unpack_from("I", info, 24)[0])  # tcpi_unacked: of a listener, its accept queue
+    return False
 
 
 class EndingStreams:

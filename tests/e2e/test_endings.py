@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,15 @@ TINY = "leap-tiny-test"
 Start = Callable[..., AbstractContextManager["Server"]]
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGHUP is not ignored, as it is for whatever nohup starts: a server inherits that, and lives on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_terminal__its_end_stops_the_server(start: Start, tiny_zoo: Path) -> None:
     with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
         server.process.send_signal(signal.SIGHUP)

@@ -50,7 +50,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundled(start: Callable[..., contextlib.AbstractContextManager[Server]], runtime: Path) -> Iterator[Server]:
     """A server with the bundled models, and with onnxruntime-web."""
-    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime)) as server:
+    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime), LEAP_ZOO_SERVE_HOSTS=f"127.0.0.1,{INSECURE}") as server:
         yield server
 
 
@@ -190,7 +190,9 @@ def test_pixels__follow_the_card(page: Page, spec: Preprocessing) -> None:
 def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: Server, size: tuple[int, int]) -> None:
     with visiting(browser, bundled.url, size, color_scheme="dark") as page:
         open_tab(page, "Zoo")
-        page.get_by_role("link", name="Run it in this browser").click()
+        with page.expect_popup() as opened:
+            page.get_by_role("link", name="Run it in this browser").click()
+        page = opened.value
         expect(page).to_have_url(bundled.url + PAGE)
         expect(page.locator(".best")).to_have_text("cab")
         expect(page.locator("ol li")).to_have_count(5)

@@ -56,7 +56,7 @@ def test_help__teaches_with_examples_and_loads_no_runtime() -> None:
         *("list", "show", "classify", "embed", "fit", "index", "search", "verify"),
         *("pull", "publish", "sign", "bench"),
     ):
-        assert f"leap-zoo {command}".encode() in done.stdout
+        assert f"\n    {command} ".encode() in done.stdout
         assert b"example: leap-zoo " + command.encode() in cli(command, "--help").stdout
     code = (
         "import sys\n"

@@ -72,15 +72,18 @@ class Stopping:
 
         def leave(until: float) -> None:
             server = getattr(uvicorns, "__self__", None)
-            if any(map(_waiting, _sockets(server))) and loop.time() < until:
+            waiting = [_waiting(one) for one in _sockets(server)]  # of all: each copy is closed
+            if any(waiting) and loop.time() < until:
                 loop.call_soon(leave, until)  # the loop accepts them first
                 return
             _stop_listening(server)
             loop.call_later(READ_SECONDS, uvicorns, signal.SIGTERM, None)
 
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), heard)
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            signal.signal(number, heard)
 
 
 def follow_supervisor(parent: int | None = None) -> None:

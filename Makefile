@@ -63,7 +63,7 @@ clean: ## remove environments and outputs
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q -c constraints.txt torch torchvision
-	.venv/bin/python -m pip install -q -c constraints.txt -e ".[serve,train,export,openvino,hub,sign,heic,qdrant,dev]"
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[serve,train,export,openvino,sign,heic,qdrant,dev]"
 	touch $@
 
 .venv-serve/installed: pyproject.toml constraints.txt

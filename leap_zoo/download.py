@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,20 +26,19 @@ from leap_zoo.errors import (
     ArtifactCorrupt,
     DownloadFailed,
     InvalidArgument,
-    LeapZooError,
-    MissingExtra,
     masked,
     short,
 )
-from leap_zoo.files import read_regular
 from leap_zoo.locks import locked
 from leap_zoo.patience import Again, Pace, Patience, retry_after
 from leap_zoo.progress import Progress
-from leap_zoo.settings import read_settings, zoo_location
+from leap_zoo.settings import read_hub_settings, read_settings, zoo_location
 from leap_zoo.store import Cache, ModelFolder, Zoo, differs
 
 if TYPE_CHECKING:
     import httpx
+
+    _Login = tuple[str, str] | Callable[[httpx.Request], httpx.Request]
 
 MAX_REDIRECTS = 5
 PATIENCE = Patience()
@@ -54,7 +54,7 @@ _Answer = TypeVar("_Answer")
 def open_zoo(location: str | os.PathLike[str]) -> Iterator[Zoo]:
     """The zoo, or the one model, at a folder, a file://, http(s):// or hf://OWNER/NAME URL, for the block.
 
-    Raises InvalidArgument, MissingExtra; DownloadFailed for a server when LEAP_ZOO_OFFLINE is 1.
+    Raises InvalidArgument; DownloadFailed for a server when LEAP_ZOO_OFFLINE is 1.
     """
     place = zoo_location(location, "--from")
     if isinstance(place, Path):
@@ -65,10 +65,7 @@ def open_zoo(location: str | os.PathLike[str]) -> Iterator[Zoo]:
         return
     if read_settings().offline:
         raise DownloadFailed(f"LEAP_ZOO_OFFLINE is 1, and {masked(place)} is not on this device: unset it")
-    if place.startswith("hf://"):
-        yield HubZoo(place)
-        return
-    zoo = HttpZoo(place)
+    zoo = HubZoo(place) if place.startswith("hf://") else HttpZoo(place)
     try:
         yield zoo
     finally:
@@ -106,7 +103,7 @@ def download(zoo: Zoo, card: ModelCard, file: File, cache: Cache, progress: Prog
 
 
 def _fetch(zoo: Zoo, card: ModelCard, partial: Partial) -> None:
-    if isinstance(zoo, RemoteZoo):
+    if isinstance(zoo, HttpZoo):
         zoo.fetch(card, partial)
     else:
         partial.begin()
@@ -172,14 +169,24 @@ class Partial:
                 self._path.unlink(missing_ok=True)
 
 
-class RemoteZoo(Zoo):
-    """A zoo, or one model, that needs the network."""
+class HttpZoo(Zoo):
+    """A zoo, or one model, at a URL. Proxies are those of the environment."""
 
-    remote = True
+    advice = "pull again, or ask whoever runs the zoo"
+    refusal = "check the URL, or ask whoever runs the zoo"  # what to do about an answer that is none
 
     def __init__(self, url: str) -> None:
+        import httpx
+
+        from leap_zoo.web import open_http, split_login
+
         self.name = masked(url)
-        self.advice = "pull again, or ask whoever runs the zoo"
+        self._url, login = split_login(httpx.URL(url))
+        self._login: _Login | None = login  # which is not for other servers
+        self._patience = PATIENCE
+        self._reached = False  # a server that never answered is a wrong URL, not a bad moment
+        self._heard = time.monotonic()
+        self._client = open_http(timeout=httpx.Timeout(self._patience.silence, connect=self._patience.connect))
 
     def index(self) -> Index:
         """See `Zoo`; where there is no index.json, card.json says what model it is."""
@@ -187,36 +194,6 @@ class RemoteZoo(Zoo):
             return super().index()
         self.lone = True
         return super().index()
-
-    def fetch(self, card: ModelCard, partial: Partial) -> None:
-        """Append what `partial` lacks. Raises DownloadFailed, ArtifactCorrupt, CacheUnusable."""
-        raise NotImplementedError
-
-    def what(self, path: str) -> str:
-        """A file, for messages."""
-        return f"{self.name}/{path}"
-
-    def _absent(self, path: str) -> ArtifactCorrupt:
-        return ArtifactCorrupt(f"{self.what(path)} is listed by its card, but it is not there: refused")
-
-    def _without(self, name: str, reason: str | None) -> str:
-        return f"{short(self.name)} is not a zoo, it has neither index.json nor card.json: check --from or LEAP_ZOO_URL"
-
-
-class HttpZoo(RemoteZoo):
-    """A zoo at a URL. Proxies are those of the environment."""
-
-    def __init__(self, url: str) -> None:
-        import httpx
-
-        from leap_zoo.web import open_http, split_login
-
-        super().__init__(url)
-        self._url, self._login = split_login(httpx.URL(url))
-        self._patience = PATIENCE
-        self._reached = False  # a server that never answered is a wrong URL, not a bad moment
-        self._heard = time.monotonic()
-        self._client = open_http(timeout=httpx.Timeout(self._patience.silence, connect=self._patience.connect))
 
     def close(self) -> None:
         """Close its connections."""
@@ -227,10 +204,17 @@ class HttpZoo(RemoteZoo):
         return self._retry(path, lambda: self._read(path, limit, optional))
 
     def fetch(self, card: ModelCard, partial: Partial) -> None:
-        """See `RemoteZoo`: from where `partial` stops."""
+        """Append what `partial` lacks. Raises DownloadFailed, ArtifactCorrupt, CacheUnusable."""
         path = self.where(card.id, partial.file.file, partial.file.sha256)
         while partial.size < partial.file.bytes:
             self._retry(path, lambda: self._receive(path, partial), lambda: partial.size)
+
+    def what(self, path: str) -> str:
+        """A file, for messages."""
+        return f"{self.name}/{path}"
+
+    def _without(self, name: str, reason: str | None) -> str:
+        return f"{short(self.name)} is not a zoo, it has neither index.json nor card.json: check --from or LEAP_ZOO_URL"
 
     def _retry(self, path: str, once: Callable[[], _Answer], reached: Callable[[], int] = lambda: 0) -> _Answer:
         """The answer of `once`, tried again while that makes sense. Raises DownloadFailed.
@@ -276,7 +260,7 @@ class HttpZoo(RemoteZoo):
         start, size = partial.size, partial.file.bytes
         with self._get(path, {"Range": f"bytes={start}-"} if start else None) as response:
             if response.status_code in _ABSENT:
-                raise self._absent(path)
+                raise ArtifactCorrupt(f"{self.what(path)} is listed by its card, but it is not there: refused")
             going_on = start > 0 and _continues(response, start, size)
             not_ours = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             if start and not going_on and response.status_code in not_ours:
@@ -311,7 +295,7 @@ class HttpZoo(RemoteZoo):
             for _ in range(MAX_REDIRECTS + 1):
                 request = self._client.build_request("GET", url, headers=headers)
                 ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
-                login = self._login if ours else None  # which is not for other servers
+                login = self._login if ours else None
                 with contextlib.closing(self._client.send(request, auth=login, stream=True)) as response:
                     self._reached, self._heard = True, time.monotonic()
                     if not response.has_redirect_location:
@@ -334,70 +318,34 @@ class HttpZoo(RemoteZoo):
     def _check(self, response: httpx.Response, path: str, expected: HTTPStatus) -> None:
         """Raises DownloadFailed for another status, ArtifactCorrupt for a body that would have to be unpacked."""
         if response.status_code != expected:
-            fix = "check the URL, or ask whoever runs the zoo"
-            raise DownloadFailed(f"{self.what(path)}: the server answers {_status(response)}: {fix}")
+            raise DownloadFailed(f"{self.what(path)}: the server answers {_status(response)}: {self.refusal}")
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise ArtifactCorrupt(f"{self.what(path)} comes as {short(encoding, 24)}, which was not asked for: refused")
 
 
-class HubZoo(RemoteZoo):
-    """`hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, by `huggingface_hub` (extra `hub`): its tokens, endpoint, cache.
+class HubZoo(HttpZoo):
+    """`hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, a repository of the Hugging Face hub."""
 
-    What it downloads is a file on this device, which is then read, bounded and checked as from any other folder.
-    """
+    refusal = "check the name; a private repository needs HF_TOKEN, or `hf auth login`"
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
         parts = urlsplit(url)
         path, _, revision = parts.path.strip("/").partition("@")
         if not path or "/" in path or parts.netloc.count("@"):
             raise InvalidArgument(f"{short(url)} is not a repository: give hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
-        try:
-            import huggingface_hub  # noqa: F401
-        except ImportError as error:
-            raise MissingExtra(f"{short(url)} needs huggingface_hub: pip install 'leap-zoo[hub]'") from error
-        self._repository = f"{parts.netloc}/{path}"
-        self._revision = revision or None
+        hub = read_hub_settings()
+        if hub.offline:
+            raise DownloadFailed(f"HF_HUB_OFFLINE is 1, and {url} is not on this device: unset it")
+        super().__init__(f"{hub.endpoint}/{parts.netloc}/{path}/resolve/{quote(revision or 'main', '')}")
+        self.name = url
+        if hub.token:
+            self._login = partial(_bear, hub.token)
 
-    def fetch(self, card: ModelCard, partial: Partial) -> None:
-        """See `RemoteZoo`: all at once."""
-        path = self.where(card.id, partial.file.file, partial.file.sha256)
-        try:
-            data = self.document(path, partial.file.bytes)
-        except OSError as error:
-            raise self._absent(path) from error
-        partial.begin()
-        partial.append(data)
 
-    def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
-        """See `Zoo`. Its size is asked for before it is downloaded."""
-        import huggingface_hub as hub
-        from huggingface_hub import errors
-
-        absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        large = ArtifactCorrupt(f"{self.what(path)} has more than {limit} bytes: refused")
-        try:
-            with contextlib.suppress(errors.OfflineModeIsEnabled):  # then the download takes what its cache has
-                url = hub.hf_hub_url(self._repository, path, revision=self._revision)
-                if (hub.get_hf_file_metadata(url).size or 0) > limit:
-                    raise large
-            data = read_regular(Path(hub.hf_hub_download(self._repository, path, revision=self._revision)), limit)
-        except LeapZooError:
-            raise
-        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-            if optional or path == "index.json":  # without it, card.json says whether there is a model
-                raise absent from error
-            raise DownloadFailed(f"{self.what(path)}: no connection to the hub, or HF_HUB_OFFLINE is set") from error
-        except errors.EntryNotFoundError as error:
-            raise absent from error
-        except Exception as error:  # its own, the system's, and those of the HTTP library that its version uses
-            raise DownloadFailed(
-                f"{self.what(path)}: {_reason(error)}: check the name and the network, and `hf auth login`"
-            ) from error
-        if len(data) > limit:
-            raise large
-        return data
+def _bear(token: str, request: httpx.Request) -> httpx.Request:
+    request.headers["authorization"] = f"Bearer {token}"
+    return request
 
 
 def _continues(response: httpx.Response, start: int, size: int) -> bool:

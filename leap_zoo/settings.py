@@ -8,10 +8,14 @@ a server: where `leap-zoo list`, `show` and `pull` look |
 | LEAP_ZOO_OFFLINE | 0 or 1 | 1: nothing uses the network |
 | LEAP_ZOO_THREADS | 1..1024 | threads per model; default: what the affinity and the cgroup quota allow |
 | LEAP_ZOO_QDRANT_KEY | text | the API key of the Qdrant server that a gallery is on |
+
+Of `hf://`, as the hub's own tools read them: HF_ENDPOINT, HF_TOKEN (else what `hf auth login` wrote below HF_HOME), and
+HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import operator
 import os
@@ -23,10 +27,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from leap_zoo.errors import InvalidArgument, short
-from leap_zoo.files import check_path
+from leap_zoo.files import check_path, read_regular
 
 PREFIX = "LEAP_ZOO_"
 MAX_THREADS = 1024
+HUB = "https://huggingface.co"
+MAX_TOKEN_BYTES = 4096
 REMOTE = ("http", "https", "hf")  # schemes of zoos that are pulled from
 
 
@@ -45,6 +51,15 @@ class Settings:
     qdrant_key: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class HubSettings:
+    """Where the Hugging Face hub is, and who asks it."""
+
+    endpoint: str
+    token: str | None = field(repr=False)
+    offline: bool
+
+
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in `environ` (default: this process's). Raises InvalidArgument, also for a near-miss of a name."""
     variables = os.environ if environ is None else environ
@@ -60,6 +75,17 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         offline=_switch(variables.get("LEAP_ZOO_OFFLINE") or "0", "LEAP_ZOO_OFFLINE"),
         qdrant_key=variables.get("LEAP_ZOO_QDRANT_KEY") or None,
     )
+
+
+def read_hub_settings() -> HubSettings:
+    """The settings of the hub in this process's environment."""
+    variables, token = os.environ, os.environ.get("HF_TOKEN")
+    if not token:
+        home = variables.get("HF_HOME") or os.path.join(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+        with contextlib.suppress(OSError, UnicodeError):
+            token = read_regular(os.path.expanduser(os.path.join(home, "token")), MAX_TOKEN_BYTES).decode().strip()
+    offline = variables.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return HubSettings((variables.get("HF_ENDPOINT") or HUB).rstrip("/"), token or None, offline)
 
 
 def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | str:

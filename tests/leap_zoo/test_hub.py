@@ -1,116 +1,111 @@
-"""`hf://`: huggingface_hub itself, against a small local stand-in for the hub."""
+"""`hf://`: a repository of a hub, which here is a small local stand-in."""
 
-import os
+from __future__ import annotations
+
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from zoo_server import Handler, ZooServer, etag, serving
+from zoo_server import ZooServer, serve_until, serving
 
 import leap_zoo
+from leap_zoo import download
 from leap_zoo.cli import main
-
-pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
+from leap_zoo.patience import Patience
+from leap_zoo.pull import pull
 
 TINY = "leap-tiny-test"
-ROOT = Path(leap_zoo.__file__).parent.parent
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(Handler):
-    """What the hub says about a file before it is downloaded."""
-
-    def do_HEAD(self) -> None:
-        path = self.zoo.folder / self.path.lstrip("/")
-        if path.is_file():
-            data = path.read_bytes()
-            claimed = self.zoo.sizes.get(self.path, len(data))
-            self.head(200, content_length=claimed, etag=etag(data), x_repo_commit=COMMIT)
-        elif self.path.startswith("/org/zoo/"):
-            self.head(404, content_length=0, x_error_code="EntryNotFound", x_repo_commit=COMMIT)
-        else:
-            self.head(404, content_length=0, x_error_code="RepoNotFound")
+FILE = f"/org/zoo/resolve/main/{TINY}/model_int8.onnx"
 
 
 @pytest.fixture
-def hub(tiny_zoo: Path, tmp_path: Path) -> Iterator[ZooServer]:
-    for revision in ("main", "v1"):
-        shutil.copytree(tiny_zoo, tmp_path / "hub" / "org" / "zoo" / "resolve" / revision)
-    with serving(tmp_path / "hub", kind=Hub) as started:
+def hub(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZooServer]:
+    for revision in ("main", "v1", "refs/pr/1"):
+        shutil.copytree(tiny_zoo, tmp_path / "hub" / "org" / "zoo" / "resolve" / revision.replace("/", "%2F"))
+    with serving(tmp_path / "hub") as started:
+        monkeypatch.setenv("HF_ENDPOINT", started.url + "/")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("LEAP_ZOO_HOME", str(tmp_path / "zoo"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(download, "PATIENCE", Patience(attempts=2, back_off=0.001))
         yield started
 
 
-def pull(hub: ZooServer, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    return subprocess.run(
-        [sys.executable, "-m", "leap_zoo.cli", "pull", TINY, *arguments],
-        cwd=ROOT,
-        env=os.environ
-        | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "LEAP_ZOO_HOME": str(home / "zoo"), "HF_TOKEN": ""}
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("source", ["hf://org/zoo", "hf://org/zoo@v1"])
-def test_hub__zoo_in_a_repository(hub: ZooServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    done = pull(hub, tmp_path, "--from", source)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"from {source}" in done.stdout
-    monkeypatch.setenv("LEAP_ZOO_HOME", str(tmp_path / "zoo"))
+@pytest.mark.parametrize("source", ["hf://org/zoo", "hf://org/zoo@v1", "hf://org/zoo@refs/pr/1"])
+def test_hub__zoo_in_a_repository(hub: ZooServer, capsys: pytest.CaptureFixture[str], source: str) -> None:
+    assert main(["pull", TINY, "--from", source]) == 0
+    said = capsys.readouterr()
+    assert f"from {source}" in said.out
+    assert said.err == ""
     assert leap_zoo.load(TINY).artifact.precision == "int8"
+    assert set(hub.callers.values()) == {None}
 
 
-def test_hub__offline_takes_what_its_cache_has(hub: ZooServer, tmp_path: Path) -> None:
-    nothing = pull(hub, tmp_path, "--from", "hf://org/zoo", HF_HUB_OFFLINE="1")
-    assert nothing.returncode == 2
-    assert "HF_HUB_OFFLINE" in nothing.stderr
-    assert nothing.stderr.count("\n") == 1
-    assert pull(hub, tmp_path, LEAP_ZOO_URL="hf://org/zoo").returncode == 0
-    shutil.rmtree(tmp_path / "zoo")
-    asked = len(hub.requests)
-    done = pull(hub, tmp_path, "--from", "hf://org/zoo", HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr
-    assert len(hub.requests) == asked
+def test_hub__download_goes_on_where_it_stopped(hub: ZooServer) -> None:
+    half = (hub.folder / FILE[1:]).stat().st_size // 2
+    hub.behaviours[FILE] = lambda handler, data: serve_until(handler, data, half)
+    with pytest.raises(leap_zoo.DownloadFailed):
+        pull(TINY, "hf://org/zoo")
+    del hub.behaviours[FILE]
+    assert pull(TINY, "hf://org/zoo").model == TINY
+    assert hub.ranges(FILE)[-1] == f"bytes={half}-"
 
 
-def test_hub__hostile_files_are_refused(hub: ZooServer, tmp_path: Path) -> None:
-    zoo = hub.folder / "org" / "zoo" / "resolve" / "main"
-    hub.sizes[f"/org/zoo/resolve/main/{TINY}/model_int8.onnx"] = 10**12
-    done = pull(hub, tmp_path, "--from", "hf://org/zoo")
-    assert done.returncode == 2
-    assert "model_int8.onnx has more than" in done.stderr
-    hub.sizes.clear()
-    data = bytearray((zoo / TINY / "model_int8.onnx").read_bytes())
-    data[50] ^= 1
-    (zoo / TINY / "model_int8.onnx").write_bytes(data)
-    done = pull(hub, tmp_path, "--from", "hf://org/zoo")
-    assert done.returncode == 2
-    assert "expected sha256" in done.stderr
+@pytest.mark.parametrize("written", [False, True])
+def test_hub__token_is_for_the_hub_alone(
+    hub: ZooServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    if written:
+        (tmp_path / "hf").mkdir()
+        (tmp_path / "hf" / "token").write_text("hf_secret\n")
+    else:
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    elsewhere = hub.url.replace("127.0.0.1", "localhost") + FILE.replace("main", "v1")
+    hub.behaviours[FILE] = lambda handler, data: handler.head(302, content_length=0, location=elsewhere)
+    assert main(["pull", TINY, "--from", "hf://org/zoo"]) == 0
+    assert hub.callers.pop(FILE.replace("main", "v1")) is None
+    assert set(hub.callers.values()) == {"Bearer hf_secret"}
+
+
+def test_hub__offline_is_not_asked(
+    hub: ZooServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["pull", TINY, "--from", "hf://org/zoo"]) == 2
+    error = capsys.readouterr().err
+    assert "HF_HUB_OFFLINE" in error
+    assert error.count("\n") == 1
+    assert hub.requests == []
+
+
+def test_hub__hostile_files_are_refused(hub: ZooServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = hub.folder / FILE[1:]
+    whole = file.read_bytes()
+    for content, why in ((whole + b"x", "where its card says"), (b"x" + whole[1:], "expected sha256")):
+        file.write_bytes(content)
+        assert main(["pull", TINY, "--from", "hf://org/zoo"]) == 2
+        assert why in capsys.readouterr().err
     assert not [path for path in (tmp_path / "zoo").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("source", ["hf://org/absent", "hf://org/zoo@v2"])
-def test_hub__what_is_not_there_is_one_clear_error(hub: ZooServer, tmp_path: Path, source: str) -> None:
-    done = pull(hub, tmp_path, "--from", source)
-    assert done.returncode == 2
-    assert done.stderr.startswith("leap-zoo: ")
-    assert done.stderr.count("\n") == 1
+def test_hub__what_is_not_there_is_one_clear_error(
+    hub: ZooServer, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    assert main(["pull", TINY, "--from", source]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"leap-zoo: '{source}' is not a zoo")
+    assert error.count("\n") == 1
+
+
+def test_hub__private_repository_names_the_token(hub: ZooServer, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.behaviours["/org/zoo/resolve/main/index.json"] = lambda handler, data: handler.head(401, content_length=0)
+    assert main(["pull", TINY, "--from", "hf://org/zoo"]) == 2
+    assert "HF_TOKEN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["hf://org", "hf://org/zoo/folder", "hf://@org/zoo", "hf:///zoo"])
 def test_hub__no_repository_is_refused(capsys: pytest.CaptureFixture[str], source: str) -> None:
     assert main(["pull", TINY, "--from", source]) == 2
     assert "hf://OWNER/NAME" in capsys.readouterr().err
-
-
-def test_hub__without_the_extra_says_which(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert main(["pull", TINY, "--from", "hf://org/zoo"]) == 2
-    assert "leap-zoo[hub]" in capsys.readouterr().err

@@ -29,7 +29,7 @@ Behaviour = Callable[["Handler", bytes], None]
 class ZooServer:
     """`behaviours`: what answers a path instead. `served`: bytes of body per path. `requests`: (path, Range).
 
-    `sizes`: what is said before a download, where it is not the truth.
+    `callers`: the Authorization header with which each path was asked for.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class ZooServer:
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
+    callers: dict[str, str | None] = field(default_factory=dict)
 
     def ranges(self, path: str) -> list[str | None]:
         """The Range headers with which a path was asked for, in order."""
@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.zoo.requests.append((self.path, self.headers["Range"]))
+        self.zoo.callers[self.path] = self.headers["Authorization"]
         path = self.zoo.folder / self.path.lstrip("/")
         data = path.read_bytes() if path.is_file() else b""
         with contextlib.suppress(ConnectionError, ssl.SSLError):
@@ -113,9 +114,9 @@ def etag(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, context: ssl.SSLContext | None = None, kind: type[Handler] = Handler) -> Iterator[ZooServer]:
+def serving(folder: Path, context: ssl.SSLContext | None = None) -> Iterator[ZooServer]:
     """A server for the block."""
-    handler = type("ZooHandler", (kind,), {})
+    handler = type("ZooHandler", (Handler,), {})
     with _Http(("127.0.0.1", 0), handler) as http:
         if context is not None:
             http.socket = context.wrap_socket(http.socket, server_side=True)

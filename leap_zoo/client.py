@@ -149,12 +149,12 @@ class Client:
     def search(self, images: Images, gallery: str, *, k: int = 10, where: Where | None = None) -> list[Any]:
         """The k nearest items of a gallery, nearest first: list[Hit] for one image, a list of such lists for many."""
         conditions = None if where is None else _json(dict(where))["content"].decode()
-        hits, many = self._photos("hits", "/v1/search", _given(gallery=gallery, k=k, where=conditions), images)
+        hits, many = self._photos("hits", _path("galleries", gallery, "search"), _given(k=k, where=conditions), images)
         return hits if many else hits[0]
 
     def galleries(self) -> list[dict[str, Any]]:
         """The galleries, by name: name, model, revision, space, dim, items, bytes."""
-        return self._listed("/v1/gallery", "galleries")
+        return self._listed("/v1/galleries", "galleries")
 
     def add(
         self,
@@ -173,7 +173,7 @@ class Client:
             raise InvalidArgument("add takes a list of ids and a list of as many images")
         if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
             raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
-        path, query = _path("gallery", gallery), _given(space=space)
+        path, query = _path("galleries", gallery, "items"), _given(create="true", space=space)
 
         def send(first: int, photos: list[bytes]) -> None:
             part = slice(first, first + len(photos))
@@ -187,17 +187,17 @@ class Client:
         if isinstance(ids, str) or not all(isinstance(one, str) for one in ids or []):
             raise InvalidArgument("delete takes a list of ids, which are texts")
         if ids is None:
-            self._send("DELETE", _path("gallery", gallery))
+            self._send("DELETE", _path("galleries", gallery))
             return
         for some in _batched(ids, lambda one: len(quote(one, "")) + len("&id="), MAX_IDS, MAX_QUERY):
-            self._send("DELETE", _path("gallery", gallery, "items"), params={"id": some})
+            self._send("DELETE", _path("galleries", gallery, "items"), params={"id": some})
 
     def export(self, gallery: str, path: str | os.PathLike[str]) -> None:
         """Write a gallery to `path` as npz: ids, embeddings, metadata (uint8: a line of JSON per item), model, ...
 
         An existing file is replaced at the end; after an error it is as it was.
         """
-        source = _path("gallery", gallery, "export")
+        source = _path("galleries", gallery, "export")
         try:
             with atomic_file(path) as file:
                 self._receive(file.write, "GET", source, limit=MAX_EXPORT)

@@ -70,9 +70,12 @@ def _index(options: argparse.Namespace) -> int:
         raise InvalidArgument("--prune compares folders with the gallery: give folders only")
     model = load_model(options)
     bad: list[dict[str, Any]] = []
+    is_new = not os.path.lexists(options.gallery)
     with open_gallery(options.gallery, model=model, space=options.space) as gallery, reporting(found, bad) as done:
         report = index_photos(gallery, model, found, prune=options.prune, done=done)
         count = gallery.count()
+        if is_new and not count:  # no photo could be read
+            gallery.discard_if_empty()
     counted = counts(report.added, found.skipped)
     if options.json:
         numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}

@@ -162,6 +162,9 @@ class Gallery(ABC):
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """Everything in batches (ids, unit vectors, metadata), as `add` of another gallery takes them."""
 
+    def discard_if_empty(self) -> None:  # noqa: B027 (the collections of a server are for its owner to delete)
+        """Remove the folder of a gallery that nothing was added to."""
+
     def close(self) -> None:  # noqa: B027 (a folder holds nothing open)
         """Let go of connections."""
 

@@ -43,6 +43,7 @@ MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024  # of a line: an id, its metadata, and what JSON escapes
 READ_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 8 * 1024 * 1024  # of vectors, or of scores, in one product
+FEW = 0.25  # of a block's rows, below which these are taken out of it first
 FEW_DEAD = 1000  # this many deleted rows are no reason to rewrite everything
 MAX_COLUMNS = 64  # names of metadata whose rows stay in memory, per segment
 ATTEMPTS = 100  # at reading, while writers replace what the manifest named
@@ -216,6 +217,15 @@ class FlatGallery(Gallery):
                 items = [item.item() for item in stored]
                 yield [item.id for item in items], vectors, [item.metadata for item in items]
 
+    def discard_if_empty(self) -> None:
+        """See `Gallery`. Whoever writes to it at the same time is waited for."""
+        with _writing(self.folder):
+            if self.count():
+                return
+            (self.folder / MANIFEST).unlink()
+        with contextlib.suppress(OSError):  # it holds other things, or somebody else has begun a gallery
+            self.folder.rmdir()
+
     def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
         """Costs a few flushes to the disk, however large the gallery."""
         encode = msgspec.json.Encoder().encode
@@ -335,14 +345,14 @@ def _nearest(
     for segment, first in zip(segments, ends, strict=False):
         mask = segment.wanted(where)
         for start in range(0, len(mask), step):
-            block = slice(start, start + step)
-            if not mask[block].any():
-                continue
-            scores = queries @ segment.vectors[block].T
-            near = np.flatnonzero((scores > worst).any(axis=0) & mask[block])
+            block = segment.vectors[start : start + step]
+            rows = np.flatnonzero(mask[start : start + step])
+            few = len(rows) < FEW * len(block)  # then the others are not multiplied
+            scores = queries @ block[rows].T if few else (queries @ block.T)[:, rows]
+            near = np.flatnonzero((scores > worst).any(axis=0))
             if not len(near):
                 continue
-            found = first + start + near
+            found = first + start + rows[near]
             best = np.concatenate([best, scores[:, near]], axis=1)
             places = np.concatenate([places, np.broadcast_to(found, (len(queries), len(found)))], axis=1)
             if best.shape[1] >= k:

@@ -364,6 +364,7 @@ def test_client__that_is_closed_says_so(service: StandIn) -> None:
 def test_names__lead_to_no_other_route(service: StandIn, client: Client, name: Any) -> None:
     for call in (
         lambda: client.delete(name),
+        lambda: client.search(PHOTO, name),
         lambda: client.add(name, ["a"], [PHOTO]),
         lambda: client.fit(name, {"cat": [PHOTO]}),
         lambda: client.delete_head(name),
@@ -412,7 +413,7 @@ def test_delete__sends_every_id_once_in_short_addresses(service: StandIn, client
     sent = [one for asked in service.asked for one in parse_qs(urlsplit(asked.path).query)["id"]]
     assert sent == ids
     assert all(
-        len(asked.path) < 8000 and asked.path.startswith("/v1/gallery/holiday/items?") for asked in service.asked
+        len(asked.path) < 8000 and asked.path.startswith("/v1/galleries/holiday/items?") for asked in service.asked
     )
 
 
@@ -495,3 +496,21 @@ def test_answers__of_any_kind_raise_nothing_but_ours(
         with contextlib.suppress(leap_zoo.LeapZooError):
             call()
     assert len(service.asked) <= 7 * 5
+
+
+def test_galleries__are_asked_by_the_paths_of_this_version(service: StandIn, client: Client, tmp_path: Path) -> None:
+    service.says(said({"galleries": [], "hits": [[]], "model": "m", "revision": "1"}))
+    client.galleries()
+    client.add("g", ["a"], [PHOTO], space="teacher")
+    client.search(PHOTO, "g", k=3)
+    client.delete("g", ["a"])
+    client.export("g", tmp_path / "g.npz")
+    client.delete("g")
+    assert [f"{asked.method} {asked.path}" for asked in service.asked] == [
+        "GET /v1/galleries",
+        "POST /v1/galleries/g/items?create=true&space=teacher",
+        "POST /v1/galleries/g/search?k=3",
+        "DELETE /v1/galleries/g/items?id=a",
+        "GET /v1/galleries/g/export",
+        "DELETE /v1/galleries/g",
+    ]

@@ -16,7 +16,7 @@ import pytest
 
 import leap_zoo
 from leap_zoo.errors import InvalidArgument, InvalidGallery, LeapZooError, MissingExtra, UnknownSpace
-from leap_zoo.gallery import MAX_METADATA, Gallery, Kind, open_gallery
+from leap_zoo.gallery import MAX_METADATA, Gallery, Kind, flat, open_gallery
 from leap_zoo.gallery.flat import FlatGallery
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -200,6 +200,18 @@ def test_where__tells_text_numbers_and_truth_values_apart(tmp_path: Path) -> Non
     gallery.add(["text", "number", "truth", "float"], EYE, [{"x": "1"}, {"x": 1}, {"x": True}, {"x": 1.0}])
     for name, value in (("text", "1"), ("number", 1), ("truth", True)):
         assert ids(gallery.search(EYE[:1], where={"x": value})) == [[name]]
+
+
+@pytest.mark.parametrize("every", [1, 2, 7, 1000])
+def test_where__few_rows_or_many_are_found_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    monkeypatch.setattr(flat, "BLOCK_BYTES", 4096)  # several blocks
+    rows = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
+    gallery = open_gallery(tmp_path / "gallery", kind=KIND)
+    gallery.add([str(i) for i in range(3000)], rows, [{"wanted": i % every == 0} for i in range(3000)])
+    gallery.delete(["0"])
+    cosines = rows @ rows[1] / np.linalg.norm(rows, axis=1)
+    expected = sorted(range(every, 3000, every), key=lambda i: -cosines[i])[:9]
+    assert [hit.id for hit in gallery.search(rows[1], 9, {"wanted": True})] == [str(i) for i in expected]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,16 @@ def test_index__reports_bad_photos_and_goes_on(call: Any, holiday: Path) -> None
     assert "bad.jpg" in err
 
 
+def test_index__without_a_readable_photo_leaves_no_gallery(call: Any, tmp_path: Path, holiday: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    code, out, _ = call("index", tmp_path / "bad.jpg", "--model", TINY, "--json")
+    assert (code, out["added"], out["count"]) == (2, 0, 0)
+    assert not (tmp_path / "gallery").exists()
+    assert call("index", holiday, "--model", TINY)[0] == 0
+    assert call("index", tmp_path / "bad.jpg", "--model", TINY)[0] == 2
+    assert (tmp_path / "gallery" / "manifest.json").exists()
+
+
 def test_index__of_another_space_or_model_is_refused(call: Any, holiday: Path, colour_photos: dict[str, Path]) -> None:
     call("index", holiday, "--model", TINY, "--space", "teacher")
     assert hits(call("search", colour_photos["blue"], "--json", "-k", 1)) == ["blue/blue.webp"]

@@ -20,7 +20,8 @@ from export.listing import list_model
 from leap_zoo import publish as publishing
 from leap_zoo import store
 from leap_zoo.card import Artifact, ModelCard, Search
-from leap_zoo.model import Model, open_artifact
+from leap_zoo.loading import open_artifact
+from leap_zoo.model import Model
 from leap_zoo.verify import verify as verify_published
 from leap_zoo.verify import write_golden
 from train.run import Run

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from leap_zoo.card import Artifact, Latency, ModelCard
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.model import choose_artifact
+from leap_zoo.loading import choose_artifact
 from train.research.results import Result
 
 

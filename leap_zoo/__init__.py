@@ -10,8 +10,9 @@
 
 Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch.
 
-Where to read on: a photo becomes logits in `preprocess` -> `model` -> `runtime`. A file comes to the device by `store`
-(index -> card -> file, each checked) -> `download` (zoos on servers); `pull` says which files.
+Where to read on: a photo becomes logits in `preprocess` -> `model` -> `runtime`. `loading` finds the
+model. A file comes to the device by `store` (index -> card -> file, each checked) -> `download` (zoos on servers);
+`pull` says which files.
 """
 
 from leap_zoo.card import ModelCard
@@ -42,7 +43,8 @@ from leap_zoo.errors import (
 )
 from leap_zoo.fitting import fit
 from leap_zoo.heads import CustomHead
-from leap_zoo.model import Model, Prediction, Predictions, load
+from leap_zoo.loading import load
+from leap_zoo.model import Model, Prediction, Predictions
 from leap_zoo.store import models
 
 __version__ = "0.1.0"

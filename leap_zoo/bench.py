@@ -29,7 +29,8 @@ from PIL import Image
 from leap_zoo.card import Artifact, Format, ModelCard, Precision
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, NotPulled
-from leap_zoo.model import Model, choose_artifact, open_artifact
+from leap_zoo.loading import choose_artifact, open_artifact
+from leap_zoo.model import Model
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.progress import Progress
 from leap_zoo.store import Zoo, ZooLocation, find

@@ -17,7 +17,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
 from leap_zoo.model import Images, Prediction, Predictions, Space, output_of
 from leap_zoo.patience import Again, Pace, Patience, retry_after
-from leap_zoo.preprocess import ImageSource, Limits, image_bytes, many_images
+from leap_zoo.preprocess import ImageSource, Limits, image_bytes, many_images, which_image
 from leap_zoo.web import open_http, split_login
 
 __all__ = ["Client"]
@@ -442,7 +442,7 @@ def _in_requests(images: Iterable[Any], send: Callable[[int, list[bytes]], None]
             index = 0 if len(photos) == 1 else getattr(error, "index", None)
             if index is None or not 0 <= index < len(photos):
                 raise
-            raise type(error)(_which(first + index, images, error)) from error
+            raise type(error)(f"{which_image(first + index, images)}: {error}") from error
 
     first = 0
     for photos in _batched(_each_bytes(images), len, MAX_PHOTOS, MAX_REQUEST):
@@ -456,13 +456,7 @@ def _each_bytes(images: Iterable[ImageSource], where: str = "") -> Iterator[byte
         try:
             yield image_bytes(image, LIMITS)
         except (errors.ImageError, InvalidArgument) as error:
-            raise type(error)(where + _which(number, images, error)) from error
-
-
-def _which(number: int, images: Iterable[Any], error: object) -> str:
-    """A message about one photo of many, as `Model` words it."""
-    total = f" of {len(images)}" if isinstance(images, Sized) else ""
-    return f"image {number}{total} (from 0): {error}"
+            raise type(error)(f"{where}{which_image(number, images)}: {error}") from error
 
 
 Thing = TypeVar("Thing")

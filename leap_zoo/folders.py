@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
-
-import numpy as np
-import numpy.typing as npt
 
 from leap_zoo.errors import ImageError, InvalidArgument, short
-from leap_zoo.model import MAX_BATCH, Model
-from leap_zoo.preprocess import ImageSource, to_tensor
+from leap_zoo.model import Model, Row
+from leap_zoo.preprocess import ImageSource
 
 # HEIC needs the extra `heic`; without it such photos are reported, not overlooked.
 PHOTO_SUFFIXES = frozenset(
@@ -26,10 +21,7 @@ PHOTO_SUFFIXES = frozenset(
 JUNK_FOLDERS = frozenset(
     ["@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"]
 )
-MOST_DECODERS = 4  # each may hold a photo of 50 megapixels
 
-Row = npt.NDArray[np.float32]
-Tensor = npt.NDArray[np.uint8]
 Place = str | os.PathLike[str]
 Done = Callable[[str, str | None], object]  # called with a photo's name and what is wrong with it
 
@@ -154,45 +146,12 @@ def readable(
 ) -> Iterator[tuple[int, Row]]:
     """For each photo that can be read its number, from 0, and its row (D,) of an output.
 
-    The others go into `found`. done: called once a photo was dealt with, by its name. Raises as `answers` does.
+    The others go into `found`. done: called once a photo was dealt with, by its name. Raises as `Model.answers` does.
     """
-    for number, (name, answer) in enumerate(zip(names, answers(model, sources, output), strict=True)):
+    for number, (name, answer) in enumerate(zip(names, model.answers(sources, output), strict=True)):
         if isinstance(answer, ImageError):
             found.refuse(name, str(answer))
             done(name_of(name), str(answer))
         else:
             yield number, answer
             done(name_of(name), None)
-
-
-def answers(model: Model, photos: Iterable[ImageSource], output: str) -> Iterator[Row | ImageError]:
-    """For each photo, in order, its row (D,) of an output, or what is wrong with it.
-
-    Photos are decoded while the graph runs, by as many threads as it has (at most 4) and two batches ahead at most.
-    Raises ArtifactRefused, and InvalidArgument for what is not a photo at all (a number, a list).
-    """
-    for batch in _batches(model, photos):
-        tensors = [tensor for tensor in batch if not isinstance(tensor, ImageError)]
-        rows = iter(model.run(np.stack(tensors), [output])[output] if tensors else ())
-        for tensor in batch:
-            yield tensor if isinstance(tensor, ImageError) else next(rows)
-
-
-def _batches(model: Model, photos: Iterable[ImageSource]) -> Iterator[list[Tensor | ImageError]]:
-    def decode(photo: ImageSource) -> Tensor | ImageError:
-        try:
-            return to_tensor(photo, model.card.preprocessing, model.limits)
-        except ImageError as error:
-            return error
-
-    waiting = iter(photos)
-    pool = ThreadPoolExecutor(min(MOST_DECODERS, model.session.threads), "decode")
-    try:
-        ahead: deque[Future[Tensor | ImageError]] = deque()
-        while True:
-            ahead.extend(pool.submit(decode, photo) for photo in islice(waiting, 2 * MAX_BATCH - len(ahead)))
-            if not ahead:
-                return
-            yield [ahead.popleft().result() for _ in range(min(MAX_BATCH, len(ahead)))]
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,39 +1,40 @@
-"""The front door: `load` a student by name or path, then `classify` and `embed` photos."""
+"""A loaded student: `classify` and `embed` photos. `leap_zoo.loading` finds it, `leap_zoo.runtime` runs it."""
 
 from __future__ import annotations
 
-import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leap_zoo.card import Artifact, File, Format, Head, ModelCard, Precision
+from leap_zoo.card import Artifact, File, Head, ModelCard
 from leap_zoo.device import available_threads
 from leap_zoo.doubt import energies
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
-from leap_zoo.model_file import ModelFile, names_a_file, names_a_path, read_model_file
-from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor
+from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor, which_image
 from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
 from leap_zoo.settings import parse_threads, read_settings
-from leap_zoo.store import ModelFolder, Zoo, ZooLocation, default_model, find, find_all
+from leap_zoo.store import default_model
 
 MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
+MOST_DECODERS = 4  # each may hold a photo of 50 megapixels
 
 OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
-Many = list[Any] | tuple[Any, ...] | npt.NDArray[np.uint8]
 Images = ImageSource | Iterable[Any]
 Space = Literal["student", "teacher"]
-
-_LOG = logging.getLogger("leap_zoo")
+Row = npt.NDArray[np.float32]
+Tensor = npt.NDArray[np.uint8]
+AnySession = OnnxSession | OpenVinoSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,159 +70,6 @@ class Options(TypedDict, total=False):
     providers: Sequence[Provider] | None
     session_options: Any
     limits: Limits
-
-
-def load(
-    name: str | os.PathLike[str] | None = None,
-    *,
-    zoo: ZooLocation | None = None,
-    precision: Precision | None = None,
-    format: Format | None = None,
-    threads: int | None = None,
-    exact: bool = True,
-    providers: Sequence[Provider] | None = None,
-    session_options: Any = None,
-    limits: Limits = LIMITS,
-) -> Model:
-    """Load a model, after checking size and sha256 of its file.
-
-    name: a model's id (`leap-zoo list`), the path of a model's folder (with its card.json), the path of a lone file (an
-    .onnx, or an .xml with its .bin beside it), or `hf://OWNER/NAME`: pulled first, from a repository that is one model.
-    Default: the smallest bundled student whose 1000 classes are right on 70 % of photos of the world.
-    A lone file is checked against the card.json beside it, or the zoos that are known here; where none of them lists
-    it, it is loaded, `Model.verified` is False, and a warning is logged.
-    zoo: a zoo's folder; default: LEAP_ZOO_URL's, then what was pulled, then the bundled zoo.
-    precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
-    format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
-    threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
-    exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it; an error for ONNX.
-    providers: ONNX Runtime's execution providers, in order of preference, as it takes them: names, or tuples of a name
-    and its options. Default: the CPU. One that does not start is an error, and not left out in silence.
-    session_options: an `onnxruntime.SessionOptions` in place of ours, used as it is; `threads` cannot be given with it.
-    limits: the largest photo that is read.
-    Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
-    """
-    options: Options = {
-        "exact": exact,
-        "providers": providers,
-        "session_options": session_options,
-        "limits": limits,
-    }
-    if not isinstance(limits, Limits):
-        raise InvalidArgument(f"limits is a leap_zoo.preprocess.Limits, not {type(limits).__name__}")
-    if isinstance(name, str) and name.startswith("hf://"):
-        from leap_zoo.pull import pull
-
-        if zoo is not None:
-            raise InvalidArgument(f"{short(name)} says where the model is: leave zoo out")
-        name, zoo = pull(None, name, precision=precision, format=format).model, read_settings().home
-    name = default_model() if name is None else name
-    if isinstance(name, (str, os.PathLike)) and names_a_path(name) and names_a_file(name):
-        if precision is not None or format is not None:
-            raise InvalidArgument(f"{short(name)} is one file: leave out precision and format, or give its folder")
-        return _load_file(read_model_file(Path(os.fsdecode(name))), zoo, threads, options)
-    place, card = locate(name, zoo)
-    artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
-    if not place.holds(card, artifact) and not names_a_path(name):  # not pulled: another zoo may have the very file
-        for other, its_card in find_all(str(name), zoo):
-            for twin in its_card.artifacts:
-                if twin.sha256 == artifact.sha256 and other.holds(its_card, twin):
-                    return open_artifact(other, its_card, twin, threads, **options)
-    return open_artifact(place, card, artifact, threads, **options)
-
-
-def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, options: Options) -> Model:
-    known = file.known(zoo)
-    artifact = file.artifact if known is None else known[1]
-    session = _session(artifact, file.contents, threads, options)
-    if known is None:
-        card = file.card(session.metadata, session.outputs)
-        _LOG.warning(
-            "%s is not verified: no card that is known here lists its sha256. It says that it is %s, revision %s",
-            short(file.path),
-            card.id,
-            card.revision,
-        )
-    else:
-        card = known[0]
-    again = partial(open_artifact, file.place, card, artifact, threads, **options)
-    return Model(card, artifact, session, limits=options["limits"], verified=known is not None, again=again)
-
-
-def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
-    """Where a model is, by its id or the path of its folder, and its card. Raises as `load` does."""
-    name = default_model() if name is None else name
-    if not isinstance(name, (str, os.PathLike)):
-        raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
-    if not names_a_path(name):
-        return find(str(name), zoo)
-    if names_a_file(name):
-        raise InvalidArgument(
-            f"{short(name)} is one file, and what it should answer is not in it: give its model's folder or id. "
-            "leap-zoo show FILE says whether a card lists it"
-        )
-    place = ModelFolder(Path(os.fsdecode(name)).absolute())
-    return place, place.card(place.entry())
-
-
-def choose_artifact(
-    card: ModelCard,
-    precision: str | None = None,
-    format: str | None = None,
-    held: Callable[[Artifact], bool] = lambda _: True,
-) -> Artifact:
-    """The artifact of that kind; None: what is `held` first, ONNX before OpenVINO, int8 before fp32.
-
-    Raises InvalidArgument.
-    """
-    found = [
-        artifact
-        for artifact in card.artifacts
-        if precision in (None, artifact.precision) and format in (None, artifact.format)
-    ]
-    if not found:
-        wanted = " ".join(str(part) for part in (format, precision) if part is not None)
-        known = [f"{artifact.format} {artifact.precision}" for artifact in card.artifacts]
-        raise InvalidArgument(f"{card.id} has no file of {short(wanted)}{nearest(wanted, known)}")
-    preference = ("int8", "fp32", "fp16")
-    return min(found, key=lambda one: (not held(one), one.format != "onnx", preference.index(one.precision)))
-
-
-def open_artifact(
-    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, **options: Unpack[Options]
-) -> Model:
-    """Check the files of one artifact and load it. Raises as `load` does."""
-    session = _session(artifact, [place.read(card, file) for file in artifact.files], threads, options)
-    again = partial(open_artifact, place, card, artifact, threads, **options)
-    return Model(card, artifact, session, limits=options.get("limits", LIMITS), again=again)
-
-
-def _session(
-    artifact: Artifact, files: Sequence[bytes], threads: int | None, options: Options
-) -> OnnxSession | OpenVinoSession:
-    theirs = options.get("session_options")
-    if theirs is None:
-        count = parse_threads(threads) if threads is not None else read_settings().threads
-    elif threads is None:
-        count = getattr(theirs, "intra_op_num_threads", None)
-    else:
-        raise InvalidArgument(
-            "threads and session_options exclude each other: set session_options.intra_op_num_threads"
-        )
-    return open_session(
-        artifact,
-        files,
-        count or available_threads(),
-        exact=options.get("exact", True),
-        providers=options.get("providers"),
-        session_options=theirs,
-    )
-
-
-def _load_again(again: Callable[[], Model], verified: bool) -> Model:
-    model = again()
-    model.verified = verified
-    return model
 
 
 class Model:
@@ -271,11 +119,14 @@ class Model:
         artifact: Artifact,
         read: Callable[[File], bytes],
         threads: int | None = None,
+        *,
+        verified: bool = True,
         **options: Unpack[Options],
     ) -> Model:
         """A model from its files, whose bytes `read` gives and has checked. Raises ArtifactRefused, InvalidCard."""
-        session = _session(artifact, [read(file) for file in artifact.files], threads, options)
-        return cls(card, artifact, session, limits=options.get("limits", LIMITS))
+        session = open_graph(artifact, [read(file) for file in artifact.files], threads, options)
+        again = partial(cls.open, card, artifact, read, threads, verified=verified, **options)
+        return cls(card, artifact, session, limits=options.get("limits", LIMITS), verified=verified, again=again)
 
     @property
     def session(self) -> Session:
@@ -308,7 +159,7 @@ class Model:
         again = self._again
         if again is None or self._session is None or again.keywords.get("session_options") is not None:
             raise InvalidArgument(f"this {self.card.id} cannot be copied or pickled: load it where it is needed")
-        return _load_again, (again, self.verified)
+        return again, ()
 
     def __repr__(self) -> str:
         state = "closed" if self._session is None else self._session.runtime
@@ -399,27 +250,49 @@ class Model:
         }
 
     def _compute(self, images: Images, output: str) -> tuple[npt.NDArray[np.float32], bool]:
-        """One output for all images (N, D), and whether many were given. Holds at most MAX_BATCH photos at a time."""
+        """One output for all images (N, D), and whether many were given."""
         many = many_images(images)
         if many is None:
             tensor = to_tensor(images, self.card.preprocessing, self.limits)  # type: ignore[arg-type]
             return self.run(tensor[None], [output])[output], False
-        parts = [self.run(batch, [output])[output] for batch in self._batches(many)]
-        return np.concatenate([np.empty((0, self._widths[output]), np.float32), *parts]), True
+        rows: list[Row] = []
+        for number, row in enumerate(self.answers(many, output)):
+            if isinstance(row, ImageError):
+                raise type(row)(f"{which_image(number, many)}: {row}") from row
+            rows.append(row)
+        return np.stack(rows) if rows else np.empty((0, self._widths[output]), np.float32), True
 
-    def _batches(self, images: Iterable[Any]) -> Iterator[npt.NDArray[np.uint8]]:
-        count = f" of {len(images)}" if isinstance(images, Sized) else ""
-        tensors: list[npt.NDArray[np.uint8]] = []
-        for number, image in enumerate(images):
+    def answers(self, photos: Iterable[Any], output: str) -> Iterator[Row | ImageError]:
+        """For each photo, in order, its row (D,) of an output of the graph, or what is wrong with it.
+
+        Photos are decoded while the graph runs, by as many threads as it has (at most 4) and two batches ahead at most.
+        Raises ArtifactRefused, and InvalidArgument for what is not a photo at all (a number, a list).
+        """
+
+        def decode(numbered: tuple[int, Any]) -> Tensor | ImageError:
+            number, photo = numbered
             try:
-                tensors.append(to_tensor(image, self.card.preprocessing, self.limits))
-            except (ImageError, InvalidArgument) as error:
-                raise type(error)(f"image {number}{count} (from 0): {error}") from error
-            if len(tensors) == MAX_BATCH:
-                yield np.stack(tensors)
-                tensors = []
-        if tensors:
-            yield np.stack(tensors)
+                return to_tensor(photo, self.card.preprocessing, self.limits)
+            except ImageError as error:
+                return error
+            except InvalidArgument as error:
+                raise InvalidArgument(f"{which_image(number, photos)}: {error}") from error
+
+        waiting = enumerate(photos)
+        pool = ThreadPoolExecutor(min(MOST_DECODERS, self.session.threads), "decode")
+        try:
+            ahead: deque[Future[Tensor | ImageError]] = deque()
+            while True:
+                ahead.extend(pool.submit(decode, photo) for photo in islice(waiting, 2 * MAX_BATCH - len(ahead)))
+                if not ahead:
+                    return
+                batch = [ahead.popleft().result() for _ in range(min(MAX_BATCH, len(ahead)))]
+                tensors = [tensor for tensor in batch if not isinstance(tensor, ImageError)]
+                rows = iter(self.run(np.stack(tensors), [output])[output] if tensors else ())
+                for tensor in batch:
+                    yield tensor if isinstance(tensor, ImageError) else next(rows)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _check_signature(self) -> None:
         """The file must be the graph that the card describes; the first photo would be a late moment to find out."""
@@ -437,6 +310,27 @@ class Model:
                     f"{self.artifact.file} of {self.card.id} gives {found_dtype} {found_shape} for {name!r}, its card "
                     f"says {dtype} (batch, {', '.join(map(str, shape))}): export it again"
                 )
+
+
+def open_graph(artifact: Artifact, files: Sequence[bytes], threads: int | None, options: Options) -> AnySession:
+    """The files of an artifact as a session, on as many threads as `load` says. Raises as `load` does."""
+    theirs = options.get("session_options")
+    if theirs is None:
+        count = parse_threads(threads) if threads is not None else read_settings().threads
+    elif threads is None:
+        count = getattr(theirs, "intra_op_num_threads", None)
+    else:
+        raise InvalidArgument(
+            "threads and session_options exclude each other: set session_options.intra_op_num_threads"
+        )
+    return open_session(
+        artifact,
+        files,
+        count or available_threads(),
+        exact=options.get("exact", True),
+        providers=options.get("providers"),
+        session_options=theirs,
+    )
 
 
 def output_of(space: str) -> str:

@@ -12,7 +12,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -162,6 +162,11 @@ def many_images(images: Any) -> Iterable[Any] | None:
         array = _as_array(images)
         return array if array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU") else None
     return images if isinstance(images, Iterable) else None
+
+
+def which_image(number: int, images: Iterable[Any]) -> str:
+    """One of many images, for messages: `image 3 of 8 (from 0)`."""
+    return f"image {number}{f' of {len(images)}' if isinstance(images, Sized) else ''} (from 0)"
 
 
 def read_photo(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bytes:

@@ -25,8 +25,8 @@ from leap_zoo.errors import (
     short,
 )
 from leap_zoo.files import atomic_file, check_path
+from leap_zoo.loading import choose_artifact
 from leap_zoo.locks import locked
-from leap_zoo.model import choose_artifact
 from leap_zoo.progress import Progress
 from leap_zoo.publish import write_folder
 from leap_zoo.settings import read_settings, zoo_location

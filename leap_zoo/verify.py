@@ -21,7 +21,8 @@ import numpy.typing as npt
 from leap_zoo.card import Artifact, Golden, ModelCard
 from leap_zoo.device import cpu_name, instruction_sets, int8_saturates
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
-from leap_zoo.model import Model, locate, open_artifact, softmax
+from leap_zoo.loading import locate, open_artifact
+from leap_zoo.model import Model, softmax
 from leap_zoo.runtime import Provider
 from leap_zoo.signing import check_signature
 from leap_zoo.store import Zoo, ZooLocation

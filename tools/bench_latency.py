@@ -20,7 +20,8 @@ from export.latency import FOLDER, Measured, latency_tables, write_rows
 from leap_zoo.bench import SECONDS, Contender, Plan, Row, bench, relative, slowdown
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
-from leap_zoo.model import Model, choose_artifact, open_artifact
+from leap_zoo.loading import choose_artifact, open_artifact
+from leap_zoo.model import Model
 from leap_zoo.store import Zoo, models
 
 KINDS = ("torch", "torch-onnx")

@@ -80,7 +80,7 @@ def add_providers(command: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
     """The model that the options of `add_model` and `add_artifact` mean; name: another one."""
-    from leap_zoo.model import load
+    from leap_zoo.loading import load
 
     return load(
         name or options.model,

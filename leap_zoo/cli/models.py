@@ -116,7 +116,7 @@ def _source(options: argparse.Namespace) -> str | None:
 def _show(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import card_lines
     from leap_zoo.download import open_zoo
-    from leap_zoo.model import locate
+    from leap_zoo.loading import locate
     from leap_zoo.model_file import names_a_file
     from leap_zoo.store import digests_here
 
@@ -141,7 +141,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _show_file(options: argparse.Namespace) -> int:
     from leap_zoo.cli.described import file_lines, listed_as
-    from leap_zoo.model import load
+    from leap_zoo.loading import load
 
     model = load(Path(options.model), zoo=options.zoo, threads=1)
     if options.json:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidGallery, UnreadableFile, short
-from leap_zoo.folders import Done, Found, Row, name_of, readable
+from leap_zoo.folders import Done, Found, name_of, readable
 from leap_zoo.gallery import Gallery, Kind, Value, checked_ids, checked_metadata
-from leap_zoo.model import Model, output_of
+from leap_zoo.model import Model, Row, output_of
 
 WRITTEN = 256  # photos at a time
 

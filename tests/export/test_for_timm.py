@@ -24,7 +24,8 @@ from export.weights import weights_of
 from leap_zoo.card import ModelCard, Preprocessing
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.model import Model, choose_artifact, open_artifact
+from leap_zoo.loading import choose_artifact, open_artifact
+from leap_zoo.model import Model
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.publish import publish
 from leap_zoo.store import ModelFolder

@@ -21,7 +21,7 @@ from leap_zoo.card import ModelCard, Preprocessing
 from leap_zoo.cli import main
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, UnknownModel
-from leap_zoo.model import open_artifact
+from leap_zoo.loading import open_artifact
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.store import Zoo
 

@@ -15,7 +15,7 @@ import leap_zoo
 from leap_zoo import InvalidArgument, Model, NotAnImage, UnknownSpace
 from leap_zoo.card import Artifact, File
 from leap_zoo.cli import main
-from leap_zoo.folders import answers, find_photos
+from leap_zoo.folders import find_photos
 from leap_zoo.runtime import open_session
 
 TINY = "leap-tiny-test"
@@ -72,7 +72,7 @@ def test_answers__run_in_batches_and_read_no_further_than_two_ahead(
     run = model.session.run
     monkeypatch.setattr(model.session, "run", lambda image, outputs: sizes.append(len(image)) or run(image, outputs))
     photo = photos_of(many)[0]
-    stream = answers(model, (taken.append(1) or photo for _ in range(200)), "embedding")
+    stream = model.answers((taken.append(1) or photo for _ in range(200)), "embedding")
     next(stream)
     assert len(taken) <= 64
     assert len(list(stream)) == 199
@@ -81,12 +81,12 @@ def test_answers__run_in_batches_and_read_no_further_than_two_ahead(
 
 def test_answers__keep_the_order_of_good_and_bad(model: Model, many: Path) -> None:
     photo = photos_of(many)[0]
-    found = list(answers(model, [b"bad", photo, b"bad", photo], "embedding"))
+    found = list(model.answers([b"bad", photo, b"bad", photo], "embedding"))
     assert [isinstance(answer, NotAnImage) for answer in found] == [True, False, True, False]
-    assert all(isinstance(answer, NotAnImage) for answer in answers(model, [b"bad"] * 40, "embedding"))
-    assert list(answers(model, [], "embedding")) == []
+    assert all(isinstance(answer, NotAnImage) for answer in model.answers([b"bad"] * 40, "embedding"))
+    assert list(model.answers([], "embedding")) == []
     with pytest.raises(InvalidArgument, match="an image is"):
-        list(answers(model, [photo, 7], "embedding"))  # type: ignore[list-item]
+        list(model.answers([photo, 7], "embedding"))  # type: ignore[list-item]
 
 
 def test_save__npz(model: Model, many: Path, tmp_path: Path) -> None:

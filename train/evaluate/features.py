@@ -19,7 +19,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from leap_zoo.card import Artifact, ModelCard, Preprocessing
-from leap_zoo.model import Model, open_artifact
+from leap_zoo.loading import open_artifact
+from leap_zoo.model import Model
 from leap_zoo.settings import zoo_folder
 from leap_zoo.store import Zoo
 from train import recipe

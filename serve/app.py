@@ -5,28 +5,28 @@ every error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from leap_zoo import errors
-from serve.api import bento, embeddings, files, galleries, heads, models, predict, short
+from serve.api import embeddings, files, galleries, heads, models, predict
 from serve.api.old_paths import OldPaths
 from serve.direct import DirectRoutes
 from serve.engine import Engine
 from serve.middleware import UI_PATH
 from serve.openapi import API_VERSION, TAGS, about, describe, operation_id
-from serve.problems import Refused, client_left, internal_error, refusal_of
+from serve.problems import Refused, internal_error, invalid_options, refusal_of
 from serve.settings import ServeSettings
 from serve.shelf import Shelf, zoos_to_hand_on
 from serve.stores import Stores
@@ -61,8 +61,6 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.include_router(galleries.router(engine, stores, settings.max_photos))
     app.include_router(heads.router(engine, stores))
     app.include_router(files.router(app.state.shelf))
-    app.include_router(short.router(engine))
-    app.include_router(bento.router())
     answer_errors(app)
     describe(app, settings)
 
@@ -118,53 +116,24 @@ def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[
     return lifespan
 
 
-def answer_errors(app: FastAPI) -> None:
+def answer_errors(app: Starlette) -> None:
     """Give every error of `app` the shape of a Problem. None of the answers holds a path or a stack trace."""
 
-    @app.exception_handler(Refused)
-    async def _(request: Request, refused: Refused) -> Response:
-        return refused.response(request.url.path)
-
-    @app.exception_handler(errors.LeapZooError)
-    async def _(request: Request, error: errors.LeapZooError) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, RequestValidationError):
+            return invalid_options(error.errors(), _options(request)).response(request.url.path)
         return refusal_of(error).response(request.url.path)
 
-    @app.exception_handler(RequestValidationError)
-    async def _(request: Request, error: RequestValidationError) -> Response:
-        known = _options(app, request)
-        detail = " ".join(_explain(one, known) for one in error.errors())
-        return Refused(422, "invalid_option", detail).response()
-
-    @app.exception_handler(HTTPException)
-    async def _(_: Request, error: HTTPException) -> Response:
-        code = {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "http_error")
-        detail = {
-            404: "Nothing is served at this path. GET / lists what is.",
-            405: "This path does not take that method. GET / says how it is called.",
-        }
-        return Refused(error.status_code, code, detail.get(error.status_code, error.detail), error.headers).response()
-
-    @app.exception_handler(ClientDisconnect)
-    async def _(_: Request, error: ClientDisconnect) -> Response:
-        return client_left().response()
-
-    @app.exception_handler(Exception)
-    async def _(_: Request, error: Exception) -> Response:
+    async def fail(_: Request, error: Exception) -> Response:
         # Starlette raises the error again after this answer, so uvicorn logs it once, with its traceback.
         return internal_error().response()
 
+    for kind in (Refused, errors.LeapZooError, ClientDisconnect, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, fail)
 
-def _options(app: FastAPI, request: Request) -> list[str]:
+
+def _options(request: Request) -> list[str]:
     """The names that the route of `request` has for its query."""
-    route = request.scope.get("route")
-    operation = app.openapi()["paths"].get(getattr(route, "path", ""), {}).get(request.method.lower(), {})
+    operation = request.app.openapi()["paths"].get(request.scope["route"].path, {}).get(request.method.lower(), {})
     return [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"]
-
-
-def _explain(error: dict[str, Any], known: Iterable[str]) -> str:
-    name = str(error["loc"][-1])
-    if error["type"] == "extra_forbidden":
-        return f"Unknown option {errors.short(name)}{errors.nearest(name, known)}."
-    if error["type"] == "missing":
-        return f"The option {name} is missing. Add it to the query, as ?{name}=..."
-    return f"{name}: {error['msg']}."

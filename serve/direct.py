@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from leap_zoo.errors import LeapZooError
-from serve.problems import Refused, client_left, refusal_of
+from serve.problems import Refused, refusal_of
 
 _LONGEST_QUERY = 256  # bytes; queries are kept, and a client must not fill the memory with them
 
@@ -54,12 +54,8 @@ class DirectRoutes:
         endpoint: Endpoint = found[0].endpoint
         try:
             response = await endpoint(Request(scope, receive), options)
-        except Refused as refused:
-            response = refused.response()
-        except LeapZooError as error:
+        except (Refused, LeapZooError, ClientDisconnect) as error:
             response = refusal_of(error).response()
-        except ClientDisconnect:
-            response = client_left().response()
         await response(scope, receive, send)
 
 

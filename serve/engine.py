@@ -30,7 +30,7 @@ from leap_zoo.settings import read_settings
 from leap_zoo.store import ZooLocation
 from leap_zoo.store import models as cards_of
 from serve.budget import busy
-from serve.photos import megapixels
+from serve.pixels import megapixels
 from serve.problems import BadPhoto, Refused, sentence
 from serve.settings import PHOTO, ServeSettings
 

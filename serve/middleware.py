@@ -27,11 +27,12 @@ from serve.stopping import EndingStreams, Stopping, follow_supervisor
 
 UI_PATH = "/ui"
 BROWSER_PATH = "/browser"
-NATIVE_PATHS = frozenset({"/classify", "/embed", "/models"})
+NATIVE_PATHS = frozenset({"/classify", "/embed", "/search"})
+BENTO_PAGE = "/schema.json"  # which BentoML's clients ask for what they may call
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 _DOCS = "/static-offline-docs"  # Swagger UI's files
 PAGE_PATHS = frozenset(
-    {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/schema.json", "/favicon.ico", "/manifest.json"}
+    {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/favicon.ico", "/manifest.json"}
     | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
 
@@ -124,6 +125,7 @@ class Gate:
         )
         self._nothing = Rules(app=_nothing_here, route=UNMATCHED)
         self._exact = {path: Rules(app=site, places=pages, headers=headers.PAGE, route=path) for path in PAGE_PATHS}
+        self._exact[BENTO_PAGE] = Rules(app=bento, places=pages, route=BENTO_PAGE)
         self._exact |= {path: Rules(app=bento, seconds=settings.timeout, route=path, **work) for path in NATIVE_PATHS}
         self._exact |= {path: Rules(app=self._health, route=path, quiet=True) for path in HEALTH_PATHS}
         if settings.metrics != "off":

@@ -28,7 +28,6 @@ TAGS = [
     {"name": "galleries", "description": "Vectors of photos that stay, and the search among them."},
     {"name": "heads", "description": "Classes of your own, for `/v1/classify?head=NAME`."},
     {"name": "zoo", "description": "The models themselves, for `leap-zoo pull --from`."},
-    {"name": "short", "description": "One photo, and the default model: for clients of BentoML."},
     {"name": "operations", "description": "For whoever runs the server."},
 ]
 

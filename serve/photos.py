@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import struct
-from typing import TypeVar
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from leap_zoo.preprocess import Limits
+from leap_zoo.gallery import Value
 from serve.problems import Refused
 
 HOW_ONE = (
@@ -27,37 +30,70 @@ HOW_MANY = (
     "Send the bytes of a photo with Content-Type image/jpeg, a multipart form with a file field `image` for each "
     'photo, or JSON {"images": ["base64", ...]}'
 )
-_BOXES = 64 * 1024  # bytes: where AVIF and HEIC say how large their images are
-_MAX_SEGMENTS = 1000  # of a JPEG before its size; cameras write about ten
-_MAX_FIELDS = 8  # one is refused already
+HOW_ITEMS = (
+    "Send the bytes of a photo with Content-Type image/jpeg, a multipart form with a file field `image` for each photo "
+    "(and perhaps a field `id` and a field `metadata`, which is JSON, for each), or JSON "
+    '{"images": ["base64", ...], "ids": [...], "metadata": [{...}, ...]}'
+)
+HOW_CLASSES = (
+    "Send a multipart form with a file for each photo, whose field name is the class, or JSON "
+    '{"classes": {"cat": ["base64", ...], "dog": [...]}}'
+)
+_MAX_TEXT = 64 * 1024  # bytes of a form's text field
 _STANDARD = str.maketrans("-_", "+/")
 _MAX_VALUES = 200_000  # of a JSON body; photos are few and long
 _LARGE = 64 * 1024  # bytes of JSON or base64 that would hold up the event loop for more than a millisecond
 
-
 T = TypeVar("T")
+Fields = dict[str, Value]
+Label = str
+Form = list[tuple[str, bytes | str]]
+
+
+@dataclass(frozen=True)
+class Items:
+    """Photos, and as many ids and metadata. Where the client gave no ids, the same photo has the same id."""
+
+    photos: list[bytes]
+    ids: list[str]
+    metadata: list[Fields]
 
 
 class _Images(msgspec.Struct, forbid_unknown_fields=True):
     images: list[str]
 
 
-async def read_photo(request: Request) -> bytes:
-    """The bytes of the one photo in `request`: raw, or of a form's only file.
+class _ItemsBody(msgspec.Struct, forbid_unknown_fields=True):
+    images: list[str]
+    ids: list[str] | None = None
+    metadata: list[Fields] | None = None
 
-    Raises Refused: 400 when there is none, more than one, or the form is broken; 415 for any other kind of body; 422
-    for a form field that is no photo.
+
+class _ClassesBody(msgspec.Struct, forbid_unknown_fields=True):
+    classes: dict[Label, list[str]]
+
+
+async def read_photo(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """The one photo in `request`, raw or a form's only file, and the form's other fields, which are options.
+
+    Options are JSON, as BentoML's clients write them, or text. Raises Refused: 400 when there is no photo, more than
+    one, or the form is broken; 415 for any other kind of body; 422 for text in place of the photo.
     """
     kind = content_type(request)
+    options: dict[str, Any] = {}
     if kind == "multipart/form-data":
-        photos = await _of_form(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
+        form = await _form(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
+        photos = [value for _, value in form if isinstance(value, bytes)]
+        options = {name: _option(value) for name, value in form if isinstance(value, str)}
+        if "image" in options:
+            raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_ONE}.")
         if len(photos) > 1:
             raise Refused(400, "several_photos", f"The form holds several files. {HOW_ONE}.")
-    elif is_raw(kind):
+    elif _is_raw(kind):
         photos = [await request.body()]
     else:
-        raise other_kind(HOW_ONE)
-    return _none_missing(photos, HOW_ONE)[0]
+        raise _other_kind(HOW_ONE)
+    return _none_missing(photos, HOW_ONE)[0], options
 
 
 async def read_photos(request: Request, most: int) -> list[bytes]:
@@ -67,20 +103,57 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
     body; 422 for what is no photo. `index` says which one it is about.
     """
     kind = content_type(request)
-    if is_raw(kind):
+    if _is_raw(kind):
         photos = [await request.body()]
     elif kind == "multipart/form-data":
-        photos = await _of_form(request, most, HOW_MANY)
+        photos = _photos_of_form(await _form(request, most, HOW_MANY))
     elif kind == "application/json":
-        photos = await _of_json(await request.body(), most)
+        return await photos_of_texts((await read_json(await request.body(), _Images)).images, most)
     else:
-        raise other_kind(HOW_MANY)
+        raise _other_kind(HOW_MANY)
     return _none_missing(photos, HOW_MANY)
+
+
+async def read_items(request: Request, most: int) -> Items:
+    """The photos in `request`, 1 to `most`, for a gallery. Raises Refused as `read_photos` does.
+
+    422 for ids or metadata that are not as many as the photos. A photo that is there twice, without an id, counts once.
+    """
+    kind = content_type(request)
+    if _is_raw(kind):
+        return _items([await request.body()], None, None)
+    if kind == "multipart/form-data":
+        return _items_of_form(await _form(request, most, HOW_ITEMS))
+    if kind == "application/json":
+        return await asyncio.to_thread(_items_of_json, await request.body(), most)
+    raise _other_kind(HOW_ITEMS)
+
+
+async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
+    """The photos in `request`, 2 to `most`, by class. Raises Refused as `read_photos` does, though not for bytes that
+    are no photo.
+    """
+    kind = content_type(request)
+    if kind == "multipart/form-data":
+        classes: dict[Label, list[bytes]] = {}
+        for label, photo in await _form(request, most, HOW_CLASSES):
+            if isinstance(photo, str):
+                raise Refused(422, "unexpected_field", f"A text field of the form is not read. {HOW_CLASSES}.")
+            classes.setdefault(label, []).append(photo)
+    elif kind == "application/json":
+        classes = await asyncio.to_thread(_classes_of_json, await request.body(), most)
+    else:
+        raise _other_kind(HOW_CLASSES)
+    if not any(classes.values()):
+        raise Refused(400, "missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
+    if len(classes) < 2:
+        raise Refused(422, "invalid_classes", f"A head tells at least two classes apart. {HOW_CLASSES}.")
+    return classes
 
 
 async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
     """The photos in `texts`, each in base64 or a data URI with base64. Raises Refused as `read_photos` does."""
-    check_number(len(texts), most)
+    _check_number(len(texts), most)
     if sum(map(len, texts)) > _LARGE:
         return await asyncio.to_thread(_decoded, texts)
     return _decoded(texts)
@@ -107,96 +180,87 @@ def photo_of_text(text: str, index: int) -> bytes:
         raise Refused(400, "broken_base64", detail, index=index) from error
 
 
-def megapixels(photo: bytes, limits: Limits) -> float:
-    """What decoding a photo costs, in millions of pixels as its header announces them; 0 for bytes that are no photo.
-
-    A JPEG counts a quarter: it is decoded at a fraction of its size. A header that is not read here counts as the
-    largest photo that `limits` allow. Whether the header is right is for the decoder to find.
-    """
-    if photo[:2] == b"\xff\xd8":
-        sides = _jpeg_sides(photo)
-        return (limits.pixels * 2 if sides is None else sides[0] * sides[1]) / 4e6
-    sides = (0, 0)
-    if photo[:8] == b"\x89PNG\r\n\x1a\n":
-        if photo[12:16] != b"IHDR":  # as it must be; decoders take it wherever it is
-            return limits.pixels / 1e6
-        sides = struct.unpack_from(">II", photo.ljust(24, b"\0"), 16)
-    elif photo[:4] == b"GIF8":
-        sides = struct.unpack_from("<HH", photo.ljust(10, b"\0"), 6)
-    elif photo[:2] == b"BM":
-        width, height = struct.unpack_from("<ii", photo.ljust(26, b"\0"), 18)
-        sides = abs(width), abs(height)
-    elif photo[:4] == b"RIFF" and photo[8:12] == b"WEBP":
-        sides = _webp_sides(photo.ljust(30, b"\0"))
-    elif photo[4:8] == b"ftyp":  # AVIF, HEIC
-        sides = _boxed_sides(photo) or (limits.pixels, 1)
-    elif photo[:4] in (b"II*\0", b"MM\0*"):
-        sides = _tiff_sides(photo) or (limits.pixels, 1)
-    elif photo[:4] in (b"II+\0", b"MM\0+"):  # a TIFF of more than 4 GiB, by its name
-        sides = (limits.pixels, 1)
-    return min(sides[0] * sides[1], limits.pixels) / 1e6
-
-
-def _jpeg_sides(photo: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG; None where they are not in its first segments."""
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        if at + 9 > len(photo) or photo[at] != 0xFF:
-            return None
-        kind = photo[at + 1]
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", photo, at + 5)
-            return width, height
-        at += 2 + int.from_bytes(photo[at + 2 : at + 4], "big")
-    return None
-
-
-def _tiff_sides(photo: bytes) -> tuple[int, int] | None:
-    """Width and height in a TIFF's first directory; None where they are not in its first entries."""
-    order = "<" if photo[:1] == b"I" else ">"
-    found: dict[int, int] = {}
-    try:
-        (at,) = struct.unpack_from(order + "I", photo, 4)
-        (entries,) = struct.unpack_from(order + "H", photo, at)
-        for number in range(min(entries, _MAX_SEGMENTS)):
-            tag, kind = struct.unpack_from(order + "HH", photo, at + 2 + 12 * number)
-            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), photo, at + 10 + 12 * number)
-    except struct.error:
-        return None
-    return (found[256], found[257]) if {256, 257} <= found.keys() else None
-
-
-def _boxed_sides(photo: bytes) -> tuple[int, int] | None:
-    """Width and height of the largest image (whole, tile, thumbnail) in an AVIF's or HEIC's first boxes, or None."""
-    sides = (struct.unpack(">II", box[4:12]) for box in photo[:_BOXES].split(b"ispe")[1:] if len(box) >= 12)
-    return max(sides, key=lambda one: one[0] * one[1], default=None)
-
-
-def _webp_sides(photo: bytes) -> tuple[int, int]:
-    kind = photo[12:16]
-    if kind == b"VP8X":
-        return int.from_bytes(photo[24:27], "little") + 1, int.from_bytes(photo[27:30], "little") + 1
-    if kind == b"VP8L":
-        bits = int.from_bytes(photo[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", photo, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def check_number(photos: int, most: int) -> None:
-    """Raises Refused for more photos than one request may hold."""
-    if photos > most:
-        detail = f"More than {most} photos in one request are not read. Send them in several requests."
-        raise Refused(413, "too_many_photos", detail)
-
-
 async def read_json(body: bytes, kind: type[T]) -> T:
-    """A JSON body as a `kind`; a large one is read beside the event loop. Raises Refused as `decode_json` does."""
-    return await asyncio.to_thread(decode_json, body, kind) if len(body) > _LARGE else decode_json(body, kind)
+    """A JSON body as a `kind`; a large one is read beside the event loop.
+
+    Raises Refused: 400 for invalid JSON, 413 for too many values, 422 for another shape.
+    """
+    return await asyncio.to_thread(_decode_json, body, kind) if len(body) > _LARGE else _decode_json(body, kind)
 
 
-def decode_json(body: bytes, kind: type[T]) -> T:
-    """A JSON body as a `kind`. Raises Refused: 400 for invalid JSON, 413 for too many values, 422 for another shape."""
+def content_type(request: Request) -> str:
+    """The media type of the body, without parameters; "" where the client says none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _form(request: Request, most: int, how: str) -> Form:
+    """The fields of a form in the order they were sent; files as bytes, their names unread."""
+    try:
+        async with request.form(max_files=most, max_fields=max(8, 2 * most), max_part_size=_MAX_TEXT) as form:
+            return [
+                (name, await value.read() if isinstance(value, UploadFile) else value)
+                for name, value in form.multi_items()
+            ]
+    except HTTPException as error:  # Starlette's word for a form that it cannot parse
+        if error.detail.startswith("Too many files"):
+            _check_number(most + 1, most)
+        raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
+
+
+def _photos_of_form(form: Form) -> list[bytes]:
+    texts = [name for name, value in form if isinstance(value, str)]
+    if "image" in texts:
+        raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_MANY}.")
+    if texts:
+        detail = "A form field besides the photo is not read. Put options into the query, as in ?top=3."
+        raise Refused(422, "unexpected_field", detail)
+    return [value for _, value in form if isinstance(value, bytes)]
+
+
+def _items_of_form(form: Form) -> Items:
+    photos = [value for _, value in form if isinstance(value, bytes)]
+    ids: list[str] = []
+    metadata: list[Fields] = []
+    for name, value in form:
+        if isinstance(value, bytes):
+            continue
+        if name == "id":
+            ids.append(value)
+        elif name == "metadata":
+            metadata.append(_decode_json(value.encode(), Fields))
+        else:
+            detail = f"A text field of the form is neither `id` nor `metadata`. {HOW_ITEMS}."
+            raise Refused(422, "unexpected_field", detail)
+    return _items(photos, ids or None, metadata or None)
+
+
+def _items_of_json(body: bytes, most: int) -> Items:
+    sent = _decode_json(body, _ItemsBody)
+    _check_number(len(sent.images), most)
+    return _items([photo_of_text(text, index) for index, text in enumerate(sent.images)], sent.ids, sent.metadata)
+
+
+def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | None) -> Items:
+    _none_missing(photos, HOW_ITEMS)
+    for what, given in (("ids", ids), ("metadata", metadata)):
+        if given is not None and len(given) != len(photos):
+            detail = f"There are {len(photos)} photos and {len(given)} {what}. Give as many, or none."
+            raise Refused(422, "uneven_items", detail)
+    fields = metadata if metadata is not None else [{} for _ in photos]
+    if ids is not None:
+        return Items(photos, ids, fields)
+    by_id = {hashlib.sha256(photo).hexdigest()[:32]: (photo, one) for photo, one in zip(photos, fields, strict=True)}
+    return Items([photo for photo, _ in by_id.values()], list(by_id), [one for _, one in by_id.values()])
+
+
+def _classes_of_json(body: bytes, most: int) -> dict[Label, list[bytes]]:
+    sent = _decode_json(body, _ClassesBody).classes
+    _check_number(sum(map(len, sent.values())), most)
+    index = itertools.count()
+    return {label: [photo_of_text(text, next(index)) for text in texts] for label, texts in sent.items()}
+
+
+def _decode_json(body: bytes, kind: type[T]) -> T:
     if len(body) > _LARGE and body.count(b",") > _MAX_VALUES:  # the decoder would keep the interpreter for seconds
         raise Refused(413, "body_too_large", f"The JSON has more than {_MAX_VALUES} values. Send fewer in one request.")
     try:
@@ -207,19 +271,15 @@ def decode_json(body: bytes, kind: type[T]) -> T:
         raise Refused(400, "broken_json", "The body is not valid JSON. Check how it was written.") from error
 
 
-def content_type(request: Request) -> str:
-    """The media type of the body, without parameters; "" where the client says none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _option(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
-def is_raw(kind: str) -> bool:
-    """Whether a body of this media type is a photo itself."""
-    return kind.startswith("image/") or kind in ("", "application/octet-stream")
-
-
-def other_kind(how: str) -> Refused:
-    """The refusal of a body of any other media type."""
-    return Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")
+def _decoded(texts: list[str]) -> list[bytes]:
+    return _none_missing([photo_of_text(text, index) for index, text in enumerate(texts)], HOW_MANY)
 
 
 def _none_missing(photos: list[bytes], how: str) -> list[bytes]:
@@ -229,27 +289,15 @@ def _none_missing(photos: list[bytes], how: str) -> list[bytes]:
     return photos
 
 
-async def _of_form(request: Request, most: int, how: str) -> list[bytes]:
-    try:
-        async with request.form(max_files=most, max_fields=_MAX_FIELDS) as form:
-            fields = form.multi_items()
-            texts = [name for name, value in fields if not isinstance(value, UploadFile)]
-            if "image" in texts:
-                raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {how}.")
-            if texts:
-                detail = "A form field besides the photo is not read. Put options into the query, as in ?top=3."
-                raise Refused(422, "unexpected_field", detail)
-            return [await value.read() for _, value in fields if isinstance(value, UploadFile)]
-    except HTTPException as error:  # Starlette's word for a form that it cannot parse
-        if error.detail.startswith("Too many files"):
-            check_number(most + 1, most)
-        raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
+def _check_number(photos: int, most: int) -> None:
+    if photos > most:
+        detail = f"More than {most} photos in one request are not read. Send them in several requests."
+        raise Refused(413, "too_many_photos", detail)
 
 
-async def _of_json(body: bytes, most: int) -> list[bytes]:
-    return await photos_of_texts((await read_json(body, _Images)).images, most)
+def _is_raw(kind: str) -> bool:
+    return kind.startswith("image/") or kind in ("", "application/octet-stream")
 
 
-def _decoded(texts: list[str]) -> list[bytes]:
-    photos = [photo_of_text(text, index) for index, text in enumerate(texts)]
-    return _none_missing(photos, HOW_MANY)
+def _other_kind(how: str) -> Refused:
+    return Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from leap_zoo import errors
@@ -146,7 +149,7 @@ class BadPhoto(errors.ImageError):
         self.error = error
 
 
-_CODES: dict[type[errors.LeapZooError], tuple[int, str]] = {
+_CODES: dict[type[Exception], tuple[int, str]] = {
     errors.NotAnImage: (errors.NotAnImage.status, "not_an_image"),
     errors.UndecodableImage: (errors.UndecodableImage.status, "undecodable_image"),
     errors.ImageTooLarge: (errors.ImageTooLarge.status, "image_too_large"),
@@ -156,9 +159,21 @@ _CODES: dict[type[errors.LeapZooError], tuple[int, str]] = {
     errors.InvalidArgument: (422, "invalid_option"),
 }
 
+_ROUTING = {
+    404: ("unknown_path", "Nothing is served at this path. GET / lists what is."),
+    405: ("wrong_method", "This path does not take that method. GET / says how it is called."),
+}
 
-def refusal_of(error: errors.LeapZooError) -> Refused:
+
+def refusal_of(error: Exception) -> Refused:
     """What a client is told about `error`. One that no client can cause is logged, and answered without its text."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, ClientDisconnect):  # an answer that nobody reads
+        return Refused(400, "client_left", "The connection was closed before the body had arrived.")
+    if isinstance(error, HTTPException):  # of Starlette's router
+        code, detail = _ROUTING.get(error.status_code, ("http_error", error.detail))
+        return Refused(error.status_code, code, detail, error.headers)
     cause = error.error if isinstance(error, BadPhoto) else error
     known = _CODES.get(type(cause))
     if known is None:
@@ -167,9 +182,9 @@ def refusal_of(error: errors.LeapZooError) -> Refused:
     return Refused(*known, sentence(str(cause)), index=error.index if isinstance(error, BadPhoto) else None)
 
 
-def client_left() -> Refused:
-    """The answer that nobody reads."""
-    return Refused(400, "client_left", "The connection was closed before the body had arrived.")
+def invalid_options(found: Sequence[Any], known: Iterable[str]) -> Refused:
+    """The refusal of options in which pydantic has found errors; known: the names that there are."""
+    return Refused(422, "invalid_option", " ".join(_explained(one, known) for one in found))
 
 
 def internal_error() -> Refused:
@@ -180,3 +195,12 @@ def internal_error() -> Refused:
 def sentence(message: str) -> str:
     """A message of one of our errors, as a sentence."""
     return message[:1].upper() + message[1:].rstrip(".") + "."
+
+
+def _explained(error: Any, known: Iterable[str]) -> str:
+    name = str(error["loc"][-1])
+    if error["type"] == "extra_forbidden":
+        return f"Unknown option {errors.short(name)}{errors.nearest(name, known)}."
+    if error["type"] == "missing":
+        return f"The option {name} is missing. Add it to the query, as ?{name}=..."
+    return f"{name}: {error['msg']}."

@@ -6,19 +6,30 @@ limits, is in the modules beside this: the worker's outermost application is `se
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
 import sys
 import threading
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
+from bentoml.validators import ContentType
+from pydantic import Field
 from starlette.types import ASGIApp
 
-from serve.settings import read_serve_settings, use_checkouts_zoo
+from serve.api.answers import Classes, Embedding, Hit, Hits, Prediction
+from serve.api.galleries import MAX_K, SearchOptions, searched
+from serve.api.predict import MAX_TOP, ClassifyOptions, classified
+from serve.engine import Answer, Engine, Space
+from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
+from serve.stores import Stores
 
 # BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
 # imported. Nobody who starts a server from here has agreed to that.
@@ -50,25 +61,22 @@ class ZooService(Service[object]):
     def _built(self, is_main: bool) -> ASGIApp:
         """Load and warm the models, then build the application around them: the worker accepts nothing before."""
         from serve.app import build_site
-        from serve.engine import start_engine
         from serve.middleware import Gate
+        from serve.native import NativeApp
         from serve.observe import Metrics, configure_log
-        from serve.stores import open_stores
 
-        use_checkouts_zoo()
-        settings = read_serve_settings()
-        configure_log(settings.log)
+        configure_log(read_serve_settings().log)
+        settings, engine, stores = running()
         metrics = Metrics()
-        engine = start_engine(settings)
         metrics.watch(engine)
-        site = build_site(engine, open_stores(settings.data, qdrant=settings.qdrant), settings)
+        site = build_site(engine, stores, settings)
         self.mount_asgi_app(site)
         site.openapi()  # which is kept; the first wrong option would wait for it
+        self.inject_config()
+        native = NativeApp(self, is_main=is_main)()
         gc.collect()
         gc.freeze()  # what start-up made stays to the end
-        return Gate(
-            super().to_asgi(is_main), site, settings, metrics, supervised=server_context.worker_index is not None
-        )
+        return Gate(native, site, settings, metrics, supervised=server_context.worker_index is not None)
 
 
 def end_with_the_terminal() -> None:
@@ -87,6 +95,36 @@ def end_with_the_terminal() -> None:
     threading.Thread(target=wait, name="terminal", daemon=True).start()
 
 
+class Running(NamedTuple):
+    """What a worker has loaded."""
+
+    settings: ServeSettings
+    engine: Engine
+    stores: Stores
+
+
+@cache
+def running() -> Running:
+    """The models and stores of this process, loaded at the first call. Raises LeapZooError."""
+    from serve.engine import start_engine
+    from serve.stores import open_stores
+
+    use_checkouts_zoo()
+    settings = read_serve_settings()
+    return Running(settings, start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant))
+
+
+async def _bytes_of(image: Path) -> bytes:
+    return await asyncio.to_thread(image.read_bytes)
+
+
+def _by(answer: Answer) -> dict[str, Any]:
+    return {"model": answer.model, "precision": answer.precision, "milliseconds": answer.milliseconds}
+
+
+Photo = Annotated[Path, ContentType("image/*")]
+
+
 @bentoml.service(
     name="leap-zoo",
     service_class=ZooService,
@@ -98,7 +136,45 @@ def end_with_the_terminal() -> None:
     http={"host": "127.0.0.1", "port": 3000},
 )
 class LeapZoo:
-    """Small vision transformers over HTTP."""
+    """Small vision transformers over HTTP: one photo, and the default model. The API at /v1 has more."""
+
+    def __init__(self) -> None:
+        self._running = running()
+
+    @bentoml.api
+    async def classify(
+        self,
+        image: Photo,
+        top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 5,
+        head: Annotated[str, Field(max_length=64)] | None = None,
+    ) -> Classes:
+        """Name what is on a photo. head: one of the model's, or one made at /v1/heads."""
+        photos, options = [await _bytes_of(image)], ClassifyOptions(top=top, head=head)
+        answer = await classified(self._running.engine, self._running.stores.heads, photos, options)
+        (predictions,) = answer.predictions
+        named = [Prediction(label=one.label, score=one.score, index=one.index) for one in predictions]
+        return Classes(predictions=named, head=answer.head, unsure=predictions.unsure, **_by(answer))
+
+    @bentoml.api
+    async def embed(self, image: Photo, space: Space = "student") -> Embedding:
+        """Turn a photo into a vector. space: the student's own, or the teacher's."""
+        answer = await self._running.engine.embed([await _bytes_of(image)], space=space)
+        (vector,) = answer.embeddings
+        return Embedding(embedding=vector.tolist(), dim=vector.size, space=answer.space, **_by(answer))
+
+    @bentoml.api
+    async def search(
+        self,
+        image: Photo,
+        gallery: Annotated[str, Field(max_length=64)],
+        k: Annotated[int, Field(ge=1, le=MAX_K)] = 10,
+        where: dict[str, str | int | bool] | None = None,
+    ) -> Hits:
+        """Find what is like a photo in a gallery. where: only items whose metadata have these values."""
+        photos, options = [await _bytes_of(image)], SearchOptions(k=k)
+        compared, found = await searched(self._running.engine, self._running.stores, gallery, photos, options, where)
+        hits = [Hit(id=one.id, score=one.score, metadata=one.metadata) for one in found[0]]
+        return Hits(hits=hits, gallery=gallery, space=compared.answer.space, **_by(compared.answer))
 
     @bentoml.on_deployment
     @staticmethod

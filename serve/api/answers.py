@@ -84,6 +84,44 @@ class Embeddings(Answered):
     space: Space
 
 
+class Hit(BaseModel):
+    """An item: its id, its cosine similarity to the photo (-1..1), and its metadata."""
+
+    id: str
+    score: float
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class _OfOnePhoto(BaseModel):
+    model: str
+    precision: str
+    milliseconds: float = Field(description="Decoding and inference")
+
+
+class Classes(_OfOnePhoto):
+    """The answer of the method `classify`."""
+
+    predictions: list[Prediction] = Field(description="Best first")
+    head: str
+    unsure: bool = Field(description="Whether the photo is unlike all that the head learned from")
+
+
+class Embedding(_OfOnePhoto):
+    """The answer of the method `embed`."""
+
+    embedding: list[float] = Field(description="float32, of unit length")
+    dim: int
+    space: Space
+
+
+class Hits(_OfOnePhoto):
+    """The answer of the method `search`."""
+
+    hits: list[Hit] = Field(description="Nearest first")
+    gallery: str
+    space: Space
+
+
 def json_response(body: dict[str, Any]) -> Response:
     """`body`, in which arrays may be float32, as JSON."""
     return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve.api.described import IMAGE_PART, MANY_PHOTOS, PIXEL
-from serve.uploads import HOW_CLASSES, HOW_ITEMS
+from serve.photos import HOW_CLASSES, HOW_ITEMS
 
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
 _BASE64: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}

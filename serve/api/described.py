@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.photos import HOW_MANY, HOW_ONE
+from serve.photos import HOW_MANY
 from serve.problems import CODES, MEDIA_TYPE, problem
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mO4o6EBAAMQAS0Qc/Z2AAAAAElFTkSuQmCC"
@@ -91,9 +91,6 @@ def _body(description: str, content: dict[str, Any]) -> dict[str, Any]:
 
 _TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
 _IMAGES = {"type": "object", "required": ["images"], "additionalProperties": False, "properties": {"images": _TEXTS}}
-
-ONE_PHOTO = _body(f"{HOW_ONE}.", _form(_FILE) | _RAW)
-"""What `read_photo` reads."""
 
 MANY_PHOTOS = _body(
     f"{HOW_MANY}.",

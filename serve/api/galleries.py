@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from leap_zoo.gallery import Kind
+from leap_zoo.gallery import Hit, Kind, Where
+from serve.api import answers
 from serve.api.answers import Answered, about, json_response
 from serve.api.bodies import ITEM_PHOTOS
-from serve.api.compared import CompareOptions, embed_for, of_kind
+from serve.api.compared import Compared, CompareOptions, embed_for, of_kind
 from serve.api.described import (
     CHANGE_PROBLEMS,
     MANY_PHOTOS,
@@ -28,11 +29,10 @@ from serve.api.described import (
 from serve.api.names import GalleryName
 from serve.engine import Engine, Space
 from serve.exports import Export
-from serve.photos import read_photos
+from serve.photos import read_items, read_photos
 from serve.problems import Refused
 from serve.shelves import About
 from serve.stores import Stores, Threads
-from serve.uploads import read_items
 
 MAX_K = 100  # with 16 KiB of metadata each, more would make answers that no client expects
 MAX_PAGE = 1000
@@ -165,14 +165,6 @@ class SearchOptions(CompareOptions):
     )
 
 
-class HitInfo(BaseModel):
-    """An item: its id, its cosine similarity to the photo (-1..1), and its metadata."""
-
-    id: str
-    score: float
-    metadata: dict[str, str | int | float | bool | None]
-
-
 class SearchAnswer(Answered):
     """The answer of a search."""
 
@@ -193,7 +185,7 @@ class SearchAnswer(Answered):
             }
         }
     )
-    hits: list[list[HitInfo]] = Field(description="For each photo its items, nearest first")
+    hits: list[list[answers.Hit]] = Field(description="For each photo its items, nearest first")
     gallery: str
     space: Space
     dim: int
@@ -286,12 +278,10 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     ) -> Response:
         """Find what is like one photo or several."""
         where = _conditions(options.where)
-        found = await threads.run(lambda: galleries.about(name))
-        compared = await embed_for(engine, found, await read_photos(request, max_photos), options)
-        kind, vectors = compared.kind, compared.answer.embeddings
-        hits = await threads.run(lambda: galleries.search(name, kind, vectors, options.k, where))
+        photos = await read_photos(request, max_photos)
+        compared, hits = await searched(engine, stores, name, photos, options, where)
         fields: dict[str, Any] = {"hits": hits, "gallery": name}
-        return json_response(fields | of_kind(kind) | about(compared.answer))
+        return json_response(fields | of_kind(compared.kind) | about(compared.answer))
 
     npz = file_answer(
         "application/x-npz", "ids, embeddings, metadata (a line of JSON per item), model, revision, space"
@@ -304,6 +294,22 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         return ExportAnswer(export, f"{name}.npz", threads)
 
     return router
+
+
+async def searched(
+    engine: Engine,
+    stores: Stores,
+    name: str,
+    photos: Sequence[bytes],
+    options: SearchOptions,
+    where: Where | None,
+) -> tuple[Compared, list[list[Hit]]]:
+    """The photos' embeddings, and for each its nearest items in a gallery. Raises Refused, and as the engine does."""
+    galleries, threads = stores.galleries, stores.threads
+    found = await threads.run(lambda: galleries.about(name))
+    compared = await embed_for(engine, found, photos, options)
+    vectors = compared.answer.embeddings
+    return compared, await threads.run(lambda: galleries.search(name, compared.kind, vectors, options.k, where))
 
 
 class ExportAnswer(StreamingResponse):

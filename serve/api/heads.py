@@ -27,10 +27,10 @@ from serve.api.described import (
 from serve.api.names import HeadName
 from serve.api.predict import ModelOptions
 from serve.engine import Engine
+from serve.photos import read_classes
 from serve.problems import Refused, sentence
 from serve.shelves import checked_name
 from serve.stores import Named, Stores
-from serve.uploads import read_classes
 
 MAX_CONFUSIONS = 50
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, Protocol
 
 from fastapi import APIRouter, Query, Request
@@ -12,7 +14,7 @@ from leap_zoo import CustomHead, UnknownHead
 from leap_zoo.errors import nearest, short
 from serve.api.answers import Classification, Embeddings, Encoding, about, encoded, json_response
 from serve.api.described import MANY_PHOTOS, MANY_PROBLEMS, MODEL_PROBLEMS, problems
-from serve.engine import Engine, Space
+from serve.engine import Classified, Engine, Space
 from serve.photos import read_photos
 
 MAX_TOP = 1000
@@ -67,15 +69,8 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     @router.post("/classify", response_model=Classification, responses=classify_problems, openapi_extra=MANY_PHOTOS)
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
         """Name what is on one photo or several."""
-        photos = await read_photos(request, max_photos)
-        answer = await engine.classify(
-            photos,
-            model=options.model,
-            precision=options.precision,
-            head=await _head(options),
-            top=options.top,
-        )
-        fields = {"predictions": answer.predictions, "head": answer.head or options.head}
+        answer = await classified(engine, heads, await read_photos(request, max_photos), options)
+        fields = {"predictions": answer.predictions, "head": answer.head}
         doubt = {
             "unsure": [one.unsure for one in answer.predictions],
             "distances": [one.distance for one in answer.predictions],
@@ -89,18 +84,31 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
         answer = await engine.embed(photos, model=options.model, precision=options.precision, space=options.space)
         return json_response(encoded(answer.embeddings, options.encoding) | {"space": answer.space} | about(answer))
 
-    async def _head(options: ClassifyOptions) -> str | CustomHead | None:
-        """A model's own head by its name, one of a client by itself."""
-        name = options.head
-        if name is None:
-            return None
-        model = engine.models.get(options.model, options.precision)
-        if name in model.heads:
-            return name
-        try:
-            return await engine.run(lambda: heads.get(name))
-        except UnknownHead as error:
-            own = f"{model.card.id} has no head {short(name)}{nearest(name, model.heads)}"
-            raise UnknownHead(f"{own}, and {error}") from error
-
     return router
+
+
+async def classified(engine: Engine, heads: Heads, photos: Sequence[bytes], options: ClassifyOptions) -> Classified:
+    """`Engine.classify` with a head of the model's own, or one that a client has made. Raises as that does."""
+    answer = await engine.classify(
+        photos,
+        model=options.model,
+        precision=options.precision,
+        head=await _head(engine, heads, options),
+        top=options.top,
+    )
+    return answer if answer.head else replace(answer, head=options.head or "")
+
+
+async def _head(engine: Engine, heads: Heads, options: ClassifyOptions) -> str | CustomHead | None:
+    """A model's own head by its name, one of a client by itself."""
+    name = options.head
+    if name is None:
+        return None
+    model = engine.models.get(options.model, options.precision)
+    if name in model.heads:
+        return name
+    try:
+        return await engine.run(lambda: heads.get(name))
+    except UnknownHead as error:
+        own = f"{model.card.id} has no head {short(name)}{nearest(name, model.heads)}"
+        raise UnknownHead(f"{own}, and {error}") from error

@@ -81,9 +81,7 @@ class Backend:
 
 def explain(error: Exception) -> str:
     """The message for the visitor, without a path of this machine; an unexpected error goes to the log."""
-    if isinstance(error, Refused):
-        return error.detail
-    if isinstance(error, LeapZooError):
+    if isinstance(error, UserError):
         return refusal_of(error).detail
     logger.error("internal error in the page", exc_info=error)
     return INTERNAL_ERROR

@@ -90,17 +90,21 @@ def test_embed__answers(http: httpx.Client, colour_photos: dict[str, Path]) -> N
     assert (len(body["embedding"]), body["space"], body["model"]) == (12, "teacher", "leap-tiny-test")
 
 
-def test_bentoml_client__calls_the_short_routes(server, colour_photos: dict[str, Path]) -> None:
+def test_bentoml_client__calls_the_methods(server, http: httpx.Client, colour_photos: dict[str, Path]) -> None:
+    files = [("image", path.read_bytes()) for path in colour_photos.values()]
+    added = http.post("/v1/galleries/native/items?create=true", files=files, data={"id": list(colour_photos)})
+    assert added.status_code == 200
     with bentoml.SyncHTTPClient(server.url) as client:
         for colour, path in colour_photos.items():
-            assert client.classify(image=path)["predictions"][0]["label"] == colour
+            assert client.classify(image=path, top=1)["predictions"][0]["label"] == colour
+            assert client.search(image=path, gallery="native", k=1)["hits"][0]["id"] == colour
         assert len(client.embed(image=colour_photos["red"])["embedding"]) == 8
+        assert len(client.embed(image=colour_photos["red"], space="teacher")["embedding"]) == 12
+        with pytest.raises(bentoml.exceptions.BentoMLException, match="unknown_gallery"):
+            client.search(image=colour_photos["red"], gallery="nothing")
         with pytest.raises(bentoml.exceptions.BentoMLException, match="holds no photo"):
             client.embed(image="http://127.0.0.1:1/photo.jpg")  # which BentoML would have fetched
-
-
-def test_models__answers(http: httpx.Client) -> None:
-    assert [model["id"] for model in http.get("/models").json()["models"]] == ["leap-tiny-test"]
+    http.delete("/v1/galleries/native")
 
 
 def test_classify__clients_at_once_get_their_own_answers(http: httpx.Client, colour_photos: dict[str, Path]) -> None:

@@ -98,11 +98,13 @@ def test_keys__guard_a_server(start, variables: dict[str, str], tmp_path: Path, 
     keys.write_text(f"alice:{KEY}\n")
     closed = {"LEAP_ZOO_SERVE_KEYS_FILE": str(keys), "LEAP_ZOO_SERVE_METRICS": "key"}
     with start(**variables, **closed) as server, httpx.Client(base_url=server.url, timeout=60) as http:
-        for path in ("/v1/models", "/models", "/zoo/index.json", "/ui/", "/metrics"):
+        for path in ("/v1/models", "/zoo/index.json", "/ui/", "/metrics"):
             assert http.get(path).status_code == 401
             assert http.get(path, headers={"x-api-key": KEY}).status_code == 200
         image = {"content-type": "image/jpeg", "authorization": f"Bearer {KEY}"}
-        assert http.post("/v1/classify", content=red, headers=image).status_code == 200
+        for path in ("/v1/classify", "/classify"):
+            assert http.post(path, content=red).status_code == 401
+            assert http.post(path, content=red, headers=image).status_code == 200
         assert http.get("/readyz").status_code == 200
         keys.write_text("bob:" + "b" * 20)
         deadline = time.monotonic() + 60

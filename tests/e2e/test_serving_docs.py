@@ -130,7 +130,7 @@ def test_routes__are_those_of_the_server(served) -> None:
     schema = httpx.get(f"http://{served('')}/openapi.json", timeout=60).json()
     described = {(method.upper(), path) for path, one in schema["paths"].items() for method in one if method != "head"}
     assert described <= listed
-    for method, path in listed - described:
+    for method, path in listed - described - {("POST", path) for path in middleware.NATIVE_PATHS}:
         assert (method, httpx.get(f"http://{served('')}{path}", follow_redirects=True, timeout=60).status_code) == (
             "GET",
             200,

@@ -16,8 +16,12 @@ pytest.importorskip("bentoml", reason="needs the extra: pip install leap-zoo[ser
 from refused_requests import text
 from starlette.testclient import TestClient
 
+from serve import service
 from serve.app import build_site, make_app
 from serve.engine import Engine, load_models
+from serve.middleware import Gate
+from serve.native import NativeApp
+from serve.observe import Metrics
 from serve.settings import ServeSettings
 from serve.stores import Limits, Stores, open_stores
 
@@ -37,6 +41,20 @@ def client(engine: Engine) -> Iterator[TestClient]:
         build_site(engine, open_stores(), ServeSettings(max_photos=4)), raise_server_exceptions=False
     ) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def served(engine: Engine) -> Iterator[TestClient]:
+    """A client of all that a worker serves, in this process: the site and BentoML's methods behind the gate."""
+    settings, stores = ServeSettings(max_photos=4), open_stores()
+    site = build_site(engine, stores, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "running", lambda: service.Running(settings, engine, stores))
+        service.LeapZoo.inject_config()
+        gate = Gate(NativeApp(service.LeapZoo, is_main=True)(), site, settings, Metrics())
+        with TestClient(gate, raise_server_exceptions=False) as client:
+            yield client
+    stores.close()
 
 
 @pytest.fixture

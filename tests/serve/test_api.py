@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from leap_zoo import ArtifactRefused
+from serve import service
 from serve.app import build_site
 from serve.engine import Engine
 from serve.problems import refusal_of
@@ -31,6 +34,12 @@ def assert_refused(response: object, status: int, code: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def client(served: TestClient) -> TestClient:
+    """A client of all of the server."""
+    return served
+
+
+@pytest.fixture(scope="module")
 def red(colour_photos: dict[str, Path]) -> bytes:
     """A JPEG whose strongest colour is red."""
     return colour_photos["red"].read_bytes()
@@ -38,7 +47,7 @@ def red(colour_photos: dict[str, Path]) -> bytes:
 
 def test_classify__answers_a_form(client: TestClient, red: bytes) -> None:
     body = client.post("/classify", files={"image": ("any.jpg", red, "image/jpeg")}).json()
-    assert set(body) == {"predictions", "model", "head", "precision", "milliseconds"}
+    assert set(body) == {"predictions", "unsure", "model", "head", "precision", "milliseconds"}
     assert body["predictions"][0]["label"] == "red"
     assert body["predictions"][0]["index"] == 0
     scores = [prediction["score"] for prediction in body["predictions"]]
@@ -72,11 +81,48 @@ def test_embed__answers_in_both_spaces(client: TestClient, engine: Engine, red: 
         assert body["embedding"] == pytest.approx(engine.models.default.embed(red, space=space).tolist())
 
 
-def test_models__lists_the_served_model(client: TestClient, engine: Engine) -> None:
-    (model,) = client.get("/models").json()["models"]
-    assert model["id"] == "leap-tiny-test"
-    assert model["sha256"] == engine.models.default.artifact.sha256
-    assert model["heads"] == [{"name": "colours", "classes": 3}, {"name": "brightness", "classes": 2}]
+def test_search__finds_what_is_in_a_gallery(client: TestClient, colour_photos: dict[str, Path], red: bytes) -> None:
+    for colour, path in colour_photos.items():
+        data = {"id": colour, "metadata": json.dumps({"warm": colour == "red"})}
+        added = client.post("/v1/galleries/native/items?create=true", files={"image": path.read_bytes()}, data=data)
+        assert added.status_code == 200
+    fields = {"gallery": "native", "k": "2", "where": '{"warm": false}'}
+    body = client.post("/search", files={"image": red}, data=fields).json()
+    assert (body["gallery"], body["space"], len(body["hits"])) == ("native", "student", 2)
+    assert {hit["id"] for hit in body["hits"]} == {"green", "blue"}
+    (best,) = client.post("/search?gallery=native&k=1", content=red).json()["hits"]
+    assert (best["id"], best["metadata"]) == ("red", {"warm": True})
+    assert client.post("/search?gallery=nothing", content=red).json()["code"] == "unknown_gallery"
+    assert "gallery" in assert_refused(client.post("/search", content=red), 422, "invalid_option")
+    client.delete("/v1/galleries/native")
+
+
+def test_methods__are_called_as_any_method_of_bentoml(client: TestClient, colour_photos: dict[str, Path]) -> None:
+    """`bentoml.SyncHTTPClient` learns from /schema.json what there is, and sends options as JSON beside the photo."""
+    schema = client.get("/schema.json").json()
+    assert {route["name"]: set(route["input"]["properties"]) for route in schema["routes"]} == {
+        "classify": {"image", "top", "head"},
+        "embed": {"image", "space"},
+        "search": {"image", "gallery", "k", "where"},
+    }
+    for route in schema["routes"]:
+        assert route["input"]["properties"]["image"]["type"] == "file"
+        assert "model" in route["output"]["properties"]
+    form = {"top": "2", "head": '"brightness"'}
+    photo = {"image": colour_photos["red"].read_bytes()}
+    body = client.post("/classify", files=photo, data=form).json()
+    assert (len(body["predictions"]), body["head"]) == (2, "brightness")
+    assert client.post("/classify", files=photo, data={"head": "null"}).json()["head"] == "colours"
+
+
+def test_methods__run_without_a_server(
+    engine: Engine, colour_photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = open_stores()
+    monkeypatch.setattr(service, "running", lambda: service.Running(ServeSettings(), engine, stores))
+    answer = asyncio.run(service.LeapZoo().classify(image=colour_photos["green"], top=1))
+    assert [one.label for one in answer.predictions] == ["green"]
+    stores.close()
 
 
 @pytest.mark.parametrize(
@@ -150,8 +196,8 @@ def test_photo__as_text_field(client: TestClient) -> None:
     assert "not a file" in assert_refused(response, 422, "image_is_text")
 
 
-def test_form__options_belong_into_the_query(client: TestClient, red: bytes) -> None:
-    response = client.post("/classify", files={"image": red}, data={"top": "1"})
+def test_form__options_of_the_api_belong_into_the_query(client: TestClient, red: bytes) -> None:
+    response = client.post("/v1/classify", files={"image": red}, data={"top": "1"})
     assert "?top=3" in assert_refused(response, 422, "unexpected_field")
 
 
@@ -197,11 +243,11 @@ def test_refusal_of__keeps_the_servers_own_troubles_to_itself() -> None:
 
 def test_openapi__describes_every_route_and_error(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/classify", "/embed", "/models", "/v1/classify", "/v1/embed", "/v1/embeddings", "/v1/models"} <= set(paths)
-    classify = paths["/classify"]["post"]
+    assert {"/v1/classify", "/v1/embed", "/v1/embeddings", "/v1/models"} <= set(paths)
+    classify = paths["/v1/classify"]["post"]
     assert "multipart/form-data" in classify["requestBody"]["content"]
     assert {"200", "400", "413", "415", "422", "503"} <= set(classify["responses"])
-    assert {parameter["name"] for parameter in classify["parameters"]} == {"top", "head"}
+    assert {parameter["name"] for parameter in classify["parameters"]} == {"top", "head", "model", "precision"}
 
 
 def test_start_page__needs_no_other_host(client: TestClient) -> None:

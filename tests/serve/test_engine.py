@@ -17,7 +17,7 @@ from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.preprocess import Limits
 from leap_zoo.runtime import Session
 from serve.engine import Engine, Models
-from serve.photos import megapixels
+from serve.pixels import megapixels
 from serve.problems import BadPhoto, Refused
 from serve.settings import PHOTO
 

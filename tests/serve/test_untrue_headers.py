@@ -13,7 +13,7 @@ from PIL import Image
 from leap_zoo.errors import ImageTooLarge
 from leap_zoo.preprocess import Limits, readable_formats
 from serve.engine import Engine
-from serve.photos import megapixels
+from serve.pixels import megapixels
 from serve.problems import BadPhoto
 
 SIDES = (1500, 1400)

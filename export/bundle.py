@@ -18,12 +18,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from export.for_timm import WEIGHTS
+from export.golden import write_golden
 from export.listing import list_model
 from leap_zoo.card import ModelCard
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument, LeapZooError, nearest
 from leap_zoo.store import ModelFolder
-from leap_zoo.verify import read_golden, write_golden
+from leap_zoo.verify import read_golden
 
 
 def bundle(source: Path, zoo: Path, files: Collection[str]) -> ModelCard:

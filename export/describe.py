@@ -8,9 +8,9 @@ import json
 import msgspec
 from safetensors.torch import save
 
+from export.golden import TOLERANCE
 from export.graph import DeployedStudent
 from leap_zoo import card as cards
-from leap_zoo.verify import TOLERANCE
 from train.run import Run
 
 CODE_LICENCE = "Apache-2.0"

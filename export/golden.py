@@ -1,17 +1,57 @@
-"""Photos for golden outputs, drawn by code: anybody may publish them, and they are the same everywhere."""
+"""The golden file that `leap_zoo.verify` reads: what a model gave where it was published, for photos drawn by code.
+
+Anybody may publish such photos, and they are the same everywhere.
+"""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from leap_zoo.errors import InvalidArgument
+
 COUNT = 4
+
+# Largest absolute difference, on L2-normalised embeddings and on softmax scores. fp32 differs between CPUs by the order
+# of sums alone (about 1e-5). int8 with vnni / dotprod accumulates exactly, so only rounding at the edges of a
+# quantisation step remains; older x86 saturates 16-bit sums of products and may be far off without being wrong. A
+# model that has collapsed differs by .25 and more in some element.
+TOLERANCE: dict[str, dict[str, float]] = {
+    "fp32": {"default": 1e-3},
+    "fp16": {"default": 1e-2},
+    "int8": {"default": 0.15, "vnni": 0.05, "dotprod": 0.05},
+}
+
+Outputs = Mapping[str, Mapping[str, npt.NDArray[np.float32]]]  # file -> output -> (N, D)
 
 
 def draw(size: int) -> npt.NDArray[np.uint8]:
     """Uint8 (COUNT, size, size, 3): smooth colour fields with a few shapes on them, none like another."""
     return np.stack([_draw(size, seed) for seed in range(COUNT)])
+
+
+def write_golden(path: str | os.PathLike[str], images: npt.NDArray[np.uint8], outputs: Outputs) -> None:
+    """Write a golden file; the same arrays give the same bytes.
+
+    images: uint8 (N, H, W, 3), preprocessed. outputs: file -> output -> float32 (N, D), as the graph gave them.
+    Raises InvalidArgument when an array has another dtype or length.
+    """
+    arrays: dict[str, npt.NDArray[np.generic]] = {"image": images}
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+        raise InvalidArgument(f"golden images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+    for artifact, by_output in outputs.items():
+        for output, values in by_output.items():
+            if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(images):
+                raise InvalidArgument(
+                    f"golden {artifact}/{output} must be float32 ({len(images)}, D), not {values.dtype} {values.shape}"
+                )
+            arrays[f"{artifact}/{output}"] = values
+    with open(path, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _draw(size: int, seed: int) -> npt.NDArray[np.uint8]:

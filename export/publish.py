@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from export import build, describe, for_timm, verify
 from export.built import NAMES, Built, Kind, file_of
 from export.errors import GateFailed
-from export.golden import draw
+from export.golden import draw, write_golden
 from export.graph import DeployedStudent
 from export.latency import latency_rows
 from export.listing import list_model
@@ -23,7 +23,6 @@ from leap_zoo.card import Artifact, ModelCard, Search
 from leap_zoo.loading import open_artifact
 from leap_zoo.model import Model
 from leap_zoo.verify import verify as verify_published
-from leap_zoo.verify import write_golden
 from train.run import Run
 
 GOLDEN = "golden.npz"

@@ -30,7 +30,16 @@ import numpy.typing as npt
 
 from leap_zoo import errors
 from leap_zoo.card import Name
-from leap_zoo.errors import InvalidArgument, LeapZooError, ServiceFailed, ServiceRefused, masked, plain, short
+from leap_zoo.errors import (
+    InvalidArgument,
+    LeapZooError,
+    ServiceFailed,
+    ServiceRefused,
+    masked,
+    plain,
+    short,
+    whole_number,
+)
 from leap_zoo.files import atomic_file
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
@@ -87,15 +96,13 @@ class Client:
             base, login = httpx.URL(), None
         if base.scheme not in ("http", "https") or not base.host:
             raise InvalidArgument(f"{short(url)} is not the address of a service: give http://HOST:PORT")
-        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-            raise InvalidArgument(f"attempts must be a whole number of at least 1, not {short(attempts)}")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidArgument(f"timeout must be seconds, more than 0, not {short(timeout)}")
         if key and not (isinstance(key, str) and _KEY.match(key)):
             raise InvalidArgument("the key has invalid characters: give it without spaces and line breaks")
         if key and login:
             raise InvalidArgument("a service takes a key, or the user and password of its URL, not both: leave one out")
-        self._attempts = attempts
+        self._attempts = whole_number(attempts, "attempts")
         self._name = str(base).rstrip("/")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http = open_http(base_url=base, auth=login, timeout=timeout, headers=headers)
@@ -126,9 +133,7 @@ class Client:
 
         head: one of the model's own, or one made with `fit`. model, precision: default: what the service serves.
         """
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
-        query = _given(top=top, head=head, model=model, precision=precision)
+        query = _given(top=whole_number(top, "top"), head=head, model=model, precision=precision)
         predictions, many = self._photos("predictions", "/v1/classify", query, images)
         return predictions if many else predictions[0]
 

@@ -249,7 +249,7 @@ class HttpZoo(Zoo):
                 raise FileNotFoundError(errno.ENOENT, _status(response))
             self._check(response, path, HTTPStatus.OK)
             data = bytearray()
-            for chunk in self._chunks(response, Pace(self._patience, document=True)):
+            for chunk in self._chunks(response, Pace(self._patience)):
                 data += chunk
                 if len(data) > limit:
                     raise ArtifactCorrupt(f"{self.what(path)} is larger than {limit} bytes: refused")

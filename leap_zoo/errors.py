@@ -7,9 +7,10 @@ image error deserves is written beside it, so that the service and the library c
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 from unicodedata import category
 
 
@@ -120,6 +121,18 @@ class ServiceFailed(LeapZooError):
 
 class MissingExtra(LeapZooError):
     """A feature needs a package that is not installed."""
+
+
+def whole_number(value: Any, what: str, least: int = 1, most: int | None = None) -> int:
+    """The whole number, also NumPy's, from `least` to `most`. Raises InvalidArgument for others, True and 1.0 too."""
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidArgument(f"{what} must be a whole number {allowed}, not {short(value)}")
+    return number
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

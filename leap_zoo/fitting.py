@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.doubt import Floats, bounded, distances, threshold
-from leap_zoo.errors import ImageError, InvalidArgument, short
+from leap_zoo.errors import ImageError, InvalidArgument, short, whole_number
 from leap_zoo.folders import Found, list_folder, name_of, photos_below, readable
 from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson
@@ -104,8 +104,7 @@ def fit(
     names = list(given)
     if len(names) < 2:
         raise InvalidArgument(f"a head needs two classes, found {len(names)}: give a folder with a folder each")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InvalidArgument(f"seed must be a whole number of at least 0, not {short(seed)}")
+    seed = whole_number(seed, "seed", 0)
     embedded = _embed(model, given, found, output, progress)
     vectors, labels = embedded.vectors, embedded.labels
     counts = np.bincount(labels, minlength=len(names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,17 @@ from PIL import Image
 from leap_zoo.card import Artifact, File, Head, ModelCard
 from leap_zoo.device import available_threads
 from leap_zoo.doubt import energies
-from leap_zoo.errors import ImageError, InvalidArgument, InvalidCard, UnknownHead, UnknownSpace, nearest, plain, short
+from leap_zoo.errors import (
+    ImageError,
+    InvalidArgument,
+    InvalidCard,
+    UnknownHead,
+    UnknownSpace,
+    nearest,
+    plain,
+    short,
+    whole_number,
+)
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor, which_image
 from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
@@ -179,12 +188,7 @@ class Model:
         top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
         Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
         """
-        try:
-            count = 0 if isinstance(top, bool) else operator.index(top)
-        except TypeError:
-            count = 0
-        if count < 1:
-            raise InvalidArgument(f"top must be a whole number of at least 1, not {short(top)}")
+        count = whole_number(top, "top")
         chosen = self.find_head(head)
         rows, many = self._compute(images, chosen.output)
         predictions = predict(chosen, rows, count)

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds and numbers. `least` bytes must come in every `window`; a document must come within `document`.
+    """Seconds and numbers. `least` bytes must come in every `window`, which is also how long a smaller file may take.
 
     A server from which no byte came for `give_up` is given up. attempts: tries without getting further; each waits
     twice as long as the one before, between half and all of that, and never more than `longest`, even where the
@@ -22,7 +22,6 @@ class Patience:
     give_up: float = 30
     window: float = 30
     least: int = 10_000
-    document: float = 60
     attempts: int = 5
     back_off: float = 1
     longest: float = 60
@@ -37,14 +36,10 @@ class Again(Exception):
 
 
 class Pace:
-    """Notices a server that sends a byte now and then, which no timeout between two bytes ever ends.
+    """Notices a server that sends a byte now and then, which no timeout between two bytes ever ends."""
 
-    document: what comes is small; no least rate, but an end.
-    """
-
-    def __init__(self, patience: Patience, *, document: bool = False) -> None:
-        self._window = patience.document if document else patience.window
-        self._least = 1 << 62 if document else patience.least
+    def __init__(self, patience: Patience) -> None:
+        self._window, self._least = patience.window, patience.least
         self._since = time.monotonic()
         self._count = 0
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import operator
 import os
 import re
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.errors import InvalidArgument, short, whole_number
 from leap_zoo.files import check_path, read_regular
 
 PREFIX = "LEAP_ZOO_"
@@ -150,13 +149,7 @@ def _threads(text: str) -> int:
 
 def parse_threads(value: Any, what: str = "threads") -> int:
     """A number of threads, 1..1024, also NumPy's. Raises InvalidArgument."""
-    try:
-        threads = operator.index(value)
-    except TypeError:
-        threads = 0
-    if isinstance(value, bool) or not 1 <= threads <= MAX_THREADS:
-        raise InvalidArgument(f"{what} must be a whole number from 1 to {MAX_THREADS}, not {short(value)}")
-    return threads
+    return whole_number(value, what, 1, MAX_THREADS)
 
 
 def _refuse_misspelt(variables: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 hash -> load -> golden outputs -> report, for every artifact of a model. The golden file is an npz: `image`, uint8
 (N, H, W, 3), photos already preprocessed, and `<file>/<output>`, float32 (N, D), what each artifact answered.
-This module is the only reader and writer of that format.
+`export.golden` writes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,18 +28,6 @@ from leap_zoo.signing import check_signature
 from leap_zoo.store import Zoo, ZooLocation
 
 MAX_GOLDEN_BYTES = 64 * 1024 * 1024
-
-# Largest absolute difference, on L2-normalised embeddings and on softmax scores. fp32 differs between CPUs by the order
-# of sums alone (about 1e-5). int8 with vnni / dotprod accumulates exactly, so only rounding at the edges of a
-# quantisation step remains; older x86 saturates 16-bit sums of products and may be far off without being wrong. A
-# model that has collapsed differs by .25 and more in some element.
-TOLERANCE: dict[str, dict[str, float]] = {
-    "fp32": {"default": 1e-3},
-    "fp16": {"default": 1e-2},
-    "int8": {"default": 0.15, "vnni": 0.05, "dotprod": 0.05},
-}
-
-GoldenOutputs = Mapping[str, Mapping[str, npt.NDArray[np.float32]]]  # file -> output -> (N, D)
 
 
 @dataclass(frozen=True)
@@ -114,26 +102,6 @@ def verify(
         artifacts=artifacts,
         signed=None if key is None else True,
     )
-
-
-def write_golden(path: str | os.PathLike[str], images: npt.NDArray[np.uint8], outputs: GoldenOutputs) -> None:
-    """Write a golden file; the same arrays give the same bytes.
-
-    images: uint8 (N, H, W, 3), preprocessed. outputs: file -> output -> float32 (N, D), as the graph gave them.
-    Raises InvalidArgument when an array has another dtype or length.
-    """
-    arrays: dict[str, npt.NDArray[np.generic]] = {"image": images}
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
-        raise InvalidArgument(f"golden images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
-    for artifact, by_output in outputs.items():
-        for output, values in by_output.items():
-            if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(images):
-                raise InvalidArgument(
-                    f"golden {artifact}/{output} must be float32 ({len(images)}, D), not {values.dtype} {values.shape}"
-                )
-            arrays[f"{artifact}/{output}"] = values
-    with open(path, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_golden(data: bytes) -> dict[str, npt.NDArray[np.generic]]:

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from export.golden import TOLERANCE, write_golden
 from leap_zoo import card as cards
 from leap_zoo.publish import publish
 from leap_zoo.runtime import open_session
-from leap_zoo.verify import TOLERANCE, write_golden
 
 TINY = "leap-tiny-test"
 TINY_SIZE = 32

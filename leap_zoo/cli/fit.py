@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
-from leap_zoo.cli.output import about, complain, print_json, say
-from leap_zoo.cli.photos import counts, report_counts
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model, not_negative
+from leap_zoo.cli.output import about, complain, say
+from leap_zoo.cli.photos import sum_up
 from leap_zoo.errors import InvalidArgument, plain, short
 
 if TYPE_CHECKING:
@@ -30,15 +30,9 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--test", metavar="FOLDER", help="other photos of these classes, to judge the head on")
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the rounds (default: %(default)s)")
+    command.add_argument("--seed", type=not_negative, default=0, metavar="N", help="of the rounds (default: 0)")
     add_model(command)
     add_artifact(command)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {short(text)}")
-    return int(text)
 
 
 def _fit(options: argparse.Namespace) -> int:
@@ -56,16 +50,10 @@ def _fit(options: argparse.Namespace) -> int:
         complain(f"{name}: {error}")
     for note in [*found.notes, *(tested.notes if tested else [])]:
         complain(f"note: {note}")
-    counted = counts(sum(found.head.card.photos), found.skipped)
-    if options.json:
-        print_json(
-            about(model)
-            | {"file": str(path), "head": found.head.card, "classes": found.classes, "confusions": found.confusions}
-            | counted
-            | {"test": tested, "bad": found.bad, "notes": found.notes}
-        )
-    else:
-        report_counts(counted)
+    said = {"file": str(path), "head": found.head.card, "classes": found.classes, "confusions": found.confusions}
+    rest = {"test": tested, "bad": found.bad, "notes": found.notes}
+    sum_up(options, sum(found.head.card.photos), found.skipped, about(model) | said, rest)
+    if not options.json:
         for line in _lines(found, tested):
             say(line)
         say(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")

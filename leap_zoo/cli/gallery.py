@@ -7,13 +7,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
-from leap_zoo.cli.output import about, print_json, say
-from leap_zoo.cli.photos import counts, report_counts, reporting, sources
+from leap_zoo.cli.output import about, say
+from leap_zoo.cli.photos import answer_each, reporting, sum_up
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 
 if TYPE_CHECKING:
     from leap_zoo.gallery import Kind
-    from leap_zoo.model import Model
+    from leap_zoo.model import Model, Row
 
 DEFAULT_GALLERY = "gallery"
 
@@ -76,51 +76,34 @@ def _index(options: argparse.Namespace) -> int:
         count = gallery.count()
         if is_new and not count:  # no photo could be read
             gallery.discard_if_empty()
-    counted = counts(report.added, found.skipped)
-    if options.json:
-        numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}
-        where = {"gallery": options.gallery, "space": options.space}
-        print_json(about(model) | where | numbers | counted | {"bad": bad})
-    else:
-        if found.folders:
-            report_counts(counted)
+    if not options.json:
         removed = f", {report.removed} taken out" if options.prune else ""
         say(
             f"{report.added} embedded, {report.unchanged} unchanged{removed}; {count} photos in {options.gallery} "
             f"({model.card.id} {model.card.revision}, {options.space} space)"
         )
+    numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}
+    where = {"gallery": options.gallery, "space": options.space}
+    said = about(model) | where | numbers
+    sum_up(options, report.added, found.skipped, said, {"bad": bad}, walked=bool(found.folders))
     return 2 if found.bad else 0
 
 
 def _search(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos, name_of, readable
+    from leap_zoo.folders import find_photos
     from leap_zoo.gallery import open_gallery
     from leap_zoo.model import output_of
 
     where = dict(_condition(text) for text in options.where)
     found = find_photos(*options.photos)
-    several = len(found.photos) > 1
-    rows: list[dict[str, Any]] = []
-    read = 0
     with open_gallery(options.gallery, create=False) as gallery:
         model, space = _model_for(options, gallery.kind), gallery.kind.space
-        with reporting(found, rows, prints=not options.json) as done:
-            for number, vector in readable(model, found.photos, sources(found), output_of(space), found, done):
-                read += 1
-                name, hits = name_of(found.photos[number]), gallery.search(vector, options.k, where)
-                if options.json:
-                    rows.append({"photo": name, "hits": hits})
-                    continue
-                if several:
-                    say(name)
-                for hit in hits:
-                    say(f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}")
-    counted = counts(read, found.skipped)
-    if options.json:
-        print_json(about(model) | {"gallery": options.gallery, "space": space} | counted | {"photos": rows})
-    elif found.folders:
-        report_counts(counted)
-    return 2 if found.bad else 0
+
+        def answer(row: Row) -> tuple[dict[str, Any], list[str]]:
+            hits = gallery.search(row, options.k, where)
+            return {"hits": hits}, [f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}" for hit in hits]
+
+        return answer_each(options, found, model, output_of(space), answer, gallery=options.gallery, space=space)
 
 
 def _model_for(options: argparse.Namespace, kind: Kind) -> Model:

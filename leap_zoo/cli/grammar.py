@@ -99,8 +99,13 @@ def add_photos(command: argparse.ArgumentParser) -> None:
     add_artifact(command)
 
 
+def not_negative(text: str, least: int = 0) -> int:
+    """An argument that is a whole number."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {short(text)}")
+    return int(text)
+
+
 def at_least_one(text: str) -> int:
     """An argument that counts something."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {short(text)}")
-    return int(text)
+    return not_negative(text, 1)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from leap_zoo.cli.output import complain
+from leap_zoo.cli.output import about, complain, print_json, say
 
 if TYPE_CHECKING:
     from leap_zoo.folders import Done, Found
+    from leap_zoo.model import Model, Row
+
+    Answer = Callable[[Row], tuple[dict[str, Any], Iterable[str]]]
 
 
 def sources(found: Found) -> Iterator[str | BinaryIO]:
@@ -45,12 +49,49 @@ def reporting(found: Found, rows: list[dict[str, Any]], *, prints: bool = False)
         yield done
 
 
-def counts(read: int, skipped: Mapping[str, int]) -> dict[str, Any]:
-    """How many photos were read, and what was skipped by reason, for --json."""
-    return {"read": read, "skipped": dict(sorted(skipped.items()))}
+def answer_each(
+    options: argparse.Namespace, found: Found, model: Model, output: str, answer: Answer, **said: Any
+) -> int:
+    """Print what is answered for each photo, from its row (D,) of an output of the graph; returns the exit code.
+
+    answer: a row -> its fields for --json, and its lines for people. said: fields of the whole document.
+    """
+    from leap_zoo.folders import name_of, readable
+
+    rows: list[dict[str, Any]] = []
+    read = 0
+    with reporting(found, rows, prints=not options.json) as done:
+        for number, row in readable(model, found.photos, sources(found), output, found, done):
+            read += 1
+            name = name_of(found.photos[number])
+            fields, lines = answer(row)
+            if options.json:
+                rows.append({"photo": name} | fields)
+                continue
+            if len(found.photos) > 1:
+                say(name)
+            for line in lines:
+                say(line)
+    sum_up(options, read, found.skipped, about(model) | said, {"photos": rows}, walked=bool(found.folders))
+    return 2 if found.bad else 0
 
 
-def report_counts(counted: Mapping[str, Any]) -> None:
-    """The same as one line on stderr, for people."""
-    skipped = ", ".join(f"{reason.replace('_', ' ')} ({count})" for reason, count in counted["skipped"].items())
-    complain(f"photos read: {counted['read']}; skipped: {skipped or 'nothing'}")
+def sum_up(
+    options: argparse.Namespace,
+    read: int,
+    skipped: Mapping[str, int],
+    said: Mapping[str, Any],
+    rest: Mapping[str, Any],
+    *,
+    walked: bool = True,
+) -> None:
+    """At the end: the document of --json; else, where folders were walked, how many photos were read and skipped.
+
+    said, rest: fields of the document before and after these numbers.
+    """
+    skipped = dict(sorted(skipped.items()))
+    if options.json:
+        print_json({**said, "read": read, "skipped": skipped, **rest})
+    elif walked:
+        reasons = ", ".join(f"{reason.replace('_', ' ')} ({count})" for reason, count in skipped.items())
+        complain(f"photos read: {read}; skipped: {reasons or 'nothing'}")

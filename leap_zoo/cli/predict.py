@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
-from leap_zoo.cli.output import about, print_json, say
-from leap_zoo.cli.photos import counts, report_counts, reporting, sources
+from leap_zoo.cli.output import about, say
+from leap_zoo.cli.photos import answer_each, reporting, sources, sum_up
+
+if TYPE_CHECKING:
+    from leap_zoo.model import Row
 
 
 def add(commands: Commands) -> None:
@@ -28,37 +31,20 @@ def add(commands: Commands) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos, name_of, readable
+    from leap_zoo.folders import find_photos
     from leap_zoo.model import predict
 
     found = find_photos(*options.photos)
-    several = len(found.photos) > 1
     model = load_model(options)
     head = model.find_head(options.head)
-    rows: list[dict[str, Any]] = []
-    read = 0
-    with reporting(found, rows, prints=not options.json) as done:
-        for number, row in readable(model, found.photos, sources(found), head.output, found, done):
-            read += 1
-            name = name_of(found.photos[number])
-            answer = predict(head, row[None], options.top)[0]
-            if options.json:
-                rows.append(
-                    {"photo": name, "predictions": answer, "unsure": answer.unsure, "distance": answer.distance}
-                )
-                continue
-            if several:
-                say(name)
-            if answer.unsure:
-                say("not sure: unlike the photos it learned from")
-            for prediction in answer:
-                say(f"{prediction.score:7.1%}  {prediction.label}")
-    counted = counts(read, found.skipped)
-    if options.json:
-        print_json(about(model) | {"head": options.head or model.card.default_head} | counted | {"photos": rows})
-    elif found.folders:
-        report_counts(counted)
-    return 2 if found.bad else 0
+
+    def answer(row: Row) -> tuple[dict[str, Any], list[str]]:
+        best = predict(head, row[None], options.top)[0]
+        doubt = ["not sure: unlike the photos it learned from"] if best.unsure else []
+        lines = [f"{one.score:7.1%}  {one.label}" for one in best]
+        return {"predictions": best, "unsure": best.unsure, "distance": best.distance}, doubt + lines
+
+    return answer_each(options, found, model, head.output, answer, head=options.head or model.card.default_head)
 
 
 def _embed(options: argparse.Namespace) -> int:
@@ -72,15 +58,13 @@ def _embed(options: argparse.Namespace) -> int:
     model = load_model(options)
     rows: list[dict[str, Any]] = []
     saved: dict[str, Any] = {}
+    read = 0
     with reporting(found, rows, prints=not options.json and options.out is None) as done:
         if options.out is not None:
             embedded = embed_found(model, found, options.space, sources(found), done)
             read = len(embedded.photos)
-            if read:
-                embedded.save(options.out)
             saved = {"file": str(options.out), "embeddings": read}
         else:
-            read = 0
             for number, row in readable(model, found.photos, sources(found), output_of(options.space), found, done):
                 read += 1
                 name = name_of(found.photos[number])
@@ -88,12 +72,10 @@ def _embed(options: argparse.Namespace) -> int:
                     rows.append({"photo": name, "embedding": row.tolist()})
                 else:
                     say(name, *(f"{value:.6g}" for value in row), sep="\t")
-    counted = counts(read, found.skipped)
-    if options.json:
-        print_json(about(model) | {"space": options.space} | saved | counted | {"photos": rows})
-    else:
-        if saved and read:
+    if saved and read:
+        embedded.save(options.out)
+        if not options.json:
             say(f"{read} embeddings of length {embedded.vectors.shape[1]} in {options.out}")
-        if found.folders:
-            report_counts(counted)
+    said = about(model) | {"space": options.space} | saved
+    sum_up(options, read, found.skipped, said, {"photos": rows}, walked=bool(found.folders))
     return 2 if found.bad else 0

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import ModelCard, Positive, Text
-from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownSpace, nearest, short
+from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownSpace, nearest, short, whole_number
 from leap_zoo.files import check_path
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ class Gallery(ABC):
         where: only items whose metadata have these values (text, whole numbers or truth values; equal in type too).
         Raises InvalidArgument, InvalidGallery.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
-            raise InvalidArgument(f"k must be a whole number from 1 to {MAX_K}, not {short(k)}")
+        k = whole_number(k, "k", 1, MAX_K)
         conditions: dict[str, str | int | bool] = {}
         for key, value in _plain_fields("where", where or {}).items():
             if value is None or isinstance(value, float):

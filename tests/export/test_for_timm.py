@@ -17,7 +17,7 @@ from export import describe, for_timm, onnx
 from export.built import Built, file_of
 from export.errors import GateFailed
 from export.for_timm import TimmStudent
-from export.golden import draw
+from export.golden import draw, write_golden
 from export.graph import DeployedStudent
 from export.verify import check_parity
 from export.weights import weights_of
@@ -29,7 +29,6 @@ from leap_zoo.model import Model
 from leap_zoo.preprocess import to_tensor
 from leap_zoo.publish import publish
 from leap_zoo.store import ModelFolder
-from leap_zoo.verify import write_golden
 from train.method.student import make_student
 from train.run import Run, load_run
 

@@ -18,7 +18,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         download,
         "PATIENCE",
-        Patience(connect=5, silence=2, window=2, least=100, document=5, attempts=3, back_off=0.01, longest=0.02),
+        Patience(connect=5, silence=2, window=2, least=100, attempts=3, back_off=0.01, longest=0.02),
     )
 
 

@@ -30,7 +30,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         download,
         "PATIENCE",
-        Patience(connect=2, silence=0.3, window=0.2, least=1000, document=0.5, attempts=2, back_off=0.01, longest=0.02),
+        Patience(connect=2, silence=0.3, window=0.2, least=1000, attempts=2, back_off=0.01, longest=0.02),
     )
 
 

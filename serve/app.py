@@ -8,11 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from html import escape
+from operator import attrgetter
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,11 +25,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from leap_zoo import errors
 from serve.api import embeddings, files, galleries, heads, models, predict
 from serve.api.old_paths import OldPaths
-from serve.direct import DirectRoutes
 from serve.engine import Engine
 from serve.middleware import UI_PATH
-from serve.openapi import API_VERSION, TAGS, about, describe, operation_id
-from serve.problems import Refused, internal_error, invalid_options, refusal_of
+from serve.problems import CODES, MEDIA_TYPE, Problem, Refused, internal_error, invalid_options, refusal_of
 from serve.settings import ServeSettings
 from serve.shelf import Shelf, zoos_to_hand_on
 from serve.stores import Stores
@@ -35,35 +36,59 @@ _START_PAGE = Template(Path(__file__).with_name("index.html").read_text(encoding
 _ICON = Path(__file__).with_name("icon.svg").read_bytes()
 
 
+API_VERSION = "1.1.0"
+"""Of the routes under /v1: the second number grows with what is added."""
+
+_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
+{photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
+stable. Every answer has the header `X-Request-ID`: the client's own, or a new one.
+
+| code | status | meaning |
+|---|---|---|
+{codes}"""
+
+_TAGS = [
+    {"name": "photos", "description": "Photos to classes or to vectors."},
+    {"name": "models", "description": "What may be asked for."},
+    {"name": "galleries", "description": "Vectors of photos that stay, and the search among them."},
+    {"name": "heads", "description": "Classes of your own, for `/v1/classify?head=NAME`."},
+    {"name": "zoo", "description": "The models themselves, for `leap-zoo pull --from`."},
+]
+_PROBLEM: dict[str, Any] = {
+    "description": "A problem; its `code` says which",
+    "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+}
+
+
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
     """The API over `engine`, and over what clients leave in `stores`, which it closes when it ends."""
+    codes = "\n".join(f"| `{code}` | {status} | {meaning} |" for code, (status, meaning) in sorted(CODES.items()))
+    # For the schema: the gate has looked at the key before.
+    keys = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app: FastAPI = FastAPIOffline(
         title="LEAP Zoo",
         version=API_VERSION,
         summary="Small vision transformers over HTTP",
-        description=about(settings.max_photos),
+        description=_ABOUT.format(photos=settings.max_photos, codes=codes),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        servers=[{"url": "/", "description": "The server that this document is from"}],
-        openapi_tags=TAGS,
-        generate_unique_id_function=operation_id,
+        openapi_tags=_TAGS,
+        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
+        dependencies=keys if settings.keys_file else [],
+        generate_unique_id_function=attrgetter("name"),  # what code generators call the method
         docs_url="/docs",  # Swagger UI, whose scripts come from this server
         redoc_url=None,
         lifespan=_closing(stores),
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
     app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
-    photos = predict.router(engine, stores.heads, settings.max_photos)
-    app.include_router(photos)
     app.add_middleware(OldPaths)
-    app.add_middleware(DirectRoutes, router=photos, options=predict.OPTIONS)
+    app.include_router(predict.router(engine, stores.heads, settings.max_photos))
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(galleries.router(engine, stores, settings.max_photos))
     app.include_router(heads.router(engine, stores))
     app.include_router(files.router(app.state.shelf))
     answer_errors(app)
-    describe(app, settings)
-
     return app
 
 

@@ -13,9 +13,10 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -39,6 +40,9 @@ HOW_CLASSES = (
     "Send a multipart form with a file for each photo, whose field name is the class, or JSON "
     '{"classes": {"cat": ["base64", ...], "dog": [...]}}'
 )
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mO4o6EBAAMQAS0Qc/Z2AAAAAElFTkSuQmCC"
+"""A PNG of one reddish pixel, in base64."""
+
 _MAX_TEXT = 64 * 1024  # bytes of a form's text field
 _STANDARD = str.maketrans("-_", "+/")
 _MAX_VALUES = 200_000  # of a JSON body; photos are few and long
@@ -47,6 +51,10 @@ _LARGE = 64 * 1024  # bytes of JSON or base64 that would hold up the event loop 
 T = TypeVar("T")
 Fields = dict[str, Value]
 Label = str
+Texts = Annotated[
+    list[Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]],
+    Meta(extra_json_schema={"minItems": 1, "examples": [[PIXEL]]}),
+]
 Form = list[tuple[str, bytes | str]]
 
 
@@ -59,18 +67,24 @@ class Items:
     metadata: list[Fields]
 
 
-class _Images(msgspec.Struct, forbid_unknown_fields=True):
-    images: list[str]
+class ImagesBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Photos in JSON."""
+
+    images: Texts
 
 
-class _ItemsBody(msgspec.Struct, forbid_unknown_fields=True):
-    images: list[str]
+class ItemsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Photos for a gallery, in JSON."""
+
+    images: Texts
     ids: list[str] | None = None
     metadata: list[Fields] | None = None
 
 
-class _ClassesBody(msgspec.Struct, forbid_unknown_fields=True):
-    classes: dict[Label, list[str]]
+class ClassesBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Photos by class, in JSON."""
+
+    classes: dict[Label, Texts]
 
 
 async def read_photo(request: Request) -> tuple[bytes, dict[str, Any]]:
@@ -108,7 +122,7 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
     elif kind == "multipart/form-data":
         photos = _photos_of_form(await _form(request, most, HOW_MANY))
     elif kind == "application/json":
-        return await photos_of_texts((await read_json(await request.body(), _Images)).images, most)
+        return await photos_of_texts((await read_json(await request.body(), ImagesBody)).images, most)
     else:
         raise _other_kind(HOW_MANY)
     return _none_missing(photos, HOW_MANY)
@@ -235,7 +249,7 @@ def _items_of_form(form: Form) -> Items:
 
 
 def _items_of_json(body: bytes, most: int) -> Items:
-    sent = _decode_json(body, _ItemsBody)
+    sent = _decode_json(body, ItemsBody)
     _check_number(len(sent.images), most)
     return _items([photo_of_text(text, index) for index, text in enumerate(sent.images)], sent.ids, sent.metadata)
 
@@ -254,7 +268,7 @@ def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | 
 
 
 def _classes_of_json(body: bytes, most: int) -> dict[Label, list[bytes]]:
-    sent = _decode_json(body, _ClassesBody).classes
+    sent = _decode_json(body, ClassesBody).classes
     _check_number(sum(map(len, sent.values())), most)
     index = itertools.count()
     return {label: [photo_of_text(text, next(index)) for text in texts] for label, texts in sent.items()}

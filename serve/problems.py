@@ -80,15 +80,6 @@ CODES: dict[str, tuple[int, str]] = {
 """Every code: its status, and what it means. The page at /docs lists them, and no code changes its meaning."""
 
 
-class OpenAIError(BaseModel):
-    """The same for clients of OpenAI's API."""
-
-    message: str
-    type: str = Field(examples=["invalid_request_error"])
-    param: None = None
-    code: str
-
-
 class Problem(BaseModel):
     """The body of every 4xx and 5xx answer (`application/problem+json`, RFC 9457)."""
 
@@ -99,7 +90,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable: programs may depend on it", examples=["not_an_image"])
     detail: str = Field(description="What is wrong and how to fix it, for people")
     index: int | None = Field(None, ge=0, description="Which photo of the request it is about, counted from 0")
-    error: OpenAIError | None = Field(None, description="Of /v1/embeddings only")
+    error: dict[str, str | None] | None = Field(None, description="For OpenAI's clients: of /v1/embeddings")
 
 
 class Refused(Exception):
@@ -130,7 +121,7 @@ class Refused(Exception):
         body = problem(self.status, self.code, self.detail, self.index)
         if path == OPENAI_PATH:
             kind = "server_error" if self.status >= 500 else "invalid_request_error"
-            body.error = OpenAIError(message=self.detail, type=kind, code=self.code)
+            body.error = {"message": self.detail, "type": kind, "param": None, "code": self.code}
         return Response(body.model_dump_json(exclude_none=True), self.status, self.headers, media_type=MEDIA_TYPE)
 
 

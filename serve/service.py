@@ -172,9 +172,10 @@ class LeapZoo:
     ) -> Hits:
         """Find what is like a photo in a gallery. where: only items whose metadata have these values."""
         photos, options = [await _bytes_of(image)], SearchOptions(k=k)
-        compared, found = await searched(self._running.engine, self._running.stores, gallery, photos, options, where)
+        running = self._running
+        _, answer, found = await searched(running.engine, running.stores, gallery, photos, options, where)
         hits = [Hit(id=one.id, score=one.score, metadata=one.metadata) for one in found[0]]
-        return Hits(hits=hits, gallery=gallery, space=compared.answer.space, **_by(compared.answer))
+        return Hits(hits=hits, gallery=gallery, space=answer.space, **_by(answer))
 
     @bentoml.on_deployment
     @staticmethod

@@ -249,6 +249,10 @@ class QdrantShelf:
         return collection
 
 
+NAME = {"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "minLength": 1, "maxLength": 64}
+"""A name in a path, for the schema; `checked_name` has the last word."""
+
+
 def checked_name(name: str) -> str:
     """The name. Raises Refused (422) unless it is 1 to 64 letters, digits, `_`, `-` and `.`, the first none of -. ."""
     try:

@@ -8,28 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from serve.engine import Answer, Space
 
 Encoding = Literal["float", "base64", "int8"]
 
-_EXAMPLE: dict[str, Any] = {
-    "model": "leap-tiny",
-    "revision": "7bc54546bcc9",
-    "precision": "int8",
-    "milliseconds": 2.5,
-    "decode_ms": 0.6,
-    "inference_ms": 1.9,
-    "queue_ms": 0.1,
-}
-
 
 class Prediction(BaseModel):
     """One class: its label, its softmax score in 0..1, its index among the labels of the head."""
 
-    label: str
+    label: str = Field(examples=["golf ball"])
     score: float
     index: int
 
@@ -37,9 +27,9 @@ class Prediction(BaseModel):
 class Answered(BaseModel):
     """Who answered, and how long it took."""
 
-    model: str
-    revision: str
-    precision: str
+    model: str = Field(examples=["leap-tiny"])
+    revision: str = Field(examples=["7bc54546bcc9"])
+    precision: str = Field(examples=["int8"])
     milliseconds: float = Field(description="Decoding and inference of all photos, without waiting")
     decode_ms: float
     inference_ms: float
@@ -49,34 +39,18 @@ class Answered(BaseModel):
 class Classification(Answered):
     """The answer of /v1/classify."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "predictions": [[{"label": "golf ball", "score": 0.93, "index": 574}]],
-                "head": "imagenet1k",
-                **_EXAMPLE,
-                "unsure": [False],
-                "distances": [None],
-            }
-        }
-    )
     predictions: list[list[Prediction]] = Field(description="For each photo its classes, best first")
     unsure: list[bool] = Field(description="For each photo whether it is unlike all that the head learned from")
     distances: list[float | None] = Field(
         description="For each photo how far it is from the head's classes; null where the head does not know, and is "
         "never unsure"
     )
-    head: str
+    head: str = Field(examples=["imagenet1k"])
 
 
 class Embeddings(Answered):
     """The answer of /v1/embed."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"embeddings": [[0.6, 0.8]], "encoding": "float", "dim": 2, "space": "student", **_EXAMPLE}
-        }
-    )
     embeddings: list[list[float]] | list[str] = Field(description="For each photo a vector of unit length")
     scales: list[float] = Field([], description="For each photo; only with encoding=int8")
     encoding: Encoding
@@ -129,7 +103,7 @@ def json_response(body: dict[str, Any]) -> Response:
 
 def about(answer: Answer) -> dict[str, Any]:
     """The fields of `Answered`."""
-    return {name: getattr(answer, name) for name in _EXAMPLE}
+    return {name: getattr(answer, name) for name in Answered.model_fields}
 
 
 def encoded(rows: npt.NDArray[np.float32], encoding: Encoding) -> dict[str, Any]:

@@ -1,56 +1,37 @@
-"""The bodies of requests with photos that have ids, metadata or classes, for OpenAPI."""
+"""Bodies with photos, for the schema: FastAPI knows one kind of body for a route, and these are sent in several."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from serve.api.described import IMAGE_PART, MANY_PHOTOS, PIXEL
-from serve.photos import HOW_CLASSES, HOW_ITEMS
+import msgspec
 
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
-_BASE64: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
-_FIELDS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+
+PHOTOS_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {"image": {"type": "array", "minItems": 1, "items": _FILE}},
+}
+ITEMS_FORM: dict[str, Any] = PHOTOS_FORM | {
+    "properties": PHOTOS_FORM["properties"] | {"id": _TEXTS, "metadata": _TEXTS},
+    "additionalProperties": False,
+}
+CLASSES_FORM: dict[str, Any] = {"type": "object", "additionalProperties": _FILE}
+
 _RAW: dict[str, Any] = {
-    kind: content
-    for kind, content in MANY_PHOTOS["requestBody"]["content"].items()
-    if kind not in ("multipart/form-data", "application/json")
+    "image/*": {"schema": {"description": "The bytes of one photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"}},
+    "application/octet-stream": {"schema": {}},
 }
 
 
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "required": list(required), "properties": properties}
-    return {"schema": schema | {"additionalProperties": False}}
-
-
-def _body(how: str, content: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "description": how + ".", "content": content}}
-
-
-_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 256}}
-_FILES: dict[str, Any] = {"type": "array", "minItems": 1, "items": _FILE}
-
-ITEM_PHOTOS = _body(
-    HOW_ITEMS,
-    _RAW
-    | {
-        "multipart/form-data": _object(
-            {"image": _FILES, "id": _TEXTS, "metadata": {"type": "array", "items": {"type": "string"}}}, "image"
-        )
-        | {"encoding": IMAGE_PART},
-        "application/json": _object(
-            {"images": _BASE64, "ids": _TEXTS, "metadata": {"type": "array", "items": _FIELDS}}, "images"
-        )
-        | {"example": {"images": [PIXEL], "ids": ["beach"], "metadata": [{"label": "sea"}]}},
-    },
-)
-"""What `read_items` reads."""
-
-CLASS_PHOTOS = _body(
-    HOW_CLASSES,
-    {
-        "multipart/form-data": {"schema": {"type": "object", "additionalProperties": _FILES}},
-        "application/json": _object({"classes": {"type": "object", "additionalProperties": _BASE64}}, "classes")
-        | {"example": {"classes": {"cat": [PIXEL], "dog": [PIXEL]}}},
-    },
-)
-"""What `read_classes` reads."""
+def body(how: str, json: type[msgspec.Struct], form: dict[str, Any] | None = None, *, raw: bool = True) -> Any:
+    """`openapi_extra` of a route that reads JSON of this type, a form (None: no form), or one photo as it is."""
+    schemas = msgspec.json.schema_components([json], ref_template="#/$defs/{name}")[1]
+    own = schemas.pop(json.__name__)
+    content: dict[str, Any] = {"application/json": {"schema": own | ({"$defs": schemas} if schemas else {})}}
+    if form is not None:
+        encoding = {"encoding": {"image": {"contentType": "image/*"}}} if "properties" in form else {}
+        content["multipart/form-data"] = {"schema": form} | encoding
+    return {"requestBody": {"required": True, "description": how, "content": content | (_RAW if raw else {})}}

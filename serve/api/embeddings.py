@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Request
 from msgspec import Meta
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from leap_zoo.card import Precision
 from serve.api.answers import base64_of, json_response
-from serve.api.described import JSON_PROBLEMS, MODEL_PROBLEMS, PIXEL, problems
+from serve.api.bodies import body
 from serve.engine import Engine, Space
-from serve.photos import photos_of_texts, read_json
+from serve.photos import PIXEL, photos_of_texts, read_json
 from serve.problems import Refused
 
 
@@ -32,7 +32,10 @@ class EmbeddingsRequest(msgspec.Struct):
 
     input: Annotated[
         str | ImageInput | list[str | ImageInput],
-        Meta(description="One photo or several, each as data:image/jpeg;base64, and its base64"),
+        Meta(
+            description="One photo or several, each as data:image/jpeg;base64, and its base64",
+            examples=[[f"data:image/png;base64,{PIXEL}"]],
+        ),
     ]
     model: Annotated[str, Meta(max_length=64, description="A model's id; GET /v1/models lists them")] | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -60,17 +63,6 @@ class Usage(BaseModel):
 class EmbeddingList(BaseModel):
     """The answer of /v1/embeddings."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "object": "list",
-                "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
-                "model": "leap-tiny",
-                "created": 1780000000,
-                "usage": {"prompt_tokens": 0, "total_tokens": 0},
-            }
-        }
-    )
     object: Literal["list"]
     data: list[Row]
     model: str = Field(examples=["leap-tiny"])
@@ -78,27 +70,12 @@ class EmbeddingList(BaseModel):
     usage: Usage
 
 
-_DATA_URI = f"data:image/png;base64,{PIXEL}"
-_SCHEMAS = msgspec.json.schema_components([EmbeddingsRequest], ref_template="#/$defs/{name}")[1]
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": _SCHEMAS["EmbeddingsRequest"] | {"$defs": {"ImageInput": _SCHEMAS["ImageInput"]}},
-                "example": {"model": "leap-tiny", "input": [_DATA_URI], "encoding_format": "float"},
-            }
-        },
-    }
-}
-
-
 def router(engine: Engine, max_photos: int) -> APIRouter:
     """The route over `engine`."""
     router = APIRouter(prefix="/v1", tags=["photos"])
-    refusals = problems(*JSON_PROBLEMS, *MODEL_PROBLEMS)
+    request_body = body("JSON", EmbeddingsRequest, raw=False)
 
-    @router.post("/embeddings", response_model=EmbeddingList, responses=refusals, openapi_extra=_BODY)
+    @router.post("/embeddings", response_model=EmbeddingList, openapi_extra=request_body)
     async def create_embeddings(request: Request) -> Response:
         """Turn photos into vectors, for clients of OpenAI's API."""
         asked = await read_json(await request.body(), EmbeddingsRequest)

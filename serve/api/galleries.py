@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -15,24 +15,14 @@ from starlette.types import Receive, Scope, Send
 from leap_zoo.gallery import Hit, Kind, Where
 from serve.api import answers
 from serve.api.answers import Answered, about, json_response
-from serve.api.bodies import ITEM_PHOTOS
-from serve.api.compared import Compared, CompareOptions, embed_for, of_kind
-from serve.api.described import (
-    CHANGE_PROBLEMS,
-    MANY_PHOTOS,
-    MANY_PROBLEMS,
-    MODEL_PROBLEMS,
-    READ_PROBLEMS,
-    file_answer,
-    problems,
-)
-from serve.api.names import GalleryName
-from serve.engine import Engine, Space
+from serve.api.bodies import ITEMS_FORM, PHOTOS_FORM, body
+from serve.api.predict import ModelOptions
+from serve.engine import Embedded, Engine, Space
 from serve.exports import Export
-from serve.photos import read_items, read_photos
+from serve.photos import HOW_ITEMS, HOW_MANY, ImagesBody, ItemsBody, read_items, read_photos
 from serve.problems import Refused
-from serve.shelves import About
-from serve.stores import Stores, Threads
+from serve.shelves import NAME, About
+from serve.stores import Stores, Threads, require
 
 MAX_K = 100  # with 16 KiB of metadata each, more would make answers that no client expects
 MAX_PAGE = 1000
@@ -40,29 +30,8 @@ MAX_PAGE_BYTES = 2**20
 MAX_DELETED = 100  # their ids must fit into the request's line
 
 _Conditions = dict[str, str | int | bool]
-_STORED = ("invalid_name", "gallery_damaged", "store_unavailable")
-_READ = (*READ_PROBLEMS, *_STORED, "unknown_gallery")
-_CHANGE = (*CHANGE_PROBLEMS, *_STORED, "unknown_gallery")
-_ADD = (
-    *_STORED,
-    "other_embeddings",
-    "too_many_galleries",
-    "gallery_full",
-    "store_full",
-    "invalid_id",
-    "invalid_metadata",
-    "uneven_items",
-)
-_KIND: dict[str, Any] = {"model": "leap-tiny", "revision": "7bc54546bcc9", "space": "student", "dim": 192}
-_GALLERY: dict[str, Any] = {"name": "holiday", **_KIND, "items": 2, "bytes": 1800}
-_ITEM: dict[str, Any] = {"id": "beach", "metadata": {"label": "sea"}}
-_TIMES: dict[str, Any] = {
-    "precision": "int8",
-    "milliseconds": 5.1,
-    "decode_ms": 1.3,
-    "inference_ms": 3.8,
-    "queue_ms": 0.1,
-}
+
+GalleryName = Annotated[str, Path(json_schema_extra=NAME, examples=["holiday"], description="The gallery's name")]
 
 
 class NewGallery(BaseModel):
@@ -73,21 +42,31 @@ class NewGallery(BaseModel):
     space: Space = Field("student", description="The student's own space, or the teacher's")
 
 
+class CompareOptions(ModelOptions):
+    """Which model embeds photos for a gallery, in which of its spaces."""
+
+    space: Space | None = Field(None, description="default: the gallery's, and student for a new one")
+
+
 class AddOptions(CompareOptions):
     """The query of POST /v1/galleries/{name}/items."""
 
     create: bool = Field(False, description="Make the gallery when it is not there")
 
 
-class GalleryInfo(BaseModel):
-    """A gallery, and whose embeddings it holds."""
+class OfKind(BaseModel):
+    """Whose embeddings a gallery holds."""
 
-    model_config = ConfigDict(json_schema_extra={"example": _GALLERY})
-    name: str
-    model: str
-    revision: str
+    model: str = Field(examples=["leap-tiny"])
+    revision: str = Field(examples=["7bc54546bcc9"])
     space: Space
     dim: int = Field(description="Numbers in an embedding")
+
+
+class GalleryInfo(OfKind):
+    """A gallery, and whose embeddings it holds."""
+
+    name: str = Field(examples=["holiday"])
     items: int
     bytes: int | None = Field(description="On the disk; null where galleries lie on another server")
 
@@ -95,27 +74,20 @@ class GalleryInfo(BaseModel):
 class GalleryList(BaseModel):
     """The answer of GET /v1/galleries, by name."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"galleries": [_GALLERY]}})
     galleries: list[GalleryInfo]
 
 
-class Added(Answered):
+class Added(OfKind, Answered):
     """The answer to photos that were added; they are there for good."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"gallery": "holiday", "ids": ["beach"], "items": 2, **_KIND, **_TIMES}}
-    )
     gallery: str
     ids: list[str] = Field(description="Of the photos, in their order; without repetitions")
     items: int = Field(description="In the gallery now")
-    space: Space
-    dim: int
 
 
 class ItemInfo(BaseModel):
     """An item of a gallery."""
 
-    model_config = ConfigDict(json_schema_extra={"example": _ITEM})
     id: str
     metadata: dict[str, str | int | float | bool | None]
 
@@ -123,7 +95,6 @@ class ItemInfo(BaseModel):
 class Page(BaseModel):
     """The answer of GET /v1/galleries/{name}/items."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"items": [_ITEM], "offset": 0, "total": 2}})
     items: list[ItemInfo]
     offset: int = Field(description="As asked for")
     total: int = Field(description="In the gallery")
@@ -132,7 +103,6 @@ class Page(BaseModel):
 class Deleted(BaseModel):
     """How many of the items were there, and are gone."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"deleted": 1}})
     deleted: int
 
 
@@ -165,30 +135,11 @@ class SearchOptions(CompareOptions):
     )
 
 
-class SearchAnswer(Answered):
+class SearchAnswer(OfKind, Answered):
     """The answer of a search."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "hits": [[{"id": "beach", "score": 0.87, "metadata": {"label": "sea"}}]],
-                "gallery": "holiday",
-                "model": "leap-tiny",
-                "revision": "7bc54546bcc9",
-                "space": "student",
-                "dim": 192,
-                "precision": "int8",
-                "milliseconds": 2.5,
-                "decode_ms": 0.6,
-                "inference_ms": 1.9,
-                "queue_ms": 0.1,
-            }
-        }
-    )
     hits: list[list[answers.Hit]] = Field(description="For each photo its items, nearest first")
     gallery: str
-    space: Space
-    dim: int
 
 
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
@@ -196,51 +147,40 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
     galleries, threads = stores.galleries, stores.threads
 
-    @router.get("", response_model=GalleryList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
-    async def list_galleries() -> Response:
+    @router.get("")
+    async def list_galleries() -> GalleryList:
         """Which galleries there are."""
-        return json_response({"galleries": [_info(one) for one in await threads.run(galleries.list)]})
+        return GalleryList(galleries=[_info(one) for one in await threads.run(galleries.list)])
 
-    @router.get("/{name}", response_model=GalleryInfo, responses=problems(*_READ))
-    async def show_gallery(name: GalleryName) -> Response:
+    @router.get("/{name}")
+    async def show_gallery(name: GalleryName) -> GalleryInfo:
         """What a gallery is."""
-        return json_response(_info(await threads.run(lambda: galleries.about(name))))
+        return _info(await threads.run(lambda: galleries.about(name)))
 
-    @router.put(
-        "/{name}",
-        response_model=GalleryInfo,
-        responses=problems(*_CHANGE, *MODEL_PROBLEMS, "broken_json", "other_embeddings", "too_many_galleries"),
-    )
-    async def make_gallery(name: GalleryName, wanted: NewGallery | None = None) -> Response:
+    @router.put("/{name}")
+    async def make_gallery(name: GalleryName, wanted: NewGallery | None = None) -> GalleryInfo:
         """Make a gallery, which is empty. One that is there stays as it is, when it is of the same model and space."""
         wanted = wanted or NewGallery()
         kind = Kind.of(engine.models.get(wanted.model).card, wanted.space)
-        return json_response(_info(await threads.write(lambda: galleries.make(name, kind))))
+        return _info(await threads.write(lambda: galleries.make(name, kind)))
 
-    @router.post(
-        "/{name}/items",
-        response_model=Added,
-        responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_ADD),
-        openapi_extra=ITEM_PHOTOS,
-    )
+    @router.post("/{name}/items", response_model=Added, openapi_extra=body(HOW_ITEMS, ItemsBody, ITEMS_FORM))
     async def add_to_gallery(request: Request, name: GalleryName, options: Annotated[AddOptions, Query()]) -> Response:
         """Add photos, or replace those of the same ids."""
         sent = await read_items(request, max_photos)
         await threads.run(lambda: galleries.checked(sent.ids, sent.metadata))
         there = await threads.run(lambda: galleries.find(name) if options.create else galleries.about(name))
-        compared = await embed_for(engine, there, sent.photos, options)
-        vectors = compared.answer.embeddings
-        items = await threads.write(lambda: galleries.add(name, compared.kind, sent.ids, vectors, sent.metadata))
-        added = {"gallery": name, "ids": sent.ids, "items": items}
-        return json_response(added | of_kind(compared.kind) | about(compared.answer))
+        kind, answer = await embed_for(engine, there, sent.photos, options)
+        vectors = answer.embeddings
+        items = await threads.write(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
+        return json_response({"gallery": name, "ids": sent.ids, "items": items} | _of(kind) | about(answer))
 
-    @router.delete("/{name}", status_code=204, responses=problems(*_CHANGE))
-    async def delete_gallery(name: GalleryName) -> Response:
+    @router.delete("/{name}", status_code=204)
+    async def delete_gallery(name: GalleryName) -> None:
         """Take a gallery away with all that is in it."""
         await threads.write(lambda: galleries.delete(name))
-        return Response(status_code=204)
 
-    @router.get("/{name}/items", response_model=Page, responses=problems(*_READ, "invalid_option"))
+    @router.get("/{name}/items", response_model=Page)
     async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
         """A page of a gallery's items, in its own order. It ends earlier than `limit` where it would pass 1 MiB."""
 
@@ -258,38 +198,27 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         total, items = await threads.run(page)
         return json_response({"items": orjson.Fragment(items), "offset": options.offset, "total": total})
 
-    @router.delete(
-        "/{name}/items", response_model=Deleted, responses=problems(*_CHANGE, "invalid_option", "invalid_id")
-    )
-    async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Response:
+    @router.delete("/{name}/items")
+    async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Deleted:
         """Take items out. Ids that are not there are no error."""
         ids = list(dict.fromkeys(options.id))
-        deleted = await threads.write(lambda: galleries.delete_items(name, ids))
-        return json_response({"deleted": deleted})
+        return Deleted(deleted=await threads.write(lambda: galleries.delete_items(name, ids)))
 
-    @router.post(
-        "/{name}/search",
-        response_model=SearchAnswer,
-        responses=problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, *_STORED, "unknown_gallery", "other_embeddings"),
-        openapi_extra=MANY_PHOTOS,
-    )
+    @router.post("/{name}/search", response_model=SearchAnswer, openapi_extra=body(HOW_MANY, ImagesBody, PHOTOS_FORM))
     async def search_gallery(
         request: Request, name: GalleryName, options: Annotated[SearchOptions, Query()]
     ) -> Response:
         """Find what is like one photo or several."""
         where = _conditions(options.where)
         photos = await read_photos(request, max_photos)
-        compared, hits = await searched(engine, stores, name, photos, options, where)
-        fields: dict[str, Any] = {"hits": hits, "gallery": name}
-        return json_response(fields | of_kind(compared.kind) | about(compared.answer))
+        kind, answer, hits = await searched(engine, stores, name, photos, options, where)
+        return json_response({"hits": hits, "gallery": name} | _of(kind) | about(answer))
 
-    npz = file_answer(
-        "application/x-npz", "ids, embeddings, metadata (a line of JSON per item), model, revision, space"
-    )
+    npz = {200: {"description": "A file for numpy.load", "content": {"application/x-npz": {}}}}
 
-    @router.get("/{name}/export", response_class=StreamingResponse, responses=npz | problems(*_READ))
+    @router.get("/{name}/export", response_class=StreamingResponse, responses=npz)
     async def export_gallery(name: GalleryName) -> Response:
-        """All of a gallery as one file for numpy.load."""
+        """All of a gallery: ids, embeddings, metadata (a line of JSON per item), model, revision, space."""
         export = await threads.run(lambda: galleries.export(name), given_up=Export.close)
         return ExportAnswer(export, f"{name}.npz", threads)
 
@@ -297,19 +226,36 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 
 
 async def searched(
-    engine: Engine,
-    stores: Stores,
-    name: str,
-    photos: Sequence[bytes],
-    options: SearchOptions,
-    where: Where | None,
-) -> tuple[Compared, list[list[Hit]]]:
+    engine: Engine, stores: Stores, name: str, photos: Sequence[bytes], options: SearchOptions, where: Where | None
+) -> tuple[Kind, Embedded, list[list[Hit]]]:
     """The photos' embeddings, and for each its nearest items in a gallery. Raises Refused, and as the engine does."""
     galleries, threads = stores.galleries, stores.threads
     found = await threads.run(lambda: galleries.about(name))
-    compared = await embed_for(engine, found, photos, options)
-    vectors = compared.answer.embeddings
-    return compared, await threads.run(lambda: galleries.search(name, compared.kind, vectors, options.k, where))
+    kind, answer = await embed_for(engine, found, photos, options)
+    hits = await threads.run(lambda: galleries.search(name, kind, answer.embeddings, options.k, where))
+    return kind, answer, hits
+
+
+async def embed_for(
+    engine: Engine, gallery: About | None, photos: Sequence[bytes], options: CompareOptions
+) -> tuple[Kind, Embedded]:
+    """Embed with the gallery's own model and in its space; None: for a new gallery.
+
+    Raises Refused (409) when the options name another model or space, before any photo is looked at, or when the model
+    has another revision by now; and as `Engine.embed` does.
+    """
+    model, space = options.model, options.space
+    if gallery is not None:
+        held = gallery.kind
+        if (model or held.model, space or held.space) != (held.model, held.space):
+            detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or take another gallery."
+            raise Refused(409, "other_embeddings", detail)
+        model, space = held.model, held.space
+    answer = await engine.embed(photos, model=model, precision=options.precision, space=space or "student")
+    kind = Kind(model=answer.model, revision=answer.revision, space=answer.space, dim=answer.embeddings.shape[1])
+    if gallery is not None:
+        require(gallery.kind, kind)
+    return kind, answer
 
 
 class ExportAnswer(StreamingResponse):
@@ -333,8 +279,12 @@ class ExportAnswer(StreamingResponse):
             self._export.close()
 
 
-def _info(one: About) -> dict[str, Any]:
-    return {"name": one.name, **of_kind(one.kind), "items": one.items, "bytes": one.bytes}
+def _of(kind: Kind) -> dict[str, Any]:
+    return {name: getattr(kind, name) for name in OfKind.model_fields}
+
+
+def _info(one: About) -> GalleryInfo:
+    return GalleryInfo(name=one.name, items=one.items, bytes=one.bytes, **_of(one.kind))
 
 
 def _conditions(text: str | None) -> _Conditions | None:

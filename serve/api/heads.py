@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -14,66 +13,23 @@ from leap_zoo.errors import InvalidArgument
 from leap_zoo.fitting import Fit, fit
 from leap_zoo.heads import SUFFIX, encode_head
 from leap_zoo.model import Space
-from serve.api.answers import json_response
-from serve.api.bodies import CLASS_PHOTOS
-from serve.api.described import (
-    CHANGE_PROBLEMS,
-    JSON_PROBLEMS,
-    MODEL_PROBLEMS,
-    READ_PROBLEMS,
-    file_answer,
-    problems,
-)
-from serve.api.names import HeadName
+from serve.api.bodies import CLASSES_FORM, body
 from serve.api.predict import ModelOptions
 from serve.engine import Engine
-from serve.photos import read_classes
+from serve.photos import HOW_CLASSES, ClassesBody, read_classes
 from serve.problems import Refused, sentence
-from serve.shelves import checked_name
+from serve.shelves import NAME, checked_name
 from serve.stores import Named, Stores
 
 MAX_CONFUSIONS = 50
 
-_STORED = ("invalid_name", "unknown_head", "head_damaged", "store_unavailable")
-_READ = (*READ_PROBLEMS, *_STORED)
-_CREATE = (
-    *(problem for problem in JSON_PROBLEMS if problem not in ("not_an_image", "undecodable_image")),
-    "broken_form",
-    "unexpected_field",
-    "unsupported_content_type",
-    "invalid_classes",
-    "invalid_name",
-    "head_exists",
-    "head_of_the_model",
-    "too_many_heads",
-    "head_too_large",
-    "store_unavailable",
-)
-_EXAMPLE: dict[str, Any] = {
-    "name": "pets",
-    "labels": ["cat", "dog"],
-    "photos": [12, 15],
-    "kind": "discriminant",
-    "how": "linear discriminant analysis, shrinkage 0.6",
-    "model": "leap-tiny",
-    "revision": "7bc54546bcc9",
-    "space": "student",
-    "bytes": 2600,
-    "validation": {
-        "accuracy": 0.96,
-        "interval": [0.81, 0.99],
-        "n": 27,
-        "folds": 10,
-        "confidence": 0.93,
-        "unsure": 0.04,
-    },
-    "threshold": 0.62,
-}
+HeadName = Annotated[str, Path(json_schema_extra=NAME, examples=["pets"], description="The head's name")]
 
 
 class Validation(BaseModel):
     """Accuracy (0..1) on photos that the head had not learned from, in `folds` rounds; 95 % Wilson interval."""
 
+    model_config = ConfigDict(from_attributes=True)
     accuracy: float
     interval: tuple[float, float]
     n: int
@@ -85,7 +41,6 @@ class Validation(BaseModel):
 class HeadInfo(BaseModel):
     """A head: its classes, for which model it was fitted, and how good it is."""
 
-    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
     name: str
     labels: list[str]
     photos: list[int] = Field(description="How many of each class")
@@ -102,13 +57,13 @@ class HeadInfo(BaseModel):
 class HeadList(BaseModel):
     """The answer of GET /v1/heads, by name."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"heads": [_EXAMPLE]}})
     heads: list[HeadInfo]
 
 
 class ClassInfo(BaseModel):
     """A class: its photos, and of those that were put aside once, how many were recognised."""
 
+    model_config = ConfigDict(from_attributes=True)
     label: str
     photos: int
     tested: int
@@ -118,6 +73,7 @@ class ClassInfo(BaseModel):
 class ConfusionInfo(BaseModel):
     """So many photos of class `label` were taken for `taken_for`."""
 
+    model_config = ConfigDict(from_attributes=True)
     label: str
     taken_for: str
     count: int
@@ -126,18 +82,6 @@ class ConfusionInfo(BaseModel):
 class Created(HeadInfo):
     """The answer to labelled photos: a head, and what came up while it was fitted."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                **_EXAMPLE,
-                "classes": [{"label": "cat", "photos": 12, "tested": 12, "right": 11}],
-                "confusions": [{"label": "cat", "taken_for": "dog", "count": 1}],
-                "skipped": {"dog, photo 3 (from 0)": "not a photo"},
-                "notes": [],
-                "milliseconds": 310.5,
-            }
-        }
-    )
     classes: list[ClassInfo]
     confusions: list[ConfusionInfo] = Field(description=f"Most frequent first, at most {MAX_CONFUSIONS}")
     skipped: dict[str, str] = Field(description="Photos that could not be read, and why")
@@ -158,24 +102,18 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     router = APIRouter(prefix="/v1/heads", tags=["heads"])
     heads, threads = stores.heads, stores.threads
 
-    @router.get("", response_model=HeadList, responses=problems(*READ_PROBLEMS, "store_unavailable"))
-    async def list_heads() -> Response:
+    @router.get("")
+    async def list_heads() -> HeadList:
         """Which heads clients have made."""
-        return json_response({"heads": [_info(one) for one in await threads.run(heads.list)]})
+        return HeadList(heads=[_info(one) for one in await threads.run(heads.list)])
 
-    @router.get("/{name}", response_model=HeadInfo, responses=problems(*_READ))
-    async def show_head(name: HeadName) -> Response:
+    @router.get("/{name}")
+    async def show_head(name: HeadName) -> HeadInfo:
         """What a head is."""
-        return json_response(_info(await threads.run(lambda: heads.show(name))))
+        return _info(await threads.run(lambda: heads.show(name)))
 
-    @router.post(
-        "/{name}",
-        status_code=201,
-        response_model=Created,
-        responses=problems(*_CREATE, *MODEL_PROBLEMS),
-        openapi_extra=CLASS_PHOTOS,
-    )
-    async def create_head(request: Request, name: HeadName, options: Annotated[FitOptions, Query()]) -> Response:
+    @router.post("/{name}", status_code=201, openapi_extra=body(HOW_CLASSES, ClassesBody, CLASSES_FORM, raw=False))
+    async def create_head(request: Request, name: HeadName, options: Annotated[FitOptions, Query()]) -> Created:
         """Fit a head to labelled photos, a few of each class or more.
 
         Bytes that are no photo are skipped and named in `skipped`, unless a class has nothing else. One head is fitted
@@ -200,40 +138,35 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
 
         found, milliseconds = await engine.run_slowly(work)
         named = await threads.write(lambda: heads.create(name, found.head, replace=options.replace))
-        answer = json_response(_info(named) | _report(found) | {"milliseconds": milliseconds})
-        answer.status_code = 201
-        return answer
+        return Created(
+            **_info(named).model_dump(),
+            classes=[ClassInfo.model_validate(one) for one in found.classes],
+            confusions=[ConfusionInfo.model_validate(one) for one in found.confusions[:MAX_CONFUSIONS]],
+            skipped=found.bad,
+            notes=found.notes,
+            milliseconds=milliseconds,
+        )
 
-    head_file = file_answer("application/octet-stream", "For leap_zoo.heads.CustomHead.load, on any device")
+    file = {200: {"description": "For leap_zoo.heads.CustomHead.load", "content": {"application/octet-stream": {}}}}
 
-    @router.get("/{name}/file", response_class=Response, responses=head_file | problems(*_READ))
+    @router.get("/{name}/file", response_class=Response, responses=file)
     async def download_head(name: HeadName) -> Response:
-        """The head's file, to be used without this server."""
+        """The head's file, to be used without this server, on any device."""
         data = await threads.run(lambda: encode_head(heads.get(name)))
         disposition = {"content-disposition": f'attachment; filename="{name}{SUFFIX}"'}
         return Response(data, media_type="application/octet-stream", headers=disposition)
 
-    @router.delete("/{name}", status_code=204, responses=problems(*CHANGE_PROBLEMS, *_STORED))
-    async def delete_head(name: HeadName) -> Response:
+    @router.delete("/{name}", status_code=204)
+    async def delete_head(name: HeadName) -> None:
         """Take a head away."""
         await threads.write(lambda: heads.delete(name))
-        return Response(status_code=204)
 
     return router
 
 
-def _info(one: Named) -> dict[str, Any]:
+def _info(one: Named) -> HeadInfo:
     card = one.card
     shown = ("labels", "photos", "kind", "how", "model", "revision", "space", "threshold")
-    validation = None if card.validation is None else msgspec.to_builtins(card.validation)
-    about = {field: getattr(card, field) for field in shown}
-    return {"name": one.name, **about, "bytes": one.bytes, "validation": validation}
-
-
-def _report(found: Fit) -> dict[str, Any]:
-    return {
-        "classes": found.classes,
-        "confusions": found.confusions[:MAX_CONFUSIONS],
-        "skipped": found.bad,
-        "notes": found.notes,
-    }
+    validation = None if card.validation is None else Validation.model_validate(card.validation)
+    fields = {field: getattr(card, field) for field in shown}
+    return HeadInfo(name=one.name, bytes=one.bytes, validation=validation, **fields)

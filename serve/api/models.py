@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from pydantic import BaseModel, Field
 
 from leap_zoo import ModelCard
 from leap_zoo.card import Artifact
-from serve.api.answers import json_response
-from serve.api.described import READ_PROBLEMS, problems
 from serve.engine import Engine, Models, Space
-
-_EXAMPLE: dict[str, Any] = {
-    "id": "leap-tiny",
-    "object": "model",
-    "owned_by": "leap-zoo",
-    "revision": "7bc54546bcc9",
-    "description": "A small vision transformer",
-    "parameters": 5_500_000,
-    "default": True,
-    "heads": [{"name": "imagenet1k", "classes": 1000}],
-    "default_head": "imagenet1k",
-    "embedding_dims": {"student": 192, "teacher": 192},
-    "artifacts": [
-        {
-            "file": "model_int8.onnx",
-            "format": "onnx",
-            "precision": "int8",
-            "bytes": 6_300_000,
-            "sha256": "0" * 64,
-            "loaded": True,
-        }
-    ],
-}
 
 
 class ModelHead(BaseModel):
@@ -59,9 +33,9 @@ class FileInfo(BaseModel):
 class ModelInfo(BaseModel):
     """A model, from its card. `default`: whether it answers requests that name none."""
 
-    id: str
-    object: Literal["model"]
-    owned_by: Literal["leap-zoo"]
+    id: str = Field(examples=["leap-tiny"])
+    object: Literal["model"] = "model"
+    owned_by: Literal["leap-zoo"] = "leap-zoo"
     created: Literal[0] = Field(0, description="For clients of OpenAI's API; not known")
     revision: str
     description: str
@@ -76,8 +50,7 @@ class ModelInfo(BaseModel):
 class ModelList(BaseModel):
     """The answer of GET /v1/models, the default model first."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"object": "list", "data": [_EXAMPLE]}})
-    object: Literal["list"]
+    object: Literal["list"] = "list"
     data: list[ModelInfo]
 
 
@@ -85,38 +58,35 @@ def router(engine: Engine) -> APIRouter:
     """The list of the models of `engine`."""
     router = APIRouter(prefix="/v1", tags=["models"])
 
-    @router.get("/models", response_model=ModelList, responses=problems(*READ_PROBLEMS))
-    async def list_models() -> Response:
+    @router.get("/models")
+    async def list_models() -> ModelList:
         """Which models may be asked for, and in which precisions."""
         cards = {model.card.id: model.card for model in engine.models.all()}
-        return json_response({"object": "list", "data": [_info(engine.models, card) for card in cards.values()]})
+        return ModelList(data=[_info(engine.models, card) for card in cards.values()])
 
-    @router.get("/models/{model}", response_model=ModelInfo, responses=problems(*READ_PROBLEMS, "unknown_model"))
-    async def show_model(model: Annotated[str, Path(examples=["leap-tiny"])]) -> Response:
+    @router.get("/models/{model}")
+    async def show_model(model: Annotated[str, Path(examples=["leap-tiny"])]) -> ModelInfo:
         """What a model is."""
-        return json_response(_info(engine.models, engine.models.get(model).card))
+        return _info(engine.models, engine.models.get(model).card)
 
     return router
 
 
-def _info(models: Models, card: ModelCard) -> dict[str, Any]:
+def _info(models: Models, card: ModelCard) -> ModelInfo:
     loaded = {(model.card.id, model.artifact.file) for model in models.all()}
-    return {
-        "id": card.id,
-        "object": "model",
-        "owned_by": "leap-zoo",
-        "created": 0,
-        "revision": card.revision,
-        "description": card.description,
-        "parameters": card.parameters,
-        "default": card.id == models.default.card.id,
-        "heads": [{"name": head.name, "classes": len(head.labels)} for head in card.heads],
-        "default_head": card.default_head if card.answers else None,
-        "embedding_dims": {"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
-        "artifacts": [_file(artifact, (card.id, artifact.file) in loaded) for artifact in card.artifacts],
-    }
+    return ModelInfo(
+        id=card.id,
+        revision=card.revision,
+        description=card.description,
+        parameters=card.parameters,
+        default=card.id == models.default.card.id,
+        heads=[ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
+        default_head=card.default_head if card.answers else None,
+        embedding_dims={"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
+        artifacts=[_file(artifact, (card.id, artifact.file) in loaded) for artifact in card.artifacts],
+    )
 
 
-def _file(artifact: Artifact, loaded: bool) -> dict[str, Any]:
+def _file(artifact: Artifact, loaded: bool) -> FileInfo:
     names = ("file", "format", "precision", "bytes", "sha256")
-    return {name: getattr(artifact, name) for name in names} | {"loaded": loaded}
+    return FileInfo(loaded=loaded, **{name: getattr(artifact, name) for name in names})

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, Protocol
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Protocol, get_type_hints
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from leap_zoo import CustomHead, UnknownHead
 from leap_zoo.errors import nearest, short
 from serve.api.answers import Classification, Embeddings, Encoding, about, encoded, json_response
-from serve.api.described import MANY_PHOTOS, MANY_PROBLEMS, MODEL_PROBLEMS, problems
+from serve.api.bodies import PHOTOS_FORM, body
 from serve.engine import Classified, Engine, Space
-from serve.photos import read_photos
+from serve.photos import HOW_MANY, ImagesBody, read_photos
 
 MAX_TOP = 1000
+_LONGEST_KEPT = 256  # bytes of a query
 
 
 class Heads(Protocol):
@@ -56,17 +61,36 @@ class EmbedOptions(ModelOptions):
     )
 
 
-OPTIONS: dict[str, type[ModelOptions]] = {"/v1/classify": ClassifyOptions, "/v1/embed": EmbedOptions}
-"""The query of each route."""
+class HotRoute(APIRoute):
+    """A route that reads its query by itself: what FastAPI does at each request costs more than all of ours."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request. The endpoint takes the request, and its options."""
+        endpoint, kind = self.endpoint, get_type_hints(self.endpoint)["options"]
+
+        @lru_cache(maxsize=128)
+        def read(query: bytes) -> ModelOptions:
+            try:
+                given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+                return kind.model_validate(given)
+            except ValidationError as error:
+                raise RequestValidationError(error.errors()) from error
+
+        async def handle(request: Request) -> Response:
+            query = request.scope["query_string"]
+            # A client must not fill the memory with queries.
+            options = read(query) if len(query) <= _LONGEST_KEPT else read.__wrapped__(query)
+            return await endpoint(request, options)
+
+        return handle
 
 
 def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     """The two routes over `engine`; `heads` are those that clients have made."""
-    router = APIRouter(prefix="/v1", tags=["photos"])
-    embed_problems = problems(*MANY_PROBLEMS, *MODEL_PROBLEMS)
-    classify_problems = problems(*MANY_PROBLEMS, *MODEL_PROBLEMS, "unknown_head", "head_of_another_model")
+    router = APIRouter(prefix="/v1", tags=["photos"], route_class=HotRoute)
+    photos_body = body(HOW_MANY, ImagesBody, PHOTOS_FORM)
 
-    @router.post("/classify", response_model=Classification, responses=classify_problems, openapi_extra=MANY_PHOTOS)
+    @router.post("/classify", response_model=Classification, openapi_extra=photos_body)
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
         """Name what is on one photo or several."""
         answer = await classified(engine, heads, await read_photos(request, max_photos), options)
@@ -77,7 +101,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
         }
         return json_response(fields | about(answer) | doubt)
 
-    @router.post("/embed", response_model=Embeddings, responses=embed_problems, openapi_extra=MANY_PHOTOS)
+    @router.post("/embed", response_model=Embeddings, openapi_extra=photos_body)
     async def embed(request: Request, options: Annotated[EmbedOptions, Query()]) -> Response:
         """Turn one photo or several into vectors."""
         photos = await read_photos(request, max_photos)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 
-from serve.api.files import PacedFile
 from serve.browser import runtime
 from serve.problems import Refused
 
@@ -50,7 +49,7 @@ def router(runtime_folder: Path) -> APIRouter:
         path = runtime_folder / name
         if name not in runtime.FILES or not path.is_file():
             raise Refused(404, "unknown_file", "onnxruntime-web is not on this server: `make browser` fetches it.")
-        return PacedFile(path, headers=_HEADERS, media_type=_KINDS[path.suffix])
+        return FileResponse(path, headers=_HEADERS, media_type=_KINDS[path.suffix])
 
     @routes.get("/browser/{name:path}")
     async def page_file(name: str, request: Request) -> Response:

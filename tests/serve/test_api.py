@@ -17,7 +17,7 @@ from leap_zoo import ArtifactRefused
 from serve import service
 from serve.app import build_site
 from serve.engine import Engine
-from serve.problems import refusal_of
+from serve.problems import CODES, refusal_of
 from serve.settings import ServeSettings
 from serve.stores import open_stores
 
@@ -242,11 +242,15 @@ def test_refusal_of__keeps_the_servers_own_troubles_to_itself() -> None:
 
 
 def test_openapi__describes_every_route_and_error(client: TestClient) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
+    schema = client.get("/openapi.json").json()
+    paths = schema["paths"]
     assert {"/v1/classify", "/v1/embed", "/v1/embeddings", "/v1/models"} <= set(paths)
     classify = paths["/v1/classify"]["post"]
     assert "multipart/form-data" in classify["requestBody"]["content"]
-    assert {"200", "400", "413", "415", "422", "503"} <= set(classify["responses"])
+    for method, operation in ((method, one) for path in paths.values() for method, one in path.items()):
+        assert {"4XX", "5XX"} <= set(operation["responses"]), method
+        assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}
+    assert all(f"| `{code}` | {status} |" in schema["info"]["description"] for code, (status, _) in CODES.items())
     assert {parameter["name"] for parameter in classify["parameters"]} == {"top", "head", "model", "precision"}
 
 

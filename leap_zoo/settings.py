@@ -117,13 +117,13 @@ def file_path(path: str, windows: bool = os.name == "nt") -> str:
     return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
 
 
-def zoo_folder(location: str | os.PathLike[str], what: str = "zoo") -> Path:
+def zoo_folder(location: str | os.PathLike[str]) -> Path:
     """A zoo's location as a folder. Raises InvalidArgument for URLs that are none."""
-    place = zoo_location(location, what)
+    place = zoo_location(location)
     if isinstance(place, str):
         raise InvalidArgument(
-            f"{what} {short(location)} is on a server: leap-zoo pull MODEL --from URL, then load the model without "
-            f"{what}; or give its folder"
+            f"zoo {short(location)} is on a server: leap-zoo pull MODEL --from URL, then load the model without zoo; "
+            "or give its folder"
         )
     return place
 

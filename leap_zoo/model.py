@@ -269,12 +269,13 @@ class Model:
     def answers(self, photos: Iterable[Any], output: str) -> Iterator[Row | ImageError]:
         """For each photo, in order, its row (D,) of an output of the graph, or what is wrong with it.
 
-        Photos are decoded while the graph runs, by as many threads as it has (at most 4) and two batches ahead at most.
+        Two batches at most are drawn ahead. Paths and bytes are decoded while the graph runs, by as many threads as it
+        has (at most 4). Others are decoded as they are drawn: an iterator may close a file, or use an array or an image
+        again, before it gives the next one.
         Raises ArtifactRefused, and InvalidArgument for what is not a photo at all (a number, a list).
         """
 
-        def decode(numbered: tuple[int, Any]) -> Tensor | ImageError:
-            number, photo = numbered
+        def decode(number: int, photo: Any) -> Tensor | ImageError:
             try:
                 return to_tensor(photo, self.card.preprocessing, self.limits)
             except ImageError as error:
@@ -285,12 +286,15 @@ class Model:
         waiting = enumerate(photos)
         pool = ThreadPoolExecutor(min(MOST_DECODERS, self.session.threads), "decode")
         try:
-            ahead: deque[Future[Tensor | ImageError]] = deque()
+            ahead: deque[Future[Tensor | ImageError] | Tensor | ImageError] = deque()
             while True:
-                ahead.extend(pool.submit(decode, photo) for photo in islice(waiting, 2 * MAX_BATCH - len(ahead)))
+                for number, photo in islice(waiting, 2 * MAX_BATCH - len(ahead)):
+                    stays = isinstance(photo, (str, os.PathLike, bytes))
+                    ahead.append(pool.submit(decode, number, photo) if stays else decode(number, photo))
                 if not ahead:
                     return
-                batch = [ahead.popleft().result() for _ in range(min(MAX_BATCH, len(ahead)))]
+                drawn = [ahead.popleft() for _ in range(min(MAX_BATCH, len(ahead)))]
+                batch = [one.result() if isinstance(one, Future) else one for one in drawn]
                 tensors = [tensor for tensor in batch if not isinstance(tensor, ImageError)]
                 rows = iter(self.run(np.stack(tensors), [output])[output] if tensors else ())
                 for tensor in batch:

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnxruntime
 import pytest
 from msgspec.structs import replace
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import leap_zoo
 from leap_zoo import Model, Prediction
@@ -160,6 +160,32 @@ def test_embed__iterables_of_every_kind(model: Model, colour_photos: dict[str, P
         assert np.abs(found - one).max() < 1e-5
     grey = np.full((2, 40, 50, 1), 99, np.uint8)
     assert np.array_equal(model.embed(grey), model.embed([grey[0, :, :, 0], grey[1]]))
+
+
+def test_embed__an_iterator_may_use_its_photos_again(model: Model, tmp_path: Path) -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)] * 2
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{number}.png")
+
+    def files() -> Iterator[BinaryIO]:
+        for number in range(6):
+            with (tmp_path / f"{number}.png").open("rb") as file:
+                yield file  # which is closed afterwards
+
+    def arrays() -> Iterator[np.ndarray]:
+        buffer = np.empty((40, 40, 3), np.uint8)
+        for colour in colours:
+            buffer[:] = colour
+            yield buffer
+
+    Image.new("RGB", (40, 40), colours[0]).save(
+        tmp_path / "all.gif", save_all=True, append_images=[Image.new("RGB", (40, 40), one) for one in colours[1:]]
+    )
+    expected = model.embed([str(tmp_path / f"{number}.png") for number in range(6)])
+    assert np.array_equal(model.embed(files()), expected)
+    assert np.array_equal(model.embed(arrays()), expected)
+    with Image.open(tmp_path / "all.gif") as frames:
+        assert np.allclose(model.embed(ImageSequence.Iterator(frames)), expected, atol=0.05)
 
 
 def test_embed__a_generator_is_drawn_two_batches_ahead_at_most(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,12 @@ from serve.api.answers import Answered, about, json_response
 from serve.api.bodies import ITEMS_FORM, PHOTOS_FORM, body
 from serve.api.predict import ModelOptions
 from serve.engine import Embedded, Engine, Space
-from serve.exports import Export
+from serve.galleries import About, require
+from serve.kept import NAME
+from serve.npz import Export
 from serve.photos import HOW_ITEMS, HOW_MANY, ImagesBody, ItemsBody, read_items, read_photos
 from serve.problems import Refused
-from serve.shelves import NAME, About
-from serve.stores import Stores, Threads, require
+from serve.stores import Stores, Threads
 
 MAX_K = 100  # with 16 KiB of metadata each, more would make answers that no client expects
 MAX_PAGE = 1000
@@ -227,7 +228,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 
 async def searched(
     engine: Engine, stores: Stores, name: str, photos: Sequence[bytes], options: SearchOptions, where: Where | None
-) -> tuple[Kind, Embedded, list[list[Hit]]]:
+) -> tuple[Kind, Embedded, Sequence[Sequence[Hit]]]:
     """The photos' embeddings, and for each its nearest items in a gallery. Raises Refused, and as the engine does."""
     galleries, threads = stores.galleries, stores.threads
     found = await threads.run(lambda: galleries.about(name))

@@ -16,10 +16,11 @@ from leap_zoo.model import Space
 from serve.api.bodies import CLASSES_FORM, body
 from serve.api.predict import ModelOptions
 from serve.engine import Engine
+from serve.heads import Named
+from serve.kept import NAME, checked_name
 from serve.photos import HOW_CLASSES, ClassesBody, read_classes
 from serve.problems import Refused, sentence
-from serve.shelves import NAME, checked_name
-from serve.stores import Named, Stores
+from serve.stores import Stores
 
 MAX_CONFUSIONS = 50
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Protocol, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query, Request
@@ -19,18 +19,11 @@ from leap_zoo.errors import nearest, short
 from serve.api.answers import Classification, Embeddings, Encoding, about, encoded, json_response
 from serve.api.bodies import PHOTOS_FORM, body
 from serve.engine import Classified, Engine, Space
+from serve.heads import Heads
 from serve.photos import HOW_MANY, ImagesBody, read_photos
 
 MAX_TOP = 1000
 _LONGEST_KEPT = 256  # bytes of a query
-
-
-class Heads(Protocol):
-    """The heads that clients have made."""
-
-    def get(self, name: str) -> CustomHead:
-        """The head of that name. Raises UnknownHead. May read the disk."""
-        ...
 
 
 class ModelOptions(BaseModel):

@@ -14,6 +14,7 @@ from refused_requests import refused
 
 from leap_zoo.errors import UnknownHead
 from leap_zoo.heads import CustomHead
+from serve.heads import HELD
 from serve.problems import Refused
 from serve.stores import Limits, Stores, open_stores
 
@@ -93,3 +94,19 @@ def test_head__damaged_is_told_without_a_path(stores: Stores, head: CustomHead, 
     assert str(tmp_path) not in caught.value.detail
     assert not stores.heads.list()
     stores.heads.delete("mine")
+
+
+def test_list__reads_each_head_once(stores: Stores, head: CustomHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be more heads than are held in memory."""
+    names = [f"head-{number}" for number in range(HELD + 4)]
+    for name in names:
+        stores.heads.create(name, head)
+    read: list[str] = []
+    load = CustomHead.load
+    monkeypatch.setattr(CustomHead, "load", lambda path: (read.append(path.stem), load(path))[1])
+    for _ in range(3):
+        assert sorted(one.name for one in stores.heads.list()) == sorted(names)
+    assert sorted(read) == sorted(names)
+    stores.heads.create(names[0], CustomHead(head.card, head.weight * 2, head.bias), replace=True)
+    stores.heads.list()
+    assert read[len(names) :] == [names[0]]

@@ -25,8 +25,8 @@ from refused_requests import refused
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
+from serve.kept import name_of, stem_of
 from serve.problems import Refused
-from serve.shelves import name_of, stem_of
 from serve.stores import Limits, Stores, open_stores
 
 ROOT = Path(__file__).parents[2]
@@ -283,9 +283,9 @@ def test_damaged__gallery_is_told_without_a_path_and_can_be_deleted(
 
 
 def test_export__is_an_npz_of_one_state(stores: Stores) -> None:
-    rows = vectors(2500)
+    rows = vectors(10_000)
     stores.galleries.add(
-        "g", KIND, [f"é{n}" for n in range(2500)], rows, [{"n": n, "t": "\u2028"} for n in range(2500)]
+        "g", KIND, [f"é{n}" for n in range(10_000)], rows, [{"n": n, "t": "\u2028"} for n in range(10_000)]
     )
     export = stores.galleries.export("g")
     stores.galleries.delete("g")
@@ -293,13 +293,13 @@ def test_export__is_an_npz_of_one_state(stores: Stores) -> None:
     assert len(blocks) > 5
     with np.load(io.BytesIO(b"".join(blocks)), allow_pickle=False) as file:
         assert set(file) == {"ids", "embeddings", "metadata", "model", "revision", "space"}
-        assert file["ids"].tolist() == [f"é{n}" for n in range(2500)]
+        assert file["ids"].tolist() == [f"é{n}" for n in range(10_000)]
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         np.testing.assert_allclose(file["embeddings"], rows / lengths, rtol=1e-5)
         assert (str(file["model"]), str(file["revision"]), str(file["space"])) == ("m", "1", "student")
         lines = file["metadata"].tobytes().splitlines()
         assert lines[7] == '{"n":7,"t":"\u2028"}'.encode()
-        assert len(lines) == 2500
+        assert len(lines) == 10_000
 
 
 def test_export__of_an_empty_gallery(stores: Stores) -> None:

@@ -21,7 +21,7 @@ from refused_requests import refused
 import leap_zoo
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
-from serve import shelves
+from serve import galleries as store
 from serve.app import make_app
 from serve.engine import Engine, Models
 from serve.problems import Refused
@@ -45,7 +45,7 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     from qdrant_client import QdrantClient
 
     local = QdrantClient(":memory:")
-    monkeypatch.setattr(shelves, "connect", lambda url: (local, ""))
+    monkeypatch.setattr(store, "connect", lambda url: (local, ""))
     yield "qdrant://local"
     local.close()
 
@@ -116,7 +116,7 @@ def test_names__too_long_for_a_collection(stores: Stores) -> None:
 def test_server__shared_with_others_shows_ours_alone(stores: Stores, url: str) -> None:
     from qdrant_client import models
 
-    client, _ = shelves.connect(url)
+    client, _ = store.connect(url)
     shape = models.VectorParams(size=4, distance=models.Distance.COSINE)
     for name in ("theirs", "leap-zoo-A B"):
         client.create_collection(name, vectors_config=shape)

@@ -1,0 +1,421 @@
+"""Galleries that clients leave here, by name: in folders of a folder, or as collections of a Qdrant server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import msgspec
+
+from leap_zoo.errors import InvalidArgument, InvalidGallery
+from leap_zoo.files import sync_folder
+from leap_zoo.gallery import Gallery, Hit, Item, Kind, Metadata, Vectors, Where, checked_ids, checked_metadata
+from leap_zoo.gallery.flat import MANIFEST, FlatGallery, read_manifest
+from leap_zoo.gallery.qdrant import QdrantGallery, asking, connect
+from leap_zoo.locks import locked
+from serve.kept import Limits, checked_name, logger, name_of, stem_of, unavailable
+from serve.npz import Export
+from serve.problems import Refused, sentence
+
+HELD = 8  # galleries whose ids and metadata stay in memory between requests
+QDRANT_PREFIX = "leap-zoo-"  # of our collections on a server that may hold others
+MAX_COLLECTION = 128  # characters
+_DELETED = ".deleted-"
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a gallery is: its name, whose embeddings it holds, how many, their bytes on the disk (None: elsewhere)."""
+
+    name: str
+    kind: Kind
+    items: int
+    bytes: int | None
+
+
+class Galleries(ABC):
+    """Galleries by name. All methods block; several threads and processes may call them. Writers of all galleries take
+    turns, readers wait for nobody.
+
+    They raise Refused: 422 for names, ids and metadata that are none, 404 for a gallery that nobody has, 409 for
+    embeddings of another kind and for what would pass a limit, 503 when the disk or the server fails, 500 for damaged
+    files. What a subclass defines raises InvalidGallery and OSError instead.
+    """
+
+    attempts = 1
+    """At reading one that others may replace at that moment."""
+
+    def __init__(self, work: Path, limits: Limits) -> None:
+        """work: a folder for the lock of writers, and for exports while they are sent."""
+        self._work, self._lock = work, work / "lock"
+        self._places = threading.BoundedSemaphore(limits.exports)
+        self.limits = limits
+
+    def list(self) -> Sequence[About]:
+        """All of them, by name; those with a damaged manifest are left out."""
+        found = []
+        with self._refusing(""):
+            for name in self._names():
+                try:
+                    found.append(self._about(name))
+                except InvalidGallery as error:
+                    if self._explain(name, error).status == 503:
+                        raise
+        return [about for about in found if about is not None]
+
+    def about(self, name: str) -> About:
+        """What a gallery is."""
+        return self.find(name) or _unknown(name)
+
+    def find(self, name: str) -> About | None:
+        """What a gallery is; None when there is none of this name."""
+        with self._refusing(checked_name(name)):
+            return self._about(name)
+
+    def checked(
+        self, ids: Sequence[str], metadata: Sequence[Metadata] | None
+    ) -> tuple[Sequence[str], Sequence[Metadata]]:
+        """Ids and metadata that can be kept: before the effort of embedding. Raises Refused (422)."""
+        for number, one in enumerate(ids):
+            if len(one) > self.limits.id_characters:
+                detail = f"This id has more than {self.limits.id_characters} characters: shorten it."
+                raise Refused(422, "invalid_id", detail, index=number)
+        try:
+            fields = checked_metadata(metadata, len(ids))
+        except InvalidArgument as error:
+            raise Refused(422, "invalid_metadata", sentence(str(error))) from error
+        return _checked(ids), fields
+
+    def make(self, name: str, kind: Kind) -> About:
+        """The gallery, which is made when there is none."""
+        with self._writing(name):
+            found = self._about(name)
+            if found is None:
+                self._made(name, kind)
+                found = self.about(name)
+            require(found.kind, kind)
+            return found
+
+    def add(
+        self, name: str, kind: Kind, ids: Sequence[str], vectors: Vectors, metadata: Sequence[Metadata] | None = None
+    ) -> int:
+        """Add or replace items, durably, and make the gallery when there is none; returns how many items it has then.
+
+        kind: of the vectors (N, D). Raises as `checked` does.
+        """
+        names, fields = self.checked(ids, metadata)
+        size = 4 * vectors.size + sum(map(_bytes_of, names, fields))
+        with self._writing(name):
+            gallery = self._open(name)
+            if gallery is not None:
+                require(gallery.kind, kind)
+            self._check_room(gallery, names, size)
+            if gallery is None:
+                gallery = self._made(name, kind)
+            gallery.add(names, vectors, fields)
+            return gallery.count()
+
+    def search(
+        self, name: str, kind: Kind, vectors: Vectors, k: int, where: Where | None = None
+    ) -> Sequence[Sequence[Hit]]:
+        """The k nearest items to each query, as `Gallery.search`; kind: of the queries. Raises InvalidArgument."""
+        if where is not None and len(where) > self.limits.conditions:
+            detail = f"where has at most {self.limits.conditions} conditions, not {len(where)}."
+            raise Refused(422, "invalid_option", detail)
+
+        def find(gallery: Gallery) -> Sequence[Sequence[Hit]]:
+            require(gallery.kind, kind)
+            return gallery.search(vectors, k, where)
+
+        return self._read(name, find)
+
+    def items(self, name: str, offset: int = 0, limit: int | None = None) -> Sequence[Item]:
+        """A page of a gallery's items, in its own order."""
+        return self._read(name, lambda gallery: gallery.items(offset, limit))
+
+    def export(self, name: str) -> Export:
+        """All of a gallery as the blocks of an npz file, which the caller must close. Raises Refused (503) when too
+        many are open.
+        """
+        if not self._places.acquire(blocking=False):
+            detail = "Too many galleries are being exported already. Try again shortly."
+            raise Refused(503, "busy", detail, {"retry-after": "10"})
+        try:
+            return self._read(name, lambda gallery: Export(gallery, self._work, self._places.release))
+        except BaseException:
+            self._places.release()
+            raise
+
+    def delete_items(self, name: str, ids: Sequence[str]) -> int:
+        """Take items out; how many of them were there."""
+        names = _checked(ids)
+        with self._writing(name):
+            return self._read(name, lambda gallery: gallery.delete(names))
+
+    def delete(self, name: str) -> None:
+        """Take a gallery away with all that is in it. Searches that run may end or fail."""
+        with self._writing(name):
+            if not self._drop(name):
+                _unknown(name)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections."""
+
+    @abstractmethod
+    def _names(self) -> Sequence[str]:
+        """Sorted."""
+
+    @abstractmethod
+    def _about(self, name: str) -> About | None:
+        """What one is, as cheaply as can be; None when there is none."""
+
+    @abstractmethod
+    def _open(self, name: str) -> Gallery | None:
+        """The newest state of one; None when there is none."""
+
+    @abstractmethod
+    def _make(self, name: str, kind: Kind) -> Gallery:
+        """A new, empty one, which is there for good."""
+
+    @abstractmethod
+    def _drop(self, name: str) -> bool:
+        """Take one away, whatever state it is in; whether there was one."""
+
+    def _used(self) -> int:
+        """Bytes on the disk of all together."""
+        return 0
+
+    def _explain(self, name: str, error: InvalidGallery) -> Refused:
+        """What a client is told about an error that it did not cause."""
+        return unavailable(error)
+
+    def _made(self, name: str, kind: Kind) -> Gallery:
+        if len(self._names()) >= self.limits.galleries:
+            detail = f"There are {self.limits.galleries} galleries, which is the limit here: delete one first."
+            raise Refused(409, "too_many_galleries", detail)
+        return self._make(name, kind)
+
+    def _check_room(self, gallery: Gallery | None, names: Sequence[str], size: int) -> None:
+        """Before anything is written."""
+        count = 0 if gallery is None else gallery.count()
+        if gallery is not None and count + len(names) > self.limits.items:
+            count -= len({item.id for item in gallery.items()} & set(names))  # they are replaced
+        if count + len(names) > self.limits.items:
+            detail = f"A gallery holds at most {self.limits.items} items here: delete some first."
+            raise Refused(409, "gallery_full", detail)
+        if self._used() + size > self.limits.gallery_bytes:
+            detail = "The galleries are full (all together): delete some items first."
+            raise Refused(409, "store_full", detail)
+
+    def _read(self, name: str, work: Callable[[Gallery], Answer]) -> Answer:
+        """Reading waits for nobody: the gallery may be deleted and made anew meanwhile, and then is read again."""
+        with self._refusing(checked_name(name)):
+            for _ in range(self.attempts - 1):
+                with contextlib.suppress(InvalidGallery):
+                    return work(self._open(name) or _unknown(name))
+            return work(self._open(name) or _unknown(name))
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        with self._refusing(checked_name(name)), locked(self._lock):
+            yield
+
+    @contextlib.contextmanager
+    def _refusing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except InvalidGallery as error:
+            raise self._explain(name, error) from error
+        except OSError as error:
+            raise unavailable(error) from error
+
+
+class FolderGalleries(Galleries):
+    """A folder of folders. A few galleries stay loaded: their files are verified once, not at every search."""
+
+    attempts = 5
+
+    def __init__(self, folder: Path, work: Path, limits: Limits) -> None:
+        """folder: is there already. What a killed process had begun to delete is taken away."""
+        super().__init__(work, limits)
+        self._folder = folder
+        self._guard = threading.Lock()
+        self._held: OrderedDict[str, FlatGallery] = OrderedDict()
+        self._sweep()
+
+    def close(self) -> None:
+        """See `Galleries.close`."""
+        with self._guard:
+            self._held.clear()
+
+    def _names(self) -> Sequence[str]:
+        """A folder without a manifest is incomplete (the writer was killed) and is ignored."""
+        stems = (entry.name for entry in os.scandir(self._folder) if os.path.isfile(os.path.join(entry, MANIFEST)))
+        return sorted(name for name in map(name_of, stems) if name is not None)
+
+    def _about(self, name: str) -> About | None:
+        """The manifest alone is read."""
+        try:
+            manifest = read_manifest(self._place(name))
+        except InvalidGallery:
+            if self._is_there(name):
+                raise
+            return None
+        size = sum(file.bytes for file in manifest.files())
+        return About(name, manifest.kind, manifest.count, size)
+
+    def _open(self, name: str) -> FlatGallery | None:
+        with self._guard:
+            gallery = self._held.get(name)
+        if gallery is not None:
+            with contextlib.suppress(InvalidGallery):  # deleted meanwhile, perhaps made anew with another model
+                gallery.snapshot()
+                return gallery
+            self._forget(name)
+        if not self._is_there(name):
+            return None
+        try:
+            return self._keep(name, FlatGallery(self._place(name)))
+        except InvalidGallery:
+            if self._is_there(name):
+                raise
+            return None
+
+    def _make(self, name: str, kind: Kind) -> FlatGallery:
+        self._sweep()
+        gallery = FlatGallery(self._place(name), kind)
+        sync_folder(self._folder)
+        return self._keep(name, gallery)
+
+    def _drop(self, name: str) -> bool:
+        """It is gone at once; its files follow."""
+        there = self._is_there(name)
+        self._forget(name)
+        aside = self._folder / f"{_DELETED}{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._place(name), aside)
+            sync_folder(self._folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        return there
+
+    def _used(self) -> int:
+        size = 0
+        for path in self._folder.rglob("*"):
+            with contextlib.suppress(OSError):  # it has vanished meanwhile
+                status = path.stat()
+                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return size
+
+    def _explain(self, name: str, error: InvalidGallery) -> Refused:
+        if isinstance(error.__cause__, OSError):
+            return unavailable(error)
+        logger.error("the gallery %r cannot be used: %s", name, error)
+        return Refused(500, "gallery_damaged", "The gallery's files are damaged. The server's log says how.")
+
+    def _place(self, name: str) -> Path:
+        return self._folder / stem_of(name)
+
+    def _is_there(self, name: str) -> bool:
+        return (self._place(name) / MANIFEST).is_file()
+
+    def _keep(self, name: str, gallery: FlatGallery) -> FlatGallery:
+        with self._guard:
+            self._held[name] = gallery
+            self._held.move_to_end(name)
+            while len(self._held) > HELD:
+                self._held.popitem(last=False)
+        return gallery
+
+    def _forget(self, name: str) -> None:
+        with self._guard:
+            self._held.pop(name, None)
+
+    def _sweep(self) -> None:
+        for left in self._folder.glob(f"{_DELETED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+class QdrantGalleries(Galleries):
+    """Collections of a server, perhaps shared with other services: every call asks it anew, once, as what fails there
+    may take a minute, and the server keeps readers and writers apart.
+    """
+
+    def __init__(self, url: str, work: Path, limits: Limits) -> None:
+        """url: `qdrant://HOST:PORT`; it is not asked yet. Raises InvalidArgument, MissingExtra."""
+        super().__init__(work, limits)
+        self._client, collection = connect(url)
+        if collection:
+            raise InvalidArgument("the URL names a collection: give the server alone, qdrant://HOST:PORT")
+
+    def close(self) -> None:
+        """See `Galleries.close`."""
+        self._client.close()
+
+    def _names(self) -> Sequence[str]:
+        with asking("list"):
+            collections = [one.name for one in self._client.get_collections().collections]
+        ours = (name.removeprefix(QDRANT_PREFIX) for name in collections if name.startswith(QDRANT_PREFIX))
+        return sorted(name for name in map(name_of, ours) if name is not None)
+
+    def _about(self, name: str) -> About | None:
+        gallery = self._open(name)
+        return None if gallery is None else About(name, gallery.kind, gallery.count(), None)
+
+    def _open(self, name: str) -> Gallery | None:
+        collection = self._collection(name)
+        return QdrantGallery(self._client, collection) if self._holds(collection) else None
+
+    def _make(self, name: str, kind: Kind) -> Gallery:
+        return QdrantGallery(self._client, self._collection(name), kind)
+
+    def _drop(self, name: str) -> bool:
+        collection = self._collection(name)
+        there = self._holds(collection)
+        with asking(collection):
+            self._client.delete_collection(collection)
+        return there
+
+    def _holds(self, collection: str) -> bool:
+        with asking(collection):
+            return bool(self._client.collection_exists(collection))
+
+    def _collection(self, name: str) -> str:
+        collection = QDRANT_PREFIX + stem_of(name)
+        if len(collection) > MAX_COLLECTION:
+            raise Refused(422, "invalid_name", "The name is too long for this server: give a shorter one.")
+        return collection
+
+
+def require(found: Kind, wanted: Kind) -> None:
+    """Raises Refused (409) unless vectors of the two kinds can be compared."""
+    if found != wanted:
+        detail = f"The gallery holds embeddings of {found}, not of {wanted}, and these cannot be compared."
+        raise Refused(409, "other_embeddings", f"{detail} Name that model and space, or another gallery.")
+
+
+def _checked(ids: Sequence[str]) -> Sequence[str]:
+    try:
+        return checked_ids(ids)
+    except InvalidArgument as error:
+        raise Refused(422, "invalid_id", sentence(str(error))) from error
+
+
+def _unknown(name: str) -> NoReturn:
+    raise Refused(404, "unknown_gallery", f"There is no gallery {name}. GET /v1/galleries lists them.")
+
+
+def _bytes_of(name: str, fields: Metadata) -> int:
+    return len(name.encode()) + len(msgspec.json.encode(fields))

@@ -77,14 +77,19 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def read_hub_settings() -> HubSettings:
-    """The settings of the hub in this process's environment."""
-    variables, token = os.environ, os.environ.get("HF_TOKEN")
+    """The settings of the hub in this process's environment. Raises InvalidArgument."""
+    variables, token = os.environ, os.environ.get("HF_TOKEN", "").strip()
     if not token:
         home = variables.get("HF_HOME") or os.path.join(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
         with contextlib.suppress(OSError, UnicodeError):
             token = read_regular(os.path.expanduser(os.path.join(home, "token")), MAX_TOKEN_BYTES).decode().strip()
+    if not re.fullmatch("[!-~]*", token):  # what a header may have; else an error would show it
+        raise InvalidArgument("the hub's token has invalid characters: correct HF_TOKEN, or run `hf auth login`")
+    endpoint = zoo_location(variables.get("HF_ENDPOINT") or HUB, "HF_ENDPOINT")
+    if not isinstance(endpoint, str) or endpoint.startswith("hf:"):
+        raise InvalidArgument("HF_ENDPOINT is not a server: give http://HOST:PORT, or unset it")
     offline = variables.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    return HubSettings((variables.get("HF_ENDPOINT") or HUB).rstrip("/"), token or None, offline)
+    return HubSettings(endpoint, token or None, offline)
 
 
 def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | str:

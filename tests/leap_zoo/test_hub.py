@@ -68,6 +68,30 @@ def test_hub__token_is_for_the_hub_alone(
     assert set(hub.callers.values()) == {"Bearer hf_secret"}
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_ENDPOINT", "http://[x"),
+        ("HF_ENDPOINT", "hub"),
+        ("HF_ENDPOINT", "hf://a/b"),
+        ("HF_ENDPOINT", "http://h?q"),
+        ("HF_TOKEN", "hf_sec\nret"),
+        ("HF_TOKEN", "hf_secrét"),
+        ("HF_TOKEN", "hf secret"),
+    ],
+)
+def test_hub__environment_that_cannot_be_used_is_one_line(
+    hub: ZooServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["pull", TINY, "--from", "hf://org/zoo"]) == 2
+    error = capsys.readouterr().err
+    assert name in error
+    assert error.count("\n") == 1
+    assert "sec" not in error
+    assert hub.requests == []
+
+
 def test_hub__offline_is_not_asked(
     hub: ZooServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

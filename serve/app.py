@@ -107,15 +107,15 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     manifest = {
         "name": "LEAP Zoo",
         "short_name": "LEAP Zoo",
-        "start_url": UI_PATH + "/",
+        "start_url": settings.root_path + UI_PATH + "/",
         "display": "standalone",
-        "icons": [{"src": "/favicon.ico", "type": "image/svg+xml", "sizes": "any"}],
+        "icons": [{"src": settings.root_path + "/favicon.ico", "type": "image/svg+xml", "sizes": "any"}],
     }
 
     @site.get("/", include_in_schema=False)
     async def start_page(request: Request) -> Response:
         server = escape(str(request.base_url).rstrip("/"))
-        return HTMLResponse(_START_PAGE.substitute(model, ui=UI_PATH, server=server))
+        return HTMLResponse(_START_PAGE.substitute(model, server=server))
 
     @site.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:

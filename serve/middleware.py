@@ -158,10 +158,22 @@ class Gate:
             return self._browser
         return self._exact.get(path, self._nothing)
 
+    def _placed(self, scope: Scope) -> str:
+        """The path as this server knows it.
+
+        Whether the proxy takes its prefix away or not: the scope then has the whole path and the prefix, as in ASGI.
+        """
+        root, path = self._settings.root_path, str(scope["path"])
+        if root:
+            path = path.removeprefix(root) if path.startswith(root + "/") else path
+            scope["root_path"], scope["path"] = root, root + path
+        return path
+
     async def _observed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Around everything: the request's id, headers for browsers, metrics, and a line in the log."""
         started = time.perf_counter()
-        rules, share = self.rules(scope["path"]), Share(self.budget, send)
+        path = self._placed(scope)
+        rules, share = self.rules(path), Share(self.budget, send)
         asked = scope["leap_zoo"] = _Asked(rules, dict(scope["headers"]), share)
         identity = make_request_id(asked.headers.get(b"x-request-id"))
         token = request_id.set(identity)
@@ -360,7 +372,7 @@ class Gate:
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Health, by BentoML's word; a server that is about to end is not ready, but alive."""
-        if self.stopping.now and scope["path"] == "/readyz":
+        if self.stopping.now and scope["path"].endswith("/readyz"):
             raise Refused(503, "stopping", "The server has been told to stop.", {"retry-after": "5"})
         await self._bento(scope, receive, send)
 

@@ -117,9 +117,9 @@ class Refused(Exception):
         self.index = index
 
     def response(self, path: str = "") -> Response:
-        """The refusal as an HTTP answer. path: that was asked for; clients of OpenAI's API read `error`."""
+        """The refusal as an HTTP answer. path: that was asked for; OpenAI's clients read `error`."""
         body = problem(self.status, self.code, self.detail, self.index)
-        if path == OPENAI_PATH:
+        if path.endswith(OPENAI_PATH):
             kind = "server_error" if self.status >= 500 else "invalid_request_error"
             body.error = {"message": self.detail, "type": kind, "param": None, "code": self.code}
         return Response(body.model_dump_json(exclude_none=True), self.status, self.headers, media_type=MEDIA_TYPE)

@@ -17,6 +17,7 @@
 | LEAP_ZOO_SERVE_METRICS | open, key or off | who may read /metrics; default key: whoever may call the API |
 | LEAP_ZOO_SERVE_HOSTS | names, or * | host names that are answered for, with commas between; see docs/serving.md |
 | LEAP_ZOO_SERVE_CORS | origins, or * | web origins that may call the API, with commas between; default none |
+| LEAP_ZOO_SERVE_ROOT_PATH | /path | where a reverse proxy shows the server, as /leap; default: at its root |
 | LEAP_ZOO_SERVE_DATA | a folder | galleries and heads of clients; default: a temporary one, lost at the end |
 | LEAP_ZOO_SERVE_QDRANT | a URL | the Qdrant server for galleries; default: files in the data folder |
 | LEAP_ZOO_SERVE_ZOO | folders | zoos at /zoo, with the path separator between; default: where models are served from |
@@ -46,6 +47,7 @@ PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)
 """The largest photo that is read unless the settings say otherwise: anybody may send one."""
 
 _ORIGIN = re.compile(r"\Ahttps?://[A-Za-z0-9.\-\[\]:]{1,255}\Z")
+_ROOT_PATH = re.compile(r"\A(/[A-Za-z0-9._~-]+)+\Z")
 _WHOLE = re.compile(r"\A[0-9]{1,9}\Z")
 
 
@@ -65,6 +67,12 @@ def _split(separator: str) -> BeforeValidator:
 def _origin(text: str) -> str:
     if text != "*" and not _ORIGIN.match(text):
         raise ValueError("an origin is https://host or https://host:port, without a path, or *")
+    return text
+
+
+def _root_path(text: str) -> str:
+    if not _ROOT_PATH.match(text):
+        raise ValueError("a path begins with / and does not end with it, as /leap or /models/leap")
     return text
 
 
@@ -100,6 +108,7 @@ class ServeSettings(BaseModel):
     metrics: Literal["open", "key", "off"] = "key"
     hosts: Names = ()
     cors: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], _split(",")] = ()
+    root_path: Annotated[str, AfterValidator(_root_path)] = ""
     data: Path | None = None
     qdrant: Annotated[str, AfterValidator(_qdrant)] | None = Field(None, repr=False)  # a URL may hold a password
     zoo: Annotated[tuple[Path, ...], _split(os.pathsep)] = ()

@@ -23,6 +23,7 @@ class OldPaths:
         if path is None:
             await self.app(scope, receive, send)
             return
+        path = scope.get("root_path", "") + path
         scope["path"], scope["raw_path"] = path, quote(path).encode()
         told = [(b"deprecation", b"true"), (b"link", f'<{quote(path)}>; rel="successor-version"'.encode())]
 
@@ -35,7 +36,7 @@ class OldPaths:
 
 
 def _successor(scope: Scope) -> str | None:
-    path = scope["path"]
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
     if path == "/v1/search":
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         name = next((value for option, value in query if option == "gallery"), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,6 +116,38 @@ def bundled_server(start: Callable[..., contextlib.AbstractContextManager[Server
     """One server that was told nothing, so that it serves the bundled student, for all tests that leave it running."""
     with start() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def proxied_server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny_zoo: Path) -> Iterator[Server]:
+    """A server that knows of the proxy before it."""
+    name = leap_zoo.models(tiny_zoo)[0].id
+    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=name, LEAP_ZOO_SERVE_ROOT_PATH="/leap") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def proxied(proxied_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the same server behind nginx, as docs/deploy/nginx.conf has it."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed: apt-get install nginx-light")
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    ours = (ROOT / "docs/deploy/nginx.conf").read_text().replace(":3000/", f":{proxied_server.port}/")
+    kept = "".join(f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/pid; error_log stderr; worker_processes 1; events {{}}"
+        f"http {{ access_log off; {kept} server {{ listen 127.0.0.1:{port};\n{ours} }} }}"
+    )
+    process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")])
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/leap"
+    process.terminate()
+    process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,22 @@ def test_start_page__leads_on(browser: Browser, server: Server, size: tuple[int,
         expect(page).to_have_url(server.url + "/")
 
 
+@SIZES
+def test_pages__behind_nginx_lead_on(
+    browser: Browser, proxied: str, size: tuple[int, int], colour_photos: dict[str, Path]
+) -> None:
+    with visiting(browser, proxied, size, "/") as page:
+        expect(page.get_by_text(f"curl -F image=@photo.jpg {proxied}/v1/classify")).to_be_visible()
+        page.get_by_role("link", name="GET /docs").click()
+        expect(page).to_have_url(proxied + "/docs")
+        page.go_back()
+        page.get_by_role("link", name="Try a photo in the browser").click()
+        drop(page, "#leap-photo", [colour_photos["blue"]])
+        expect(page.locator("#leap-label").get_by_test_id("label-output-value")).to_have_text("blue")
+        page.get_by_role("link", name="Start page").click()
+        expect(page).to_have_url(proxied + "/")
+
+
 def test_docs__are_swagger_of_this_server_alone(browser: Browser, server: Server) -> None:
     with visiting(browser, server.url, path="/docs") as page:  # Swagger's own page is not made for phones
         expect(page.get_by_text("/v1/classify", exact=True).first).to_be_visible(timeout=60_000)

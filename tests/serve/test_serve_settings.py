@@ -98,3 +98,9 @@ def test_checkout__serves_its_zoo_where_nothing_else_is_said(tmp_path: Path) -> 
         chosen = {"LEAP_ZOO_URL": said}
         use_checkouts_zoo(chosen, tmp_path)
         assert chosen == {"LEAP_ZOO_URL": said}
+
+
+@pytest.mark.parametrize("path", ["leap", "/leap/", "/", "//leap", "/a b", "/leap?x"])
+def test_root_path__that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArgument, match="LEAP_ZOO_SERVE_ROOT_PATH"):
+        read_serve_settings({"LEAP_ZOO_SERVE_ROOT_PATH": path})

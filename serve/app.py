@@ -26,7 +26,7 @@ from leap_zoo import errors
 from serve.api import embeddings, files, galleries, heads, models, predict
 from serve.api.old_paths import OldPaths
 from serve.engine import Engine
-from serve.middleware import UI_PATH
+from serve.middleware import BROWSER_PATH, UI_PATH
 from serve.problems import CODES, MEDIA_TYPE, Problem, Refused, internal_error, invalid_options, refusal_of
 from serve.settings import ServeSettings
 from serve.shelf import Shelf, zoos_to_hand_on
@@ -94,20 +94,21 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
 
 def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
     """The API with the pages: the start page, the demo, the page that runs models in the browser."""
-    from serve import demo  # Gradio takes seconds to import
     from serve.browser import routes as browser
     from serve.browser import runtime
 
     site = make_app(engine, stores, settings)
+    page = UI_PATH if settings.ui == "on" else BROWSER_PATH
     model = {
         "model": escape(engine.models.default.card.id),
         "description": escape(engine.models.default.card.description.rstrip(".")),
         "precision": escape(engine.models.default.artifact.precision),
+        "page": page.lstrip("/"),
     }
     manifest = {
         "name": "LEAP Zoo",
         "short_name": "LEAP Zoo",
-        "start_url": settings.root_path + UI_PATH + "/",
+        "start_url": f"{settings.root_path}{page}/",
         "display": "standalone",
         "icons": [{"src": settings.root_path + "/favicon.ico", "type": "image/svg+xml", "sizes": "any"}],
     }
@@ -126,7 +127,10 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
         return JSONResponse(manifest, media_type="application/manifest+json")
 
     site.include_router(browser.router(settings.browser_runtime or runtime.FOLDER))
-    demo.mount_page(site, engine, site.state.shelf)
+    if settings.ui == "on":
+        from serve import demo  # Gradio takes seconds to import
+
+        demo.mount_page(site, engine, site.state.shelf)
     return site
 
 

@@ -418,7 +418,7 @@ def start_engine(settings: ServeSettings) -> Engine:
     """Load the models and run each once; what this returns is ready to answer. Raises LeapZooError."""
     engine = Engine(
         load_models(settings.model, settings.models),
-        threads=read_settings().threads or available_threads(),
+        threads=read_settings().threads or max(1, available_threads() // settings.workers),
         limits=settings.photo_limits,
         megapixels=settings.work_megapixels,
     )

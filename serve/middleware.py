@@ -153,7 +153,7 @@ class Gate:
         if path.startswith("/zoo/"):
             return self._zoo
         if path == UI_PATH or path.startswith(UI_PATH + "/"):
-            return self._ui
+            return self._ui if self._settings.ui == "on" else self._nothing
         if path == BROWSER_PATH or path.startswith(BROWSER_PATH + "/"):
             return self._browser
         return self._exact.get(path, self._nothing)

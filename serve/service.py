@@ -24,6 +24,7 @@ from bentoml.validators import ContentType
 from pydantic import Field
 from starlette.types import ASGIApp
 
+from leap_zoo.errors import InvalidArgument
 from serve.api.answers import Classes, Embedding, Hit, Hits, Prediction
 from serve.api.galleries import MAX_K, SearchOptions, searched
 from serve.api.predict import MAX_TOP, ClassifyOptions, classified
@@ -122,13 +123,21 @@ def _by(answer: Answer) -> dict[str, Any]:
     return {"model": answer.model, "precision": answer.precision, "milliseconds": answer.milliseconds}
 
 
+def _workers() -> int:
+    """How many processes answer. Whatever is wrong with the settings, `refuse_to_start` says."""
+    try:
+        return read_serve_settings().workers
+    except InvalidArgument:
+        return 1
+
+
 Photo = Annotated[Path, ContentType("image/*")]
 
 
 @bentoml.service(
     name="leap-zoo",
     service_class=ZooService,
-    workers=1,  # Gradio's queue lives in one process; the engine's threads use all cores
+    workers=_workers(),
     traffic={"timeout": 10},
     logging={"access": {"enabled": False}},  # serve.observe has a line for each request, without the client's address
     # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anybody may call.

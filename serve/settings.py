@@ -20,6 +20,8 @@
 | LEAP_ZOO_SERVE_ROOT_PATH | /path | where a reverse proxy shows the server, as /leap; default: at its root |
 | LEAP_ZOO_SERVE_DATA | a folder | galleries and heads of clients; default: a temporary one, lost at the end |
 | LEAP_ZOO_SERVE_QDRANT | a URL | the Qdrant server for galleries; default: files in the data folder |
+| LEAP_ZOO_SERVE_UI | on or off | whether the demo is at /ui; default on |
+| LEAP_ZOO_SERVE_WORKERS | 1..64 | processes that answer; more than 1 with the demo off and a data folder; default 1 |
 | LEAP_ZOO_SERVE_ZOO | folders | zoos at /zoo, with the path separator between; default: where models are served from |
 | LEAP_ZOO_SERVE_BROWSER_RUNTIME | a folder | onnxruntime-web for /browser; default: where `make browser` puts it |
 | LEAP_ZOO_SERVE_LOG | json or text | the shape of the log's lines; default json |
@@ -112,6 +114,8 @@ class ServeSettings(BaseModel):
     data: Path | None = None
     qdrant: Annotated[str, AfterValidator(_qdrant)] | None = Field(None, repr=False)  # a URL may hold a password
     zoo: Annotated[tuple[Path, ...], _split(os.pathsep)] = ()
+    ui: Literal["on", "off"] = "on"
+    workers: Whole = Field(1, ge=1, le=64)
     browser_runtime: Path | None = None
     log: Literal["json", "text"] = "json"
 
@@ -139,12 +143,17 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         if value.strip():
             given[field] = value.strip()
     try:
-        return ServeSettings.model_validate(given)
+        settings = ServeSettings.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         value = "" if name == "qdrant" else f", not {short(given[name])}"  # a URL may hold a password
         raise InvalidArgument(f"{PREFIX}{name.upper()}: {first['msg'].removeprefix('Value error, ')}{value}") from None
+    if settings.workers > 1 and settings.ui == "on":
+        raise InvalidArgument(f"{PREFIX}WORKERS: the demo runs in one process: set {PREFIX}UI=off for more")
+    if settings.workers > 1 and settings.data is None:
+        raise InvalidArgument(f"{PREFIX}WORKERS: several processes need a common folder: set {PREFIX}DATA")
+    return settings
 
 
 def use_checkouts_zoo(environ: MutableMapping[str, str] | None = None, root: Path = ROOT) -> None:

@@ -104,3 +104,13 @@ def test_checkout__serves_its_zoo_where_nothing_else_is_said(tmp_path: Path) -> 
 def test_root_path__that_is_none_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_SERVE_ROOT_PATH"):
         read_serve_settings({"LEAP_ZOO_SERVE_ROOT_PATH": path})
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [({"WORKERS": "2"}, "UI=off"), ({"WORKERS": "2", "UI": "off"}, "DATA"), ({"WORKERS": "2", "DATA": "d"}, "UI=off")],
+)
+def test_workers__more_than_one_need_a_folder_and_no_demo(variables: dict[str, str], missing: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"LEAP_ZOO_SERVE_WORKERS: .*LEAP_ZOO_SERVE_{missing}"):
+        read(**variables)
+    assert read(WORKERS="2", UI="off", DATA="d").workers == 2

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,3 +33,12 @@ def test_import__loads_neither_model_nor_page_nor_training() -> None:
     code = "import sys, serve.service; print(*sys.modules)"
     loaded = set(run(code).split())
     assert not loaded & {"gradio", "onnxruntime", "torch", "train", "export"}
+
+
+@pytest.mark.parametrize("ui", ["on", "off"])
+def test_site__without_the_demo_loads_no_gradio(ui: str) -> None:
+    code = (
+        "import sys; from serve.app import build_site; from serve.service import running;"
+        "settings, engine, stores = running(); build_site(engine, stores, settings); print('gradio' in sys.modules)"
+    )
+    assert run(code, LEAP_ZOO_SERVE_UI=ui).split() == [str(ui == "on")]

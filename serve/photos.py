@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
 import msgspec
 from msgspec import Meta
@@ -93,21 +93,14 @@ async def read_photo(request: Request) -> tuple[bytes, dict[str, Any]]:
     Options are JSON, as BentoML's clients write them, or text. Raises Refused: 400 when there is no photo, more than
     one, or the form is broken; 415 for any other kind of body; 422 for text in place of the photo.
     """
-    kind = content_type(request)
-    options: dict[str, Any] = {}
-    if kind == "multipart/form-data":
-        form = await _form(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
-        photos = [value for _, value in form if isinstance(value, bytes)]
-        options = {name: _option(value) for name, value in form if isinstance(value, str)}
-        if "image" in options:
-            raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_ONE}.")
-        if len(photos) > 1:
-            raise Refused(400, "several_photos", f"The form holds several files. {HOW_ONE}.")
-    elif _is_raw(kind):
-        photos = [await request.body()]
-    else:
-        raise _other_kind(HOW_ONE)
-    return _none_missing(photos, HOW_ONE)[0], options
+    form = await _sent(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
+    photos = [value for _, value in form if isinstance(value, bytes)]
+    options = {name: _option(value) for name, value in form if isinstance(value, str)}
+    if "image" in options:
+        raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_ONE}.")
+    if len(photos) > 1:
+        raise Refused(400, "several_photos", f"The form holds several files. {HOW_ONE}.")
+    return none_missing(photos, HOW_ONE)[0], options
 
 
 async def read_photos(request: Request, most: int) -> list[bytes]:
@@ -116,16 +109,16 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
     400 for no photo, and for a form, JSON or base64 that is broken; 413 for more than `most`; 415 for any other kind of
     body; 422 for what is no photo. `index` says which one it is about.
     """
-    kind = content_type(request)
-    if _is_raw(kind):
-        photos = [await request.body()]
-    elif kind == "multipart/form-data":
-        photos = _photos_of_form(await _form(request, most, HOW_MANY))
-    elif kind == "application/json":
-        return await photos_of_texts((await read_json(await request.body(), ImagesBody)).images, most)
-    else:
-        raise _other_kind(HOW_MANY)
-    return _none_missing(photos, HOW_MANY)
+    sent = await _sent(request, most, HOW_MANY, ImagesBody)
+    if isinstance(sent, ImagesBody):
+        return none_missing(await photos_of_texts(sent.images, most))
+    texts = [name for name, value in sent if isinstance(value, str)]
+    if "image" in texts:
+        raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_MANY}.")
+    if texts:
+        detail = "A form field besides the photo is not read. Put options into the query, as in ?top=3."
+        raise Refused(422, "unexpected_field", detail)
+    return none_missing([value for _, value in sent if isinstance(value, bytes)])
 
 
 async def read_items(request: Request, most: int) -> Items:
@@ -133,31 +126,38 @@ async def read_items(request: Request, most: int) -> Items:
 
     422 for ids or metadata that are not as many as the photos. A photo that is there twice, without an id, counts once.
     """
-    kind = content_type(request)
-    if _is_raw(kind):
-        return _items([await request.body()], None, None)
-    if kind == "multipart/form-data":
-        return _items_of_form(await _form(request, most, HOW_ITEMS))
-    if kind == "application/json":
-        return await asyncio.to_thread(_items_of_json, await request.body(), most)
-    raise _other_kind(HOW_ITEMS)
+    sent = await _sent(request, most, HOW_ITEMS, ItemsBody)
+    if isinstance(sent, ItemsBody):
+        return _items(await photos_of_texts(sent.images, most), sent.ids, sent.metadata)
+    ids: list[str] = []
+    metadata: list[Fields] = []
+    for name, value in sent:
+        if isinstance(value, bytes):
+            continue
+        if name == "id":
+            ids.append(value)
+        elif name == "metadata":
+            metadata.append(_decode_json(value.encode(), Fields))
+        else:
+            detail = f"A text field of the form is neither `id` nor `metadata`. {HOW_ITEMS}."
+            raise Refused(422, "unexpected_field", detail)
+    return _items([value for _, value in sent if isinstance(value, bytes)], ids or None, metadata or None)
 
 
 async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
     """The photos in `request`, 2 to `most`, by class. Raises Refused as `read_photos` does, though not for bytes that
     are no photo.
     """
-    kind = content_type(request)
-    if kind == "multipart/form-data":
-        classes: dict[Label, list[bytes]] = {}
-        for label, photo in await _form(request, most, HOW_CLASSES):
+    sent = await _sent(request, most, HOW_CLASSES, ClassesBody, raw=False)
+    classes: dict[Label, list[bytes]] = {}
+    if isinstance(sent, ClassesBody):
+        photos = iter(await photos_of_texts([text for texts in sent.classes.values() for text in texts], most))
+        classes = {label: list(itertools.islice(photos, len(texts))) for label, texts in sent.classes.items()}
+    else:
+        for label, photo in sent:
             if isinstance(photo, str):
                 raise Refused(422, "unexpected_field", f"A text field of the form is not read. {HOW_CLASSES}.")
             classes.setdefault(label, []).append(photo)
-    elif kind == "application/json":
-        classes = await asyncio.to_thread(_classes_of_json, await request.body(), most)
-    else:
-        raise _other_kind(HOW_CLASSES)
     if not any(classes.values()):
         raise Refused(400, "missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
     if len(classes) < 2:
@@ -166,11 +166,13 @@ async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
 
 
 async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
-    """The photos in `texts`, each in base64 or a data URI with base64. Raises Refused as `read_photos` does."""
+    """The photos in `texts`, at most `most`, each in base64 or a data URI with base64. Raises Refused."""
     _check_number(len(texts), most)
-    if sum(map(len, texts)) > _LARGE:
-        return await asyncio.to_thread(_decoded, texts)
-    return _decoded(texts)
+
+    def decoded() -> list[bytes]:
+        return [photo_of_text(text, index) for index, text in enumerate(texts)]
+
+    return await asyncio.to_thread(decoded) if sum(map(len, texts)) > _LARGE else decoded()
 
 
 def photo_of_text(text: str, index: int) -> bytes:
@@ -202,9 +204,20 @@ async def read_json(body: bytes, kind: type[T]) -> T:
     return await asyncio.to_thread(_decode_json, body, kind) if len(body) > _LARGE else _decode_json(body, kind)
 
 
-def content_type(request: Request) -> str:
-    """The media type of the body, without parameters; "" where the client says none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+@overload
+async def _sent(request: Request, most: int, how: str) -> Form: ...
+@overload
+async def _sent(request: Request, most: int, how: str, body: type[T], *, raw: bool = True) -> Form | T: ...
+async def _sent(request: Request, most: int, how: str, body: type[T] | None = None, *, raw: bool = True) -> Form | T:
+    """The body: the fields of a form, as which a raw photo counts, too; or JSON. Raises Refused, also for others."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if raw and (kind.startswith("image/") or kind in ("", "application/octet-stream")):
+        return [("image", await request.body())]
+    if kind == "multipart/form-data":
+        return await _form(request, most, how)
+    if kind == "application/json" and body is not None:
+        return await read_json(await request.body(), body)
+    raise Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")
 
 
 async def _form(request: Request, most: int, how: str) -> Form:
@@ -221,41 +234,8 @@ async def _form(request: Request, most: int, how: str) -> Form:
         raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
 
 
-def _photos_of_form(form: Form) -> list[bytes]:
-    texts = [name for name, value in form if isinstance(value, str)]
-    if "image" in texts:
-        raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_MANY}.")
-    if texts:
-        detail = "A form field besides the photo is not read. Put options into the query, as in ?top=3."
-        raise Refused(422, "unexpected_field", detail)
-    return [value for _, value in form if isinstance(value, bytes)]
-
-
-def _items_of_form(form: Form) -> Items:
-    photos = [value for _, value in form if isinstance(value, bytes)]
-    ids: list[str] = []
-    metadata: list[Fields] = []
-    for name, value in form:
-        if isinstance(value, bytes):
-            continue
-        if name == "id":
-            ids.append(value)
-        elif name == "metadata":
-            metadata.append(_decode_json(value.encode(), Fields))
-        else:
-            detail = f"A text field of the form is neither `id` nor `metadata`. {HOW_ITEMS}."
-            raise Refused(422, "unexpected_field", detail)
-    return _items(photos, ids or None, metadata or None)
-
-
-def _items_of_json(body: bytes, most: int) -> Items:
-    sent = _decode_json(body, ItemsBody)
-    _check_number(len(sent.images), most)
-    return _items([photo_of_text(text, index) for index, text in enumerate(sent.images)], sent.ids, sent.metadata)
-
-
 def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | None) -> Items:
-    _none_missing(photos, HOW_ITEMS)
+    none_missing(photos, HOW_ITEMS)
     for what, given in (("ids", ids), ("metadata", metadata)):
         if given is not None and len(given) != len(photos):
             detail = f"There are {len(photos)} photos and {len(given)} {what}. Give as many, or none."
@@ -265,13 +245,6 @@ def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | 
         return Items(photos, ids, fields)
     by_id = {hashlib.sha256(photo).hexdigest()[:32]: (photo, one) for photo, one in zip(photos, fields, strict=True)}
     return Items([photo for photo, _ in by_id.values()], list(by_id), [one for _, one in by_id.values()])
-
-
-def _classes_of_json(body: bytes, most: int) -> dict[Label, list[bytes]]:
-    sent = _decode_json(body, ClassesBody).classes
-    _check_number(sum(map(len, sent.values())), most)
-    index = itertools.count()
-    return {label: [photo_of_text(text, next(index)) for text in texts] for label, texts in sent.items()}
 
 
 def _decode_json(body: bytes, kind: type[T]) -> T:
@@ -292,11 +265,8 @@ def _option(text: str) -> object:
         return text
 
 
-def _decoded(texts: list[str]) -> list[bytes]:
-    return _none_missing([photo_of_text(text, index) for index, text in enumerate(texts)], HOW_MANY)
-
-
-def _none_missing(photos: list[bytes], how: str) -> list[bytes]:
+def none_missing(photos: list[bytes], how: str = HOW_MANY) -> list[bytes]:
+    """The photos. Raises Refused (400) when there is none, or an empty one."""
     if not photos or not all(photos):
         index = photos.index(b"") if len(photos) > 1 else None
         raise Refused(400, "missing_photo", f"The request holds no photo, or an empty one. {how}.", index=index)
@@ -307,11 +277,3 @@ def _check_number(photos: int, most: int) -> None:
     if photos > most:
         detail = f"More than {most} photos in one request are not read. Send them in several requests."
         raise Refused(413, "too_many_photos", detail)
-
-
-def _is_raw(kind: str) -> bool:
-    return kind.startswith("image/") or kind in ("", "application/octet-stream")
-
-
-def _other_kind(how: str) -> Refused:
-    return Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")

@@ -15,7 +15,7 @@ from leap_zoo.card import Precision
 from serve.api.answers import base64_of, json_response
 from serve.api.bodies import body
 from serve.engine import Engine, Space
-from serve.photos import PIXEL, photos_of_texts, read_json
+from serve.photos import PIXEL, none_missing, photos_of_texts, read_json
 from serve.problems import Refused
 
 
@@ -81,7 +81,7 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
         asked = await read_json(await request.body(), EmbeddingsRequest)
         inputs = asked.input if isinstance(asked.input, list) else [asked.input]
         texts = [one.image if isinstance(one, ImageInput) else one for one in inputs]
-        photos = await photos_of_texts(texts, max_photos)
+        photos = none_missing(await photos_of_texts(texts, max_photos))
         model = engine.models.get(asked.model, asked.precision)
         dim = getattr(model.card.embedding_dims, asked.space)
         if asked.dimensions not in (None, dim):

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from leap_zoo import errors
-from serve.api import embeddings, files, galleries, heads, models, predict
+from serve.api import embeddings, files, galleries, heads, models, predict, vectors
 from serve.api.old_paths import OldPaths
 from serve.engine import Engine
 from serve.middleware import BROWSER_PATH, UI_PATH
@@ -86,6 +86,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(galleries.router(engine, stores, settings.max_photos))
+    app.include_router(vectors.router(stores))
     app.include_router(heads.router(engine, stores))
     app.include_router(files.router(app.state.shelf))
     answer_errors(app)

@@ -43,6 +43,7 @@ PHOTOS = [photo("red"), photo("lime", "JPEG"), photo("blue", "WEBP")]
 PARTS = [("image", ("a.png", data)) for data in PHOTOS[:2]]
 CLASSES = [(label, ("x", data)) for label, data in zip("aabb", PHOTOS * 2, strict=False)]
 
+VECTORS = {"model": TINY, "revision": "1", "ids": ["v"], "vectors": [[1.0] * 8]}
 WALK: list[tuple[str, str, str, dict[str, Any]]] = [
     ("classify", "POST", "/v1/classify", {"files": PARTS}),
     ("embed", "POST", "/v1/embed?encoding=int8", {"json": {"images": [PIXEL]}}),
@@ -52,6 +53,7 @@ WALK: list[tuple[str, str, str, dict[str, Any]]] = [
     ("list_models", "GET", "/v1/models", {}),
     ("make_gallery", "PUT", "/v1/galleries/g", {"json": {"space": "student"}}),
     ("add_to_gallery", "POST", "/v1/galleries/g/items?create=true", {"files": PARTS, "data": {"id": ["a", "b"]}}),
+    ("add_vectors", "POST", "/v1/galleries/g/vectors", {"json": VECTORS}),
     ("list_galleries", "GET", "/v1/galleries", {}),
     ("show_gallery", "GET", "/v1/galleries/g", {}),
     ("list_gallery_items", "GET", "/v1/galleries/g/items", {}),

@@ -1,0 +1,98 @@
+"""POST /v1/galleries/{name}/vectors: embeddings that were made elsewhere, as those of an export, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from fastapi import APIRouter, Request
+from msgspec import Meta
+from pydantic import BaseModel, Field
+
+from leap_zoo.gallery import Kind, Vectors
+from serve.api.bodies import body
+from serve.api.galleries import GalleryName
+from serve.engine import Space
+from serve.galleries import require
+from serve.photos import Fields, read_json
+from serve.problems import Refused
+from serve.stores import Stores
+
+MAX_VECTORS = 10_000  # in one request: what is kept of it waits on the writer's thread for well under a second
+
+HOW = "JSON: whose embeddings they are, their ids, their numbers, and perhaps metadata. /export has all of that"
+
+
+class VectorsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Embeddings, and by which model they were made."""
+
+    model: str
+    revision: str
+    ids: list[str]
+    vectors: Annotated[
+        list[str | list[float]], Meta(description="For each id: base64 of little-endian float32, or numbers")
+    ]
+    space: Space = "student"
+    metadata: list[Fields] | None = None
+
+
+class Imported(BaseModel):
+    """The answer to vectors that were added, or have replaced those of the same ids; they are there for good."""
+
+    gallery: str = Field(examples=["holiday"])
+    added: int
+    items: int = Field(description="In the gallery now")
+
+
+def router(stores: Stores) -> APIRouter:
+    """The route over the galleries of `stores`."""
+    router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
+    galleries, threads = stores.galleries, stores.threads
+
+    @router.post("/{name}/vectors", openapi_extra=body(HOW, VectorsBody, raw=False))
+    async def add_vectors(request: Request, name: GalleryName) -> Imported:
+        """Add embeddings that are there already. They must be of the gallery's own model, revision and space."""
+        sent = await read_json(await request.body(), VectorsBody)
+        found = await threads.run(lambda: galleries.about(name))
+        kind = Kind(model=sent.model, revision=sent.revision, space=sent.space, dim=found.kind.dim)
+        require(found.kind, kind)
+        _check(sent)
+        vectors = await asyncio.to_thread(_rows, sent.vectors, kind.dim)
+        items = await threads.write(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
+        return Imported(gallery=name, added=len(sent.ids), items=items)
+
+    return router
+
+
+def _check(sent: VectorsBody) -> None:
+    if not 1 <= len(sent.vectors) <= MAX_VECTORS:
+        raise Refused(413, "too_many_vectors", f"One request has 1 to {MAX_VECTORS} vectors. Send several requests.")
+    for what, given in (("ids", sent.ids), ("metadata", sent.metadata)):
+        if given is not None and len(given) != len(sent.vectors):
+            detail = f"There are {len(sent.vectors)} vectors and {len(given)} {what}. Give as many."
+            raise Refused(422, "uneven_items", detail)
+
+
+def _rows(vectors: list[str | list[float]], dim: int) -> Vectors:
+    """float32 (N, dim). Raises Refused (422), about the first vector that is none."""
+    rows = np.empty((len(vectors), dim), np.float32)
+    for index, one in enumerate(vectors):
+        try:
+            row = np.frombuffer(base64.b64decode(one, validate=True), "<f4") if isinstance(one, str) else np.array(one)
+            with np.errstate(over="ignore"):  # what float32 does not hold is found below
+                rows[index] = row.reshape(dim)
+        except (binascii.Error, ValueError) as error:  # ValueError: another length
+            raise _no_vector(index, dim) from error
+        length = float(np.square(rows[index], dtype=np.float64).sum())
+        if not 0 < length < np.inf:
+            raise _no_vector(index, dim)
+    return rows
+
+
+def _no_vector(index: int, dim: int) -> Refused:
+    detail = f"This is not a vector of {dim} finite numbers, of which one at least is not 0. Send it as /export has it."
+    return Refused(422, "invalid_vector", detail, index=index)

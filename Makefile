@@ -32,13 +32,15 @@ format: .venv/installed ## let ruff mend what it can
 
 # The sets under PHOTOS are those of docs/data.md. Interrupted at any time, the same command continues.
 RUNS ?= runs
-MORE = tiny-imagenet mini-imagenet imagenette224 caltech101 grocery pacs textures imagen flickr8k bsds500
+# Sets and their weights: how often an epoch shows each photo of a set, on average.
+MORE = imagenette224:.5 caltech101:1 grocery:.2 pacs:.3 textures:1 imagen:3 flickr8k:3 bsds500:3
 students: .venv/installed ## distil the students that ship: PHOTOS=folder TEACHER=file.safetensors; takes days
 	for size in tiny nano micro; do \
 	  begun=$$(test -e $(RUNS)/leap-$$size/recipe.yaml && echo --resume); \
 	  test -e $(RUNS)/leap-$$size/metrics.json || OMP_NUM_THREADS=1 nice -n 15 .venv/bin/python -m train $$size \
 	    teacher.checkpoint=$(TEACHER) data.train=$(PHOTOS)/imagenette/train data.val=$(PHOTOS)/imagenette/val \
-	    data.store=$(RUNS)/photos "data.more=[$$(echo $(MORE:%=$(PHOTOS)/%) | tr ' ' ,)]" \
+	    data.store=$(RUNS)/photos data.weight=.05 \
+	    "data.more=[$$(echo $(MORE) | sed -E 's|([^ :]+):([^ ]+)|{path: $(PHOTOS)/\1, weight: \2}|g; s|\} |}, |g')]" \
 	    --out $(RUNS)/leap-$$size $$begun || exit; \
 	done
 

@@ -101,7 +101,7 @@ def make_step(spec: Recipe, variant: Variant, device: torch.device) -> Callable[
         plain_attention(vit, variant.plain)
         if variant.compiled:
             vit.forward_intermediates = torch.compile(vit.forward_intermediates)
-    augment = Augmenter(spec.augment, spec.preprocessing.size, spec.seed, *normalisation(teacher.vit))
+    augment = Augmenter(spec.augment, spec.view_pixels, spec.seed, *normalisation(teacher.vit))
     views = (first + np.arange(spec.batch) for first in itertools.count(step=spec.batch))
     targets, parameters = plan.targets, list(distiller.parameters())
     shape = (spec.batch, spec.data.store_side, spec.data.store_side, 3)

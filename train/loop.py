@@ -83,7 +83,7 @@ def train(
         _restore(training, optimizer, fabric, state)
         print(f"resumed after step {training.step} of {steps}")
     model, optimizer = fabric.setup(distiller, optimizer)
-    augment = Augmenter(recipe.augment, recipe.preprocessing.size, recipe.seed, *normalisation(teacher.vit))
+    augment = Augmenter(recipe.augment, recipe.view_pixels, recipe.seed, *normalisation(teacher.vit))
     pieces = epochs.pieces(recipe.epochs, training.step, mine.rank, mine.processes, recipe.accumulate)
     batches = read_ahead(photos, pieces, pin=device.type == "cuda")
     written = log.Log(folder / log.FILE, training.step) if mine.first else None

@@ -46,7 +46,7 @@ class TeacherSettings(_Strict, frozen=True, kw_only=True):
     pretrained: bool = False
     supervised: Supervised | None = None
     options: dict[str, Any] = {}  # further arguments of timm.create_model
-    pixels: Count | None = None  # it sees the student's photos enlarged to this side; None: as the student sees them
+    pixels: Count | None = None  # side of its images, which the student sees reduced to its own; None: the same side
     head: Name | None = None  # the exported name of its classifier; `imagenet1k` for a 1000-class one
     provenance: str = "unknown"
     licence: str = "unknown"
@@ -212,6 +212,11 @@ class Recipe(_Strict, frozen=True, kw_only=True):
             raise ValueError("data.views needs augment.mix=false: what is mixed with another photo is no fixed view")
         if self.batch % self.accumulate:
             raise ValueError(f"batch={self.batch} cannot be cut into accumulate={self.accumulate} equal pieces")
+
+    @property
+    def view_pixels(self) -> int:
+        """The side of an augmented view: the larger of what the teacher and the student see of it."""
+        return max(self.teacher.pixels or 0, self.preprocessing.size)
 
     @property
     def decay_share(self) -> float | None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from train.method import curriculum, slicing
 from train.method.losses import MEASURES, TargetScale
 from train.method.student import grow_from_identity, make_student, tokens_at
-from train.method.teacher import Teacher, Tokens
+from train.method.teacher import Teacher, Tokens, resized
 from train.recipe import Recipe
 
 
@@ -42,6 +42,8 @@ class Distiller(nn.Module):
     def forward(self, images: Tensor, tokens: list[Tokens], targets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), normalised, and the teacher's tokens of each target -> loss and similarity, scalars.
 
+        The student sees the images reduced to its own size.
+
         The similarity is that of the deepest target, detached; statistics of the targets are updated on the way.
         """
         losses = []
@@ -57,6 +59,7 @@ class Distiller(nn.Module):
     def views(self, images: Tensor, targets: tuple[int, ...]) -> list[Tokens]:
         """Normalised images (B, 3, H, W) -> each target as the student sees it, projected by g; float32."""
         prefix, views = self.student.num_prefix_tokens, []
+        images = resized(images, self.recipe.preprocessing.size)
         found = tokens_at(self.student, images, [self.depth(target) for target in targets])
         for tokens, projection in zip(found, cycle([*self.others, self.projection]), strict=False):
             projected = projection(tokens).float()  # (B, prefix + N, D_t)
@@ -73,7 +76,7 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def start_from_teacher(self, teacher: Teacher, images: Tensor) -> None:
         """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalised."""
-        slicing.start_from_teacher(self.student, self.projection, teacher.vit, teacher.resized(images))
+        slicing.start_from_teacher(self.student, self.projection, teacher.vit, resized(images, teacher.pixels))
         if self.scale is not None:  # g is of standardised tokens
             scale, last = TargetScale(teacher.blocks, teacher.width).to(images.device), teacher.blocks
             scale.update(teacher(images, last), last)

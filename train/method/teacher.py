@@ -38,7 +38,7 @@ class Tokens(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """A timm ViT with a CLS token, frozen and in evaluation mode. It resizes photos to `pixels`, if need be.
+    """A timm ViT with a CLS token, frozen and in evaluation mode. It resizes images to `pixels`, if need be.
 
     Its blocks are counted from 1; width: D_t; classes: outputs of its classifier, 0 without one.
     Tokens have passed the model's final norm. Models that pool patches keep that norm behind the pooling (`fc_norm`);
@@ -64,7 +64,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def at(self, images: Tensor, blocks: Sequence[int]) -> list[Tokens]:
         """Tokens of several blocks, in the order of depth; none behind the deepest of them is run."""
-        found = normed_blocks(self.vit, self.resized(images), blocks)
+        found = normed_blocks(self.vit, resized(images, self.pixels), blocks)
         tokens = [Tokens(patches, prefix[:, 0]) for patches, prefix in found]  # CLS, then registers, which are left
         if not isinstance(self.vit.norm, nn.Identity):
             return tokens
@@ -77,11 +77,12 @@ class Teacher(nn.Module):
         """
         return classifier(self.vit)(cls)
 
-    def resized(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) of any size -> (B, 3, pixels, pixels)."""
-        if images.shape[-2:] == (self.pixels, self.pixels):
-            return images
-        return functional.interpolate(images, (self.pixels, self.pixels), mode="bicubic", antialias=True)
+
+def resized(images: Tensor, pixels: int) -> Tensor:
+    """Images (B, 3, H, W) of any size -> (B, 3, pixels, pixels), float32 where they change."""
+    if images.shape[-2:] == (pixels, pixels):
+        return images
+    return functional.interpolate(images.float(), (pixels, pixels), mode="bicubic", antialias=True)
 
 
 def normed_blocks(vit: ViT, images: Tensor, blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

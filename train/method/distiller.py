@@ -23,6 +23,8 @@ class Distiller(nn.Module):
 
     The projection g: D_s -> D_t is one linear layer, shared by patches, CLS and every target block, never reset.
     Only the layer-wise baseline has more: `others[i]` projects the student's block that stands for `targets[i]`.
+    Where targets are standardised, g of a fresh student gives standardised tokens. A student that starts from its teacher
+    brings a g into the teacher's own space, where it is right for every block; its tokens are standardised behind it.
     The teacher is not part of the state: every run loads it anew.
     """
 
@@ -35,8 +37,10 @@ class Distiller(nn.Module):
         others = plan.targets[:-1] if plan.history else ()
         self.others = nn.ModuleList(_projection(self.student.embed_dim, teacher.width) for _ in others)
         self.scale = TargetScale(teacher.blocks, teacher.width) if recipe.loss.targets == "standardised" else None
+        self.own_space = self.scale is None or recipe.student.init == "teacher"  # g's, and the teacher's
         self.measure = MEASURES[recipe.curriculum.similarity]
-        if getattr(recipe.curriculum, "fresh", "random") == "identity" and plan.same_depth:
+        fresh = getattr(recipe.curriculum, "fresh", "random") if recipe.student.init == "random" else "as its teacher"
+        if fresh == "identity" and plan.same_depth:
             grow_from_identity(self.student, self.depth(plan.block if plan.history else 1))
 
     def forward(self, images: Tensor, tokens: list[Tokens], targets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -52,6 +56,7 @@ class Distiller(nn.Module):
             if self.scale is not None:
                 self.scale.update(wanted, target)
                 wanted = self.scale.standardise(wanted, target)
+                view = self.scale.standardise(view, target) if self.own_space else view
             of_cls = functional.mse_loss(view.cls, wanted.cls)
             losses.append(functional.mse_loss(view.patches, wanted.patches) + self.recipe.loss.cls_weight * of_cls)
         return torch.stack(losses).mean(), self.measure(view.patches, wanted.patches)
@@ -77,12 +82,6 @@ class Distiller(nn.Module):
     def start_from_teacher(self, teacher: Teacher, images: Tensor) -> None:
         """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalised."""
         slicing.start_from_teacher(self.student, self.projection, teacher.vit, resized(images, teacher.pixels))
-        if self.scale is not None:  # g is of standardised tokens
-            scale, last = TargetScale(teacher.blocks, teacher.width).to(images.device), teacher.blocks
-            scale.update(teacher(images, last), last)
-            deviation = scale.deviation(last)[0]
-            self.projection.weight.div_(deviation[:, None])
-            self.projection.bias.sub_(scale.mean[last - 1, 0]).div_(deviation)
 
     def folded_projection(self) -> dict[str, Tensor]:
         """g in the teacher's own space, for CLS and for patches: the statistics of the last target are folded in.
@@ -91,7 +90,7 @@ class Distiller(nn.Module):
         """
         weight, bias = self.projection.weight.detach().float(), self.projection.bias.detach().float()
         mean, deviation = bias.new_zeros(2, len(bias)), bias.new_ones(2, len(bias))
-        if self.scale is not None:
+        if self.scale is not None and not self.own_space:
             # The deepest block that was a target: a move after the very last step leaves one without statistics.
             at = int(self.scale.batches.nonzero().max()) + 1
             mean, deviation = self.scale.mean[at - 1], self.scale.deviation(at)

@@ -29,7 +29,15 @@ class TargetStore:
     def __init__(self, recipe: Recipe, photos: Mixture, teacher: Teacher, patches: int) -> None:
         self.teacher, self.patches, self.recalled = teacher, patches, 0
         sets = [Path(getattr(part.pixels, "filename", "")).stem for part in photos.sets]
-        depends = sets, recipe.view_pixels, recipe.teacher.pixels, recipe.augment, recipe.preprocessing, recipe.seed, patches
+        depends = (
+            sets,
+            recipe.view_pixels,
+            recipe.teacher.pixels,
+            recipe.augment,
+            recipe.preprocessing,
+            recipe.seed,
+            patches,
+        )
         digest = hashlib.sha256(msgspec.json.encode(depends))
         for tensor in teacher.state_dict().values():
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())

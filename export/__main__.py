@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         if not kinds:
             raise ExportError("there is no such file: OpenVINO has fp16 and int8, ONNX fp32, fp16 and int8")
-        card, refused = publish.publish(run, options.zoo, kinds, minutes=options.budget)
+        card, refused = publish.publish(run, options.zoo, kinds)
     except (ExportError, TrainError, LeapZooError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1 if isinstance(error, ExportError) else 2
@@ -46,11 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Export a run folder: ONNX and OpenVINO, fp32, fp16 and int8, checked against torch and each other "
-        "on photos, with a card. int8 is searched for: the fastest way that keeps the answers wins.",
+        "on photos, with a card. In int8 the layers that the answers need stay in float.",
         epilog="examples:\n"
         "  python -m export runs/leap-digits --zoo zoo-out\n"
         "  python -m export runs/leap-nano --zoo leap_zoo/bundled --format onnx --precision int8\n"
-        "  python -m export runs/leap-nano --zoo zoo-out --budget 30\n"
         "  python -m export runs/leap-nano --zoo zoo-out data.train=photos/train data.val=photos/val",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,21 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             choices=choices,
             help="publish only this one (may be repeated; default: all)",
         )
-    parser.add_argument(
-        "--budget",
-        type=_minutes,
-        default=10.0,
-        metavar="MINUTES",
-        help="begin no new trial of the int8 search after so many (default: 10)",
-    )
     return parser
-
-
-def _minutes(text: str) -> float:
-    minutes = float(text)
-    if not 0 <= minutes <= 10_000:
-        raise argparse.ArgumentTypeError(f"must be a number of minutes, not {text!r}")
-    return minutes
 
 
 if __name__ == "__main__":

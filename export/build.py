@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
 from tqdm import tqdm
 
-from export import describe, fp16, onnx, openvino, search, verify
+from export import describe, fp16, int8, names, onnx, openvino, quantize, verify
 from export.built import NAMES, Built, Kind
 from export.golden import draw
 from export.graph import DeployedStudent
-from export.quantize import alone
 from export.verify import Labelled
-from export.ways import Ways
 from export.weights import Weights, weights_of
-from leap_zoo.card import Search, Sensitivity
+from leap_zoo.card import Format, Search, Sensitivity
 from leap_zoo.model import Model
 from train.run import Run
 
@@ -29,9 +30,7 @@ SENSITIVITY_ALPHA = 0.5
 Say = Callable[[str], None]
 
 
-def build(
-    run: Run, model: DeployedStudent, kinds: Collection[Kind], minutes: float, say: Say
-) -> tuple[list[Built], Search | None]:
+def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -> tuple[list[Built], Search | None]:
     """The files of `kinds`, the fp32 ONNX file first in any case, and the account of the search if there was one.
 
     Raises GateFailed when the fp32 file is not what torch computes, ExportError for a student that is no plain ViT.
@@ -55,7 +54,7 @@ def build(
     formats = [form for form, precision in NAMES if precision == "int8" and (form, precision) in kinds]
     if not formats:
         return forms, None
-    winners, account = _search(run, model, weights, reference, formats, minutes, say)
+    winners, account = _search(run, model, weights, reference, formats, say)
     order = list(NAMES)
     return sorted([*forms, *winners], key=lambda form: order.index(form.kind)), account
 
@@ -67,38 +66,56 @@ def open_built(run: Run, model: DeployedStudent, built: Built, threads: int | No
 
 
 def _search(
-    run: Run,
-    model: DeployedStudent,
-    weights: Weights,
-    reference: Built,
-    formats: list[str],
-    minutes: float,
-    say: Say,
+    run: Run, model: DeployedStudent, weights: Weights, reference: Built, formats: list[Format], say: Say
 ) -> tuple[list[Built], Search]:
+    """The int8 file of each format, where one passes, and the account of the search."""
     started = time.monotonic()
     calibration, selection = _photos(run)
-    say(f"looking for the fastest good int8: calibrated on {len(calibration.labels)} photos of the training split, "
+    say(f"int8: calibrated on {len(calibration.labels)} photos of the training split, "
         f"compared on {len(selection.labels)} others")  # fmt: skip
-    ways = Ways(weights, calibration.pixels, describe.metadata(run))
-    fp32 = open_built(run, model, reference, search.THREADS)
-    sensitivity = _sensitivity(run, model, ways, fp32, selection)
-    tried = [
-        way
-        for form in formats
-        for way in (ways.onnx([s.layer for s in sensitivity]) if form == "onnx" else ways.openvino())
-    ]
-    winners, candidates = search.search(
-        tried,
-        lambda built: open_built(run, model, built, search.THREADS),
+    makers = _makers(weights, calibration.pixels, describe.metadata(run))
+    fp32 = open_built(run, model, reference, int8.THREADS)
+    sensitivity = _sensitivity(run, model, quantize.calibrate(weights, calibration.pixels, SENSITIVITY_ALPHA), fp32,
+                               selection)  # fmt: skip
+    search = int8.Search(
+        lambda built: open_built(run, model, built, int8.THREADS),
         fp32,
-        selection,
-        minutes,
+        [selection, *_by_teacher(run, selection)],
+        [layer.layer for layer in sensitivity],
         say,
-        _by_teacher(run, selection),
     )
-    spent = round((time.monotonic() - started) / 60, 1)
-    account = search.describe(candidates, sensitivity, selection, len(calibration.labels), spent)
-    return list(winners.values()), account
+    for form in tqdm(formats, "int8", leave=False):
+        kept = search.run(form, makers[form])
+        if form == "onnx" and kept is not None:
+            search.attempt("onnx", makers["rival"], 0.0, kept, int8.RIVAL)
+    account = search.account(len(calibration.labels), sensitivity, time.monotonic() - started)
+    return [trial.built for trial in search.winners.values() if trial.built], account
+
+
+def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str, str]) -> dict[str, int8.Make]:
+    """What makes the int8 files of each format; and of the library that ours are compared with."""
+    calibrated = cache(lambda alpha: quantize.calibrate(weights, photos, alpha))
+
+    def ours(alpha: float, kept: tuple[str, ...]) -> Built:
+        recipe = quantize.Recipe(smooth_quant_alpha=alpha, float_layers=kept)
+        proto = names.shorten(fp16.build(quantize.quantize(calibrated(alpha), recipe)))
+        return Built(("onnx", "int8"), (_bytes(proto, metadata),), recipe.as_dict())
+
+    def nncf(alpha: float, kept: tuple[str, ...]) -> Built:
+        recipe = openvino.Recipe(smooth_quant_alpha=alpha, float_layers=kept)
+        model = openvino.quantize(openvino.convert(onnx.write(weights, "tokens").proto), photos, recipe)
+        files = openvino.serialize(model, metadata, fp16=False)
+        return Built(("openvino", "int8"), files, recipe.as_dict(), ("torch", "timm", "onnx", "openvino", "nncf"))
+
+    def library(_: float, kept: tuple[str, ...]) -> Built:
+        proto = int8.rival(onnx.write(weights).proto, photos, kept)
+        return Built(("onnx", "int8"), (_bytes(proto, metadata),), {"float_layers": list(kept)})
+
+    return {"onnx": ours, "openvino": nncf, "rival": library}
+
+
+def _bytes(proto: ModelProto, metadata: dict[str, str]) -> bytes:
+    return onnx.finish(proto, metadata).SerializeToString(deterministic=True)
 
 
 def _photos(run: Run) -> tuple[Labelled, Labelled]:
@@ -127,16 +144,15 @@ def _by_teacher(run: Run, selection: Labelled) -> list[Labelled]:
 
 
 def _sensitivity(
-    run: Run, model: DeployedStudent, ways: Ways, reference: Model, selection: Labelled
+    run: Run, model: DeployedStudent, calibrated: quantize.Calibrated, reference: Model, selection: Labelled
 ) -> list[Sensitivity]:
     """What int8 in one linear alone does, the worst first."""
     pixels = selection.pixels[:SENSITIVITY_PHOTOS]
     expected = reference.run(pixels, ["embedding"])["embedding"]
-    calibrated = ways.calibrated(SENSITIVITY_ALPHA)
     found = []
     for layer in tqdm(sorted(calibrated.ranges), "layers alone in int8", leave=False):
-        data = onnx.finish(alone(calibrated, layer), {}).SerializeToString(deterministic=True)
-        single = open_built(run, model, Built(("onnx", "int8"), (data,)), search.THREADS)
+        data = _bytes(quantize.alone(calibrated, layer), {})
+        single = open_built(run, model, Built(("onnx", "int8"), (data,)), int8.THREADS)
         cosine = float((single.run(pixels, ["embedding"])["embedding"] * expected).sum(1).mean())
         found.append(Sensitivity(layer=layer, cosine_mean=min(1.0, cosine)))
     return sorted(found, key=lambda row: row.cosine_mean)

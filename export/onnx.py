@@ -42,21 +42,18 @@ def write(
     layout: Layout = "rows",
     ranges: Mapping[str, Range] | None = None,
     *,
-    weight_bits: int = 8,
-    signed: bool = False,
     split_heads: bool = False,
     taps: bool = False,
 ) -> Written:
     """Weights -> graph.
 
-    ranges: of the linears to write as int8 (layout rows only). weight_bits: 7 cannot saturate on CPUs without VNNI.
-    signed: activations are int8, symmetric, instead of uint8.
+    ranges: of the linears to write as int8 (layout rows only).
     split_heads: attention head by head: a few percent faster on ONNX Runtime, more nodes. taps: what the linears read
     is an output too, for calibration.
     """
     if ranges and layout != "rows":
         raise ValueError("int8 is written in the layout rows")
-    g = Writer(ranges or {}, layout, weight_bits, signed)
+    g = Writer(ranges or {}, layout)
     dim, count = len(weights.norm[0]), len(weights.prefix)
     tokens = count + len(weights.positions)
     x = _embed(g, weights, layout)  # (B, tokens, D)

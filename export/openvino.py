@@ -25,18 +25,17 @@ MINIMUM_RUNTIME = "2024.0"
 class Recipe:
     """How NNCF quantises; written into the card.
 
-    preset: `performance` is symmetric everywhere, `mixed` unsigned where activations allow it (after Softmax).
-    smooth_quant_alpha: how much of the activations' range moves into the weights; negative: no SmoothQuant.
+    smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
+    float_layers: linears that are computed in float.
     """
 
-    method: str = "NNCF post-training, transformer, SmoothQuant"
-    smooth_quant_alpha: float = 0.95
-    preset: str = "performance"
-    fast_bias_correction: bool = True
+    method: str = "NNCF post-training, transformer, SmoothQuant, preset performance"
+    smooth_quant_alpha: float = 0.75
+    float_layers: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for the card."""
-        return asdict(self)
+        return asdict(self) | {"float_layers": list(self.float_layers)}
 
 
 def convert(proto: onnx.ModelProto) -> Any:
@@ -52,7 +51,7 @@ def convert(proto: onnx.ModelProto) -> Any:
 
 
 def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
-    """An `openvino.Model`, or an ONNX graph, in int8, calibrated on photos uint8 (N, H, W, 3), one at a time."""
+    """An `openvino.Model` in int8, calibrated on photos uint8 (N, H, W, 3), one at a time."""
     import nncf  # takes seconds to import
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
@@ -62,13 +61,13 @@ def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
         return nncf.quantize(
             model,
             nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
-            preset=nncf.QuantizationPreset(recipe.preset),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(photos),
-            fast_bias_correction=recipe.fast_bias_correction,
+            ignored_scope=nncf.IgnoredScope(patterns=[f"^{re.escape(name)}([./].*)?$" for name in recipe.float_layers]),
             model_type=nncf.ModelType.TRANSFORMER,
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=recipe.smooth_quant_alpha)
+                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=recipe.smooth_quant_alpha or -1.0)  # -1: none
             ),
         )
 

@@ -27,19 +27,17 @@ from train.run import Run
 
 GOLDEN = "golden.npz"
 REFERENCE: Kind = ("onnx", "fp32")
-MINUTES = 10.0
 TIMING_SECONDS = 3.0  # per file, for the latencies in the card
 
 Say = Callable[[str], None]
 
 
 def publish(
-    run: Run, zoo: Path, kinds: Collection[Kind] = tuple(NAMES), *, minutes: float = MINUTES, say: Say = print
+    run: Run, zoo: Path, kinds: Collection[Kind] = tuple(NAMES), *, say: Say = print
 ) -> tuple[ModelCard, list[str]]:
     """Export, judge and publish `run` into the folder `zoo`.
 
     kinds: which files to publish; the fp32 ONNX file is built in any case, since the gate compares with it.
-    minutes: how long the search for the best int8 may begin new trials.
     Returns the card and the reasons for which files were refused. Raises GateFailed, with the zoo unchanged, when the
     fp32 file is wrong or nothing is left to publish; TrainError when the run's photos are not there.
     """
@@ -47,7 +45,7 @@ def publish(
     zoo.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as folder:
         staging = Path(folder)
-        forms, search = build.build(run, model, kinds, minutes, say)
+        forms, search = build.build(run, model, kinds, say)
         card = _write(run, model, forms, [form.artifact() for form in forms], search, staging)
         place = store.Zoo(staging)
         files = {artifact.file: open_artifact(place, card, artifact) for artifact in card.artifacts}
@@ -79,13 +77,13 @@ def publish(
 
 
 def _without_a_way(missing: Collection[str], search: Search | None) -> list[str]:
-    """Why files are not there at all: no way to int8 passed on the selection photos."""
+    """Why files are not there at all: nothing in int8 passed on the selection photos."""
     candidates = [] if search is None else search.candidates
     reasons = []
     for kind, name in NAMES.items():
         if name in missing:
             tried = [f"{c.name}: {c.outcome}" for c in candidates if c.format == kind[0]]
-            reasons.append(f"{name} was not published: no way to int8 passed; {'; '.join(tried)}")
+            reasons.append(f"{name} was not published: nothing in int8 passed; {'; '.join(tried)}")
     return reasons
 
 

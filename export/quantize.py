@@ -26,16 +26,11 @@ class Recipe:
     """How to quantise; written into the card.
 
     smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
-    weight_bits: 7 cannot overflow the 16-bit sums of x86 processors without VNNI.
-    signed: activations are int8, symmetric, instead of uint8 (the patches, which are bytes, stay float then).
-    split_heads: attention is written head by head. float_layers: linears that are computed in float.
+    float_layers: linears that are computed in float.
     """
 
     method: str = "static QDQ, int8 weights per channel, folded SmoothQuant, ranges by extremes"
     smooth_quant_alpha: float = 0.5
-    weight_bits: int = 8
-    signed: bool = False
-    split_heads: bool = True
     float_layers: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
@@ -64,17 +59,8 @@ def quantize(calibrated: Calibrated, recipe: Recipe) -> onnx.ModelProto:
     weights = calibrated.weights
     single = {"space": weights.space, **{f"logits_{name}": linear for name, _, linear in weights.logits}}
     skipped = {name for name, linear in single.items() if linear[0].size < FLOAT_BELOW} | set(recipe.float_layers)
-    if recipe.signed:
-        skipped.add("embed")
     ranges = {name: seen for name, seen in calibrated.ranges.items() if name not in skipped}
-    return write(
-        weights,
-        "rows",
-        ranges,
-        weight_bits=recipe.weight_bits,
-        signed=recipe.signed,
-        split_heads=recipe.split_heads,
-    ).proto
+    return write(weights, "rows", ranges, split_heads=True).proto
 
 
 def alone(calibrated: Calibrated, layer: str) -> onnx.ModelProto:

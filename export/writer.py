@@ -16,6 +16,7 @@ from export.weights import CENTRE, F32, Linear, Norm
 
 Range = tuple[float, float]  # of a linear's input
 Layout = Literal["rows", "tokens"]
+WEIGHT_LIMIT, BIAS_LIMIT = 127, 2**30  # of the integers that stand for them: int8, and int32 with room for rounding
 PIXELS: Range = (0.0, 255.0)  # bytes: already quantised, exactly
 
 
@@ -25,8 +26,6 @@ class Writer:
 
     ranges: Mapping[str, Range]
     layout: Layout
-    weight_bits: int
-    signed: bool
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)  # linear -> the tensor that it reads
@@ -70,16 +69,15 @@ class Writer:
         weight, bias = linear
         if seen == PIXELS:
             weight = weight * CENTRE
-        scale, zero = _int8(seen) if self.signed else _uint8(seen)
-        dtype = np.int8 if self.signed else np.uint8
-        top = 2 ** (self.weight_bits - 1) - 1
-        scales = _half_up(np.abs(weight).max(0) / top)  # per output channel
-        at = [self.constant(f"{name}.x_scale", scale), self.constant(f"{name}.x_zero", zero, dtype)]
+        scale, zero = _uint8(seen)
+        least = np.abs(bias) / (scale * BIAS_LIMIT)  # a channel of small weights may have a large bias
+        scales = _half_up(np.maximum(np.abs(weight).max(0) / WEIGHT_LIMIT, least))  # per output channel
+        at = [self.constant(f"{name}.x_scale", scale), self.constant(f"{name}.x_zero", zero, np.uint8)]
         quantised = x if seen == PIXELS else self.op("QuantizeLinear", [x, *at], f"{name}.x_int8")
         a = self.op("DequantizeLinear", [quantised, *at], f"{name}.x_back")
         half = self.constant(f"{name}.weight_scale_fp16", scales, np.float16)
         weight_scale = self.op("Cast", [half], f"{name}.weight_scale", to=TensorProto.FLOAT)
-        weight_int = self.constant(f"{name}.weight_int", np.clip(np.rint(weight / scales), -top, top), np.int8)
+        weight_int = self.constant(f"{name}.weight_int", np.rint(weight / scales), np.int8)
         # Written although they are zero: without them ONNX Runtime 1.32 does not fuse (4x slower).
         zeros = self.constant(f"zeros_{len(scales)}", np.zeros(len(scales)), np.int8)
         w = self.op("DequantizeLinear", [weight_int, weight_scale, zeros], f"{name}.weight_back", axis=1)
@@ -113,11 +111,6 @@ def _half_up(scales: F32) -> F32:
     """The next float16 that is no smaller, as float32: stored in two bytes, and no weight is beyond the range."""
     half = np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
     return np.where(half < scales, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
-
-
-def _int8(seen: Range) -> tuple[float, int]:
-    """Range -> scale and zero point, symmetric."""
-    return max(abs(seen[0]), abs(seen[1]), 1e-6) / 127, 0
 
 
 def _uint8(seen: Range) -> tuple[float, int]:

@@ -59,10 +59,10 @@ def model(run: Run) -> DeployedStudent:
 
 @pytest.fixture(scope="session")
 def published(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zoo with the run in all its forms, int8 by the first way of each format. Read only."""
+    """A zoo with the run in all its forms, int8 by the first file of each format. Read only."""
     zoo = tmp_path_factory.mktemp("published")
     with small_export(), lenient_gate():
-        card, refused = publish.publish(load_run(run_folder), zoo, minutes=0, say=lambda line: None)
+        card, refused = publish.publish(load_run(run_folder), zoo, say=lambda line: None)
     assert refused == []
     assert [artifact.file for artifact in card.artifacts] == list(NAMES.values())
     return zoo

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export import build, publish, verify
+from export import build, int8, publish, verify
 from train.method import student
 
 DEPTH, WIDTH, HEADS = 4, 48, 3
@@ -39,6 +39,8 @@ def small_export() -> Iterator[None]:
         patch.setattr(build, "CALIBRATION_PHOTOS", 8)
         patch.setattr(build, "SELECTION_PHOTOS", 40)
         patch.setattr(build, "SENSITIVITY_PHOTOS", 8)
+        patch.setattr(int8, "SMOOTHING", (0.5,))
+        patch.setattr(int8, "ROUNDS", 2)
         patch.setattr(publish, "TIMING_SECONDS", 0.02)
         try:
             yield

@@ -56,7 +56,7 @@ def test_export__prints_what_it_published_and_what_it_refused(
 
     monkeypatch.setattr(quantize, "quantize", nothing)
     files = ["--format", "onnx", "--precision", "fp32", "--precision", "int8"]
-    assert main([str(run_folder), "--zoo", str(tmp_path), "data.licence=told again", *files, "--budget", "0"]) == 1
+    assert main([str(run_folder), "--zoo", str(tmp_path), "data.licence=told again", *files]) == 1
     said = capsys.readouterr()
     (card,) = leap_zoo.models(tmp_path)
     assert card.licences.data == "told again"
@@ -66,9 +66,7 @@ def test_export__prints_what_it_published_and_what_it_refused(
 
     assert main(["--zoo", str(tmp_path), "--precision", "fp32", str(run_folder)]) == 0
     assert main(["--zoo", str(tmp_path), "--precision", "fp32", "--format", "openvino", str(run_folder)]) == 1
-    assert (
-        main(["--zoo", str(tmp_path), "--precision", "int8", "--format", "onnx", "--budget", "0", str(run_folder)]) == 1
-    )
+    assert main(["--zoo", str(tmp_path), "--precision", "int8", "--format", "onnx", str(run_folder)]) == 1
     assert [artifact.precision for card in leap_zoo.models(tmp_path) for artifact in card.artifacts] == ["fp32"]
 
 

@@ -131,7 +131,7 @@ from train.run import load_run
 
 with small_export(), lenient_gate():
     run = load_run(pathlib.Path("the run"))
-    forms, _ = build.build(run, DeployedStudent(run).eval(), NAMES, 0, lambda line: None)
+    forms, _ = build.build(run, DeployedStudent(run).eval(), NAMES, lambda line: None)
 digests = {NAMES[form.kind]: [hashlib.sha256(content).hexdigest() for content in form.contents] for form in forms}
 pathlib.Path("built.json").write_text(json.dumps({"exporter": build.__file__, "files": digests}))
 """

@@ -1,8 +1,7 @@
-"""The search for int8: what is tried, what is kept, and what the card says of it. And the ways themselves, as files."""
+"""The rule for int8: what is tried, what stays float, what the card says of it. And the files themselves."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,28 +11,28 @@ import numpy as np
 import onnx as onnx_format
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import numpy_helper
 from small_export import DEPTH, unfused
 
-from export import fp16, general, names, onnx, openvino, quantize, search
+from export import build, fp16, int8, names, onnx, openvino, quantize
 from export.build import open_built
 from export.built import Built
 from export.errors import ExportError
 from export.golden import draw
 from export.graph import DeployedStudent
-from export.search import Way
 from export.verify import Labelled
-from export.ways import Ways
 from export.weights import weights_of
+from export.writer import Writer
 from train.run import Run
 
 
 class Answers:
-    """Stands in for a model: its outputs and its speed are known."""
+    """Stands in for a model: its outputs are known."""
 
-    def __init__(self, embedding: np.ndarray, logits: np.ndarray, *speeds: float) -> None:
-        self.speeds = speeds  # milliseconds: of the first measurement, then of the later ones
-        self.outputs = {"embedding": embedding, "logits_h": logits}
+    def __init__(self, embedding: np.ndarray, logits: np.ndarray) -> None:
+        self.outputs = {"embedding": embedding, "logits_h": logits, "logits_many": logits}
         self.session = self
 
     def run(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
@@ -47,110 +46,111 @@ LABELS = np.arange(40) % 4
 LOGITS = np.eye(4, dtype=np.float32)[LABELS]
 EMBEDDING = np.repeat(np.eye(4, dtype=np.float32)[LABELS], 2, axis=1) / np.float32(2**0.5)
 PHOTOS = Labelled(np.zeros((40, 1, 1, 3), np.uint8), LABELS, "h", "drawn", "train")
+GOOD, BAD = (EMBEDDING, LOGITS), (EMBEDDING[::-1].copy(), LOGITS[::-1].copy())
+LAYERS = ["worst", "second", "third", "fourth"]
 
 
-def good(*speeds: float) -> Answers:
-    return Answers(EMBEDDING, LOGITS, *speeds)
-
-
-def bad(*speeds: float) -> Answers:
-    return Answers(EMBEDDING[::-1].copy(), LOGITS[::-1].copy(), *speeds)
+def turned(cosine: float) -> np.ndarray:
+    """The embeddings, all at one cosine to the true ones."""
+    away = np.tile(np.float32([1, -1]) / np.float32(2**0.5), 4) * (EMBEDDING > 0)
+    return (cosine * EMBEDDING + (1 - cosine**2) ** 0.5 * away).astype(np.float32)
 
 
 def silent(line: str) -> None:
     """Say nothing."""
 
 
-def way(name: str, form: str = "onnx", fails: bool = False) -> Way:
-    def build() -> Built:
-        if fails:
-            raise RuntimeError("no such operator\nand a second line")
-        return Built((form, "int8"), (name.encode(),), {"name": name})
+class Maker:
+    """Makes files of known answers: `answers(alpha, kept)`, an exception where the quantiser fails."""
 
-    return Way(name, form, {"name": name}, build)
+    def __init__(self, answers: Callable[[float, tuple[str, ...]], tuple | Exception], form: str = "onnx") -> None:
+        self.answers, self.form, self.asked = answers, form, []
 
+    def __call__(self, alpha: float, kept: tuple[str, ...]) -> Built:
+        self.asked.append((alpha, kept))
+        if isinstance(self.answers(alpha, kept), Exception):
+            raise self.answers(alpha, kept)
+        return Built((self.form, "int8"), (repr((alpha, kept)).encode(),), {"alpha": alpha, "kept": list(kept)})
 
-def run_search(
-    monkeypatch: pytest.MonkeyPatch, ways: list[Way], models: dict[str, Answers], minutes: float = 1
-) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Winner per format, and outcome by name; fp32 takes 10 ms."""
-    measured: list[int] = []
-
-    def timed(reference: Answers, trials: list[search.Trial], pixels: np.ndarray) -> float:
-        measured.append(len(trials))
-        later = min(len(measured), 2) - 1
-        for trial in trials:
-            trial.milliseconds = trial.model.speeds[later % len(trial.model.speeds)]
-        return reference.speeds[later % len(reference.speeds)]
-
-    monkeypatch.setattr(search, "_measure", timed)
-    winners, candidates = search.search(
-        ways, lambda built: models[built.contents[0].decode()], good(10), PHOTOS, minutes, silent
-    )
-    return {form: built.contents[0] for form, built in winners.items()}, {c.name: c.outcome for c in candidates}
+    def open(self, built: Built) -> Answers:
+        """What the file answers."""
+        return Answers(*self.answers(built.recipe["alpha"], tuple(built.recipe["kept"])))
 
 
-def test_search__takes_the_fastest_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = [way("a"), way("b"), way("fast but wrong"), way("c", "openvino")]
-    models = {"a": good(6), "b": good(4), "fast but wrong": bad(1), "c": good(5)}
-    winners, outcomes = run_search(monkeypatch, ways, models)
-    assert winners == {"onnx": b"b", "openvino": b"c"}
-    assert outcomes["b"] == outcomes["c"] == "chosen"
-    assert outcomes["a"].startswith("passed, not chosen")
-    assert outcomes["fast but wrong"].startswith("refused: it loses")
+def run_search(maker: Maker, selections: tuple[Labelled, ...] = (PHOTOS,)) -> tuple[tuple[str, ...] | None, dict]:
+    """The layers that stay float, and the outcomes by name."""
+    search = int8.Search(maker.open, Answers(*GOOD), selections, LAYERS, silent)
+    kept = search.run(maker.form, maker)
+    return kept, {each.name: each.outcome for each in search.account(8, [], 60.0).candidates}
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "winner"),
-    [
-        ((4.3,), (4.0,), b"a"),  # as fast: the earlier
-        ((4.5,), (4.0,), b"b"),
-        ((4.5, 4.0), (4.0, 4.0), b"a"),  # faster once, not when loaded anew
-        ((4.5, 4.4), (4.0, 3.9), b"b"),
-    ],
-)
-def test_search__noise_does_not_choose_the_file(
-    monkeypatch: pytest.MonkeyPatch, first: tuple[float, ...], second: tuple[float, ...], winner: bytes
-) -> None:
-    winners, _ = run_search(monkeypatch, [way("a"), way("b")], {"a": good(*first), "b": good(*second)})
-    assert winners == {"onnx": winner}
+@pytest.fixture(autouse=True)
+def smoothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two strengths, whatever the tests of this folder take otherwise."""
+    monkeypatch.setattr(int8, "SMOOTHING", (0.0, 0.5))
 
 
-def test_search__goes_on_after_a_way_that_fails_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    winners, outcomes = run_search(monkeypatch, [way("a", fails=True), way("b")], {"b": good(4)})
-    assert winners == {"onnx": b"b"}
-    assert outcomes["a"] == "refused: it failed: no such operator and a second line"
+def test_search__everything_is_int8_where_that_keeps_the_answers() -> None:
+    kept, outcomes = run_search(Maker(lambda alpha, kept: GOOD))
+    assert kept == ()
+    assert outcomes == {"no smoothing": "chosen", "smooth 0.5": "passed; another is closer to fp32"}
 
 
-def test_search__without_time_tries_the_first_of_each_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = [way("a"), way("b"), way("c", "openvino"), way("d", "openvino")]
-    winners, outcomes = run_search(monkeypatch, ways, dict.fromkeys("abcd", good(4)), minutes=0)
-    assert winners == {"onnx": b"a", "openvino": b"c"}
-    assert set(outcomes) == {"a", "c"}
+def test_search__takes_the_smoothing_that_is_closest_to_fp32() -> None:
+    kept, outcomes = run_search(Maker(lambda alpha, kept: (turned(0.999 if alpha else 0.996), LOGITS)))
+    assert kept == ()
+    assert outcomes["smooth 0.5"] == "chosen"
 
 
-def test_search__nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    winners, outcomes = run_search(monkeypatch, [way("a")], {"a": bad(1)})
-    assert winners == {}
-    assert outcomes["a"].startswith("refused")
+def test_search__leaves_out_the_worst_layers_one_by_one() -> None:
+    maker = Maker(lambda alpha, kept: GOOD if len(kept) == 2 else (turned(0.9 + alpha / 20), LOGITS))
+    kept, outcomes = run_search(maker)
+    assert kept == ("worst", "second")
+    assert maker.asked == [(0.0, ()), (0.5, ()), (0.5, ("worst",)), (0.5, ("worst", "second"))]
+    assert outcomes["smooth 0.5, 2 layers float"] == "chosen"
+    assert outcomes["smooth 0.5, 1 layer float"].startswith("refused: its embeddings have a mean cosine of 0.925")
 
 
-def test_search__a_way_that_loses_the_classes_of_a_further_head_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = {"a": good(1), "b": good(9), "fp32": good(10)}
-    for name, logits in (("a", LOGITS[::-1].copy()), ("b", LOGITS), ("fp32", LOGITS)):
-        models[name].outputs["logits_many"] = logits
-    monkeypatch.setattr(search, "_measure", lambda reference, trials, pixels: 10.0)
-    winners, candidates = search.search(
-        [way("a"), way("b")],
-        lambda built: models[built.contents[0].decode()],
-        models["fp32"],
-        PHOTOS,
-        1,
-        silent,
-        [dataclasses.replace(PHOTOS, head="many")],
-    )
-    assert winners["onnx"].contents == (b"b",)
-    assert candidates[0].outcome.startswith("refused: it loses 100.00% of top-1 of the head many")
+def test_search__gives_up_where_no_layer_is_left() -> None:
+    maker = Maker(lambda alpha, kept: BAD)
+    kept, outcomes = run_search(maker)
+    assert kept is None
+    assert len(maker.asked) == 2 + len(LAYERS)
+    assert all(outcome.startswith("refused: it loses") for outcome in outcomes.values())
+
+
+def test_search__goes_on_after_a_trial_that_fails_and_says_so() -> None:
+    failure = RuntimeError("no such operator\nand a second line")
+    kept, outcomes = run_search(Maker(lambda alpha, kept: GOOD if alpha else failure))
+    assert kept == ()
+    assert outcomes == {
+        "no smoothing": "refused: it failed: no such operator and a second line",
+        "smooth 0.5": "chosen",
+    }
+
+
+def test_search__a_file_that_loses_the_classes_of_a_further_head_is_out() -> None:
+    class Forgetful(Maker):
+        def open(self, built: Built) -> Answers:
+            model = super().open(built)
+            if not built.recipe["kept"]:
+                model.outputs["logits_many"] = BAD[1]
+            return model
+
+    kept, outcomes = run_search(Forgetful(lambda *_: GOOD), (PHOTOS, replace(PHOTOS, head="many")))
+    assert kept == ("worst",)
+    assert outcomes["no smoothing"].startswith("refused: it loses 100.00% of top-1 of the head many")
+
+
+def test_rival__is_compared_and_never_chosen() -> None:
+    maker = Maker(lambda alpha, kept: GOOD)
+    search = int8.Search(maker.open, Answers(*GOOD), (PHOTOS,), LAYERS, silent)
+    search.run("onnx", maker)
+    search.attempt("onnx", maker, 0.0, (), int8.RIVAL)
+    found = {each.name: each for each in search.account(8, [], 60.0).candidates}
+    assert found[int8.RIVAL].outcome == "for comparison"
+    assert found[int8.RIVAL].relative_ms > 0
+    assert found["no smoothing"].outcome == "chosen"
 
 
 def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
@@ -164,10 +164,7 @@ def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
     "recipe",
     [
         quantize.Recipe(),
-        quantize.Recipe(split_heads=False),
         quantize.Recipe(smooth_quant_alpha=0.0),
-        quantize.Recipe(weight_bits=7),
-        quantize.Recipe(signed=True),
         quantize.Recipe(float_layers=("blocks.2.fc1", "blocks.3.proj")),
     ],
 )
@@ -177,8 +174,8 @@ def test_quantize__every_recipe_gives_a_file_that_agrees(model: DeployedStudent,
     assert cosine(model, proto) > 0.95
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     assert weights["blocks.0.fc1.weight_int"].dtype == np.int8
-    assert np.abs(weights["blocks.0.fc1.weight_int"]).max() == 2 ** (recipe.weight_bits - 1) - 1
-    assert weights["blocks.0.fc1.x_zero"].dtype == (np.int8 if recipe.signed else np.uint8)
+    assert np.abs(weights["blocks.0.fc1.weight_int"]).max() == 127
+    assert weights["blocks.0.fc1.x_zero"].dtype == np.uint8
     for name in recipe.float_layers:
         assert weights[f"{name}.weight"].dtype == np.float32
 
@@ -201,10 +198,55 @@ def test_quantize__weights_of_any_size_are_right_within_half_a_step(model: Deplo
     assert (steps <= 1.001 * largest + 6e-8).all()  # no coarser than it must be
 
 
+@st.composite
+def layers(draw_from: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float]:
+    """Weights (in, out), biases (out,) and the largest input: with dead channels, outliers, and inputs of zero."""
+    random = np.random.default_rng(draw_from(st.integers(0, 2**32)))
+    size = draw_from(st.tuples(st.integers(1, 40), st.integers(1, 24)))
+    weight = random.normal(size=size) * 10.0 ** random.uniform(-6, 1, size[1])
+    weight *= random.random(size[1]) > 0.2
+    weight[random.random(size) > 0.99] *= 100
+    bias = random.normal(size=size[1]) * 10.0 ** draw_from(st.floats(-6, 3))
+    return weight.astype(np.float32), bias.astype(np.float32), draw_from(st.sampled_from([0.0, 1e-6, 0.1, 1.0, 1e4]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers())
+def test_linear__in_int8_is_the_float_one_within_its_steps(drawn: tuple[np.ndarray, np.ndarray, float]) -> None:
+    weight, bias, largest = drawn
+    x = (np.random.default_rng(1).uniform(-1, 1, (8, len(weight))) * largest).astype(np.float32)
+    graph = Writer({"y": (-largest, largest)}, "rows")
+    graph.linear("y", "x", (weight, bias))
+    port = [onnx_format.helper.make_tensor_value_info(name, 1, ["batch", size]) for name, size in
+            (("x", len(weight)), ("y", len(bias)))]  # fmt: skip
+    proto = onnx_format.helper.make_model(
+        onnx_format.helper.make_graph(graph.nodes, "one", port[:1], port[1:], list(graph.initializers.values())),
+        opset_imports=[onnx_format.helper.make_opsetid("", onnx.OPSET)],
+        ir_version=onnx.IR,
+    )
+    (found,) = unfused(proto.SerializeToString()).run(None, {"x": x})
+    stored = {name: numpy_helper.to_array(tensor) for name, tensor in graph.initializers.items()}
+    steps = stored["y.weight_scale_fp16"].astype(np.float64)
+    step = float(stored["y.x_scale"])
+    # Half a step of each weight, a step of each input (its zero is rounded, too), half a step of the bias; rounding.
+    allowed = (np.abs(x) + step).sum(1)[:, None] * steps / 2 + step * np.abs(weight).sum(0) + step * steps
+    allowed = allowed + 1e-4 * (np.abs(x) @ np.abs(weight) + np.abs(bias)) + 1e-6
+    assert (np.abs(found - (x @ weight + bias)) <= allowed).all()
+
+
+def test_linear__a_dead_channel_keeps_its_bias() -> None:
+    weight, bias = np.zeros((4, 2), np.float32), np.array([3.0, -0.5], np.float32)
+    graph = Writer({"y": (-0.1, 0.1)}, "rows")
+    graph.linear("y", "x", (weight, bias))
+    stored = {name: numpy_helper.to_array(tensor) for name, tensor in graph.initializers.items()}
+    back = stored["y.bias_int"] * stored["y.weight_scale_fp16"].astype(np.float64) * stored["y.x_scale"]
+    np.testing.assert_allclose(back, bias, rtol=1e-6)
+
+
 @pytest.fixture
 def int8_file(model: DeployedStudent) -> bytes:
-    """The first way to an int8 ONNX file, without metadata."""
-    return next(Ways(weights_of(model), draw(32), {}).onnx([])).build().contents[0]
+    """The first int8 ONNX file that is tried, without metadata."""
+    return build._makers(weights_of(model), draw(32), {})["onnx"](0.5, ()).contents[0]
 
 
 def test_int8_file__has_a_byte_per_weight_and_little_else(model: DeployedStudent, int8_file: bytes) -> None:
@@ -262,10 +304,22 @@ def test_alone__only_that_layer_is_int8(model: DeployedStudent) -> None:
     assert integers == {"blocks.2.proj.weight_int", f"zeros_{model.student.embed_dim}"}
 
 
-@pytest.mark.parametrize("method", general.METHODS.values(), ids=general.METHODS)
-def test_general__quantisers_of_libraries_work_on_the_graph(model: DeployedStudent, method: general.Method) -> None:
-    proto = onnx.finish(method(onnx.write(weights_of(model)).proto, draw(32)), {})
+def test_rival__is_what_the_library_makes_with_the_same_layers_float(model: DeployedStudent) -> None:
+    kept = ("blocks.2.fc1", "blocks.3.proj")
+    proto = onnx.finish(int8.rival(onnx.write(weights_of(model)).proto, draw(32), kept), {})
     assert cosine(model, proto) > 0.9
+    floats = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
+    assert {f"{layer}.weight" for layer in kept} <= floats
+    assert "blocks.0.fc1.weight" not in floats
+
+
+def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None:
+    graph = openvino.convert(onnx.write(weights_of(model), "tokens").proto)
+    count = {}
+    for kept in ((), ("blocks.2.fc1", "blocks.1.proj", "space")):
+        quantised = openvino.quantize(graph.clone(), draw(32), openvino.Recipe(float_layers=kept))
+        count[len(kept)] = sum(operation.get_type_name() == "FakeQuantize" for operation in quantised.get_ops())
+    assert count[3] < count[0]
 
 
 def test_layouts__say_the_same(model: DeployedStudent) -> None:

@@ -23,8 +23,8 @@ class Distiller(nn.Module):
 
     The projection g: D_s -> D_t is one linear layer, shared by patches, CLS and every target block, never reset.
     Only the layer-wise baseline has more: `others[i]` projects the student's block that stands for `targets[i]`.
-    Where targets are standardised, g of a fresh student gives standardised tokens. A student that starts from its teacher
-    brings a g into the teacher's own space, where it is right for every block; its tokens are standardised behind it.
+    Where targets are standardised, g of a fresh student gives standardised tokens. A student that starts from its
+    teacher brings a g into the teacher's own space, right for every block; what it gives is standardised for the loss.
     The teacher is not part of the state: every run loads it anew.
     """
 

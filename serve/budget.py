@@ -134,7 +134,7 @@ class Share:
         try:
             for at in range(0, max(1, len(body)), SLICE):
                 more = at + SLICE < len(body) or message.get("more_body", False)
-                part = message | {"body": body[at : at + SLICE], "more_body": more} if len(body) > SLICE else message
+                part = {**message, "body": body[at : at + SLICE], "more_body": more} if len(body) > SLICE else message
                 with self._waits(WRITE_SECONDS) as clock:
                     async with clock:
                         await send(part)

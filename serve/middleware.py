@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -106,8 +107,8 @@ class Gate:
             )
         transfers = Places(MAX_TRANSFERS, makes_room=True)
         pages = Places(MAX_PAGES, makes_room=True)
-        work = {"body": settings.max_body_bytes, "places": self.places, "keys": True, "shared": True}
-        read = {"places": transfers, "whole": False, "shared": True}
+        work: dict[str, Any] = {"body": settings.max_body_bytes, "places": self.places, "keys": True, "shared": True}
+        read: dict[str, Any] = {"places": transfers, "whole": False, "shared": True}
         self._api = Rules(app=site, seconds=settings.timeout, **work)
         self._slow = Rules(app=site, seconds=settings.slow_timeout, **work)
         self._export = Rules(app=site, seconds=settings.slow_timeout, keys=True, **read)
@@ -189,7 +190,7 @@ class Gate:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = message | {"headers": self._dressed(message.get("headers", ()), rules, identity)}
+                message = {**message, "headers": self._dressed(message.get("headers", ()), rules, identity)}
             else:
                 bytes_out += len(message.get("body", b""))
             try:
@@ -212,7 +213,7 @@ class Gate:
             share.free()
             self._metrics.inside(-1)
             seconds = time.perf_counter() - started
-            route = rules.route or getattr(scope.get("route"), "path", UNMATCHED)
+            route = str(rules.route or getattr(scope.get("route"), "path", UNMATCHED))
             self._metrics.served(route, scope["method"], status, seconds)
             if not rules.quiet:
                 method = scope["method"] if scope["method"].isalpha() else "?"
@@ -304,7 +305,7 @@ class Gate:
                     parts.append(part)
 
         is_head = scope["method"] == "HEAD"
-        asked = scope | {"method": "GET"} if is_head else scope
+        asked = {**scope, "method": "GET"} if is_head else scope
         try:
             with contextlib.nullcontext() if rules.places is None else rules.places.one(share):
                 async with asyncio.timeout(rules.seconds) as clock:

@@ -77,7 +77,8 @@ class Stopping:
                 loop.call_soon(leave, until)  # the loop accepts them first
                 return
             _stop_listening(server)
-            loop.call_later(READ_SECONDS, uvicorns, signal.SIGTERM, None)
+            if callable(uvicorns):
+                loop.call_later(READ_SECONDS, uvicorns, signal.SIGTERM, None)
 
         numbers = [signal.SIGTERM, signal.SIGINT]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it

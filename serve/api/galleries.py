@@ -187,7 +187,8 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 
         def page() -> tuple[int, bytes]:
             total = galleries.about(name).items
-            items, size = [], 0
+            items: list[bytes] = []
+            size = 0
             for item in galleries.items(name, options.offset, options.limit):
                 line = orjson.dumps({"id": item.id, "metadata": item.metadata})
                 size += len(line)
@@ -215,7 +216,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         kind, answer, hits = await searched(engine, stores, name, photos, options, where)
         return json_response({"hits": hits, "gallery": name} | _of(kind) | about(answer))
 
-    npz = {200: {"description": "A file for numpy.load", "content": {"application/x-npz": {}}}}
+    npz: dict[int | str, Any] = {200: {"description": "A file for numpy.load", "content": {"application/x-npz": {}}}}
 
     @router.get("/{name}/export", response_class=StreamingResponse, responses=npz)
     async def export_gallery(name: GalleryName) -> Response:

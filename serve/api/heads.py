@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -148,7 +148,9 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
             milliseconds=milliseconds,
         )
 
-    file = {200: {"description": "For leap_zoo.heads.CustomHead.load", "content": {"application/octet-stream": {}}}}
+    file: dict[int | str, Any] = {
+        200: {"description": "For leap_zoo.heads.CustomHead.load", "content": {"application/octet-stream": {}}}
+    }
 
     @router.get("/{name}/file", response_class=Response, responses=file)
     async def download_head(name: HeadName) -> Response:

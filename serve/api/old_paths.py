@@ -29,14 +29,14 @@ class OldPaths:
 
         async def send_told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = message | {"headers": [*message["headers"], *told]}
+                message = {**message, "headers": [*message["headers"], *told]}
             await send(message)
 
         await self.app(scope, receive, send_told)
 
 
 def _successor(scope: Scope) -> str | None:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     if path == "/v1/search":
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         name = next((value for option, value in query if option == "gallery"), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_type_hints
@@ -59,7 +59,8 @@ class HotRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request. The endpoint takes the request, and its options."""
-        endpoint, kind = self.endpoint, get_type_hints(self.endpoint)["options"]
+        endpoint: Callable[[Request, ModelOptions], Awaitable[Response]] = self.endpoint
+        kind: type[ModelOptions] = get_type_hints(endpoint)["options"]
 
         @lru_cache(maxsize=128)
         def read(query: bytes) -> ModelOptions:

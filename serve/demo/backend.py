@@ -68,7 +68,8 @@ class Backend:
 
     async def embed(self, photo: bytes) -> npt.NDArray[np.float32]:
         """The unit vector float32 (D,) of a photo. Raises LeapZooError, Refused."""
-        return (await self._engine.embed([photo])).embeddings[0]
+        (vector,) = (await self._engine.embed([photo])).embeddings
+        return np.asarray(vector)
 
     async def thumbnail(self, photo: bytes) -> Image.Image:
         """The centre square of a photo. Raises ImageError, Refused (503)."""

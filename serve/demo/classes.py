@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -106,7 +107,7 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
     async def attempt(path: str | None, visitor: Visitor) -> tuple[object, str]:
         return await answer(backend, path, visitor.head)
 
-    private = {"api_visibility": "private", "show_progress": "minimal"}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     drop.upload(add, [drop, name, visitor], [visitor, members, drop], concurrency_limit=backend.threads, **private)
     members.select(take_out, visitor, [visitor, members], **private)
     example.click(use_samples, visitor, [visitor, members], **private)

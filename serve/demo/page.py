@@ -55,6 +55,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
 def build_page(backend: Backend) -> gr.Blocks:
     """The page over `backend`."""
     cleaning = (KEEP_SECONDS, KEEP_SECONDS)
+    blocks: gr.Blocks
     with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning) as blocks:
         gr.Markdown(_title(backend), elem_id="leap-title")
         visitor = gr.State(Visitor(), time_to_live=KEEP_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -87,7 +88,11 @@ def build(backend: Backend, visitor: gr.State) -> None:
         visitor.gallery.clear()
         return visitor, *await change(which, asked, visitor)
 
-    private = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": backend.threads}
+    private: dict[str, Any] = {
+        "api_visibility": "private",
+        "show_progress": "minimal",
+        "concurrency_limit": backend.threads,
+    }
     results = [query, found, note]
     wall.select(pick, [which, visitor], results, **private)
     photo.change(ask, [photo, which, visitor], results, trigger_mode="always_last", **private)

@@ -1,30 +1,6 @@
 """Every environment variable that the server reads, typed and validated, in one place.
 
-| variable | value | meaning |
-|---|---|---|
-| LEAP_ZOO_SERVE_MODEL | a model's id | the default model; default: the package's |
-| LEAP_ZOO_SERVE_MODELS | ids | the other models that are served, with commas between; all are loaded at the start |
-| LEAP_ZOO_SERVE_MAX_PHOTOS | 1..1024 | photos in one request; default 32 |
-| LEAP_ZOO_SERVE_MAX_BODY_MB | 1..4096 | MiB in one request's body; default 64 |
-| LEAP_ZOO_SERVE_MAX_PHOTO_MB | 1..256 | MiB in one photo; default 20 (the demo page: always 20) |
-| LEAP_ZOO_SERVE_MAX_MEGAPIXELS | 1..1000 | million pixels of a photo, twice as many of a JPEG; default 25 (the same) |
-| LEAP_ZOO_SERVE_WORK_MEGAPIXELS | 1..100000 | million pixels in work at once, a quarter of a JPEG's; default 128 |
-| LEAP_ZOO_SERVE_MEMORY_MB | 16..65536 | MiB of bodies and answers in memory at once; default 256 |
-| LEAP_ZOO_SERVE_CONCURRENCY | 1..10000 | API requests inside at once, 503 for more; default 64 |
-| LEAP_ZOO_SERVE_TIMEOUT | 0.1..3600 | seconds until an API request is given up; default 10 |
-| LEAP_ZOO_SERVE_SLOW_TIMEOUT | 0.1..3600 | the same where heads are fitted and galleries exported; default 60 |
-| LEAP_ZOO_SERVE_KEYS_FILE | a file | API keys, one a line; read again when it changes; default: no key is needed |
-| LEAP_ZOO_SERVE_METRICS | open, key or off | who may read /metrics; default key: whoever may call the API |
-| LEAP_ZOO_SERVE_HOSTS | names, or * | host names that are answered for, with commas between; see docs/serving.md |
-| LEAP_ZOO_SERVE_CORS | origins, or * | web origins that may call the API, with commas between; default none |
-| LEAP_ZOO_SERVE_ROOT_PATH | /path | where a reverse proxy shows the server, as /leap; default: at its root |
-| LEAP_ZOO_SERVE_DATA | a folder | galleries and heads of clients; default: a temporary one, lost at the end |
-| LEAP_ZOO_SERVE_QDRANT | a URL | the Qdrant server for galleries; default: files in the data folder |
-| LEAP_ZOO_SERVE_UI | on or off | whether the demo is at /ui; default on |
-| LEAP_ZOO_SERVE_WORKERS | 1..64 | processes that answer; more than 1 with the demo off and a data folder; default 1 |
-| LEAP_ZOO_SERVE_ZOO | folders | zoos at /zoo, with the path separator between; default: where models are served from |
-| LEAP_ZOO_SERVE_BROWSER_RUNTIME | a folder | onnxruntime-web for /browser; default: where `make browser` puts it |
-| LEAP_ZOO_SERVE_LOG | json or text | the shape of the log's lines; default json |
+What each means is in docs/serving.md, whose table a test compares with the fields here.
 """
 
 from __future__ import annotations
@@ -91,7 +67,7 @@ Names = Annotated[tuple[str, ...], _split(",")]
 
 
 class ServeSettings(BaseModel):
-    """Each field is the variable of its name, see above. Sizes are in MiB."""
+    """Each field is the variable LEAP_ZOO_SERVE_ and its name. Sizes are in MiB, times in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -113,9 +89,9 @@ class ServeSettings(BaseModel):
     root_path: Annotated[str, AfterValidator(_root_path)] = ""
     data: Path | None = None
     qdrant: Annotated[str, AfterValidator(_qdrant)] | None = Field(None, repr=False)  # a URL may hold a password
-    zoo: Annotated[tuple[Path, ...], _split(os.pathsep)] = ()
     ui: Literal["on", "off"] = "on"
     workers: Whole = Field(1, ge=1, le=64)
+    zoo: Annotated[tuple[Path, ...], _split(os.pathsep)] = ()
     browser_runtime: Path | None = None
     log: Literal["json", "text"] = "json"
 

@@ -113,11 +113,21 @@ def test_examples__that_are_not_run_are_few() -> None:
     assert {block.kind for block in every} == set(RUNNABLE)
 
 
-def test_settings__are_the_table_of_the_module() -> None:
-    table = [line for line in (settings.__doc__ or "").splitlines() if line.startswith("|")]
-    _, _, rest = DOC.partition("<!-- settings:begin")
-    shown = rest.partition("<!-- settings:end")[0]
-    assert [line for line in shown.splitlines() if line.startswith("|")] == table
+def test_settings__are_those_of_the_code_with_their_ranges_and_defaults() -> None:
+    shown = DOC.partition("<!-- settings:begin")[2].partition("<!-- settings:end")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if line[:1] == "|"][2:]
+    schemas = settings.ServeSettings.model_json_schema()["properties"]
+    assert [name for name, *_ in rows] == [f"{settings.PREFIX}{name.upper()}" for name in schemas]
+    for (name, value, meaning), schema in zip(rows, schemas.values(), strict=True):
+        if "minimum" in schema:
+            assert value == f"{schema['minimum']:g}..{schema['maximum']:.10g}", name
+        if "enum" in schema:
+            assert set(re.split(r", | or ", value)) == set(schema["enum"]), name
+        if "minimum" in schema or "enum" in schema:
+            default = schema["default"]
+            assert re.search(rf"default {default if isinstance(default, str) else format(default, 'g')}\b", meaning), (
+                name
+            )
 
 
 def test_routes__are_those_of_the_server(served) -> None:

@@ -77,14 +77,6 @@ def test_settings__a_password_in_a_url_is_not_shown() -> None:
     assert "secret" not in repr(read(QDRANT="https://user:secret@qdrant:6333"))
 
 
-def test_settings__every_variable_is_in_the_table() -> None:
-    import serve.settings
-
-    table = serve.settings.__doc__ or ""
-    for name in ServeSettings.model_fields:
-        assert f"| LEAP_ZOO_SERVE_{name.upper()} |" in table
-
-
 def test_checkout__serves_its_zoo_where_nothing_else_is_said(tmp_path: Path) -> None:
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "index.json").write_text("{}")

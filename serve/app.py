@@ -83,6 +83,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
     app.add_middleware(OldPaths)
     app.include_router(predict.router(engine, stores.heads, settings.max_photos))
+    app.router.routes.insert(0, app.router.routes.pop())  # what is asked the most is found first
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(galleries.router(engine, stores, settings.max_photos))

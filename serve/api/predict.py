@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query, Request
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from leap_zoo import CustomHead, UnknownHead
 from leap_zoo.errors import nearest, short
@@ -55,28 +56,31 @@ class EmbedOptions(ModelOptions):
 
 
 class HotRoute(APIRoute):
-    """A route that reads its query by itself: what FastAPI does at each request costs more than all of ours."""
+    """A route that reads its query by itself: what FastAPI does at each request costs more than all of ours.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request. The endpoint takes the request, and its options."""
-        endpoint: Callable[[Request, ModelOptions], Awaitable[Response]] = self.endpoint
-        kind: type[ModelOptions] = get_type_hints(endpoint)["options"]
+    The endpoint takes the request, and its options.
+    """
 
-        @lru_cache(maxsize=128)
-        def read(query: bytes) -> ModelOptions:
-            try:
-                given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-                return kind.model_validate(given)
-            except ValidationError as error:
-                raise RequestValidationError(error.errors()) from error
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["method"] != "POST":
+            await super().handle(scope, receive, send)  # which refuses
+            return
+        query: bytes = scope["query_string"]
+        # A client must not fill the memory with queries.
+        options = (_options if len(query) <= _LONGEST_KEPT else _options.__wrapped__)(self.endpoint, query)
+        response: Response = await self.endpoint(Request(scope, receive), options)
+        await response(scope, receive, send)
 
-        async def handle(request: Request) -> Response:
-            query = request.scope["query_string"]
-            # A client must not fill the memory with queries.
-            options = read(query) if len(query) <= _LONGEST_KEPT else read.__wrapped__(query)
-            return await endpoint(request, options)
 
-        return handle
+@lru_cache(maxsize=256)
+def _options(endpoint: Callable[..., object], query: bytes) -> ModelOptions:
+    """What is in the query, as the endpoint takes it. Raises RequestValidationError."""
+    kind: type[ModelOptions] = get_type_hints(endpoint)["options"]
+    try:
+        return kind.model_validate(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
 
 
 def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:

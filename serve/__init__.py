@@ -1,4 +1,6 @@
-"""The service. A request goes down this list, and an answer back:
+"""The service: BentoML, FastAPI and Gradio over `leap_zoo`. Never imports torch, `train` or `export`.
+
+A request goes down this list, and an answer back:
 
 service      BentoML's class with its three methods; the launcher and the packager
 middleware   the gate that every request passes: hosts, origins, keys; one budget (`budget`) of bytes, places and time

@@ -141,9 +141,11 @@ class Galleries(ABC):
 
         return self._read(name, find)
 
-    def items(self, name: str, offset: int = 0, limit: int | None = None) -> Sequence[Item]:
-        """A page of a gallery's items, in its own order."""
-        return self._read(name, lambda gallery: gallery.items(offset, limit))
+    def items(
+        self, name: str, offset: int = 0, limit: int | None = None, *, after: str | None = None
+    ) -> Sequence[Item]:
+        """A page of a gallery's items, in its own order, as `Gallery.items`. Raises InvalidArgument."""
+        return self._read(name, lambda gallery: gallery.items(offset, limit, after=after))
 
     def export(self, name: str) -> Export:
         """All of a gallery as the blocks of an npz file, which the caller must close. Raises Refused (503) when too

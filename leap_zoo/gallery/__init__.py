@@ -154,8 +154,12 @@ class Gallery(ABC):
         """How many items there are."""
 
     @abstractmethod
-    def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
-        """Items in the gallery's own order, which stays while nothing is written."""
+    def items(self, offset: int = 0, limit: int | None = None, *, after: str | None = None) -> list[Item]:
+        """Items in the gallery's own order, which stays while nothing is written.
+
+        after: begin behind the item of this id, whatever was taken out before it. Raises InvalidArgument when it is
+        not there.
+        """
 
     @abstractmethod
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
@@ -250,6 +254,11 @@ def can_query(model: Model | ModelCard, kind: Kind) -> bool:
     if Kind.of(card, kind.space) == kind:
         return True
     return kind.space == "teacher" and card.training is not None and Kind.of_teacher(card) == kind
+
+
+def no_such_item(name: str) -> InvalidArgument:
+    """The error of a page that begins behind an item which is not there."""
+    return InvalidArgument(f"there is no item {short(name)} to begin after (it may have been deleted): begin anew")
 
 
 def _array(vectors: npt.ArrayLike) -> npt.NDArray[Any]:

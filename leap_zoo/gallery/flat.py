@@ -34,7 +34,7 @@ import numpy.typing as npt
 from leap_zoo.card import FileName, Positive, Sha256
 from leap_zoo.errors import InvalidGallery, short
 from leap_zoo.files import read_regular, sync_folder
-from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where
+from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
 from leap_zoo.locks import locked
 
 SCHEMA: Final = 1
@@ -205,9 +205,11 @@ class FlatGallery(Gallery):
         """How many items there are."""
         return self.snapshot().manifest.count
 
-    def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
+    def items(self, offset: int = 0, limit: int | None = None, *, after: str | None = None) -> list[Item]:
         """Items in the order in which they were added or last replaced."""
         stored = (segment.items[row] for segment in self.snapshot().segments for row in segment.live())
+        if after is not None and not any(one.id == after for one in stored):  # which leaves the ones behind it
+            raise no_such_item(after)
         return [item.item() for item in islice(stored, offset, None if limit is None else offset + limit)]
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery, MissingExtra
-from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where
+from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
 from leap_zoo.settings import read_settings
 
 PORT = 6333
@@ -61,11 +61,13 @@ class QdrantGallery(Gallery):
         with asking(self.collection):
             return int(self.client.count(self.collection, exact=True).count)
 
-    def items(self, offset: int = 0, limit: int | None = None) -> list[Item]:
+    def items(self, offset: int = 0, limit: int | None = None, *, after: str | None = None) -> list[Item]:
         """Items in the order of the points' UUIDs."""
-        records = (record for page in self._pages(vectors=False) for record in page)
-        end = None if limit is None else offset + limit
-        return [Item(*_named(record.payload)) for record in islice(records, offset, end)]
+        pages = self._pages(vectors=False, start=None if after is None else _point(after))
+        items = (Item(*_named(record.payload)) for page in pages for record in page)
+        if after is not None and getattr(next(items, None), "id", None) != after:
+            raise no_such_item(after)
+        return list(islice(items, offset, None if limit is None else offset + limit))
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """Everything in batches, as the server holds it when it is asked for each."""
@@ -113,8 +115,8 @@ class QdrantGallery(Gallery):
             answers = self.client.query_batch_points(self.collection, requests) if requests else []
         return [[_hit(point) for point in answer.points] for answer in answers]
 
-    def _pages(self, *, vectors: bool) -> Iterator[list[Any]]:
-        following = None
+    def _pages(self, *, vectors: bool, start: str | None = None) -> Iterator[list[Any]]:
+        following: Any = start
         while True:
             with asking(self.collection):
                 page, following = self.client.scroll(

@@ -99,6 +99,7 @@ class Page(BaseModel):
     items: list[ItemInfo]
     offset: int = Field(description="As asked for")
     total: int = Field(description="In the gallery")
+    next: str | None = Field(description="What to give as `after` for the next page; null where this is the last")
 
 
 class Deleted(BaseModel):
@@ -111,6 +112,7 @@ class PageOptions(BaseModel):
     """The query of /v1/galleries/{name}/items."""
 
     model_config = ConfigDict(extra="forbid")
+    after: str | None = Field(None, max_length=256, description="The `next` of the page before: begin behind this item")
     offset: int = Field(0, ge=0, le=10**9, description="How many items to skip")
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="How many to answer at most")
 
@@ -185,20 +187,22 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
         """A page of a gallery's items, in its own order. It ends earlier than `limit` where it would pass 1 MiB."""
 
-        def page() -> tuple[int, bytes]:
+        def page() -> dict[str, Any]:
             total = galleries.about(name).items
+            found = galleries.items(name, options.offset, options.limit + 1, after=options.after)
             items: list[bytes] = []
             size = 0
-            for item in galleries.items(name, options.offset, options.limit):
+            for item in found[: options.limit]:
                 line = orjson.dumps({"id": item.id, "metadata": item.metadata})
                 size += len(line)
                 if items and size > MAX_PAGE_BYTES:
                     break
                 items.append(line)
-            return total, b"[" + b",".join(items) + b"]"
+            following = found[len(items) - 1].id if len(items) < len(found) else None
+            written = orjson.Fragment(b"[" + b",".join(items) + b"]")
+            return {"items": written, "offset": options.offset, "total": total, "next": following}
 
-        total, items = await threads.run(page)
-        return json_response({"items": orjson.Fragment(items), "offset": options.offset, "total": total})
+        return json_response(await threads.run(page))
 
     @router.delete("/{name}/items")
     async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Deleted:

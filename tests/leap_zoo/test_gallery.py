@@ -144,6 +144,19 @@ def test_reopened__is_the_same(reopen: Open) -> None:
     assert gallery.items(3, 9) == gallery.items()[3:]
 
 
+def test_items__after_one_are_those_behind_it_whatever_was_deleted(reopen: Open) -> None:
+    gallery = reopen()
+    gallery.add(["a", "b", "c", "d"], EYE)
+    order = [item.id for item in gallery.items()]
+    assert [item.id for item in gallery.items(after=order[1])] == order[2:]
+    assert [item.id for item in gallery.items(1, 1, after=order[0])] == order[2:3]
+    assert gallery.items(after=order[3]) == []
+    gallery.delete([order[0]])
+    assert [item.id for item in gallery.items(after=order[1])] == order[2:]
+    with pytest.raises(InvalidArgument, match="begin anew"):
+        gallery.items(after=order[0])
+
+
 def test_export__is_what_another_gallery_takes(reopen: Open, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     gallery = reopen()

@@ -139,6 +139,7 @@ def test_items__in_pages(colours: TestClient, photos: dict[str, bytes]) -> None:
         "items": [{"id": "green", "metadata": {"warm": False, "number": 1, "name": "green"}}],
         "offset": 1,
         "total": 3,
+        "next": "green",
     }
     assert colours.get("/v1/gallery/colours/items?offset=3").json()["items"] == []
 

@@ -35,6 +35,25 @@ def test_items__a_typo_is_not_a_new_gallery(api: TestClient, red: bytes) -> None
     assert api.post("/v1/galleries/new/items?create=true", content=red, headers=JPEG).json()["items"] == 1
 
 
+def test_items__are_read_page_by_page_while_others_are_deleted(api: TestClient, red: bytes) -> None:
+    names = [f"{number:02d}" for number in range(11)]
+    for few in (names[:4], names[4:8], names[8:]):
+        body = {"images": [text(red)] * len(few), "ids": few}
+        assert api.post("/v1/galleries/trip/items?create=true", json=body).status_code == 200
+    seen: list[str] = []
+    after: str | None = None
+    for _ in range(10):
+        options = {"limit": "3"} | ({} if after is None else {"after": after})
+        page = api.get("/v1/galleries/trip/items", params=options).json()
+        seen += [item["id"] for item in page["items"]]
+        if (after := page["next"]) is None:
+            break
+        api.delete(f"/v1/galleries/trip/items?id={seen[0]}" if len(seen) == 3 else "/v1/galleries/trip/items?id=none")
+    assert seen == names  # by offset, the first page's deleted item would have hidden another
+    assert api.get("/v1/galleries/trip/items?limit=10").json()["next"] is None
+    assert refusal(api.get("/v1/galleries/trip/items?after=00")) == ("invalid_option", None)
+
+
 def test_search__is_a_part_of_its_gallery(api: TestClient, red: bytes) -> None:
     api.post("/v1/galleries/trip/items?create=true", json={"images": [text(red)], "ids": ["a"]})
     found = api.post("/v1/galleries/trip/search?k=3", content=red, headers=JPEG).json()

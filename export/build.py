@@ -115,7 +115,8 @@ def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str,
 
 
 def _bytes(proto: ModelProto, metadata: dict[str, str]) -> bytes:
-    return onnx.finish(proto, metadata).SerializeToString(deterministic=True)
+    data: bytes = onnx.finish(proto, metadata).SerializeToString(deterministic=True)
+    return data
 
 
 def _photos(run: Run) -> tuple[Labelled, Labelled]:

@@ -49,7 +49,7 @@ def architecture(run: Run) -> cards.Architecture:
         width=student.embed_dim,
         depth=len(student.blocks),
         heads=block.attn.num_heads,
-        mlp_ratio=block.mlp.fc1.out_features / student.embed_dim,
+        mlp_ratio=int(block.mlp.fc1.out_features) / student.embed_dim,
         registers=student.num_reg_tokens,
         layer_scale=run.recipe.student.layerscale is not None,
         pooling=run.info.pooling,

@@ -28,7 +28,7 @@ from leap_zoo.intervals import wilson
 from leap_zoo.model import MAX_BATCH, Model, softmax
 from leap_zoo.preprocess import to_tensor
 from train.data.labels import class_labels, imagenet_indices
-from train.data.sources import Source, TarMember, find_photos
+from train.data.sources import Source, find_photos
 from train.data.splits import labelled_folder
 from train.errors import TrainError
 from train.evaluate.datasets import open_sample, open_world
@@ -149,7 +149,10 @@ def fit(model: Model, folders: Sequence[Path], world: Path | None, drawings: Pat
 def _logits(model: Model, head: Head, photos: Sequence[Source | Image.Image]) -> Floats:
     parts = []
     for start in range(0, len(photos), MAX_BATCH):
-        some = (photo.read() if isinstance(photo, TarMember) else photo for photo in photos[start : start + MAX_BATCH])
+        some = (
+            photo if isinstance(photo, Path | Image.Image | np.ndarray) else photo.read()
+            for photo in photos[start : start + MAX_BATCH]
+        )
         pixels = np.stack([to_tensor(photo, model.card.preprocessing) for photo in some])
         parts.append(model.run(pixels, [head.output])[head.output])
     return np.concatenate(parts)

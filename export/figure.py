@@ -25,7 +25,7 @@ REASONS = {
 }
 OTHER = ("P", "#E69F00")  # of a reason that is none of these
 GREY = "#666666"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar in a name is no formula
     "axes.spines.top": False,
     "axes.spines.right": False,

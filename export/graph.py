@@ -19,6 +19,11 @@ class DeployedStudent(nn.Module):
     embedding (B, D_s) and teacher_embedding (B, D_t), both L2-normalised; logits_<head> (B, classes) for each head.
     """
 
+    scale: Tensor
+    shift: Tensor
+    space_weight: Tensor
+    space_bias: Tensor
+
     def __init__(self, run: Run) -> None:
         super().__init__()
         info = run.info

@@ -173,7 +173,7 @@ def rival(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8], kept: Sequence[
         return onnx.load(target)
 
 
-class _OneByOne(CalibrationDataReader):
+class _OneByOne(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
     """Photos uint8 (N, H, W, 3), one at a time."""
 
     def __init__(self, photos: npt.NDArray[np.uint8]) -> None:

@@ -74,7 +74,8 @@ def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line
     for card in published.values():
         for artifact in card.artifacts:
             found = by_sha256.get((card.id, artifact.file, artifact.sha256), [])
-            costs = {"parameters": card.parameters, "bytes": artifact.total_bytes, "pixels": card.preprocessing.size}
+            costs: dict[str, float] = {"parameters": card.parameters, "bytes": artifact.total_bytes}
+            costs["pixels"] = card.preprocessing.size
             lines.append(Line(card.id, artifact.file, costs, _columns(found), card, artifact))
     return [*lines, *(line for line in others if line.peer)]
 

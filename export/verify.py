@@ -120,7 +120,8 @@ def recall_at_1(embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
         rows = np.arange(len(similar))
         similar[rows, start + rows] = -np.inf  # a photo is no neighbour of itself
         nearest.append(similar.argmax(1))
-    return labels[np.concatenate(nearest)] == labels
+    right: npt.NDArray[np.bool_] = labels[np.concatenate(nearest)] == labels
+    return right
 
 
 def objection(compared: list[Metric]) -> str | None:

@@ -28,7 +28,7 @@ KINDS = {
     ("openvino", "fp16"): ("v", (0, 9), "OV fp16", "OpenVINO fp16"),
     ("openvino", "int8"): ("^", (0, 9), "OV int8", "OpenVINO int8"),
 }
-DASHES = ("--", ":", "-.")
+DASHES: tuple[Any, ...] = ("--", ":", "-.")
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
@@ -48,7 +48,13 @@ def draw(lines: Sequence[Line]) -> bytes | None:
     drawn = digest(lines)
     if drawn is None:
         return None
-    style = {**matplotlib.rcParamsDefault, **STYLE, "font.size": 10, "legend.fontsize": 9.5, "axes.titlesize": 11}
+    style: dict[Any, Any] = {
+        **matplotlib.rcParamsDefault,
+        **STYLE,
+        "font.size": 10,
+        "legend.fontsize": 9.5,
+        "axes.titlesize": 11,
+    }
     with matplotlib.rc_context(style):
         picture = io.BytesIO()
         _figure(lines, _columns(lines)).savefig(picture, format="svg", metadata=METADATA | {"Description": drawn})

@@ -149,7 +149,8 @@ def _fidelity(cards: Sequence[ModelCard]) -> list[str]:
     """What the gate measured of every file when it was published, with the default head, against fp32."""
     names = ("top-1", "Recall@1", "top-1 drop from fp32", "top-1 agreement with fp32")
     cosines = [f"embedding cosine to fp32, {which}" for which in ("mean", "minimum")]
-    rows, where = [], {}
+    rows: list[list[str]] = []
+    where: dict[str, None] = {}
     for card in cards:
         for artifact in card.artifacts:
             ours = (metric for metric in artifact.metrics if metric.head == card.default_head)

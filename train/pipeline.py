@@ -77,6 +77,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     if recipe.student.init == "teacher":
         start = normalise(photos.spread(START_PHOTOS), *normalisation(teacher.vit))
         training.distiller.start_from_teacher(teacher.cpu(), start)  # of what is not on a GPU yet
+    begun = (
+        {name: value.clone() for name, value in training.distiller.state_dict().items()} if recipe.student.kept else {}
+    )
     watch = None
     if first:
         plain_attention(teacher.vit, fabric.device.type == "cpu")
@@ -94,6 +97,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     train(recipe, teacher, training, photos, epochs, folder, fabric, known=known, resume=resume, after_epoch=watch)
     if not first:
         return None
+    if begun:
+        training.distiller.mix_in(begun, recipe.student.kept)
     result = _finish(recipe, training, teacher, standard, figures, epochs, photos)
     save_run(folder, result)
     _draw(folder)

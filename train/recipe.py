@@ -28,6 +28,11 @@ class Student(_Strict, frozen=True, kw_only=True):
     registers: Annotated[int, Meta(ge=0, le=64)] = 0  # tokens of no patch (arXiv 2309.16588), dropped from the outputs
     layerscale: AboveZero | None = None  # initial scale of each residual branch (arXiv 2103.17239); none by default
     init: Literal["random", "teacher"] = "random"  # `teacher`: its weights, cut to size (train.method.slicing)
+    kept: Share = 0.0  # of the weights that it began with, in those that it ends with (arXiv 2109.01903)
+
+    def __post_init__(self) -> None:
+        if self.kept and self.init == "random":
+            raise ValueError("student.kept mixes in the weights of the start: it needs student.init=teacher")
 
 
 class Supervised(_Strict, frozen=True, kw_only=True):

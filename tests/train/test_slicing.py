@@ -128,3 +128,23 @@ def test_distiller_of_standardised_targets__starts_as_its_teacher_at_every_block
     assert loss < 0.01  # of patches and of CLS; 2 is what a student without any idea has
     for kind in ("cls", "patches"):  # the same g for both, as it will be exported
         torch.testing.assert_close(warm.folded_projection()[f"{kind}.weight"], warm.projection.weight.detach())
+
+
+def test_mix_in__is_on_the_line_between_start_and_end(
+    make_distiller: Callable[..., Distiller], teacher: Teacher
+) -> None:
+    distiller = make_distiller(student={"init": "teacher", "kept": 0.25}, curriculum={"strategy": "last"})
+    distiller.start_from_teacher(teacher, images())
+    start = {name: value.clone() for name, value in distiller.state_dict().items()}
+    with torch.no_grad():
+        for parameter in distiller.parameters():
+            parameter += 1
+    distiller.mix_in(start, distiller.recipe.student.kept)
+    for name, value in distiller.named_parameters():
+        expected = start[name] + (0.75 if name.startswith(("student.", "projection.")) else 1)
+        torch.testing.assert_close(value.detach(), expected)
+
+
+def test_kept__of_a_random_start_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs student\.init=teacher"):
+        recipe.Student(size="digits", kept=0.5)

@@ -83,6 +83,17 @@ class Distiller(nn.Module):
         """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalised."""
         slicing.start_from_teacher(self.student, self.projection, teacher.vit, resized(images, teacher.pixels))
 
+    @torch.no_grad()
+    def mix_in(self, start: dict[str, Tensor], share: float) -> None:
+        """Move student and projection towards the weights that they began with: `share` of those, the rest of these.
+
+        Robust fine-tuning (WiSE-FT, Wortsman et al. 2022): what a few photos take away from a student that knew the
+        world comes back, and most of what they gave stays. start: of `state_dict`.
+        """
+        for name, value in self.state_dict().items():
+            if name.startswith(("student.", "projection.")):
+                value.lerp_(start[name].to(value), share)
+
     def folded_projection(self) -> dict[str, Tensor]:
         """g in the teacher's own space, for CLS and for patches: the statistics of the last target are folded in.
 

@@ -104,6 +104,7 @@ def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str,
     def nncf(alpha: float, kept: tuple[str, ...]) -> Built:
         recipe = openvino.Recipe(smooth_quant_alpha=alpha, float_layers=kept)
         model = openvino.quantize(openvino.convert(onnx.write(weights, "tokens").proto), photos, recipe)
+        openvino.halve_floats(model)
         files = openvino.serialize(model, metadata, fp16=False)
         return Built(("openvino", "int8"), files, recipe.as_dict(), ("torch", "timm", "onnx", "openvino", "nncf"))
 

@@ -322,6 +322,21 @@ def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None
     assert count[3] < count[0]
 
 
+def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: DeployedStudent) -> None:
+    graph = openvino.convert(onnx.write(weights_of(model), "tokens").proto)
+    quantised = openvino.quantize(graph, draw(32), openvino.Recipe(float_layers=("blocks.2.fc1", "blocks.2.fc2")))
+    plain = openvino.serialize(quantised.clone(), {"model_id": "x"}, fp16=False)
+    openvino.halve_floats(quantised)
+    halved = openvino.serialize(quantised, {"model_id": "x"}, fp16=False)
+    weights = sum(getattr(weights_of(model).blocks[2], name)[0].size for name in ("fc1", "fc2"))
+    assert len(plain[1]) - len(halved[1]) >= 2 * weights
+    before, after = (
+        open_built(run, model, Built(("openvino", "int8"), files)).run(draw(32), ["embedding"])["embedding"]
+        for files in (plain, halved)
+    )
+    assert (before * after).sum(1).min() > 0.99
+
+
 def test_layouts__say_the_same(model: DeployedStudent) -> None:
     assert cosine(model, onnx.finish(onnx.write(weights_of(model), "tokens").proto, {})) > 1 - 1e-6
     with pytest.raises(ValueError, match="rows"):

@@ -51,7 +51,7 @@ centre cropped). Each model has its own resolution, and keeps the share of the s
 learned from ImageNet's labels at their full resolution; our students learned from a teacher, at 160 px."""
 TAUGHT = """\
 The recipe of each is in `train/recipes`, by its name: one command trains it. The figures here are of the run, features
-before quantisation; the teacher sees the same photos, enlarged to `teacher.pixels`. Minutes are of a machine that did
+before quantisation; the teacher sees the same photos at `teacher.pixels`. Minutes are of a machine that did
 other work meanwhile."""
 
 

@@ -7,6 +7,7 @@ behind every weight instead: runtimes fold it when they load the file, and what 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,14 +22,20 @@ def build(proto: onnx.ModelProto) -> onnx.ModelProto:
     for weight in half.graph.initializer:
         if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) < SMALLEST:
             continue
-        with np.errstate(over="ignore"):
-            values = numpy_helper.to_array(weight).astype(np.float16)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{weight.name} has weights beyond the range of float16")
+        values = halved(numpy_helper.to_array(weight), weight.name)
         name, stored = weight.name, f"{weight.name}_fp16"
         casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
         weight.CopyFrom(numpy_helper.from_array(values, stored))
     nodes = [*casts, *half.graph.node]
     del half.graph.node[:]
     half.graph.node.extend(nodes)
+    return half
+
+
+def halved(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float16]:
+    """The values in float16. Raises ValueError, which names them, where one is beyond its range."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(f"{name} has weights beyond the range of float16")
     return half

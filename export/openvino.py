@@ -83,7 +83,7 @@ def halve_floats(model: Any) -> None:
         if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.f32:
             values = operation.get_data()
             if values.size >= fp16.SMALLEST:
-                half = opset.constant(values.astype(np.float16))
+                half = opset.constant(fp16.halved(values, operation.get_friendly_name()))
                 operation.output(0).replace(opset.convert(half, "f32").output(0))
 
 

@@ -91,7 +91,7 @@ class Gate:
     ) -> None:
         """supervised: the parent process restarts this one, which must not outlive it."""
         self._bento, self._settings, self._metrics, self._supervised = bento, settings, metrics, supervised
-        self.stopping = Stopping()
+        self.stopping = Stopping(settings.drain)
         self.budget = Budget(max(settings.memory_mb * 2**20, 2 * settings.max_body_bytes))
         self.places = Places(settings.concurrency)
         self._keys = Keys(settings.keys_file) if settings.keys_file else None

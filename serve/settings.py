@@ -82,6 +82,7 @@ class ServeSettings(BaseModel):
     concurrency: Whole = Field(64, ge=1, le=10_000)
     timeout: Seconds = 10.0
     slow_timeout: Seconds = 60.0
+    drain: Seconds = 0.8
     keys_file: Path | None = None
     metrics: Literal["open", "key", "off"] = "key"
     hosts: Names = ()

@@ -16,11 +16,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-DRAIN_SECONDS = 0.8
-"""How long connections are asked to close, and /readyz says no, before uvicorn stops."""
-
-READ_SECONDS = 0.3
-"""How long after the last connection was accepted uvicorn stops: its request has been read by then."""
+READ_SHARE = 0.4
+"""How long uvicorn still reads requests after the last connection was accepted, as a share of the drain."""
 
 LAST_WORDS_SECONDS = 3.0
 """How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
@@ -32,9 +29,13 @@ _log = logging.getLogger("leap_zoo.serve")
 
 
 class Stopping:
-    """Whether this process has been told to stop."""
+    """Whether this process has been told to stop, and for how many seconds it still takes requests then.
 
-    def __init__(self) -> None:
+    Meanwhile /readyz answers 503, and every answer asks for its connection to be closed.
+    """
+
+    def __init__(self, drain: float) -> None:
+        self._drain = drain
         self._event = asyncio.Event()
         self._told = False
 
@@ -54,7 +55,7 @@ class Stopping:
     def listen(self) -> None:
         """Hear SIGTERM, SIGINT and SIGHUP before uvicorn, whose handlers are in place when the lifespan starts.
 
-        uvicorn hears of the first one after DRAIN_SECONDS, and of the next one, which means hurry, at once.
+        uvicorn hears of the first one after the drain, and of the next one, which means hurry, at once.
         """
         if threading.current_thread() is not threading.main_thread():
             return  # signals belong to the main thread; a server embedded elsewhere stops by other means
@@ -68,7 +69,13 @@ class Stopping:
             else:
                 self._told = True
                 loop.call_soon_threadsafe(self.stop)
-                loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, leave, loop.time() + 2 * DRAIN_SECONDS)
+                loop.call_soon_threadsafe(loop.call_later, self._drain, drained)
+
+        def drained() -> None:
+            for one in _sockets(getattr(uvicorns, "__self__", None)):
+                with contextlib.suppress(OSError), one:
+                    one.listen(0)  # who comes now tries again in a second, and is refused then
+            leave(loop.time() + self._drain)
 
         def leave(until: float) -> None:
             server = getattr(uvicorns, "__self__", None)
@@ -78,7 +85,7 @@ class Stopping:
                 return
             _stop_listening(server)
             if callable(uvicorns):
-                loop.call_later(READ_SECONDS, uvicorns, signal.SIGTERM, None)
+                loop.call_later(READ_SHARE * self._drain, uvicorns, signal.SIGTERM, None)
 
         numbers = [signal.SIGTERM, signal.SIGINT]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it

@@ -24,6 +24,7 @@ import psutil
 
 import leap_zoo
 from tools import weigh
+from tools.server_process import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -190,10 +191,3 @@ def wait_until_ready(server: Server) -> None:
                 return
         time.sleep(0.1)
     pytest.fail(f"the server did not get ready:\n{server.log.read_text()[-4000:]}")
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -44,7 +44,7 @@ def test_ending_streams__ends_heartbeats_only(path: str, kind: bytes, last: byte
         async def receive() -> Message:
             return {"type": "http.request", "body": b""}
 
-        told = Stopping()
+        told = Stopping(0.8)
         ending = EndingStreams(endless(kind), told)
         asyncio.get_running_loop().call_later(0.05, told.stop)
         await ending({"type": "http", "path": path}, receive, send)
@@ -67,7 +67,7 @@ def test_ending_streams__does_not_wait_long_for_results(monkeypatch: pytest.Monk
             return {"type": "http.request", "body": b""}
 
         monkeypatch.setattr(stopping, "LAST_WORDS_SECONDS", 0.05)
-        told = Stopping()
+        told = Stopping(0.8)
         told.stop()
         ending = EndingStreams(endless(b"text/event-stream"), told)
         await ending({"type": "http", "path": "/ui/queue/data"}, receive, send)
@@ -91,5 +91,5 @@ def test_ending_streams__an_unknown_session_is_no_failure(cause: Exception, ende
         return {"type": "http.request", "body": b""}
 
     with contextlib.nullcontext() if ended else pytest.raises(RuntimeError):
-        asyncio.run(EndingStreams(app, Stopping())({"type": "http", "path": "/ui/queue/data"}, receive, send))
+        asyncio.run(EndingStreams(app, Stopping(0.8))({"type": "http", "path": "/ui/queue/data"}, receive, send))
     assert (sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}) == ended

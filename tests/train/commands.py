@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+
+from tools.server_process import free_port
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train.pipeline", "train.plot.report"])
@@ -94,13 +95,6 @@ def call(function: Callable[..., int], *arguments: object, output: Path, environ
         patch.setenv("PYTHONPATH", str(ROOT))
         process.start()
     return Command(process, output)
-
-
-def free_port() -> int:
-    """A port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def finish_all(commands: list[Command]) -> list[str]:

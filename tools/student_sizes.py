@@ -12,8 +12,8 @@ from train.method.student import SIZES, make_student
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "students.md"
 HEAD = """\
-| size | width | depth | heads | tokens | parameters (M) | GFLOPs | float32 (MB) |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+| size | width | depth | heads | MLP | tokens | parameters (M) | GFLOPs | float32 (MB) |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 ABOUT = (
     "Written by `python -m tools.student_sizes`; do not edit. GFLOPs are of one photo through the student, a multiply "
     "and an add counted as two; parameters and float32 size are of the student without projection and heads."
@@ -40,7 +40,7 @@ def document() -> str:
     parts = ["# Students", ABOUT]
     for pixels, patch in ((224, 16), (224, 14), (160, 16)):
         lines = [HEAD]
-        for size, shape in SIZES.items():  # width, depth, heads
+        for size, shape in SIZES.items():  # width, depth, heads, hidden units
             tokens, parameters, flops = cost(recipe.Student(size=size, patch=patch), pixels=pixels)
             figures = round(parameters / 1e6, 2), round(flops / 1e9, 2), round(4 * parameters / 1e6, 1)
             cells = (f"`{size}`", *shape, tokens, *figures)

@@ -35,7 +35,7 @@ def small_export() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEAP_ZOO_THREADS", "1")
-        patch.setitem(student.SIZES, "digits", (WIDTH, DEPTH, HEADS))
+        patch.setitem(student.SIZES, "digits", (WIDTH, DEPTH, HEADS, 4 * WIDTH))
         patch.setattr(build, "CALIBRATION_PHOTOS", 8)
         patch.setattr(build, "SELECTION_PHOTOS", 40)
         patch.setattr(build, "SENSITIVITY_PHOTOS", 8)

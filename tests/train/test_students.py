@@ -17,7 +17,7 @@ from train.recipe import Student
         ("base", 86, 224, 16),
         ("small", 22, 224, 16),
         ("tiny", 5.6, 224, 16),
-        ("nano", 2.5, 160, 16),
+        ("nano", 3.4, 160, 16),
         ("micro", 1.4, 160, 16),
         ("digits", 0.35, 32, 8),
     ],
@@ -56,7 +56,7 @@ def test_student__scales_its_branches_when_told() -> None:
 
 
 def test_student__of_unknown_size_or_patch_is_refused() -> None:
-    with pytest.raises(TrainError, match="sizes are digits, micro, nano, tiny, small, base"):
+    with pytest.raises(TrainError, match="sizes are digits, micro, study, nano, tiny, small, base"):
         make_student(Student(size="mega", patch=8), pixels=32)
     with pytest.raises(TrainError, match="do not tile"):
         make_student(Student(size="nano"), pixels=40)

@@ -12,13 +12,14 @@ from train import recipe
 from train.errors import TrainError
 from train.method.teacher import ViT, normed_blocks
 
-SIZES = {  # width, blocks, heads; the MLP is four times as wide as the tokens
-    "digits": (48, 12, 3),  # for the embedded demo only
-    "micro": (96, 12, 3),
-    "nano": (128, 12, 4),
-    "tiny": (192, 12, 3),  # ViT-T of DeiT (arXiv 2012.12877)
-    "small": (384, 12, 6),  # ViT-S of DeiT
-    "base": (768, 12, 12),  # ViT-B (arXiv 2010.11929)
+SIZES = {  # width, blocks, heads, hidden units of the MLP
+    "digits": (48, 12, 3, 192),  # for the embedded demo only
+    "micro": (96, 12, 3, 384),
+    "study": (128, 12, 4, 512),  # for experiments side by side
+    "nano": (160, 12, 5, 512),
+    "tiny": (192, 12, 3, 768),  # ViT-T of DeiT (arXiv 2012.12877)
+    "small": (384, 12, 6, 1536),  # ViT-S of DeiT
+    "base": (768, 12, 12, 3072),  # ViT-B (arXiv 2010.11929)
 }
 
 
@@ -34,13 +35,14 @@ def make_student(spec: recipe.Student, *, pixels: int) -> VisionTransformer:
         raise TrainError(
             f"patches of {spec.patch} px do not tile an image of {pixels} px; choose a multiple of {spec.patch}"
         )
-    width, depth, heads = SIZES[spec.size]
+    width, depth, heads, hidden = SIZES[spec.size]
     return VisionTransformer(
         img_size=pixels,
         patch_size=spec.patch,
         embed_dim=width,
         depth=depth,
         num_heads=heads,
+        mlp_ratio=hidden / width,
         reg_tokens=spec.registers,
         init_values=spec.layerscale,
         num_classes=0,

@@ -16,11 +16,13 @@ from train.errors import TrainError
 from train.research.results import Result, as_text, updated, write_results
 
 if TYPE_CHECKING:
+    from train.evaluate.features import Candidate
     from train.evaluate.survey import Plan
 
 SHOWN = Path("results/demo_photos.csv")  # photos of --world that the demo shows, left out of what is reported
 PROTOCOLS = ("probe", "knn", "retrieval")
 LISTED = "retrieval: the right answers are in a JSON file, or, with the word `folders`, in the folder of the same name"
+SAMPLE = "photos of ImageNet's classes, named WNID_*; repeatable (with --peers, to calibrate int8 on)"
 EPILOG = """\
 examples:
   python -m train.evaluate runs/leap-nano                          # on the photos of its own recipe
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> list[Result]:
     import leap_zoo
     from train import recipe
-    from train.evaluate import features, peers, survey
+    from train.evaluate import features, survey
     from train.run import load_run
 
     target, data = Path(options.target), options.data
@@ -63,7 +65,7 @@ def _run(options: argparse.Namespace) -> list[Result]:
     if is_zoo:  # its tables have one kind of features
         students = features.from_zoo(target, options.teacher, options.head)
         students = [replace(student, kinds=("embedding",)) for student in students]
-        students = list(peers.peers()) if options.peers else students
+        students = _peers(options, target) if options.peers else students
     elif target.is_dir():
         run = load_run(target)
         students, own = [features.from_run(run, target)], run.recipe.data
@@ -84,10 +86,21 @@ def _run(options: argparse.Namespace) -> list[Result]:
     return rows
 
 
+def _peers(options: argparse.Namespace, zoo: Path) -> list[Candidate]:
+    """Models by others; their int8 files are calibrated on --sample and timed beside those of the zoo."""
+    import leap_zoo
+    from train.evaluate import datasets, peers
+
+    cards = leap_zoo.models(zoo)
+    ours = [leap_zoo.load(card.id, zoo=zoo, precision="int8", format="onnx", threads=1) for card in cards]
+    sample = datasets.open_sample(options.sample[0]) if options.sample else None
+    return list(peers.peers(sample, options.cache, options.store, ours))
+
+
 def _plan(options: argparse.Namespace, data: list[list[str]], neighbours: tuple[int, ...]) -> Plan:
     from train.evaluate import datasets, survey
 
-    tasks, imagenet = [], [datasets.open_sample(folder) for folder in options.sample]
+    tasks, imagenet = [], [datasets.open_sample(folder) for folder in ([] if options.peers else options.sample)]
     for words in data:
         task, held = datasets.hold_out(datasets.open_pair(words), options.held_out)
         tasks.append(replace(task, retrieval=options.retrieval is None or task.test.name in options.retrieval))
@@ -121,7 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", metavar="WORD", help=words, **many)
     add("--held-out", metavar="PATTERN", help="file names of photos that no student learned from, such as 'held_*'")
     add("--listed", nargs=4, metavar=("NAME", "GALLERY", "QUERIES", "TRUTH"), help=LISTED, **many)
-    add("--sample", type=Path, metavar="FOLDER", help="photos of ImageNet's classes, named WNID_*; repeatable", **many)
+    add(
+        "--sample",
+        type=Path,
+        metavar="FOLDER",
+        help=SAMPLE,
+        **many,
+    )
     add("--world", type=Path, metavar="PHOTOS.csv", help="photos that nobody learned from, of ImageNet's classes")
     add("--corrupted", action="store_true", help="also with noise, blur, JPEG and glare, on the photos of --world")
     add("--revisited", nargs=2, type=Path, metavar=("PHOTOS", "TRUTH.json"), help="Revisited Oxford or Paris", **many)

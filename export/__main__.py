@@ -12,7 +12,7 @@ from train.errors import TrainError
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when an artifact was refused, 2 for a user's mistake."""
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
-    from export import publish, readme  # torch takes seconds to import; --help needs none of it
+    from export import publish, text  # torch takes seconds to import; --help needs none of it
     from export.built import NAMES
     from export.errors import ExportError
     from leap_zoo.errors import LeapZooError
@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     for artifact in card.artifacts:
         print(f"  {artifact.file}  {artifact.total_bytes / 1e6:.2f} MB  sha256 {artifact.sha256}")
         for metric in artifact.metrics:
-            print("    " + " ".join(readme.metric_row(artifact, metric).replace("|", " ").split()))
+            where = f"{metric.head or ''} {metric.dataset}, {metric.split} {metric.n}"
+            print(text.line(f"    {metric.name} {where} {text.metric_value(metric)} {text.metric_interval(metric)}"))
     for reason in refused:
         print(f"export: {reason}", file=sys.stderr)
     return 1 if refused else 0

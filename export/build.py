@@ -12,12 +12,11 @@ import numpy.typing as npt
 from onnx import ModelProto
 from tqdm import tqdm
 
-from export import describe, fp16, int8, names, onnx, openvino, quantize, verify
+from export import compact, describe, gate, int8, onnx_writer, openvino, quantize
 from export.built import NAMES, Built, Kind
+from export.gate import Labelled
 from export.golden import draw
-from export.graph import DeployedStudent
-from export.verify import Labelled
-from export.weights import Weights, weights_of
+from export.graph import DeployedStudent, Weights, weights_of
 from leap_zoo.card import Format, Search, Sensitivity
 from leap_zoo.model import Model
 from train.run import Run
@@ -38,17 +37,17 @@ def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -
     say("building the fp32 graph")
     metadata = describe.metadata(run)
     weights = weights_of(model)
-    proto = onnx.finish(onnx.write(weights).proto, metadata)
+    proto = onnx_writer.finish(onnx_writer.write(weights).proto, metadata)
     reference = Built(("onnx", "fp32"), (proto.SerializeToString(deterministic=True),))
     # Before the quantisation, which takes minutes, and which a NaN makes fail in ways that explain nothing.
-    worst = verify.check_parity(open_built(run, model, reference), model, draw(run.recipe.preprocessing.size))
-    say(f"against torch at batch 1, 2, 5 it differs by {worst:.1e} at most ({verify.PARITY_TOLERANCE:g} allowed)")
+    worst = gate.check_parity(open_built(run, model, reference), model, draw(run.recipe.preprocessing.size))
+    say(f"against torch at batch 1, 2, 5 it differs by {worst:.1e} at most ({gate.PARITY_TOLERANCE:g} allowed)")
     forms = [reference]
     if ("onnx", "fp16") in kinds:
-        half = onnx.finish(fp16.build(proto), metadata).SerializeToString(deterministic=True)
+        half = onnx_writer.finish(compact.halve(proto), metadata).SerializeToString(deterministic=True)
         forms.append(Built(("onnx", "fp16"), (half,)))
     if ("openvino", "fp16") in kinds:
-        ir = openvino.convert(onnx.write(weights, "tokens").proto)
+        ir = openvino.convert(onnx_writer.write(weights, "tokens").proto)
         files = openvino.serialize(ir, metadata, fp16=True)
         forms.append(Built(("openvino", "fp16"), files, tools=("torch", "timm", "onnx", "openvino")))
     formats = [form for form, precision in NAMES if precision == "int8" and (form, precision) in kinds]
@@ -61,8 +60,7 @@ def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -
 
 def open_built(run: Run, model: DeployedStudent, built: Built, threads: int | None = None) -> Model:
     """Built files as a model, without a zoo around them."""
-    artifact = built.artifact()
-    return Model.open(describe.card(run, model, [artifact], ("golden.npz", b"none yet")), artifact, built.read, threads)
+    return Model.open(describe.card(run, model, [built.artifact]), built.artifact, built.read, threads)
 
 
 def _search(
@@ -98,25 +96,25 @@ def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str,
 
     def ours(alpha: float, kept: tuple[str, ...]) -> Built:
         recipe = quantize.Recipe(smooth_quant_alpha=alpha, float_layers=kept)
-        proto = names.shorten(fp16.build(quantize.quantize(calibrated(alpha), recipe)))
+        proto = compact.shorten(compact.halve(quantize.quantize(calibrated(alpha), recipe)))
         return Built(("onnx", "int8"), (_bytes(proto, metadata),), recipe.as_dict())
 
     def nncf(alpha: float, kept: tuple[str, ...]) -> Built:
         recipe = openvino.Recipe(smooth_quant_alpha=alpha, float_layers=kept)
-        model = openvino.quantize(openvino.convert(onnx.write(weights, "tokens").proto), photos, recipe)
+        model = openvino.quantize(openvino.convert(onnx_writer.write(weights, "tokens").proto), photos, recipe)
         openvino.halve_floats(model)
         files = openvino.serialize(model, metadata, fp16=False)
         return Built(("openvino", "int8"), files, recipe.as_dict(), ("torch", "timm", "onnx", "openvino", "nncf"))
 
     def library(_: float, kept: tuple[str, ...]) -> Built:
-        proto = int8.rival(onnx.write(weights).proto, photos, kept)
+        proto = int8.rival(onnx_writer.write(weights).proto, photos, kept)
         return Built(("onnx", "int8"), (_bytes(proto, metadata),), {"float_layers": list(kept)})
 
     return {"onnx": ours, "openvino": nncf, "rival": library}
 
 
 def _bytes(proto: ModelProto, metadata: dict[str, str]) -> bytes:
-    data: bytes = onnx.finish(proto, metadata).SerializeToString(deterministic=True)
+    data: bytes = onnx_writer.finish(proto, metadata).SerializeToString(deterministic=True)
     return data
 
 

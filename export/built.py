@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from typing import Final
 
-from export import onnx, openvino
+from export import onnx_writer, openvino
 from leap_zoo.card import Artifact, File, Format, Precision
 
 Kind = tuple[Format, Precision]
@@ -31,6 +32,7 @@ class Built:
     recipe: dict[str, object] | None = None
     tools: tuple[str, ...] = field(default=("torch", "timm", "onnx"))
 
+    @cached_property
     def artifact(self) -> Artifact:
         """The card's row for these files; its metrics come from the gate."""
         form, precision = self.kind
@@ -44,9 +46,9 @@ class Built:
             precision=precision,
             format=form,
             weights=None if is_onnx else file_of(name.replace(".xml", ".bin"), self.contents[1]),
-            opset=onnx.OPSET if is_onnx else None,
-            ir=onnx.IR if is_onnx else openvino.IR,
-            minimum_runtime=onnx.MINIMUM_RUNTIME if is_onnx else openvino.MINIMUM_RUNTIME,
+            opset=onnx_writer.OPSET if is_onnx else None,
+            ir=onnx_writer.IR if is_onnx else openvino.IR,
+            minimum_runtime=onnx_writer.MINIMUM_RUNTIME if is_onnx else openvino.MINIMUM_RUNTIME,
             tools={tool: version(tool) for tool in self.tools},
             quantisation=self.recipe,
         )

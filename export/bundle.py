@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
+from export.card_text import list_model
 from export.for_timm import WEIGHTS
-from export.golden import write_golden
-from export.listing import list_model
+from export.golden import golden_bytes
 from leap_zoo.card import ModelCard
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument, LeapZooError, nearest
@@ -55,8 +55,8 @@ def bundle(source: Path, zoo: Path, files: Collection[str]) -> ModelCard:
         timm = card.timm if WEIGHTS in files else []
         for file in (*(file for artifact in kept for file in artifact.files), *timm):
             (home / file.file).write_bytes(folder.read(card, file))
-        write_golden(home / card.golden.file, golden["image"].astype(np.uint8), outputs)
-        data = (home / card.golden.file).read_bytes()
+        data = golden_bytes(golden["image"].astype(np.uint8), outputs)
+        (home / card.golden.file).write_bytes(data)
         card = replace(
             card,
             artifacts=kept,

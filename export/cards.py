@@ -13,8 +13,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from export.card_text import list_model
 from export.latency import card_rows
-from export.listing import list_model
 from export.quality import teacher_of
 from leap_zoo.bench import SECONDS, Plan, bench
 from leap_zoo.card import Artifact, Metric, ModelCard

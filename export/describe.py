@@ -14,6 +14,7 @@ from leap_zoo import card as cards
 from train.run import Run
 
 CODE_LICENCE = "Apache-2.0"
+GOLDEN = "golden.npz"
 
 
 def revision(run: Run) -> str:
@@ -56,14 +57,19 @@ def architecture(run: Run) -> cards.Architecture:
     )
 
 
+def golden(content: bytes, artifacts: list[cards.Artifact]) -> cards.Golden:
+    """The card's entry for the golden file of these artifacts."""
+    digest, tolerance = hashlib.sha256(content).hexdigest(), {a.precision: TOLERANCE[a.precision] for a in artifacts}
+    return cards.Golden(file=GOLDEN, bytes=len(content), sha256=digest, tolerance=tolerance)
+
+
 def card(
     run: Run,
     model: DeployedStudent,
     artifacts: list[cards.Artifact],
-    golden: tuple[str, bytes],
     search: cards.Search | None = None,
 ) -> cards.ModelCard:
-    """The card of a run with these artifacts, this golden file (name, content), and how its int8 was found."""
+    """The card of a run with these artifacts, no golden file yet, and how its int8 was found."""
     recipe, report, info = run.recipe, run.report, run.info
     size = recipe.preprocessing.size
     student, teacher = model.student.embed_dim, model.space_weight.shape[0]
@@ -87,12 +93,7 @@ def card(
         ],
         embedding_dims=cards.EmbeddingDims(student=student, teacher=teacher),
         artifacts=artifacts,
-        golden=cards.Golden(
-            file=golden[0],
-            bytes=len(golden[1]),
-            sha256=hashlib.sha256(golden[1]).hexdigest(),
-            tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts},
-        ),
+        golden=golden(b"", artifacts),
         architecture=architecture(run),
         search=search,
         training=cards.Training(

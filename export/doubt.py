@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from PIL import Image, ImageDraw, ImageFont
 
 import leap_zoo
+from export.card_text import list_model
 from export.errors import ExportError
-from export.listing import list_model
 from leap_zoo import doubt
 from leap_zoo.card import Doubt, Head, Metric, ModelCard
 from leap_zoo.doubt import Floats

@@ -10,7 +10,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from export.graph import DeployedStudent
-from leap_zoo.card import ModelCard, Preprocessing
+from leap_zoo.card import File, ModelCard, Preprocessing
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.store import Zoo
 from train.run import HeadInfo
 
 CONFIG, WEIGHTS, PROJECTION = "config.json", "model.safetensors", "projection.safetensors"
@@ -56,10 +55,17 @@ def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, descript
     }
 
 
+class Place(Protocol):
+    """A zoo, or anything else that has a model's files."""
+
+    def read(self, card: ModelCard, published: File, /) -> bytes:
+        """The content of a file that the card lists."""
+
+
 class TimmStudent(nn.Module):
     """The student as torch users meet it, read from these files: the same outputs as `DeployedStudent`."""
 
-    def __init__(self, place: Zoo, card: ModelCard) -> None:
+    def __init__(self, place: Place, card: ModelCard) -> None:
         super().__init__()
         if not card.timm:
             raise InvalidArgument(f"{card.id} has no files for timm: export its run again")

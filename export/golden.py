@@ -5,8 +5,10 @@ Anybody may publish such photos, and they are the same everywhere.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +37,12 @@ def draw(size: int) -> npt.NDArray[np.uint8]:
 
 
 def write_golden(path: str | os.PathLike[str], images: npt.NDArray[np.uint8], outputs: Outputs) -> None:
-    """Write a golden file; the same arrays give the same bytes.
+    """Write `golden_bytes` to a file."""
+    Path(path).write_bytes(golden_bytes(images, outputs))
+
+
+def golden_bytes(images: npt.NDArray[np.uint8], outputs: Outputs) -> bytes:
+    """The content of a golden file; the same arrays give the same bytes.
 
     images: uint8 (N, H, W, 3), preprocessed. outputs: file -> output -> float32 (N, D), as the graph gave them.
     Raises InvalidArgument when an array has another dtype or length.
@@ -50,8 +57,9 @@ def write_golden(path: str | os.PathLike[str], images: npt.NDArray[np.uint8], ou
                     f"golden {artifact}/{output} must be float32 ({len(images)}, D), not {values.dtype} {values.shape}"
                 )
             arrays[f"{artifact}/{output}"] = values
-    with open(path, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def _draw(size: int, seed: int) -> npt.NDArray[np.uint8]:

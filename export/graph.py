@@ -1,16 +1,31 @@
 """The deployed graph: uint8 pixels in; embedding, teacher_embedding and a logits output per head out.
 
 Everything that a user could get wrong (scaling, normalisation, L2) is inside. Only resize and crop stay outside, in
-`leap_zoo.preprocess`.
+`leap_zoo.preprocess`. `DeployedStudent` is the graph in torch. `weights_of` gives it as plain arrays, with everything
+foldable folded, so that files are written from them: pixel scaling and normalisation go into the patch embedding, the
+attention scale into q, LayerScale into the linear before it, in double precision and rounded once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.errors import ExportError
 from train.run import Run
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Linear = tuple[F32, F32]  # weight (in, out), bias (out,)
+Norm = tuple[F32, F32]  # weight, bias
+
+CENTRE = 128  # taken from every byte, so that float32 does not lose digits in a large sum that the bias takes back
 
 
 class DeployedStudent(nn.Module):
@@ -66,3 +81,120 @@ def _mean(tokens: Tensor) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     """L2-normalised rows. Not functional.normalize: its norm becomes an operator that opset 17 cannot express."""
     return x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-12)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block."""
+
+    norm1: Norm
+    qkv: Linear
+    proj: Linear
+    norm2: Norm
+    fc1: Linear
+    fc2: Linear
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All that the graph needs, as plain arrays, so that quantisation can rewrite them."""
+
+    size: int
+    patch: int
+    heads: int
+    epsilon: float
+    pooling: Literal["cls", "patch_mean"]
+    embed: Linear  # (patch * patch * 3, D), for bytes - CENTRE in (row, column, channel) order
+    prefix: F32  # (P, D): CLS and registers, positions included
+    positions: F32  # (N, D): of the patches
+    blocks: tuple[Block, ...]
+    norm: Norm
+    space: Linear  # (D, D_t)
+    logits: tuple[tuple[str, str, Linear], ...]  # head, the features that it reads, (in, classes)
+
+
+def weights_of(model: DeployedStudent) -> Weights:
+    """The model's tensors, folded. Raises ExportError for a student that is no plain ViT."""
+    vit = model.student
+    _check_plain(vit)
+    conv = vit.patch_embed.proj
+    kernel = _array(conv.weight)  # (D, 3, p, p)
+    scale, shift = _array(model.scale).reshape(1, 3, 1, 1), _array(model.shift).reshape(1, 3, 1, 1)
+    bias = (kernel * (shift + CENTRE * scale)).sum((1, 2, 3)) + (0 if conv.bias is None else _array(conv.bias))
+    embed = (kernel * scale).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
+    prefix = _array(vit.cls_token)[0]
+    if getattr(vit, "reg_token", None) is not None:
+        prefix = np.concatenate([prefix, _array(vit.reg_token)[0]])
+    positions = _array(vit.pos_embed)[0]
+    if not vit.no_embed_class:
+        prefix, positions = prefix + positions[: len(prefix)], positions[len(prefix) :]
+    logits = tuple(
+        (
+            head.name,
+            head.features,
+            _pair(_array(getattr(model, f"head_{rank}_weight")).T, _array(getattr(model, f"head_{rank}_bias"))),
+        )
+        for rank, head in enumerate(model.heads)
+    )
+    return Weights(
+        size=vit.patch_embed.img_size[0],
+        patch=conv.kernel_size[0],
+        heads=vit.blocks[0].attn.num_heads,
+        epsilon=vit.norm.eps,
+        pooling=model.pooling,
+        embed=_pair(embed, bias),
+        prefix=prefix.astype(np.float32),
+        positions=positions.astype(np.float32),
+        blocks=tuple(_block(block) for block in vit.blocks),
+        norm=_pair(_array(vit.norm.weight), _array(vit.norm.bias)),
+        space=_pair(_array(model.space_weight).T, _array(model.space_bias)),
+        logits=logits,
+    )
+
+
+def _check_plain(vit: Any) -> None:
+    """What `Weights` has no place for would silently be left out. `vit`: a timm VisionTransformer."""
+    for name, module in (
+        ("norm_pre", vit.norm_pre),
+        ("q_norm", vit.blocks[0].attn.q_norm),
+        ("k_norm", vit.blocks[0].attn.k_norm),
+        ("attn.norm", getattr(vit.blocks[0].attn, "norm", nn.Identity())),
+        ("mlp.norm", getattr(vit.blocks[0].mlp, "norm", nn.Identity())),
+    ):
+        if not isinstance(module, nn.Identity):
+            raise ExportError(f"the student has a {name}, which the exported graph has no place for: train one without")
+    if vit.cls_token is None or not isinstance(vit.norm, nn.LayerNorm):
+        raise ExportError("the student has no CLS token, or no LayerNorm at its end: train a plain ViT")
+    if not isinstance(vit.blocks[0].mlp.act, nn.GELU):
+        raise ExportError("the student's activation is not GELU: train a plain ViT")
+
+
+def _block(block: Any) -> Block:
+    """`block`: of a timm VisionTransformer."""
+    weight, bias = _linear(block.attn.qkv)
+    dim = weight.shape[1] // 3
+    factor = np.ones(3 * dim)
+    factor[:dim] = (dim // block.attn.num_heads) ** -0.5
+    return Block(
+        norm1=_pair(_array(block.norm1.weight), _array(block.norm1.bias)),
+        qkv=_pair(weight * factor, bias * factor),
+        proj=_pair(*_linear(block.attn.proj, block.ls1)),
+        norm2=_pair(_array(block.norm2.weight), _array(block.norm2.bias)),
+        fc1=_pair(*_linear(block.mlp.fc1)),
+        fc2=_pair(*_linear(block.mlp.fc2, block.ls2)),
+    )
+
+
+def _linear(layer: nn.Linear, scale: nn.Module | None = None) -> tuple[F64, F64]:
+    weight = _array(layer.weight).T
+    bias = np.zeros(weight.shape[1]) if layer.bias is None else _array(layer.bias)
+    gamma = getattr(scale, "gamma", None)  # LayerScale; Identity has none
+    return (weight, bias) if gamma is None else (weight * _array(gamma), bias * _array(gamma))
+
+
+def _array(tensor: Tensor) -> F64:
+    return tensor.detach().double().numpy()
+
+
+def _pair(first: F64, second: F64) -> tuple[F32, F32]:
+    return np.ascontiguousarray(first, dtype=np.float32), np.ascontiguousarray(second, dtype=np.float32)

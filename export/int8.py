@@ -1,6 +1,6 @@
 """int8 by one rule: every linear in int8, then the worst left in float, one by one, until the answers stay.
 
-The answers stay when the file would pass the gate (`export.verify`) on photos that no figure is from. Layers are
+The answers stay when the file would pass the gate (`export.gate`) on photos that no figure is from. Layers are
 ranked by what int8 in each of them alone does to the embedding. Everything that was tried goes into the card.
 """
 
@@ -18,9 +18,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from tqdm import tqdm
 
-from export import verify
+from export import gate
 from export.built import Built
-from export.verify import Labelled, Outputs
+from export.gate import Labelled, Outputs
 from leap_zoo import card as cards
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.model import Model
@@ -53,7 +53,7 @@ class Trial:
     @property
     def cosine(self) -> float:
         """Mean, of its embeddings to those of fp32; -1 where there are none."""
-        return -1.0 if self.compared is None else self.compared[verify.COSINE]
+        return -1.0 if self.compared is None else self.compared[gate.COSINE]
 
 
 class Search:
@@ -102,9 +102,9 @@ class Search:
             trial.objection = " ".join(f"it failed: {error}".split())[:200]
             self._say(f"{form}, {trial.name}: {trial.objection}")
             return trial
-        compared = [verify.fidelity(*three) for three in zip(self._expected, found, self._selections, strict=True)]
+        compared = [gate.fidelity(*three) for three in zip(self._expected, found, self._selections, strict=True)]
         trial.compared = {metric.name: metric.value for metric in compared[0]}
-        objections = [verify.objection(compared[0]), *(_loses_classes(metrics) for metrics in compared[1:])]
+        objections = [gate.objection(compared[0]), *(_loses_classes(metrics) for metrics in compared[1:])]
         trial.objection = next((objection for objection in objections if objection is not None), None)
         self._say(f"{form}, {trial.name}: cosine {trial.cosine:.4f}{'' if trial.objection is None else ', out'}")
         return trial
@@ -144,10 +144,10 @@ class Search:
             format=trial.format,
             precision="int8",
             recipe=trial.recipe,
-            top1_drop=_share(compared.get(verify.DROP)),
-            agreement=_share(compared.get(verify.AGREEMENT)),
-            cosine_mean=_share(compared.get(verify.COSINE)),
-            cosine_min=_share(compared.get(verify.LEAST_COSINE)),
+            top1_drop=_share(compared.get(gate.DROP)),
+            agreement=_share(compared.get(gate.AGREEMENT)),
+            cosine_mean=_share(compared.get(gate.COSINE)),
+            cosine_min=_share(compared.get(gate.LEAST_COSINE)),
             relative_ms=None if trial.milliseconds is None else trial.milliseconds / base,
             outcome=outcome,
         )
@@ -187,7 +187,7 @@ class _OneByOne(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime ha
 
 def _loses_classes(metrics: list[cards.Metric]) -> str | None:
     """Why a file is out by a further head: it has many classes, which are near to each other, and little room."""
-    drop = next(metric for metric in metrics if metric.name == verify.DROP)
+    drop = next(metric for metric in metrics if metric.name == gate.DROP)
     if drop.value <= LARGEST_OTHER_DROP:
         return None
     return f"it loses {drop.value:.2%} of top-1 of the head {drop.head} on {drop.n} photos"

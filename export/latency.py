@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from export.markdown import table
+from export import text
 from leap_zoo.bench import SECONDS, Plan, Row, bench
 from leap_zoo.card import Latency
 from leap_zoo.errors import InvalidArgument, short
@@ -68,15 +68,15 @@ def write_rows(folder: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
     path = Path(folder) / file_name(rows)
     measured = {row.model for row in rows}
     kept = [row for row in read_rows(path) if row.model not in measured] if path.exists() else []
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    content = io.StringIO(newline="")
+    writer = csv.writer(content, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in sorted([*kept, *rows], key=lambda row: row.model):
         writer.writerow(["" if (value := getattr(row, name, None)) is None else value for name in COLUMNS])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(text.getvalue().encode())
+            file.write(content.getvalue().encode())
     except OSError as error:
         raise InvalidArgument(f"{short(path)} cannot be written ({error.strerror}): choose another --out") from error
     return path
@@ -115,29 +115,8 @@ def newest(folder: str | os.PathLike[str]) -> list[list[Measured]]:
 
 
 def latency_tables(measured: Sequence[Sequence[Measured]]) -> str:
-    """Markdown, a table per hardware."""
-    return "\n\n".join(_table(rows) for rows in measured) or "Nothing was measured yet."
-
-
-def _table(rows: Sequence[Measured]) -> str:
-    """Milliseconds per call of every row, and how many times faster than its references in the same run."""
-    titles = ["model", "file", "runtime", "threads", "batch", "input", "min ms", "median", "p95", "n", "photos/s"]
-    titles += ["load ms", "peak MB", "x our fp32 ONNX", "x PyTorch eager", "x torch.onnx.export"]
-    lines = []
-    for row in rows:
-        file = "the same weights" if row.format.startswith("torch") else f"{row.format} {row.precision}"
-        times = (row.times_fp32, row.times_eager, row.times_exported)
-        lines.append(
-            [
-                *(row.model, file, row.runtime, str(row.threads), str(row.batch), row.input),
-                *(f"{milliseconds:.2f}" for milliseconds in (row.min_ms, row.median_ms, row.p95_ms)),
-                *(str(row.n), f"{row.images_per_second:.0f}", "" if row.load_ms is None else f"{row.load_ms:.0f}"),
-                "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
-                *("" if ratio is None else f"{ratio:.2f}" for ratio in times),
-            ]
-        )
-    where = f"{rows[0].device} ({rows[0].isa}), {max(row.date for row in rows)[:10]}:"
-    return "\n".join([where, "", *table(titles, lines)]).rstrip("\n")
+    """Markdown, a table per hardware: milliseconds per call, and how many times faster than others in the same run."""
+    return text.render("latency.md", measured=measured).rstrip("\n")
 
 
 def _date(rows: Sequence[Row]) -> str:

@@ -16,7 +16,7 @@ import onnx
 import openvino
 from openvino import opset13 as opset
 
-from export import fp16
+from export import compact
 from leap_zoo.runtime import core
 
 IR = 11
@@ -82,8 +82,8 @@ def halve_floats(model: Any) -> None:
     for operation in model.get_ordered_ops():
         if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.f32:
             values = operation.get_data()
-            if values.size >= fp16.SMALLEST:
-                half = opset.constant(fp16.halved(values, operation.get_friendly_name()))
+            if values.size >= compact.SMALLEST:
+                half = opset.constant(compact.halved(values, operation.get_friendly_name()))
                 operation.output(0).replace(opset.convert(half, "f32").output(0))
 
 

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from export.onnx import write
-from export.weights import F32, Block, Weights
-from export.writer import PIXELS, Range
+from export.graph import F32, Block, Weights
+from export.onnx_writer import PIXELS, Range, write
 
 FLOAT_BELOW = 64 * 1024  # weights: linears of one row that are smaller gain nothing
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from export import latency, teacher_space, zoo_figure, zoo_page
+from export import figures, latency, zoo_page
 from export.quality import Line, lines_of
 from leap_zoo.errors import LeapZooError
 from leap_zoo.store import models
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "zoo.md"
 SPACE = ROOT / "docs" / "teacher-space.md"
-PICTURE = ROOT / "docs" / "images" / zoo_figure.FILE
+PICTURE = ROOT / "docs" / "images" / figures.ZOO
 ZOO = ROOT / "zoo"
 FIGURES = ROOT / "results" / "zoo.csv"
 PEERS = ROOT / "results" / "peers.csv"
@@ -40,13 +40,13 @@ def main() -> int:
     try:
         lines = zoo_lines()
         fresh = {README: render(README.read_text()), PAGE: page()}
-        found = teacher_space.render(read_results(IN_SPACE))
+        found = zoo_page.teacher_space(read_results(IN_SPACE))
         fresh[SPACE] = _replace(SPACE.read_text(), "teacher-space", found)
     except (LeapZooError, TrainError) as error:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
     drifted = [path for path, text in fresh.items() if not path.is_file() or path.read_text() != text]
-    drawn = zoo_figure.digest(lines)
+    drawn = figures.digest(lines)
     if drawn is not None and (not PICTURE.is_file() or drawn not in PICTURE.read_text()):
         drifted.append(PICTURE)
     if check and drifted:
@@ -56,15 +56,15 @@ def main() -> int:
     if not check:
         for path, text in fresh.items():
             path.write_text(text)
-        if (picture := zoo_figure.draw(lines)) is not None:
+        if (picture := figures.zoo(lines)) is not None:
             PICTURE.write_bytes(picture)
     return 0
 
 
 def zoo_lines() -> list[Line]:
     """The published files of zoo/ with their figures, where they were measured, and peers. Raises TrainError."""
-    figures = [row for file in (FIGURES, PEERS) if file.is_file() for row in read_results(file)]
-    return lines_of(models(ZOO), figures)
+    measured = [row for file in (FIGURES, PEERS) if file.is_file() for row in read_results(file)]
+    return lines_of(models(ZOO), measured)
 
 
 def render(text: str) -> str:

@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace) -> list[Measured]:
 def _peer(kind: str, place: Zoo, card: ModelCard, threads: int) -> Contender:
     """A peer, compared with the fp32 file first: what is timed must be the same student."""
     from export.for_timm import TimmStudent
-    from export.verify import check_parity
+    from export.gate import check_parity
 
     model = _open(kind, place, card, threads)
     file = open_artifact(place, card, model.artifact, threads)

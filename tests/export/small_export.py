@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export import build, int8, publish, verify
+from export import build, gate, int8, publish
 from train.method import student
 
 DEPTH, WIDTH, HEADS = 4, 48, 3
@@ -55,8 +55,8 @@ def lenient_gate() -> Iterator[None]:
     A student of few epochs loses much where the kernels for int8 saturate, on processors without VNNI.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "LARGEST_DROP", 1.0)
-        patch.setattr(verify, "SMALLEST_COSINE", -1.0)
+        patch.setattr(gate, "LARGEST_DROP", 1.0)
+        patch.setattr(gate, "SMALLEST_COSINE", -1.0)
         yield
 
 

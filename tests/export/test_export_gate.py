@@ -15,12 +15,11 @@ from onnx import numpy_helper
 from small_export import DEPTH
 
 import leap_zoo
-from export import build, int8, onnx, publish, verify
+from export import build, gate, int8, onnx_writer, publish
 from export.built import Built, Kind
 from export.errors import GateFailed
 from export.golden import draw
-from export.graph import DeployedStudent
-from export.weights import Weights
+from export.graph import DeployedStudent, Weights
 from leap_zoo import publish as publishing
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.model import Model
@@ -53,8 +52,8 @@ def only_file(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
 
     def changed(weights: Weights, photos: np.ndarray, metadata: dict[str, str]) -> dict[str, int8.Make]:
         def spoilt(alpha: float, kept: tuple[str, ...]) -> Built:
-            proto = altered(onnx.write(weights).proto, change)
-            return Built(("onnx", "int8"), (onnx.finish(proto, {}).SerializeToString(),), {"spoilt": True})
+            proto = altered(onnx_writer.write(weights).proto, change)
+            return Built(("onnx", "int8"), (onnx_writer.finish(proto, {}).SerializeToString(),), {"spoilt": True})
 
         return makers(weights, photos, metadata) | {"onnx": spoilt, "rival": spoilt}
 
@@ -72,8 +71,8 @@ def silent(line: str) -> None:
 def metrics(n: int, drop: float, cosine: float, interval: tuple[float, float] | None = None) -> list[Metric]:
     shared = {"dataset": "d", "split": "s", "n": n}
     return [
-        Metric(name=verify.DROP, value=drop, interval=interval, **shared),
-        Metric(name=verify.COSINE, value=cosine, **shared),
+        Metric(name=gate.DROP, value=drop, interval=interval, **shared),
+        Metric(name=gate.COSINE, value=cosine, **shared),
     ]
 
 
@@ -92,13 +91,13 @@ def metrics(n: int, drop: float, cosine: float, interval: tuple[float, float] | 
     ],
 )
 def test_objection__judges_drop_and_cosine(compared: list[Metric], reason: str | None) -> None:
-    found = verify.objection(compared)
+    found = gate.objection(compared)
     assert found is None if reason is None else reason in found
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.integers(1000, 50000))
 def test_objection__lets_nothing_through_that_breaks_a_limit(drop: float, cosine: float, n: int) -> None:
-    assert (verify.objection(metrics(n, drop, cosine)) is None) == (drop <= 0.005 and cosine >= 0.995)
+    assert (gate.objection(metrics(n, drop, cosine)) is None) == (drop <= 0.005 and cosine >= 0.995)
 
 
 def test_fidelity__is_paired_and_has_known_values() -> None:
@@ -107,24 +106,24 @@ def test_fidelity__is_paired_and_has_known_values() -> None:
     after = np.eye(2, dtype=np.float32)[[0, 1, 1, 1]]  # one lost, one won
     embedding = np.array([[1, 0]] * 4, np.float32)
     turned = np.array([[1, 0], [1, 0], [1, 0], [0.6, 0.8]], np.float32)
-    photos = verify.Labelled(np.zeros((4, 1, 1, 3), np.uint8), labels, "h", "d", "val")
+    photos = gate.Labelled(np.zeros((4, 1, 1, 3), np.uint8), labels, "h", "d", "val")
     found = {
         metric.name: metric
-        for metric in verify.fidelity(
+        for metric in gate.fidelity(
             {"embedding": embedding, "logits_h": before}, {"embedding": turned, "logits_h": after}, photos
         )
     }
-    assert found[verify.DROP].value == 0
+    assert found[gate.DROP].value == 0
     half = 1.959964 * np.sqrt(0.5) / 2
-    assert found[verify.DROP].interval == pytest.approx((-half, half))
+    assert found[gate.DROP].interval == pytest.approx((-half, half))
     assert found["top-1 agreement with fp32"].value == 0.5
-    assert found[verify.COSINE].value == pytest.approx(0.9)
+    assert found[gate.COSINE].value == pytest.approx(0.9)
     assert found["embedding cosine to fp32, minimum"].value == pytest.approx(0.6)
     assert {metric.n for metric in found.values()} == {4}
 
 
 def test_parity__holds_for_the_published_file(fp32: Model, model: DeployedStudent) -> None:
-    assert 0 < verify.check_parity(fp32, model, draw(32)) < verify.PARITY_TOLERANCE
+    assert 0 < gate.check_parity(fp32, model, draw(32)) < gate.PARITY_TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,7 @@ def test_parity__fails_for_an_altered_file(
     proto = altered(onnx_format.load(published / "leap-digits" / artifact.file), change)
     file = Model.open(card, artifact, lambda _: proto.SerializeToString())
     with pytest.raises(GateFailed, match=r"model\.onnx differs from torch by .* not published"):
-        verify.check_parity(file, model, draw(32))
+        gate.check_parity(file, model, draw(32))
 
 
 def test_publish__of_a_student_with_a_nan_leaves_the_zoo_as_it_was(run: Run, tiny_zoo: Path, zoo_copy: Path) -> None:
@@ -152,8 +151,10 @@ def test_publish__of_a_student_with_a_nan_leaves_the_zoo_as_it_was(run: Run, tin
 def test_publish__of_a_graph_that_was_written_wrong_lists_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = onnx.finish
-    monkeypatch.setattr(onnx, "finish", lambda proto, about: altered(finish(proto, about), lambda value: value * 1.1))
+    finish = onnx_writer.finish
+    monkeypatch.setattr(
+        onnx_writer, "finish", lambda proto, about: altered(finish(proto, about), lambda value: value * 1.1)
+    )
     with pytest.raises(GateFailed, match="differs from torch"):
         publish.publish(run, tmp_path / "zoo", FLOAT_AND_INT8, say=silent)
     assert snapshot(tmp_path / "zoo") == {}
@@ -184,8 +185,8 @@ def test_publish__judges_again_what_the_search_let_through(
         judged.append(compared[0].n)
         return None if len(judged) == 1 else objection(compared)
 
-    objection = verify.objection
-    monkeypatch.setattr(verify, "objection", lenient_at_first)
+    objection = gate.objection
+    monkeypatch.setattr(gate, "objection", lenient_at_first)
     card, refused = publish.publish(run, tmp_path, FLOAT_AND_INT8, say=silent)
     assert judged == [40, 40, 360]  # the second is the library's
     assert [artifact.precision for artifact in card.artifacts] == ["fp32"]

@@ -18,11 +18,10 @@ import torch
 from torch.nn import functional
 
 import leap_zoo
-from export import describe, onnx
+from export import describe, onnx_writer
 from export.built import NAMES
 from export.golden import draw
-from export.graph import DeployedStudent
-from export.weights import weights_of
+from export.graph import DeployedStudent, weights_of
 from leap_zoo.documents import read_card
 from train.run import Run, load_run
 
@@ -35,7 +34,7 @@ def pooled(request: pytest.FixtureRequest, run_folder: Path) -> tuple[DeployedSt
     run = load_run(run_folder)
     run.info.pooling = request.param
     model = DeployedStudent(run).eval()
-    proto = onnx.finish(onnx.write(weights_of(model)).proto, describe.metadata(run))
+    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, describe.metadata(run))
     return model, onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from small_export import DEPTH, unfused
 
-from export import build, fp16, int8, names, onnx, openvino, quantize
+from export import build, compact, int8, onnx_writer, openvino, quantize
 from export.build import open_built
 from export.built import Built
 from export.errors import ExportError
+from export.gate import Labelled
 from export.golden import draw
-from export.graph import DeployedStudent
-from export.verify import Labelled
-from export.weights import weights_of
-from export.writer import Writer
+from export.graph import DeployedStudent, weights_of
+from export.onnx_writer import Writer
 from train.run import Run
 
 
@@ -156,7 +155,9 @@ def test_rival__is_compared_and_never_chosen() -> None:
 def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
     """Of the embeddings of drawn photos, to those of the fp32 graph: the least."""
     photos = draw(32)
-    fp32 = unfused(onnx.write(weights_of(model)).proto.SerializeToString()).run(["embedding"], {"image": photos})[0]
+    fp32 = unfused(onnx_writer.write(weights_of(model)).proto.SerializeToString()).run(
+        ["embedding"], {"image": photos}
+    )[0]
     return float((unfused(proto.SerializeToString()).run(["embedding"], {"image": photos})[0] * fp32).sum(1).min())
 
 
@@ -170,7 +171,7 @@ def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
 )
 def test_quantize__every_recipe_gives_a_file_that_agrees(model: DeployedStudent, recipe: quantize.Recipe) -> None:
     calibrated = quantize.calibrate(weights_of(model), draw(32), recipe.smooth_quant_alpha)
-    proto = onnx.finish(quantize.quantize(calibrated, recipe), {})
+    proto = onnx_writer.finish(quantize.quantize(calibrated, recipe), {})
     assert cosine(model, proto) > 0.95
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     assert weights["blocks.0.fc1.weight_int"].dtype == np.int8
@@ -221,8 +222,8 @@ def test_linear__in_int8_is_the_float_one_within_its_steps(drawn: tuple[np.ndarr
             (("x", len(weight)), ("y", len(bias)))]  # fmt: skip
     proto = onnx_format.helper.make_model(
         onnx_format.helper.make_graph(graph.nodes, "one", port[:1], port[1:], list(graph.initializers.values())),
-        opset_imports=[onnx_format.helper.make_opsetid("", onnx.OPSET)],
-        ir_version=onnx.IR,
+        opset_imports=[onnx_format.helper.make_opsetid("", onnx_writer.OPSET)],
+        ir_version=onnx_writer.IR,
     )
     (found,) = unfused(proto.SerializeToString()).run(None, {"x": x})
     stored = {name: numpy_helper.to_array(tensor) for name, tensor in graph.initializers.items()}
@@ -275,16 +276,16 @@ def test_int8_file__is_fused_and_folded_by_the_runtime(int8_file: bytes, tmp_pat
 
 
 def test_shorten__numbers_what_is_inside_and_changes_no_answer(model: DeployedStudent) -> None:
-    full = onnx.write(weights_of(model)).proto
-    short = names.shorten(full)
+    full = onnx_writer.write(weights_of(model)).proto
+    short = compact.shorten(full)
     inside = {tensor.name for tensor in short.graph.initializer}
     assert inside
     assert all(name.isdigit() for name in inside)
     assert [value.name for value in short.graph.output] == [value.name for value in full.graph.output]
-    assert short.SerializeToString(deterministic=True) == names.shorten(full).SerializeToString(deterministic=True)
+    assert short.SerializeToString(deterministic=True) == compact.shorten(full).SerializeToString(deterministic=True)
     photos = draw(32)
     ours, theirs = (
-        unfused(onnx.finish(each, {}).SerializeToString()).run(None, {"image": photos}) for each in (short, full)
+        unfused(onnx_writer.finish(each, {}).SerializeToString()).run(None, {"image": photos}) for each in (short, full)
     )
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
@@ -294,7 +295,7 @@ def test_smoothing__changes_no_answer_of_the_float_graph(model: DeployedStudent)
     """Factors go in on one side and out on the other."""
     calibrated = quantize.calibrate(weights_of(model), draw(32), 0.75)
     assert np.abs(calibrated.weights.blocks[0].norm1[0] - weights_of(model).blocks[0].norm1[0]).max() > 0.01
-    assert cosine(model, onnx.finish(onnx.write(calibrated.weights).proto, {})) > 1 - 1e-5
+    assert cosine(model, onnx_writer.finish(onnx_writer.write(calibrated.weights).proto, {})) > 1 - 1e-5
 
 
 def test_alone__only_that_layer_is_int8(model: DeployedStudent) -> None:
@@ -306,7 +307,7 @@ def test_alone__only_that_layer_is_int8(model: DeployedStudent) -> None:
 
 def test_rival__is_what_the_library_makes_with_the_same_layers_float(model: DeployedStudent) -> None:
     kept = ("blocks.2.fc1", "blocks.3.proj")
-    proto = onnx.finish(int8.rival(onnx.write(weights_of(model)).proto, draw(32), kept), {})
+    proto = onnx_writer.finish(int8.rival(onnx_writer.write(weights_of(model)).proto, draw(32), kept), {})
     assert cosine(model, proto) > 0.9
     floats = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
     assert {f"{layer}.weight" for layer in kept} <= floats
@@ -314,7 +315,7 @@ def test_rival__is_what_the_library_makes_with_the_same_layers_float(model: Depl
 
 
 def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None:
-    graph = openvino.convert(onnx.write(weights_of(model), "tokens").proto)
+    graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens").proto)
     count = {}
     for kept in ((), ("blocks.2.fc1", "blocks.1.proj", "space")):
         quantised = openvino.quantize(graph.clone(), draw(32), openvino.Recipe(float_layers=kept))
@@ -323,7 +324,7 @@ def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None
 
 
 def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: DeployedStudent) -> None:
-    graph = openvino.convert(onnx.write(weights_of(model), "tokens").proto)
+    graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens").proto)
     quantised = openvino.quantize(graph, draw(32), openvino.Recipe(float_layers=("blocks.2.fc1", "blocks.2.fc2")))
     plain = openvino.serialize(quantised.clone(), {"model_id": "x"}, fp16=False)
     openvino.halve_floats(quantised)
@@ -338,29 +339,31 @@ def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: De
 
 
 def test_layouts__say_the_same(model: DeployedStudent) -> None:
-    assert cosine(model, onnx.finish(onnx.write(weights_of(model), "tokens").proto, {})) > 1 - 1e-6
+    assert cosine(model, onnx_writer.finish(onnx_writer.write(weights_of(model), "tokens").proto, {})) > 1 - 1e-6
     with pytest.raises(ValueError, match="rows"):
-        onnx.write(weights_of(model), "tokens", {"blocks.0.fc1": (0.0, 1.0)})
+        onnx_writer.write(weights_of(model), "tokens", {"blocks.0.fc1": (0.0, 1.0)})
 
 
 def test_fp16__halves_the_file_and_keeps_the_answers(model: DeployedStudent) -> None:
-    fp32 = onnx.finish(onnx.write(weights_of(model)).proto, {})
-    half = onnx.finish(fp16.build(fp32), {})
+    fp32 = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {})
+    half = onnx_writer.finish(compact.halve(fp32), {})
     assert half.ByteSize() < 0.62 * fp32.ByteSize()  # positions and small tensors stay
     assert cosine(model, half) > 1 - 1e-4
     large = next(t for t in fp32.graph.initializer if t.name == "blocks.0.fc1.weight")
     large.CopyFrom(numpy_helper.from_array(np.full(tuple(large.dims), 1e6, np.float32), large.name))
     with pytest.raises(ValueError, match=r"blocks\.0\.fc1\.weight has weights beyond the range"):
-        fp16.build(fp32)
+        compact.halve(fp32)
 
 
 def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: DeployedStudent) -> None:
-    graph = onnx.write(weights_of(model), "tokens").proto
+    graph = onnx_writer.write(weights_of(model), "tokens").proto
     first, second = (openvino.serialize(openvino.convert(graph), {"model_id": "x"}, fp16=True) for _ in range(2))
     assert first == second
     assert b"\n\t" not in first[0]  # no indentation, which is an eighth of a file
     built = Built(("openvino", "fp16"), first)
-    reference = Built(("onnx", "fp32"), (onnx.finish(onnx.write(weights_of(model)).proto, {}).SerializeToString(),))
+    reference = Built(
+        ("onnx", "fp32"), (onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {}).SerializeToString(),)
+    )
     for batch in (1, 2, 5):
         photos = np.resize(draw(32), (batch, 32, 32, 3))
         ours, theirs = (open_built(run, model, each).run(photos, model.names) for each in (built, reference))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import matplotlib
 import msgspec
 import numpy as np
@@ -16,13 +17,12 @@ import pytest
 from PIL import Image
 from whole_card import whole_card
 
-from export import figure, readme
-from export.markdown import table
+from export import card_text, figures, text
 from leap_zoo.card import CurriculumStep, ModelCard
 from leap_zoo.cli import main
 
 ROOT = Path(__file__).parents[2]
-README = readme.render(whole_card())
+README = card_text.render(whole_card())
 
 
 def section(title: str, text: str = README) -> str:
@@ -109,7 +109,7 @@ def test_training_and_licences() -> None:
     assert "strategy `leap`, 2.5 epochs, seed 3, commit `0123abc`" in text
     assert "saved 25.0 % of its FLOPs (3 PFLOPs run, 5 with" in text
     assert "Teacher: vit_made_up (made by code)" in text
-    assert f"]({figure.FILE})" in text
+    assert f"]({figures.CURRICULUM})" in text
     assert rows(text)[1:3] == [["0", "3", "", "calibration"], ["400", "4", "0.710", "similarity"]]
     assert [row[1] for row in rows(section("Licences"))[1:]] == ["Apache-2.0", "MIT", "CC-BY-4.0", "research only"]
 
@@ -136,7 +136,7 @@ def test_metadata__of_another_licence_and_without_figures() -> None:
         licences=msgspec.structs.replace(card.licences, weights="ours: look, but do not touch"),
         artifacts=[msgspec.structs.replace(card.artifacts[1], metrics=[])],
     )
-    found = readme.metadata(bare)
+    found = card_text.metadata(bare)
     assert (found["license"], found["license_name"]) == ("other", "ours-look-but-do-not-touch")
     assert not {"library_name", "datasets", "metrics", "model-index"} & set(found)
 
@@ -145,7 +145,7 @@ def test_metadata__figures_are_not_comparisons_with_other_files() -> None:
     artifact = whole_card().artifacts[1]
     card = msgspec.structs.replace(whole_card(), artifacts=[artifact])
     assert "embedding cosine to fp32, mean" in {metric.name for metric in artifact.metrics}
-    assert [row["metrics"] for row in readme.metadata(card)["model-index"][0]["results"]] == [
+    assert [row["metrics"] for row in card_text.metadata(card)["model-index"][0]["results"]] == [
         [{"type": "accuracy", "value": 0.7451, "name": "top-1, head cranes"}]
     ]
 
@@ -184,11 +184,11 @@ def run_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_readme__leaves_out_what_the_card_does_not_say() -> None:
     bare = msgspec.structs.replace(whole_card(), training=None, search=None, latency=[], architecture=None)
-    text = readme.render(bare)
+    text = card_text.render(bare)
     for title in ("Training", "Latency", "How the quantised files were chosen"):
         assert f"## {title}\n" in README
         assert f"## {title}\n" not in text
-    assert figure.FILE not in text
+    assert figures.CURRICULUM not in text
     assert "A vision transformer of 12 blocks" in README
     assert "A vision transformer" not in text
 
@@ -203,14 +203,19 @@ def test_readme__python_in_it_is_formatted(tmp_path: Path) -> None:
 
 
 def test_table__no_cell_breaks_it() -> None:
-    assert table(["a", "b"], [["x|y", "two\nlines"]]) == ["| a | b |", "|---|---|", r"| x\|y | two lines |", ""]
-    assert table(["a"], []) == []
+    assert text.row("x|y", "two\nlines", None) == r"| x\|y | two lines |  |"
+    assert text.head("a", 2) == "| a | 2 |\n|---|---|"
+
+
+def test_template__that_misses_a_name_fails() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="card"):
+        text.render("readme.md", front="")
 
 
 def test_figure__same_card_same_bytes() -> None:
-    picture = figure.draw(whole_card())
+    picture = figures.curriculum(whole_card())
     assert picture is not None
-    assert picture == figure.draw(whole_card())
+    assert picture == figures.curriculum(whole_card())
     assert len(picture) < 40_000
     text = picture.decode()
     for part in (
@@ -227,16 +232,16 @@ def test_figure__same_card_same_bytes() -> None:
 
 def test_figure__shows_the_moves() -> None:
     one, other = whole_card(), moved([(0, 3), (400, 4), (900, 3), (1500, 11)])
-    assert figure.draw(one) != figure.draw(other)
-    long = figure.draw(moved([(100 * place, 1 + place % 24) for place in range(100)]))
+    assert figures.curriculum(one) != figures.curriculum(other)
+    long = figures.curriculum(moved([(100 * place, 1 + place % 24) for place in range(100)]))
     assert long is not None
     assert len(long) < 40_000
 
 
 def test_figure__only_of_what_was_trained() -> None:
-    assert figure.draw(msgspec.structs.replace(whole_card(), training=None)) is None
-    assert figure.draw(moved([])) is None
-    assert figure.draw(moved([(0, 12)])) is not None
+    assert figures.curriculum(msgspec.structs.replace(whole_card(), training=None)) is None
+    assert figures.curriculum(moved([])) is None
+    assert figures.curriculum(moved([(0, 12)])) is not None
 
 
 def moved(moves: list[tuple[int, int]]) -> ModelCard:

@@ -13,14 +13,13 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from export import describe, for_timm, onnx
+from export import describe, for_timm, onnx_writer
 from export.built import Built, file_of
 from export.errors import GateFailed
 from export.for_timm import TimmStudent
+from export.gate import check_parity
 from export.golden import draw, write_golden
-from export.graph import DeployedStudent
-from export.verify import check_parity
-from export.weights import weights_of
+from export.graph import DeployedStudent, weights_of
 from leap_zoo.card import ModelCard, Preprocessing
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument
@@ -65,14 +64,16 @@ def write_model(run: Run, model: DeployedStudent, zoo: Path) -> None:
     home = zoo / run.recipe.name
     home.mkdir()
     fp32 = Built(
-        ("onnx", "fp32"), (onnx.finish(onnx.write(weights_of(model)).proto, {}).SerializeToString(deterministic=True),)
+        ("onnx", "fp32"),
+        (onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {}).SerializeToString(deterministic=True),),
     )
     contents = for_timm.files(model, run.recipe.preprocessing, licence="MIT", description="a student")
     for name, content in {"model.onnx": fp32.contents[0], **contents}.items():
         (home / name).write_bytes(content)
     write_golden(home / "golden.npz", draw(run.recipe.preprocessing.size), {})
-    card = describe.card(run, model, [fp32.artifact()], ("golden.npz", (home / "golden.npz").read_bytes()))
-    publish(zoo, replace(card, timm=[file_of(name, content) for name, content in contents.items()]))
+    golden = describe.golden((home / "golden.npz").read_bytes(), [fp32.artifact])
+    timm = [file_of(name, content) for name, content in contents.items()]
+    publish(zoo, replace(describe.card(run, model, [fp32.artifact]), golden=golden, timm=timm))
 
 
 def opened(folder: Path) -> tuple[ModelCard, Model]:

@@ -9,7 +9,7 @@ import pytest
 from made_up_zoo import COSINE, MAP, PROBE, THOUSAND, made_up_cards, made_up_figures
 from msgspec.structs import replace
 
-from export import comparisons, tables, zoo_figure, zoo_page
+from export import figures, tables, zoo_page
 from export.quality import Line, lines_of
 from leap_zoo.card import WORLD
 from leap_zoo.store import models
@@ -35,6 +35,14 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
 
 
+def larger(lines: list[Line]) -> str:
+    return section("Is a larger student better?", zoo_page.render(made_up_cards(), lines, {}))
+
+
+def close(lines: list[Line]) -> str:
+    return section("Is leap-tiny close to its teacher?", zoo_page.render(made_up_cards(), lines, {}))
+
+
 def section(title: str, text: str) -> str:
     _, found, rest = text.partition(f"## {title}\n")
     assert found, f"no section {title!r}"
@@ -44,7 +52,7 @@ def section(title: str, text: str) -> str:
 def test_page__has_not_drifted() -> None:
     lines = tables.zoo_lines()
     assert tables.PAGE.read_text() == tables.page()
-    drawn = zoo_figure.digest(lines)
+    drawn = figures.digest(lines)
     assert drawn is None or drawn in tables.PICTURE.read_text()
 
 
@@ -123,7 +131,7 @@ def test_peers__columns_on_which_they_are_better() -> None:
 
 
 def test_larger__lists_where_it_is_not_better(lines: list[Line]) -> None:
-    text = "\n".join(comparisons.larger_is_better(lines))
+    text = larger(lines)
     assert rows(text)[1:] == [["grocery, test: mAP", "20.0 [19.4, 20.6]", "19.0 [18.4, 19.6]", "overlap"]]
     assert text.count("not better on 1 of 5 columns") == 1
     assert "`leap-tiny` (5.50 M parameters, `model_int8.onnx`) against `leap-nano`" in text
@@ -131,32 +139,30 @@ def test_larger__lists_where_it_is_not_better(lines: list[Line]) -> None:
 
 
 def test_larger__the_same_is_not_better_and_far_is_apart() -> None:
-    same = "\n".join(comparisons.larger_is_better(changed(PROBE, "leap-tiny", 0.9)))
+    same = larger(changed(PROBE, "leap-tiny", 0.9))
     assert "not better on 1 of 5 columns" in same.partition("`leap-tiny`")[2]
     far = {"value": 0.1, "low": 0.09, "high": 0.11}
     figures = [replace(f, **far) if (f.metric, f.subject) == (MAP, "leap-nano") else f for f in made_up_figures()]
-    apart = comparisons.larger_is_better(lines_of(made_up_cards(), figures))
-    assert rows("\n".join(apart))[1][-1] == "are apart"
+    assert rows(larger(lines_of(made_up_cards(), figures)))[1][-1] == "are apart"
 
 
 def test_larger__of_one_student_there_is_nothing_to_say() -> None:
     lines = lines_of(made_up_cards()[:1], made_up_figures())
-    assert comparisons.larger_is_better(lines)[0].startswith("Fewer than two students")
+    assert "Fewer than two students" in larger(lines)
 
 
 def test_close__more_than_five_points_below_either_teacher(lines: list[Line]) -> None:
-    text = "\n".join(comparisons.close_to_teacher(lines, "leap-tiny"))
+    text = close(lines)
     assert [row[0] for row in rows(text) if row[0] != "column"] == [
         "grocery, test: mAP", "drawn, held-out: top-1 of 1000", "grocery, test: mAP",
     ]  # fmt: skip
     assert rows(text)[1] == ["grocery, test: mAP", "40.0 [39.4, 40.6]", "25.0 [24.4, 25.6]", "15.0"]
     assert "vit_made_up at 160 px: more than 5 points below on 1 of 3 columns" in text
-    near = "\n".join(comparisons.close_to_teacher(changed(MAP, "leap-tiny", 0.30), "leap-tiny"))
+    near = close(changed(MAP, "leap-tiny", 0.30))
     assert "vit_made_up at 160 px: on none of 3 columns more than 5 points below." in near
 
 
-def test_close__only_of_a_student_that_is_there(lines: list[Line]) -> None:
-    assert comparisons.close_to_teacher(lines, "leap-small") == []
+def test_close__only_of_a_student_that_is_there() -> None:
     text = zoo_page.render(made_up_cards()[:2], lines_of(made_up_cards()[:2], made_up_figures()), {})
     assert "close to its teacher" not in text
     assert "not better on 1 of 5" in text
@@ -185,9 +191,9 @@ def test_trials__a_row_per_change_and_a_column_per_figure(lines: list[Line], tmp
 
 
 def test_figure__same_figures_same_bytes(lines: list[Line]) -> None:
-    picture = zoo_figure.draw(lines)
+    picture = figures.zoo(lines)
     assert picture is not None
-    assert picture == zoo_figure.draw(lines)
+    assert picture == figures.zoo(lines)
     text = picture.decode()
     for part in (
         "nano int8",
@@ -197,18 +203,18 @@ def test_figure__same_figures_same_bytes(lines: list[Line]) -> None:
         "95 % interval",
     ):
         assert part in text
-    assert str(zoo_figure.digest(lines)) in text
+    assert str(figures.digest(lines)) in text
     assert len(picture) < 200_000
 
 
 @pytest.mark.parametrize("metric", [PROBE, THOUSAND])
 def test_figure__its_digest_is_of_what_is_drawn(metric: str, lines: list[Line]) -> None:
-    assert zoo_figure.digest(changed(metric, "leap-nano", 0.45)) != zoo_figure.digest(lines)
-    assert zoo_figure.digest(changed(metric, "vit_made_up at 160 px", 0.45)) != zoo_figure.digest(lines)
-    assert zoo_figure.digest(changed(MAP, "leap-nano", 0.45)) == zoo_figure.digest(lines)
+    assert figures.digest(changed(metric, "leap-nano", 0.45)) != figures.digest(lines)
+    assert figures.digest(changed(metric, "vit_made_up at 160 px", 0.45)) != figures.digest(lines)
+    assert figures.digest(changed(MAP, "leap-nano", 0.45)) == figures.digest(lines)
 
 
 def test_figure__of_nothing_measured() -> None:
-    assert zoo_figure.draw(lines_of(made_up_cards(), [])) is None
+    assert figures.zoo(lines_of(made_up_cards(), [])) is None
     untimed = [replace(card, latency=[]) for card in made_up_cards()]
-    assert zoo_figure.draw(lines_of(untimed, made_up_figures())) is not None  # its size is known
+    assert figures.zoo(lines_of(untimed, made_up_figures())) is not None  # its size is known

@@ -1,7 +1,8 @@
-"""Half the bytes: weights stored in float16, arithmetic in float32.
+"""Fewer bytes in an ONNX file: weights stored in float16, and numbers in the place of names.
 
-A CPU has few half-precision kernels, and runtimes without them would insert a cast at every node. So a cast stands
-behind every weight instead: runtimes fold it when they load the file, and what then runs is the fp32 graph.
+Arithmetic stays in float32. A CPU has few half-precision kernels, and runtimes without them would insert a cast at
+every node. So a cast stands behind every weight instead: runtimes fold it when they load the file, and what then runs
+is the fp32 graph. In a small int8 file the names that people read are more bytes than the biases.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 SMALLEST = 1024  # elements; below, a cast costs more bytes than it saves
 
 
-def build(proto: onnx.ModelProto) -> onnx.ModelProto:
+def halve(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with its large float32 weights in float16. Raises ValueError when a weight overflows float16."""
     half = onnx.ModelProto()
     half.CopyFrom(proto)
@@ -39,3 +40,24 @@ def halved(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float16
     if not np.isfinite(half).all():
         raise ValueError(f"{name} has weights beyond the range of float16")
     return half
+
+
+def shorten(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its tensors numbered in the order of their first use, and its nodes unnamed.
+
+    Inputs and outputs keep their names. The same graph gives the same names.
+    """
+    short = onnx.ModelProto()
+    short.CopyFrom(proto)
+    graph = short.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    names = {name: name for name in (*kept, "")}  # "": an optional input that is left out
+    for node in graph.node:
+        node.name = ""
+        for tensors in (node.input, node.output):
+            for name in tensors:
+                names.setdefault(name, str(len(names)))
+            tensors[:] = [names[name] for name in tensors]
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    return short

@@ -1,4 +1,4 @@
-"""Every published file as a point: what it is worth against its milliseconds and its megabytes."""
+"""Two pictures, the same bytes for the same figures: a model's curriculum, and every published file as a point."""
 
 from __future__ import annotations
 
@@ -11,13 +11,41 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from export.figure import GREY, METADATA, STYLE
 from export.quality import Column, Line, columns_of
-from leap_zoo.card import GENERAL, WORLD
+from leap_zoo.card import GENERAL, WORLD, CurriculumStep, ModelCard
 
-FILE = "zoo.svg"
+CURRICULUM = "curriculum.svg"  # of a model's folder, beside its README
+ZOO = "zoo.svg"  # of docs/images: accuracy against milliseconds and megabytes
+
+# Marker, colour (Okabe and Ito's, which colour-blind readers can tell apart) and meaning, as in `train.panels`.
+REASONS = {
+    "start": ("s", "#000000", "start"),
+    "calibration": ("D", "#000000", "calibration: the block most like the fresh student"),
+    "similarity": ("*", "#009E73", "similarity: the student had come close enough"),
+    "timeout": ("X", "#D55E00", "timeout: the longest stay on a block was over"),
+    "budget": ("o", "#0072B2", "budget: the block's share of the steps was used up"),
+    "schedule": ("^", "#56B4E9", "schedule: by the step count alone"),
+    "retreat": ("v", "#CC79A7", "retreat: back, the student had lost touch"),
+}
+OTHER = ("P", "#E69F00")  # of a reason that is none of these
+GREY = "#666666"
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a dollar in a name is no formula
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",  # text stays text: small, and searchable
+    "svg.hashsalt": "leap-zoo",  # the same card gives the same file
+}
+METADATA = {"Date": None, "Creator": "leap-zoo"}
 PANELS = (GENERAL, "linear probe, embedding")  # the first column of each, photos of the world before others
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 # Marker, where its label goes (points from the marker) and how it is called in the label.
@@ -32,6 +60,42 @@ DASHES: tuple[Any, ...] = ("--", ":", "-.")
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
+def curriculum(card: ModelCard) -> bytes | None:
+    """The curriculum as SVG, the same bytes for the same card; None when the card tells of none."""
+    if card.training is None or not card.training.curriculum:
+        return None
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):  # whatever the user's matplotlibrc says
+        title = f"{card.id}: the target block of {card.training.teacher.name}, and why it moved"
+        return _svg(_curriculum(card.training.curriculum, title), METADATA)
+
+
+def _curriculum(moves: list[CurriculumStep], title: str) -> Figure:
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("target block (1 = first)")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    steps, blocks = [move.step for move in moves], [move.block for move in moves]
+    axes.set_ylim(0.5, max(blocks) + 0.7)
+    axes.plot(steps, blocks, drawstyle="steps-post", color=GREY, linewidth=1.5, zorder=2)
+    # The card does not say when training ended: an open end, about as long as a usual stay.
+    end = steps[-1] + max(1, (steps[-1] - steps[0]) / max(1, len(moves) - 1))
+    axes.plot(
+        [steps[-1], end], [blocks[-1]] * 2, ":", color=GREY, linewidth=1.5, label="to the end of the training", zorder=2
+    )
+    for reason in sorted(
+        {move.reason for move in moves}, key=lambda reason: ([*REASONS, reason].index(reason), reason)
+    ):
+        marker, colour, meaning = REASONS.get(reason, (*OTHER, reason))
+        places = [(move.step, move.block) for move in moves if move.reason == reason]
+        size = 12 if marker == "*" else 7
+        axes.plot(*zip(*places, strict=True), marker, color=colour, markersize=size, label=meaning, zorder=3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
 class Point(NamedTuple):
     """A file on one panel: shares in per cent."""
 
@@ -43,22 +107,14 @@ class Point(NamedTuple):
     high: float
 
 
-def draw(lines: Sequence[Line]) -> bytes | None:
+def zoo(lines: Sequence[Line]) -> bytes | None:
     """SVG, the same bytes for the same figures and versions; None when no file was measured and timed."""
     drawn = digest(lines)
     if drawn is None:
         return None
-    style: dict[Any, Any] = {
-        **matplotlib.rcParamsDefault,
-        **STYLE,
-        "font.size": 10,
-        "legend.fontsize": 9.5,
-        "axes.titlesize": 11,
-    }
-    with matplotlib.rc_context(style):
-        picture = io.BytesIO()
-        _figure(lines, _columns(lines)).savefig(picture, format="svg", metadata=METADATA | {"Description": drawn})
-    return picture.getvalue()
+    larger: dict[Any, Any] = {"font.size": 10, "legend.fontsize": 9.5}
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, **larger}):
+        return _svg(_panels(lines, _columns(lines)), METADATA | {"Description": drawn})
 
 
 def digest(lines: Sequence[Line]) -> str | None:
@@ -103,7 +159,7 @@ def _levels(lines: Sequence[Line], column: Column) -> list[tuple[str, float]]:
     ]
 
 
-def _figure(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
+def _panels(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
     figure = Figure(figsize=(9.6, 3.9 * len(columns) + 0.9), layout="constrained", facecolor="white")
     panels = figure.subplots(len(columns), 2, sharey="row", squeeze=False)
     colours = dict(zip(dict.fromkeys(line.model for line in lines if line.card), COLOURS * 9, strict=False))
@@ -138,7 +194,7 @@ def _draw_panel(
     places = [point.at for point in points]
     if places:
         axes.set_xlim(min(places) / 1.8, max(places) * 1.8)
-    axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(TICKS))
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(y=0.14)
@@ -155,3 +211,9 @@ def _legend(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line2D]:
         handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=1.4, label=f"teacher: {name}"))
     handles.append(Line2D([], [], color=GREY, linestyle="", marker="|", markersize=12, label="95 % interval"))
     return handles
+
+
+def _svg(figure: Figure, metadata: dict[str, Any]) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata=metadata)
+    return picture.getvalue()

@@ -15,7 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
     from export import publish, text  # torch takes seconds to import; --help needs none of it
     from export.built import NAMES
     from export.errors import ExportError
+    from export.heads import without_dead_head
     from leap_zoo.errors import LeapZooError
+    from train.evaluate.__main__ import SHOWN
+    from train.evaluate.datasets import open_world
+    from train.evaluate.survey import Cache
     from train.run import load_run
 
     try:
@@ -28,7 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         if not kinds:
             raise ExportError("there is no such file: OpenVINO has fp16 and int8, ONNX fp32, fp16 and int8")
-        card, refused = publish.publish(run, options.zoo, kinds)
+        figure = None  # of a head that is left out
+        if options.world is not None:
+            world = open_world(options.world, SHOWN)[0]
+            run, figure = without_dead_head(run, options.run, world, Cache(options.cache, Path(run.recipe.data.store)))
+        card, refused = publish.publish(run, options.zoo, kinds, left_out=figure)
     except (ExportError, TrainError, LeapZooError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1 if isinstance(error, ExportError) else 2
@@ -56,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="run folder, as `python -m train` left it")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="where the run's photos are now")
+    parser.add_argument(
+        "--world",
+        type=Path,
+        metavar="PHOTOS.csv",
+        help="photos of ImageNet's classes that nobody learned from: the teacher's head is left out of the files where "
+        "the student is right on less than half as many as the teacher",
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/embeddings"), help="folder of embeddings of --world (%(default)s)"
+    )
     parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
     for name, choices in (("--format", ["onnx", "openvino"]), ("--precision", ["fp32", "fp16", "int8"])):
         parser.add_argument(

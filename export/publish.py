@@ -19,7 +19,7 @@ from export.golden import draw, golden_bytes
 from export.graph import DeployedStudent
 from export.latency import latency_rows
 from leap_zoo import publish as publishing
-from leap_zoo.card import Artifact, File, ModelCard, Search
+from leap_zoo.card import Artifact, File, Metric, ModelCard, Search
 from leap_zoo.model import Model
 from leap_zoo.verify import verify as verify_published
 from train.run import Run
@@ -41,11 +41,12 @@ class _Contents:
 
 
 def publish(
-    run: Run, zoo: Path, kinds: Collection[Kind] = tuple(NAMES), *, say: Say = print
+    run: Run, zoo: Path, kinds: Collection[Kind] = tuple(NAMES), *, left_out: Metric | None = None, say: Say = print
 ) -> tuple[ModelCard, list[str]]:
     """Export, judge and publish `run` into the folder `zoo`.
 
-    kinds: which files to publish; the fp32 ONNX file is built in any case, since the gate compares with it.
+    kinds: which files to publish; the fp32 ONNX file is built in any case: the gate compares with it. left_out: what
+    a head that is not in the files was worth, for the card.
     Returns the card and the reasons for which files were refused. Raises GateFailed, with the zoo unchanged, when the
     fp32 file is wrong or nothing is left to publish; TrainError when the run's photos are not there.
     """
@@ -64,7 +65,7 @@ def publish(
     verdict = gate.judge(run, files, REFERENCE, say)
     wanted = {NAMES[kind] for kind in kinds}
     kept = [
-        replace(artifact, metrics=verdict.metrics[artifact.file])
+        replace(artifact, metrics=[*verdict.metrics[artifact.file], *([left_out] if left_out else [])])
         for artifact in card.artifacts
         if artifact.file in wanted and artifact.file not in verdict.refused
     ]

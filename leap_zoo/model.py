@@ -224,8 +224,8 @@ class Model:
         """
         if name is None and not self.card.answers:
             raise UnknownHead(
-                f"{self.card.id} has no general head: {self.card.default_head} names {self.card.general or 0:.1%} of "
-                f"photos of the world correctly, its teacher {self.card.teacher_general or 0:.1%}; use "
+                f"{self.card.id} has no general head: of photos of the world its teacher's 1000 classes are right on "
+                f"{self.card.general or 0:.1%}, the teacher on {self.card.teacher_general or 0:.1%}; use "
                 f"{default_model()}, name a head ({', '.join(self.heads)}), or fit your own classes with leap-zoo fit"
             )
         head = self.card.head(name)

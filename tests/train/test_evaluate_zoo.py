@@ -126,6 +126,10 @@ def test_zoo__on_photos_of_the_world(
     splits = [split for metric, dataset, split in by if (metric, dataset) == (THOUSAND, "world, corrupted")]
     assert splits == ["noise", "blur", "JPEG", "brightness", "all"]
     assert by["recall@1, embedding", "places", "val"].n == 18
+    own = tmp_path / "own.csv"
+    words += ["--students-only", "--out", str(own), "--cache", str(tmp_path / "c"), "--store", str(tmp_path / "s")]
+    assert main(words) == 0
+    assert read_results(own) == [row for row in rows if row.subject == "leap-nano"]
 
 
 def test_corrupted__same_photo_same_pixels(tmp_path: Path) -> None:

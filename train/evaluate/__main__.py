@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> list[Result]:
     spec = recipe.TeacherSettings(model=options.teacher, checkpoint=options.checkpoint, pretrained=options.pretrained)
     teachers = features.teachers_of(students, spec) if given else []
     cache = survey.Cache(options.cache, options.store)
-    rows = survey.survey(students, teachers, plan, cache, seed=options.seed)
+    rows = survey.survey(students, teachers, plan, cache, seed=options.seed, students_only=options.students_only)
     if given and not is_zoo and students[0].taught:
         rows += survey.teacher_space(students[0], spec, plan.tasks, cache)
     return rows
@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--teacher", default="vit_tiny_patch16_224", help="as timm and the cards name it (%(default)s)")
     add("--checkpoint", metavar="FILE.safetensors", help="the teacher's weights: files are measured beside it")
     add("--pretrained", action="store_true", help="fetch the teacher's weights by name instead")
+    add("--students-only", action="store_true", help="measure the teacher only where students are compared with it")
     add("--head", default="imagenet1k", help="the students' name of the teacher's classifier (%(default)s)")
     add("--seed", type=int, default=0, help="of the probe's split (0)")
     add("--cache", type=Path, default=Path("runs/embeddings"), help="folder of embeddings (%(default)s)")

@@ -99,12 +99,21 @@ class Cache:
 
 
 def survey(
-    students: Sequence[Candidate], teachers: Sequence[Candidate], plan: Plan, cache: Cache, *, seed: int = 0
+    students: Sequence[Candidate],
+    teachers: Sequence[Candidate],
+    plan: Plan,
+    cache: Cache,
+    *,
+    seed: int = 0,
+    students_only: bool = False,
 ) -> list[Result]:
-    """The results of the teachers, the own resolution first, then of the students. Raises what `evaluate` raises."""
+    """The results of the teachers, the own resolution first, then of the students. Raises what `evaluate` raises.
+
+    students_only: without those of the teachers, which students are compared with all the same.
+    """
     plan.check_disjoint()
     rows = []
-    for candidate in [*teachers, *students]:
+    for candidate in students if students_only else [*teachers, *students]:
         compared: dict[str, Candidate] = {}
         if candidate.taught and teachers:  # with the teacher that is given the same pixels
             compared["the teacher"] = next(t for t in teachers if t.preprocessing == candidate.preprocessing)

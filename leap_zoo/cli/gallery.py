@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from leap_zoo.cli.bulk import index_vectors, snapshot
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
 from leap_zoo.cli.output import about, say
 from leap_zoo.cli.photos import answer_each, reporting, sum_up
@@ -21,7 +22,13 @@ DEFAULT_GALLERY = "gallery"
 def add(commands: Commands) -> None:
     """Declare the commands."""
     command = commands.add("index", _index, "embed photos into a gallery that stays", "leap-zoo index holiday/")
-    command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, or a folder of photos")
+    command.add_argument("photos", nargs="*", metavar="PHOTO", help="a photo, or a folder of photos")
+    command.add_argument("--from", dest="vectors", metavar="PARQUET", help="load vectors: a file, or a folder or URL")
+    command.add_argument(
+        "--quantize",
+        choices=("int8", "binary"),
+        help="with --from, on Qdrant: quantized vectors in memory, float on disk",
+    )
     _add_gallery(command)
     add_model(command)
     add_artifact(command)
@@ -29,6 +36,15 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--prune", action="store_true", help="take photos out of the gallery that are gone from the folders"
     )
+    command = commands.add(
+        "snapshot",
+        snapshot,
+        "save or restore a Qdrant collection",
+        "leap-zoo snapshot save photos.snapshot --gallery URL",
+    )
+    command.add_argument("action", choices=("save", "restore"))
+    command.add_argument("file", metavar="FILE")
+    command.add_argument("--gallery", required=True, metavar="URL", help="qdrant://HOST:PORT/COLLECTION")
     command = commands.add(
         "search", _search, "find the photos of a gallery that are most like others", "leap-zoo search photo.jpg -k 5"
     )
@@ -61,6 +77,10 @@ def _index(options: argparse.Namespace) -> int:
     from leap_zoo.gallery import open_gallery
     from leap_zoo.gallery.indexing import index_photos
 
+    if options.vectors:
+        return index_vectors(options)
+    if not options.photos or options.quantize:
+        raise InvalidArgument("nothing to index: give photos or folders, or --from PARQUET (and perhaps --quantize)")
     if "-" in options.photos:
         raise InvalidArgument("a photo from stdin has no path to be found under: give files or folders")
     found = find_photos(*options.photos)

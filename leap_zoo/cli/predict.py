@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leap_zoo.cli.bulk import add_engine, embed_on_engine
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, say
 from leap_zoo.cli.photos import answer_each, reporting, sources, sum_up
+from leap_zoo.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from leap_zoo.model import Row
@@ -27,7 +28,10 @@ def add(commands: Commands) -> None:
     command = commands.add("embed", _embed, "turn photos into vectors", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
-    command.add_argument("--out", type=Path, metavar="FILE.npz", help="write all embeddings to one file")
+    command.add_argument(
+        "--out", metavar="FILE.npz", help="write all embeddings to one file; with --engine ray: FOLDER or URL of shards"
+    )
+    add_engine(command)
 
 
 def _classify(options: argparse.Namespace) -> int:
@@ -52,6 +56,10 @@ def _embed(options: argparse.Namespace) -> int:
     from leap_zoo.folders import find_photos, name_of, readable
     from leap_zoo.model import output_of
 
+    if options.engine == "ray":
+        return embed_on_engine(options)
+    if options.address or options.workers or options.source:
+        raise InvalidArgument("--address, --workers and --from belong to --engine ray: add it, or leave them out")
     if options.out is not None:
         check_suffix(options.out)
     found = find_photos(*options.photos)

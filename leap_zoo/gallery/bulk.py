@@ -1,0 +1,131 @@
+"""Bulk work on galleries: Parquet vectors into any gallery; of a Qdrant collection, quantized vectors and snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from leap_zoo.errors import InvalidArgument, InvalidGallery, short
+from leap_zoo.files import atomic_file
+from leap_zoo.gallery import Gallery, Kind, open_gallery
+from leap_zoo.gallery.qdrant import QdrantGallery, _import_qdrant, asking, connect
+from leap_zoo.settings import read_settings
+
+QUANTIZED = ("int8", "binary")
+SECONDS = 3600  # for a snapshot to be made, sent or restored
+
+
+def load_vectors(location: str, place: str, kind: Kind | None = None) -> tuple[Gallery, int]:
+    """Add the vectors of Parquet files (of `leap-zoo embed --engine ray`) to the gallery at `location`.
+
+    kind: whose they are, where the files do not say so. An id that is there is replaced: loading twice changes nothing.
+    Returns the open gallery and how many were added. Raises InvalidArgument, InvalidGallery, MissingExtra.
+    """
+    from leap_zoo.shards import read_vectors
+
+    gallery, added = None, 0
+    for theirs, ids, vectors in read_vectors(place):
+        found = theirs or kind
+        if found is None:
+            raise InvalidArgument(f"{short(place)} does not say whose vectors it holds: give --model and --space")
+        if kind is not None and found != kind:
+            raise InvalidArgument(f"{short(place)} holds vectors of {found}, not of {kind}: give the model it is of")
+        kind = found
+        if gallery is None:
+            gallery = open_gallery(location, kind=kind)
+        last = {name: number for number, name in enumerate(ids)}  # of one id twice, the later row
+        gallery.add(list(last), vectors[list(last.values())])
+        added += len(last)
+    if gallery is None:
+        raise InvalidArgument(f"{short(place)} holds no vectors: was the input empty?")
+    return gallery, added
+
+
+def quantize(gallery: Gallery, how: str) -> None:
+    """Keep vectors of `int8` or `binary` in memory and the float ones on disk, where the best are scored again.
+
+    Raises InvalidArgument for a gallery in a folder, InvalidGallery.
+    """
+    if not isinstance(gallery, QdrantGallery):
+        raise InvalidArgument("vectors are quantized by a Qdrant server: give --gallery qdrant://HOST:PORT/COLLECTION")
+    models = _import_qdrant().models
+    settings: Any
+    if how == "int8":
+        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        settings = models.ScalarQuantization(scalar=scalar)
+    elif how == "binary":
+        settings = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+    else:
+        raise InvalidArgument(f"vectors are quantized to {' or '.join(QUANTIZED)}, not {short(how)}")
+    with asking(gallery.collection):
+        gallery.client.update_collection(
+            gallery.collection,
+            vectors_config={"": models.VectorParamsDiff(on_disk=True)},
+            quantization_config=settings,
+        )
+
+
+def save_snapshot(url: str, file: Path) -> int:
+    """Make a snapshot of a collection on its server and fetch it into `file`; returns its size in bytes.
+
+    The server's copy is deleted afterwards. Raises InvalidArgument, InvalidGallery, MissingExtra.
+    """
+    with _Server(url) as server:
+        name = server.ask("POST", "/snapshots")["name"]
+        try:
+            with atomic_file(file) as target, server.stream(f"/snapshots/{name}") as answer:
+                server.check(answer)
+                for chunk in answer.iter_bytes(1 << 20):
+                    target.write(chunk)
+        finally:
+            server.ask("DELETE", f"/snapshots/{name}")
+    return file.stat().st_size
+
+
+def restore_snapshot(url: str, file: Path) -> None:
+    """Make the collection what `file` holds, on this server or another one. What was there is replaced."""
+    with _Server(url) as server, file.open("rb") as snapshot:
+        server.ask("POST", "/snapshots/upload?priority=snapshot&wait=true", files={"snapshot": (file.name, snapshot)})
+
+
+class _Server:
+    """The REST calls about snapshots, whose files the client does not send or fetch."""
+
+    def __init__(self, url: str) -> None:
+        import httpx
+
+        client, self.collection = connect(url)
+        client.close()
+        address = url.replace("qdrant://", "http://", 1).rstrip("/").removesuffix(f"/{self.collection}")
+        if ":" not in address.partition("://")[2]:
+            address += ":6333"
+        self.base = f"{address}/collections/{self.collection}"
+        key = read_settings().qdrant_key
+        self.http = httpx.Client(timeout=SECONDS, headers={"api-key": key} if key else {})
+
+    def __enter__(self) -> _Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def ask(self, method: str, path: str, **what: Any) -> Any:
+        import httpx
+
+        try:
+            answer = self.http.request(method, self.base + path, **what)
+        except httpx.HTTPError as error:
+            raise InvalidGallery(f"the Qdrant server does not answer ({error}): is it up?") from error
+        self.check(answer)
+        return answer.json()["result"]
+
+    def stream(self, path: str) -> Any:
+        return self.http.stream("GET", self.base + path)
+
+    def check(self, answer: Any) -> None:
+        if answer.status_code >= 400:
+            text = " ".join(answer.read().decode(errors="replace").split())[:200]
+            raise InvalidGallery(
+                f"Qdrant refuses this for {self.collection} ({answer.status_code} {text}): check the collection and "
+                "LEAP_ZOO_QDRANT_KEY"
+            )

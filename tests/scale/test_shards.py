@@ -1,0 +1,172 @@
+"""Photos in pieces: folders, Parquet, tar files and URLs become the same rows; a run that was killed is completed."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import leap_zoo
+from leap_zoo.errors import InvalidArgument
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow (of the extra ray) is not installed")
+pytest.importorskip("fsspec", reason="fsspec (of the extra ray) is not installed")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from leap_zoo.gallery import open_gallery  # noqa: E402
+from leap_zoo.gallery.bulk import load_vectors  # noqa: E402
+from leap_zoo.ray import Embed, Embedded, Which, embed_photos  # noqa: E402
+from leap_zoo.shards import Columns, part_name, read_vectors  # noqa: E402
+
+
+@pytest.fixture
+def which(tiny_zoo: Path) -> Which:
+    return Which(model="leap-tiny-test", zoo=str(tiny_zoo))
+
+
+@pytest.fixture
+def folder(colour_photos: dict[str, Path], tmp_path: Path) -> Path:
+    """Seven photos, one of which is none."""
+    folder = tmp_path / "photos"
+    for place in ("a", "b"):
+        (folder / place).mkdir(parents=True)
+        for path in colour_photos.values():
+            shutil.copy(path, folder / place)
+    (folder / "b" / "torn.jpg").write_bytes(b"not a photo")
+    return folder
+
+
+def embed(inputs: list[str], out: str, which: Which, **more: object) -> Embedded:
+    return embed_photos(inputs, out, which, workers=0, **more)  # type: ignore[arg-type]
+
+
+def rows(out: Path | str) -> list[dict]:
+    parts = sorted(Path(str(out).removeprefix("file://")).glob("part-*"))
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+def test_folder__is_what_the_loop_in_this_process_gives(folder: Path, tmp_path: Path, which: Which) -> None:
+    done = embed([str(folder)], str(tmp_path / "out"), which, rows=3)
+    assert (done.photos, done.bad, done.parts, done.kept, done.failed) == (7, 1, 3, 0, {})
+    expected = leap_zoo.embed_folder(which.open(), folder)
+    found = {row["id"]: row for row in rows(tmp_path / "out")}
+    assert len(found) == 7
+    torn = found.pop(str(folder / "b" / "torn.jpg"))
+    assert torn["vector"] is None
+    assert "photo" in torn["error"]
+    assert list(found) == expected.photos
+    assert all(row["error"] is None for row in found.values())
+    np.testing.assert_allclose([row["vector"] for row in found.values()], expected.vectors, atol=1e-6)
+
+
+def test_every_input__gives_the_same_vectors(folder: Path, tmp_path: Path, which: Which) -> None:
+    paths = sorted(one for one in folder.rglob("*.*"))
+    table = pa.table({"id": [one.name + one.parent.name for one in paths], "bytes": [p.read_bytes() for p in paths]})
+    pq.write_table(table, tmp_path / "bytes.parquet", row_group_size=3)
+    pq.write_table(pa.table({"photo": list(map(str, paths))}), tmp_path / "paths.parquet")
+    pq.write_table(
+        pa.table({"image": [{"bytes": one.read_bytes(), "path": one.name} for one in paths]}), tmp_path / "hub.parquet"
+    )
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        archive.add(folder, "inside")
+    embed([str(folder)], str(tmp_path / "expected"), which)
+    expected = [row["vector"] for row in rows(tmp_path / "expected")]
+    inputs = {
+        "bytes.parquet": Columns(),
+        "paths.parquet": Columns("photo"),
+        "hub.parquet": Columns(),
+        "shard.tar": Columns(),
+        f"file://{folder}": Columns(),
+    }
+    for number, (name, columns) in enumerate(inputs.items()):
+        out = f"file://{tmp_path}/out{number}"
+        done = embed([name if "://" in name else str(tmp_path / name)], out, which, columns=columns)
+        assert (done.photos, done.bad) == (7, 1), name
+        found = sorted(rows(out), key=lambda row: Path(row["id"]).as_posix()) if name == "shard.tar" else rows(out)
+        assert [row["vector"] for row in found] == expected, name
+    assert [row["id"] for row in rows(tmp_path / "out0")] == table["id"].to_pylist()
+    assert rows(tmp_path / "out1")[4]["id"] == f"{tmp_path}/paths.parquet:4"
+
+
+def test_torn_tar__keeps_what_came_before(folder: Path, tmp_path: Path, which: Which) -> None:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for path in sorted((folder / "a").iterdir()):
+            archive.add(path, path.name)
+    (tmp_path / "torn.tar").write_bytes(whole.getvalue()[:1500])
+    done = embed([str(tmp_path / "torn.tar")], str(tmp_path / "out"), which)
+    assert done.bad >= 1
+    assert "cannot be read to its end" in rows(tmp_path / "out")[-1]["error"]
+
+
+def test_killed_run__is_completed_with_each_row_once(folder: Path, tmp_path: Path, which: Which) -> None:
+    out = tmp_path / "out"
+    embed([str(folder)], str(out), which, rows=2)
+    whole = rows(out)
+    (out / part_name(1)).unlink()
+    (out / part_name(3)).unlink()
+    (out / ".0123.tmp").write_bytes(b"what a killed writer leaves")
+    shutil.copy(folder / "a" / "red.jpg", folder / "a" / "later.jpg")  # the plan stays
+    done = embed([str(folder)], str(out), which, rows=2)
+    assert (done.parts, done.kept, done.photos) == (2, 2, 3)
+    assert rows(out) == whole
+    assert embed([str(folder)], str(out), which, rows=2).parts == 0
+    with pytest.raises(InvalidArgument, match="begun with another rows"):
+        embed([str(folder)], str(out), which, rows=5)
+
+
+def test_piece_that_cannot_be_read__is_reported_and_tried_again(folder: Path, tmp_path: Path, which: Which) -> None:
+    table = pa.table({"bytes": [(folder / "a" / "red.jpg").read_bytes()]})
+    pq.write_table(table, tmp_path / "one.parquet")
+    pq.write_table(table, tmp_path / "two.parquet")
+    inputs = [str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet")]
+    embed(inputs, str(tmp_path / "out"), which)
+    (tmp_path / "out" / part_name(1)).unlink()
+    (tmp_path / "two.parquet").rename(tmp_path / "away")
+    done = embed(inputs, str(tmp_path / "out"), which)
+    assert list(done.failed) == [part_name(1)]
+    (tmp_path / "away").rename(tmp_path / "two.parquet")
+    assert embed(inputs, str(tmp_path / "out"), which).failed == {}
+    assert len(rows(tmp_path / "out")) == 2
+
+
+def test_inputs__that_hold_nothing_are_refused(tmp_path: Path, which: Which) -> None:
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", tmp_path / "missing.parquet", f"file://{tmp_path}/empty"):
+        with pytest.raises(InvalidArgument):
+            embed([str(place)], str(tmp_path / "out"), which)
+    pq.write_table(pa.table({"caption": ["x"]}), tmp_path / "text.parquet")
+    done = embed([str(tmp_path / "text.parquet")], str(tmp_path / "out"), which)
+    assert "has no column bytes, image, path (it has caption)" in done.failed[part_name(0)]
+
+
+def test_embed__maps_a_batch(colour_photos: dict[str, Path], tiny_zoo: Path) -> None:
+    embedder = Embed("leap-tiny-test", zoo=str(tiny_zoo))
+    batch = pa.table({"id": ["r", "none", "g"], "path": [str(colour_photos["red"]), None, str(colour_photos["green"])]})
+    answer = embedder(batch).to_pylist()
+    assert [row["id"] for row in answer] == ["r", "none", "g"]
+    assert "missing" in answer[1]["error"]
+    assert [len(row["vector"] or []) for row in answer] == [8, 0, 8]
+
+
+def test_source__is_pulled_once_and_another_revision_is_refused(tiny_zoo: Path) -> None:
+    which = Which(model="leap-tiny-test", source=str(tiny_zoo), revision="1")
+    assert which.open().card.revision == "1"
+    with pytest.raises(InvalidArgument, match="the run is for 2"):
+        Which(model="leap-tiny-test", zoo=str(tiny_zoo), revision="2").open()
+
+
+def test_vectors__go_into_a_gallery(folder: Path, tmp_path: Path, which: Which) -> None:
+    embed([str(folder)], str(tmp_path / "out"), which, rows=3)
+    for _ in range(2):  # the second time changes nothing
+        gallery, added = load_vectors(str(tmp_path / "gallery"), str(tmp_path / "out"))
+        assert (added, gallery.count()) == (6, 6)
+    assert gallery.kind.model == "leap-tiny-test"
+    vector = next(read_vectors(str(tmp_path / "out")))[2][0]
+    assert open_gallery(tmp_path / "gallery").search(vector, k=1)[0].id.endswith("/photos/a/blue.webp")
+    with pytest.raises(InvalidArgument, match="no Parquet files"):
+        load_vectors(str(tmp_path / "gallery"), str(folder))

@@ -21,12 +21,14 @@ serve/browser/runtime/runtime.json: serve/browser/package.json
 test: .venv/installed ## the whole test suite, on two processors
 	.venv/bin/python -m pytest -n 2 --no-loadscope-reorder
 
-lint: .venv/installed ## ruff and mypy
+lint: .venv/installed ## ruff, mypy, spelling and wording
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/codespell
+	.venv/bin/python -m tools.words
 
-format: .venv/installed ## let ruff mend what it can
+format: .venv/installed ## let ruff fix what it can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
@@ -34,7 +36,7 @@ format: .venv/installed ## let ruff mend what it can
 RUNS ?= runs
 # Sets and their weights: how often an epoch shows each photo of a set, on average.
 MORE = imagenette224:.5 caltech101:1 grocery:.2 pacs:.3 textures:1 imagen:3 flickr8k:3 bsds500:3
-students: .venv/installed ## distil the students that ship: PHOTOS=folder TEACHER=file.safetensors; takes days
+students: .venv/installed ## distill the students that ship: PHOTOS=folder TEACHER=file.safetensors; takes days
 	for size in tiny nano micro; do \
 	  begun=$$(test -e $(RUNS)/leap-$$size/recipe.yaml && echo --resume); \
 	  test -e $(RUNS)/leap-$$size/metrics.json || OMP_NUM_THREADS=1 nice -n 15 .venv/bin/python -m train $$size \
@@ -44,13 +46,13 @@ students: .venv/installed ## distil the students that ship: PHOTOS=folder TEACHE
 	    --out $(RUNS)/leap-$$size $$begun || exit; \
 	done
 
-train-demo: .venv/installed ## distil a student of handwritten digits, export it, classify with the file
+train-demo: .venv/installed ## distill a student of handwritten digits, export it, classify with the file
 	rm -rf runs/leap-digits
 	.venv/bin/python -m train digits --out runs/leap-digits
 	.venv/bin/python -m export runs/leap-digits --zoo zoo-out
 	.venv/bin/python -m tools.classify_digits leap-digits --zoo zoo-out
 
-bench-serve: .venv/installed ## what serving costs and stands, about fifteen minutes; see docs/serving.md
+bench-serve: .venv/installed ## cost and limits of serving, about fifteen minutes; see docs/serving.md
 	.venv/bin/python -m tools.bench_serve
 	.venv/bin/python -m tools.load_serve
 	.venv/bin/python -m tools.serving_tables

@@ -4,15 +4,15 @@
 
     model = leap_zoo.load("leap-tiny")
     model.classify("photo.jpg", top=3)   # [Prediction(label, score, index), ...]
-    model.embed(["a.jpg", "b.jpg"])      # float32 (2, D), L2-normalised
+    model.embed(["a.jpg", "b.jpg"])      # float32 (2, D), L2-normalized
     head = leap_zoo.fit(model, "flowers/").head           # a folder of photos per class
     model.classify("photo.jpg", head=head)
 
 Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch.
 
-Where to read on: a photo becomes logits in `preprocess` -> `model` -> `runtime`. `loading` finds the
-model. A file comes to the device by `store` (index -> card -> file, each checked) -> `download` (zoos on servers);
-`pull` says which files.
+How to read the code: a photo becomes logits in `preprocess` -> `model` -> `runtime`, and `loading` finds the model.
+`pull` chooses files, `download` fetches them from servers, and `store` keeps them and checks each one (index -> card ->
+file).
 """
 
 from leap_zoo.card import ModelCard

@@ -1,8 +1,8 @@
-"""How fast are the files of a model on this device, beside each other?
+"""Compare the speed of a model's files on this device.
 
-A busy machine is slow for whatever is measured just then. So the contenders (a file, with some photos per call) take
-turns, many times, within one run: what disturbs one disturbs all. The first call of a turn is not counted, because it
-finds the caches full of another model's weights. Load time and memory are measured in a fresh process per contender.
+A busy machine slows down whatever is being measured at that moment. So the contenders (one file, at one batch size)
+take many turns within one run, and a disturbance hits all of them. The first call of a turn is not counted, because the
+caches are still full of another model's weights. Load time and memory are measured in a fresh process per contender.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from leap_zoo.store import Zoo, ZooLocation, find
 ROUNDS = 12
 SECONDS = 3.0
 MAX_BATCH = 1024
-PHOTO = (640, 480)  # of the JPEG that `decode` reads
+PHOTO = (640, 480)  # width and height of the JPEG that `decode` reads
 _WARM_UP = 3
 
 Input = Literal["pixels", "jpeg"]
@@ -47,10 +47,11 @@ Cost = tuple[float | None, int | None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: every artifact, or those of one precision or format, for each number of threads and photos.
+    """What to measure: every artifact, or those of one precision or format, at each thread count and batch size.
 
-    seconds: of timed calls per contender, about. decode: JPEG photos of 640 x 480 too, decoded and resized in the timed
-    call. costs: load time and memory too. providers: of ONNX Runtime, for ONNX files; `Row.runtime` has what was used.
+    seconds: approximate duration of the timed calls per contender. decode: also time the decoding and resizing of a
+    640 x 480 JPEG. costs: also measure load time and memory. providers: ONNX Runtime's execution providers for ONNX
+    files; `Row.runtime` records the ones that were used.
     """
 
     threads: Sequence[int] = (1,)
@@ -71,11 +72,11 @@ class Plan:
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One contender of one run: milliseconds per call through `leap_zoo`, all contenders in turns.
+    """One contender's result: milliseconds per call through `leap_zoo`, measured in turns with the others.
 
-    isa: instruction sets, joined by spaces. input: `pixels` (ready-made arrays), or `jpeg`: decoding and resizing of
-    every photo is timed too. n: calls timed. load_ms, peak_memory_bytes: see `measure_cost`. times_fp32: how many times
-    faster, by the fastest calls, than the fp32 ONNX file under the same conditions; None without it. date: UTC.
+    isa: instruction sets, joined by spaces. input: `pixels` (arrays that are ready for the graph), or `jpeg` (decoding
+    and resizing are timed too). n: number of timed calls. load_ms, peak_memory_bytes: see `measure_cost`. times_fp32:
+    speed-up over the fp32 ONNX file under the same conditions, from the fastest calls; None without one. date: UTC.
     """
 
     model: str
@@ -104,14 +105,14 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 class Contender(NamedTuple):
-    """What `Row.format` calls a model, and what loads it (which can be pickled). costs: whether to measure these."""
+    """A model to time. format: its name in `Row.format`. load: a picklable function. costs: whether to measure them."""
 
     format: str
     load: Callable[[], Model]
     costs: bool = True
 
 
-Peer = Callable[[Zoo, ModelCard, int], Contender]  # a rival, on so many threads, that takes turns with the files
+Peer = Callable[[Zoo, ModelCard, int], Contender]  # makes a rival for a thread count
 
 
 def bench(
@@ -122,10 +123,10 @@ def bench(
     *,
     shown: bool = False,
 ) -> tuple[list[Row], list[str]]:
-    """Measure the models `names` on this device: the rows, and which files were left out and why.
+    """Measure the models `names` on this device. Returns the rows, and notes about the files that were left out.
 
-    shown: a progress bar, where stderr is a terminal.
-    Raises UnknownModel, InvalidArgument; MissingExtra when a runtime that was asked for is not installed.
+    shown: draw a progress bar if stderr is a terminal.
+    Raises UnknownModel, InvalidArgument; MissingExtra when the requested runtime is not installed.
     """
     notes: list[str] = []
     chosen = [(*found, _runnable(*found, plan, notes)) for found in (find(name, zoo) for name in dict.fromkeys(names))]
@@ -134,7 +135,7 @@ def bench(
     rows: list[Row] = []
     with Progress(contenders * conditions * ROUNDS, shown=shown) as progress:
         for place, card, files in chosen:
-            # One number of threads after the other: a thread pool that is resized at every turn is slower.
+            # One thread count at a time: resizing a thread pool at every turn makes it slower.
             ours: list[Row] = []
             for threads in dict.fromkeys(plan.threads):
                 rivals = [_contender(place, card, file, threads, plan) for file in files]
@@ -145,8 +146,8 @@ def bench(
 
 
 def _runnable(place: Zoo, card: ModelCard, plan: Plan, notes: list[str]) -> list[Artifact]:
-    """The artifacts to measure; why others are left out is added to `notes`."""
-    choose_artifact(card, plan.precision, plan.format)  # raises when there is none of that kind
+    """The artifacts to measure; the reasons for leaving out others are added to `notes`."""
+    choose_artifact(card, plan.precision, plan.format)  # raises if the model has no such file
     runnable = []
     for artifact in card.artifacts:
         if plan.precision not in (None, artifact.precision) or plan.format not in (None, artifact.format):
@@ -159,7 +160,7 @@ def _runnable(place: Zoo, card: ModelCard, plan: Plan, notes: list[str]) -> list
                 raise
             notes.append(f"{artifact.file} was left out: {error}")
     if not runnable:
-        raise InvalidArgument(f"no file of {card.id} can be measured here: {'; '.join(notes)}")
+        raise InvalidArgument(f"none of {card.id}'s files can be measured here: {'; '.join(notes)}")
     return runnable
 
 
@@ -178,7 +179,7 @@ def _measure(contenders: Sequence[Contender], plan: Plan, progress: Progress) ->
             cost = measure_cost(contender.load, batch) if plan.costs and contender.costs else (None, None)
             calls.append(partial(_call, model, _pixels(model, batch)))
             rows.append(partial(_row, contender.format, model, batch, "pixels", cost))
-            if plan.decode:  # of which no costs are measured
+            if plan.decode:  # without costs
                 calls.append(_decoding(model, batch))
                 rows.append(partial(_row, contender.format, model, batch, "jpeg", (None, None)))
     samples = take_turns(calls, plan.seconds, progress.step)
@@ -216,7 +217,7 @@ def take_turns(
     step: Callable[[], None] = lambda: None,
     rounds: int = ROUNDS,
 ) -> list[list[float]]:
-    """Milliseconds of every counted call, per contender: about `seconds` each, at least one call per round."""
+    """Time all contenders in turns, each for about `seconds` (at least one call per round); milliseconds per call."""
     samples: list[list[float]] = [[] for _ in calls]
     for call in calls:
         for _ in range(_WARM_UP):
@@ -240,9 +241,9 @@ def take_turns(
 
 
 def relative(rows: Sequence[AnyRow], is_reference: Callable[[AnyRow], bool], field: str = "times_fp32") -> list[AnyRow]:
-    """The rows of one model, `field` filled: how many times faster each is than the reference of its conditions.
+    """Fill `field` in the rows of one model: the speed-up over the reference row under the same conditions.
 
-    By the fastest calls: other work on the machine only ever adds, and more to short calls than to long ones.
+    The fastest calls are compared, because other work on the machine only ever adds time.
     """
     references = {(row.threads, row.batch, row.input): row.min_ms for row in rows if is_reference(row)}
     filled = []
@@ -253,21 +254,23 @@ def relative(rows: Sequence[AnyRow], is_reference: Callable[[AnyRow], bool], fie
 
 
 def slowdown(rows: Sequence[Row]) -> float:
-    """The largest median over its fastest call: about 1.1 on a machine that does nothing else."""
+    """The largest ratio of a median to its fastest call: about 1.1 on an idle machine."""
     return max((row.median_ms / row.min_ms for row in rows if row.min_ms > 0), default=1.0)
 
 
 def measure_cost(load: Callable[[], Model], batch: int) -> Cost:
-    """Milliseconds from nothing to the first answer, imports of the runtime included, and the peak memory in bytes.
+    """Milliseconds from a cold start to the first answer, including the runtime's import, and peak memory in bytes.
 
-    In a fresh process: memory that one model has taken would hide what the next one needs. The peak is that of the
-    whole process, Python included; None where the system does not report it. Raises ArtifactRefused.
+    Runs in a fresh process, because memory that one model has taken would hide what the next one needs. The peak covers
+    the whole process, Python included; None where the system does not report it. Raises ArtifactRefused.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         try:
             return process.submit(_cost, load, batch).result()
         except BrokenProcessPool as error:
-            raise ArtifactRefused("a model cannot be loaded, its process was ended: choose fewer options") from error
+            raise ArtifactRefused(
+                "the process that loaded a model was killed, probably for lack of memory: measure fewer files at once"
+            ) from error
 
 
 def _cost(load: Callable[[], Model], batch: int) -> Cost:
@@ -276,13 +279,13 @@ def _cost(load: Callable[[], Model], batch: int) -> Cost:
     pixels = _pixels(model, batch)
     _call(model, pixels)
     load_ms = round((time.perf_counter() - started) * 1000, 1)
-    for _ in range(2):  # a runtime may take more memory when it has seen the shape
+    for _ in range(2):  # a runtime may allocate more once it has seen the shape
         _call(model, pixels)
     return load_ms, _peak_memory()
 
 
 def _peak_memory() -> int | None:
-    """VmHWM on Linux: `ru_maxrss` there also remembers the process that forked this one."""
+    """Peak memory in bytes. On Linux VmHWM, because `ru_maxrss` there includes the process that forked this one."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -302,12 +305,12 @@ def _pixels(model: Model, batch: int) -> npt.NDArray[np.uint8]:
 
 
 def _call(model: Model, pixels: npt.NDArray[np.uint8]) -> object:
-    """What is timed: all outputs of the graph, as a peer in torch also computes all of them."""
+    """The timed call: it computes all outputs of the graph, as a torch model does."""
     return model.run(pixels, [tensor.name for tensor in model.card.outputs])
 
 
 def _decoding(model: Model, batch: int) -> Callable[[], object]:
-    """The same from a JPEG of smooth colours with some grain, about as large as a photo of that size."""
+    """The timed call from a JPEG: smooth colors with some grain, about as many bytes as a photo of that size."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(PHOTO, Image.Resampling.BICUBIC), np.int16)

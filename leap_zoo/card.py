@@ -1,6 +1,6 @@
 """The schema of a published model: `card.json`, and the `index.json` that lists cards.
 
-Strict on purpose: unknown keys are refused, and every file is a plain file name with its size and sha256.
+It is strict on purpose: unknown keys are refused, and every file has a plain name, a size and a sha256.
 `leap_zoo.documents` reads and writes them.
 """
 
@@ -18,13 +18,13 @@ SCHEMA: Final = 1
 MAX_FILE_BYTES = 4 * 1024**3  # a file is loaded whole, on a small device
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 60 kB
 
-# Of a model's folder, beside those that its card lists.
+# Files in a model's folder that its card does not list.
 OTHER_FILES = ("card.json", "README.md", "curriculum.svg", "model.sig")
 
-# The figure that decides what answers by default: of 1000 classes on photos of the world that nobody learned from.
+# The figure that decides which model is the default: 1000 classes, on photos that no model was trained on.
 WORLD, GENERAL = "nips2017", "top-1 of 1000 through the teacher's head"
-WORTH_SHOWING = 0.7  # of the default model
-DEAD_HEAD = 0.5  # of its teacher's: a head below that share answers only where it is named
+WORTH_SHOWING = 0.7  # lower bound for the default model
+DEAD_HEAD = 0.5  # share of the teacher's; a head below it must be named to be used
 
 Precision = Literal["fp32", "fp16", "int8"]
 Format = Literal["onnx", "openvino"]
@@ -46,7 +46,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Licences(_Strict, frozen=True):
-    """Four licences, because four parties grant them."""
+    """Four licenses, because four parties grant them."""
 
     code: Text
     weights: Text
@@ -55,9 +55,9 @@ class Licences(_Strict, frozen=True):
 
 
 class Preprocessing(_Strict, frozen=True):
-    """How a photo becomes the graph's input; carried out by `leap_zoo.preprocess` only.
+    """How a photo becomes the graph's input. Only `leap_zoo.preprocess` implements it.
 
-    The short side is resized to `short_side` pixels, then the centre `size` x `size` pixels are kept.
+    The short side is resized to `short_side` pixels, then the center `size` x `size` pixels are kept.
     """
 
     size: Annotated[int, Meta(gt=0, le=2048)]
@@ -71,10 +71,10 @@ class Preprocessing(_Strict, frozen=True):
 
 
 class Doubt(_Strict, frozen=True):
-    """How far a head's answers may be trusted, found on `n` photos of `dataset` that the student did not learn from.
+    """When to doubt a head's answer, calibrated on `n` photos of `dataset` that the student was not trained on.
 
     Scores are the softmax of logits / `temperature`. A photo whose distance (`leap_zoo.doubt.energies` of its logits)
-    is above `threshold` is unlike what was learned; so were 5 % of these photos.
+    exceeds `threshold` is unlike the training photos; 5 % of the calibration photos exceed it.
     """
 
     temperature: Annotated[float, Meta(gt=0)]
@@ -101,14 +101,14 @@ class Tensor(_Strict, frozen=True):
 
 
 class EmbeddingDims(_Strict, frozen=True):
-    """Lengths of an embedding in each space: D_s and D_t."""
+    """Embedding length in each space: D_s and D_t."""
 
     student: Positive
     teacher: Positive
 
 
 class Metric(_Strict, frozen=True):
-    """One number, measured on the published file: what, on which data, over how many photos, how sure.
+    """One figure measured on the published file: its name, data set, number of photos and confidence interval.
 
     `value` and the 95 % `interval` have the unit of the metric (shares are in 0..1).
     """
@@ -131,16 +131,19 @@ class File(_Strict, frozen=True):
 
 
 class Artifact(File, frozen=True):
-    """One published form of a model. ONNX is one self-contained file; an OpenVINO IR keeps `weights` in a second."""
+    """One published form of a model. An ONNX file is self-contained.
+
+    An OpenVINO IR has its `weights` in a second file.
+    """
 
     precision: Precision
-    ir: Positive  # version of the format: of ONNX's IR, or of OpenVINO's
-    minimum_runtime: Version  # of ONNX Runtime, or of OpenVINO, e.g. "1.17"
+    ir: Positive  # version of the ONNX or OpenVINO IR
+    minimum_runtime: Version  # ONNX Runtime's or OpenVINO's version, e.g. "1.17"
     format: Format = "onnx"
     weights: File | None = None
     opset: Positive | None = None  # ONNX only
-    tools: dict[str, str] = {}  # tool -> version, of what built the file
-    quantisation: dict[str, Any] | None = None  # the recipe; None for floats
+    tools: dict[str, str] = {}  # tools that built the file -> version
+    quantisation: dict[str, Any] | None = None  # the quantization recipe; None for floats
     metrics: list[Metric] = []
 
     def __post_init__(self) -> None:
@@ -151,17 +154,17 @@ class Artifact(File, frozen=True):
 
     @property
     def files(self) -> list[File]:
-        """Every file that running this artifact needs, itself first."""
+        """Every file needed to run this artifact; the artifact itself comes first."""
         return [self] if self.weights is None else [self, self.weights]
 
     @property
     def total_bytes(self) -> int:
-        """Size of all its files."""
+        """Total size of its files."""
         return sum(file.bytes for file in self.files)
 
 
 class Latency(_Strict, frozen=True):
-    """Milliseconds per call of one artifact on one device. Rows without their device and ISA mean nothing."""
+    """Milliseconds per call of one artifact on one device. A row is only meaningful with its device and ISA."""
 
     file: FileName
     device: Text
@@ -177,7 +180,7 @@ class Latency(_Strict, frozen=True):
 
 
 class CurriculumStep(_Strict, frozen=True):
-    """At `step`, `block` (1-based) became the target; why, and at which similarity to the one before."""
+    """`block` (1-based) became the target at `step`, for `reason`, at `similarity` to the previous target."""
 
     step: Annotated[int, Meta(ge=0)]
     block: Positive
@@ -186,10 +189,10 @@ class CurriculumStep(_Strict, frozen=True):
 
 
 class Teacher(_Strict, frozen=True, omit_defaults=True):
-    """Who taught: the model's name, and where its weights came from.
+    """The teacher: the model's name, and where its weights came from.
 
-    `pixels`: it saw the photos enlarged to this side; None: as the student sees them.
-    `metrics`: what the teacher itself reaches, measured as the artifacts were; by the photos it was given, `224 px`.
+    `pixels`: side length of the photos that it saw; None: the same as the student's.
+    `metrics`: the teacher's own figures, measured like the artifacts', by the size of its photos (such as `224 px`).
     """
 
     name: Text
@@ -199,7 +202,10 @@ class Teacher(_Strict, frozen=True, omit_defaults=True):
 
 
 class Training(_Strict, frozen=True):
-    """How the student came to be. `teacher_flops_saved` is a share (0..1) of running the whole teacher all along."""
+    """How the student was trained.
+
+    `teacher_flops_saved` is a share (0..1) of the cost of always running the whole teacher.
+    """
 
     recipe: Text
     seed: int
@@ -214,10 +220,10 @@ class Training(_Strict, frozen=True):
 
 
 class Golden(File, frozen=True):
-    """Photos with the outputs they gave where the model was published (`leap_zoo.verify` reads and writes the file).
+    """Photos with the outputs that they gave on the publisher's machine (`leap_zoo.verify` checks them).
 
-    `tolerance` is precision -> instruction set -> largest absolute difference, on L2-normalised embeddings and on
-    softmax scores. Every precision has a `default`; `vnni` (x86) and `dotprod` (ARM) apply where the CPU has them.
+    `tolerance` is precision -> instruction set -> largest absolute difference, on L2-normalized embeddings and on
+    softmax scores. Every precision has a `default`; `vnni` (x86) and `dotprod` (ARM) apply on CPUs that have them.
     """
 
     tolerance: dict[Precision, dict[str, Annotated[float, Meta(gt=0, le=1)]]]
@@ -229,11 +235,11 @@ class Golden(File, frozen=True):
 
 
 class Candidate(_Strict, frozen=True):
-    """One way to quantise that was tried, measured against fp32 on photos that no reported figure is from.
+    """One quantization that was tried, compared with fp32 on photos that no reported figure uses.
 
-    `cosine_mean` and `cosine_min` are of the embeddings; `relative_ms` is its fastest call over that of the fp32 ONNX
-    file on ONNX Runtime, measured in turns, batch 1 (below 1: faster). What could not be built has no figures.
-    `outcome`: chosen, or why not.
+    `cosine_mean` and `cosine_min` compare embeddings. `relative_ms` is its fastest call divided by that of the fp32
+    ONNX file on ONNX Runtime, measured in turns at batch 1 (below 1: faster). A candidate that could not be built has
+    no figures. `outcome`: chosen, or the reason against it.
     """
 
     name: Text
@@ -249,14 +255,14 @@ class Candidate(_Strict, frozen=True):
 
 
 class Sensitivity(_Strict, frozen=True):
-    """What quantising one layer alone does: mean cosine of its embeddings to those of fp32."""
+    """The effect of quantizing one layer alone: mean cosine of the embeddings to fp32's."""
 
     layer: Text
     cosine_mean: Share
 
 
 class Search(_Strict, frozen=True):
-    """How the quantised artifacts were chosen: on which photos, where, and everything that was tried."""
+    """How the quantized artifacts were chosen: the photos, the machine, and every candidate."""
 
     dataset: Text
     split: Text
@@ -305,7 +311,7 @@ class ModelCard(_Strict, frozen=True):
     search: Search | None = None
     latency: list[Latency] = []
     training: Training | None = None
-    timm: list[File] = []  # what timm's `local-dir:` and `hf-hub:` read: config.json and model.safetensors
+    timm: list[File] = []  # config.json and model.safetensors, which timm's `local-dir:` and `hf-hub:` read
 
     def __post_init__(self) -> None:
         heads = [head.name for head in self.heads]
@@ -326,24 +332,24 @@ class ModelCard(_Strict, frozen=True):
 
     @property
     def files(self) -> list[File]:
-        """Every file that the card lists: the artifacts', the golden one, then timm's."""
+        """Every file that the card lists: the artifacts' files, the golden file, then timm's."""
         return [*(file for artifact in self.artifacts for file in artifact.files), self.golden, *self.timm]
 
     @property
     def general(self) -> float | None:
-        """Top-1 (0..1) of the 1000 classes on photos of the world, in the worst of its files; None: not measured."""
+        """Top-1 (0..1) over the 1000 classes on general photos, for the worst of its files; None: not measured."""
         found = [on_world(artifact.metrics) for artifact in self.artifacts]
         return min((top1 for top1 in found if top1 is not None), default=None)
 
     @property
     def teacher_general(self) -> float | None:
-        """The same of its teacher, given photos of the size that is best for it; None: not measured."""
+        """The same for its teacher, at the photo size that suits it best; None: not measured."""
         found = [on_world(metrics) for metrics in self.training.teacher.metrics.values()] if self.training else []
         return max((top1 for top1 in found if top1 is not None), default=None)
 
     @property
     def answers(self) -> bool:
-        """Whether the default head may answer where none is named: not when it was measured to be dead."""
+        """Whether the default head may be used without naming it: not if it is far less accurate than the teacher."""
         ours, theirs = self.general, self.teacher_general
         return ours is None or theirs is None or ours >= DEAD_HEAD * theirs
 
@@ -354,14 +360,14 @@ class ModelCard(_Strict, frozen=True):
 
 
 def on_world(metrics: Iterable[Metric]) -> float | None:
-    """The top-1 (0..1) of the 1000 classes on photos of the world among `metrics`, None where it is not there."""
+    """Top-1 (0..1) over the 1000 classes on general photos, from `metrics`; None if they lack it."""
     return next((one.value for one in metrics if (one.name, one.dataset) == (GENERAL, WORLD)), None)
 
 
 def default_of(cards: Iterable[ModelCard]) -> ModelCard | None:
-    """The smallest student whose 1000 classes are worth showing on photos of the world.
+    """The smallest student whose 1000 classes are accurate enough on general photos.
 
-    Where none is, the best there, and of those that were not measured the largest. None without cards.
+    If no student is, the most accurate one; if none was measured, the largest. None without cards.
     """
     known = sorted(cards, key=lambda card: card.parameters)
     worth = (card for card in known if (card.general or 0) >= WORTH_SHOWING)
@@ -369,7 +375,7 @@ def default_of(cards: Iterable[ModelCard]) -> ModelCard | None:
 
 
 class IndexEntry(_Strict, frozen=True):
-    """One model of a zoo; `sha256` and `bytes` are those of its card.json, so a tampered card is noticed."""
+    """One model of a zoo. `sha256` and `bytes` describe its card.json, so that tampering is detected."""
 
     id: ModelId
     revision: Name

@@ -1,12 +1,12 @@
-"""A running service with the methods of `Model`, and its galleries and heads.
+"""A client for a running service: the methods of `Model`, and the service's galleries and heads.
 
     from leap_zoo.client import Client
 
     with Client("http://localhost:3000") as client:
         client.classify("photo.jpg", top=3)  # [Prediction(label, score, index), ...]
-        client.embed(["a.jpg", "b.jpg"])  # float32 (2, D), L2-normalised
+        client.embed(["a.jpg", "b.jpg"])  # float32 (2, D), L2-normalized
 
-Not imported by `import leap_zoo`.
+`import leap_zoo` does not import this module.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ __all__ = ["Client"]
 
 TIMEOUT = 30.0
 ATTEMPTS = 5
-LONGEST_WAIT = 10.0  # seconds between two tries, also where Retry-After says more
-LIMITS = Limits(bytes=20 * 2**20)  # of one photo: what a service takes by default
-MAX_PHOTOS, MAX_REQUEST = 32, 32 * 2**20  # photos and bytes in one request: what a service takes by default
-MAX_IDS, MAX_QUERY = 100, 4096  # ids, and characters of them, in one address: proxies take about 8 KiB
-MAX_ANSWER = 64 * 2**20  # bytes; 32 photos with 100 hits each, all with the metadata that one may have, are less
-MAX_EXPORT = 8 * 2**30  # bytes: twice what a service keeps in galleries
+LONGEST_WAIT = 10.0  # seconds between two attempts, even if Retry-After asks for more
+LIMITS = Limits(bytes=20 * 2**20)  # bytes of one photo: the service's default limit
+MAX_PHOTOS, MAX_REQUEST = 32, 32 * 2**20  # photos and bytes in one request: the service's default limits
+MAX_IDS, MAX_QUERY = 100, 4096  # ids, and their characters, in one URL: proxies accept about 8 KiB
+MAX_ANSWER = 64 * 2**20  # bytes: more than 32 photos with 100 hits each and full metadata
+MAX_EXPORT = 8 * 2**30  # bytes: twice the service's limit for galleries
 MAX_PROBLEM = 64 * 1024
-MAX_DETAIL = 1000  # characters of a service's own words in a message of ours
+MAX_DETAIL = 1000  # characters of the service's own message that we repeat in an error
 
 _KEY = re.compile(r"\A[!-~]{1,512}\Z")
 _ERRORS: dict[str, type[LeapZooError]] = {
@@ -77,31 +77,31 @@ Answer = TypeVar("Answer")
 
 
 class Client:
-    """A service at `url`. Methods may be called from several threads at once; close it, or use it as a context.
+    """A service at `url`. Thread-safe. Close it after use, or use it as a context manager.
 
-    Images are what `Model` takes; many may be sent in several requests. Files are sent as they are, arrays and PIL
-    images as PNG, so a service and a `Model` of the same file give the same answers.
+    Images are what `Model` takes; a long list is sent in several requests. Files are sent unchanged, arrays and PIL
+    images as PNG, so the service gives the same answers as a `Model` loaded from the same file.
 
-    key: an API key, where the service wants one. timeout: seconds for each step of a request. attempts: how often a
-    busy service (503 with Retry-After) is asked.
-    All methods raise ServiceFailed when it stays busy, fails or cannot be reached, ServiceRefused for what it refuses,
-    and what the same method of `Model` raises.
+    key: an API key, if the service requires one. timeout: seconds for each step of a request. attempts: how many times
+    to ask a busy service (503 with Retry-After).
+    All methods raise ServiceFailed when the service stays busy, fails or cannot be reached; ServiceRefused when it
+    rejects the request; and whatever the same method of `Model` raises.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = TIMEOUT, *, attempts: int = ATTEMPTS) -> None:
-        """Raises InvalidArgument. The service is not asked yet."""
+        """Raises InvalidArgument. Does not contact the service."""
         try:
             base, login = split_login(httpx.URL(url))
-        except (httpx.InvalidURL, TypeError):  # whose text may have a part of a password
+        except (httpx.InvalidURL, TypeError):  # its text may contain part of a password
             base, login = httpx.URL(), None
         if base.scheme not in ("http", "https") or not base.host:
-            raise InvalidArgument(f"{short(url)} is not the address of a service: give http://HOST:PORT")
+            raise InvalidArgument(f"{short(url)} is not a service's address: give http://HOST:PORT")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-            raise InvalidArgument(f"timeout must be seconds, more than 0, not {short(timeout)}")
+            raise InvalidArgument(f"timeout must be a number of seconds above 0, not {short(timeout)}")
         if key and not (isinstance(key, str) and _KEY.match(key)):
-            raise InvalidArgument("the key has invalid characters: give it without spaces and line breaks")
+            raise InvalidArgument("the key contains invalid characters: remove spaces and line breaks")
         if key and login:
-            raise InvalidArgument("a service takes a key, or the user and password of its URL, not both: leave one out")
+            raise InvalidArgument("give either a key or a user and password in the URL, not both")
         self._attempts = whole_number(attempts, "attempts")
         self._name = str(base).rstrip("/")
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -131,7 +131,7 @@ class Client:
     ) -> list[Any]:
         """The `top` most probable classes, best first: Predictions for one image, a list of them for many.
 
-        head: one of the model's own, or one made with `fit`. model, precision: default: what the service serves.
+        head: one of the model's own, or one made with `fit`. model, precision: the service's defaults if not given.
         """
         query = _given(top=whole_number(top, "top"), head=head, model=model, precision=precision)
         predictions, many = self._photos("predictions", "/v1/classify", query, images)
@@ -140,9 +140,9 @@ class Client:
     def embed(
         self, images: Images, *, space: Space = "student", model: str | None = None, precision: str | None = None
     ) -> npt.NDArray[np.float32]:
-        """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many, (0, 0) for an empty list.
+        """L2-normalized embeddings, float32: (D,) for one image, (N, D) for many, (0, 0) for an empty list.
 
-        space: as of `Model.embed`.
+        space: as in `Model.embed`.
         """
         output_of(space)
         query = _given(space=space, encoding="base64", model=model, precision=precision)
@@ -158,7 +158,7 @@ class Client:
         return hits if many else hits[0]
 
     def galleries(self) -> list[dict[str, Any]]:
-        """The galleries, by name: name, model, revision, space, dim, items, bytes."""
+        """The galleries, sorted by name: name, model, revision, space, dim, items, bytes."""
         return self._listed("/v1/galleries", "galleries")
 
     def add(
@@ -170,14 +170,14 @@ class Client:
         *,
         space: Space | None = None,
     ) -> None:
-        """Add photos to a gallery, or replace those of the same ids; makes the gallery when there is none.
+        """Add photos to a gallery, or replace the ones with the same ids; create the gallery if it does not exist.
 
-        Many photos take several requests. When one of them fails, the photos of those before it are there.
+        Many photos take several requests. If one fails, the photos of the earlier requests have been added.
         """
         if not isinstance(images, (list, tuple)) or isinstance(ids, str):
-            raise InvalidArgument("add takes a list of ids and a list of as many images")
+            raise InvalidArgument("add takes a list of ids and a list of the same number of images")
         if len(ids) != len(images) or (metadata is not None and len(metadata) != len(images)):
-            raise InvalidArgument(f"{len(images)} images need as many ids, and as many metadata or none")
+            raise InvalidArgument(f"{len(images)} images need the same number of ids, and of metadata if given")
         path, query = _path("galleries", gallery, "items"), _given(create="true", space=space)
 
         def send(first: int, photos: list[bytes]) -> None:
@@ -188,9 +188,9 @@ class Client:
         _in_requests(images, send)
 
     def delete(self, gallery: str, ids: list[str] | None = None) -> None:
-        """Take items out of a gallery; ids that are not there are no error. Without ids, delete the gallery itself."""
+        """Delete items from a gallery; unknown ids are ignored. Without ids, delete the gallery itself."""
         if isinstance(ids, str) or not all(isinstance(one, str) for one in ids or []):
-            raise InvalidArgument("delete takes a list of ids, which are texts")
+            raise InvalidArgument("delete takes a list of ids, which are strings")
         if ids is None:
             self._send("DELETE", _path("galleries", gallery))
             return
@@ -200,7 +200,7 @@ class Client:
     def export(self, gallery: str, path: str | os.PathLike[str]) -> None:
         """Write a gallery to `path` as npz: ids, embeddings, metadata (uint8: a line of JSON per item), model, ...
 
-        An existing file is replaced at the end; after an error it is as it was.
+        An existing file is replaced at the end; an error leaves it unchanged.
         """
         source = _path("galleries", gallery, "export")
         try:
@@ -208,39 +208,40 @@ class Client:
                 self._receive(file.write, "GET", source, limit=MAX_EXPORT)
         except OSError as error:
             raise InvalidArgument(
-                f"{short(path)} cannot be written ({error.strerror or error}): give another path"
+                f"{short(path)} cannot be written ({error.strerror or error}): choose another path"
             ) from error
 
     def heads(self) -> list[dict[str, Any]]:
-        """The heads that clients have made, by name: name, labels, photos, kind, model, validation, ..."""
+        """The heads that clients have made, sorted by name: name, labels, photos, kind, model, validation, ..."""
         return self._listed("/v1/heads", "heads")
 
     def head(self, name: str) -> CustomHead:
-        """A head that a client has made, for `Model.classify` on this machine, or to `save`."""
+        """Fetch a head that a client has made, to use with `Model.classify` on this machine or to `save`."""
         return decode_head(self._send("GET", _path("heads", name, "file"), limit=MAX_HEAD_BYTES))
 
     def fit(
         self, name: str, classes: dict[str, list[Any]], *, space: Space = "student", replace: bool = False
     ) -> dict[str, Any]:
-        """Make a head from labelled images, for `classify(..., head=name)`. Returns what the service says of it.
+        """Make a head from labeled images, for `classify(..., head=name)`. Returns the service's
+        description of it.
 
-        All images are sent in one request. Those that the service cannot read are left out, and named in `skipped`.
+        All images are sent in one request. Images that the service cannot read are left out and listed in `skipped`.
         """
         output_of(space)
         path, query = _path("heads", name), {"space": space, "replace": "true" if replace else "false"}
         if not isinstance(classes, Mapping) or not all(
             isinstance(photos, (list, tuple)) for photos in classes.values()
         ):
-            raise InvalidArgument('classes must be lists of images by label: {"cat": ["a.jpg"], "dog": ["b.jpg"]}')
+            raise InvalidArgument('classes must map labels to lists of images: {"cat": ["a.jpg"], "dog": ["b.jpg"]}')
         read = {label: _base64(_each_bytes(photos, f"class {short(label)}, ")) for label, photos in classes.items()}
         return self._ask(dict[str, Any], "POST", path, params=query, repeatable=False, **_json({"classes": read}))
 
     def delete_head(self, name: str) -> None:
-        """Take a head away."""
+        """Delete a head."""
         self._send("DELETE", _path("heads", name))
 
     def models(self) -> list[dict[str, Any]]:
-        """What may be asked for, the default model first: id, revision, heads, embedding_dims, artifacts, ..."""
+        """The models that can be used, the default one first: id, revision, heads, embedding_dims, artifacts, ..."""
         return self._listed("/v1/models", "data")
 
     def _listed(self, path: str, field: str) -> list[dict[str, Any]]:
@@ -251,7 +252,7 @@ class Client:
             raise self._strange(f"{field}: {error}", path) from error
 
     def _photos(self, field: str, path: str, query: dict[str, str], images: Images) -> tuple[list[Any], bool]:
-        """A row for each photo, of the one or several requests that they take; and whether many were given."""
+        """One row per photo, over as many requests as they need; and whether many photos were given."""
         rows: list[Any] = []
         answerers = set()
 
@@ -259,7 +260,7 @@ class Client:
             answer = self._ask(_Answer, "POST", path, params=query, **_body(photos))
             answerers.add((answer.model, answer.revision, answer.dim))
             if len(answerers) > 1:
-                raise self._strange("another model or revision than for the photos before", path)
+                raise self._strange("the model or revision changed between requests", path)
             try:
                 found = answer.rows(field)
                 if len(found) != len(photos):
@@ -297,10 +298,10 @@ class Client:
         repeatable: bool = True,
         **options: Any,
     ) -> None:
-        """Hand an answer's body, at most `limit` bytes, to `write`, piece by piece.
+        """Pass an answer's body, at most `limit` bytes, to `write`, piece by piece.
 
-        A service that says that it is busy is asked again, as often as `attempts` allows; one that gave up on a request
-        only where that is `repeatable`. What has begun to be written is never asked for again.
+        A busy service is asked again, up to `attempts` times; one that gave up on a request only if the request is
+        `repeatable`. Once writing has begun, the request is not repeated.
         """
         for attempt in count(1):
             with self._asking(method, path, options) as response:
@@ -317,9 +318,9 @@ class Client:
 
     @contextmanager
     def _asking(self, method: str, path: str, options: dict[str, Any]) -> Iterator[httpx.Response]:
-        """The answer to one request, whose body has not been read yet; httpx's errors as ours."""
+        """The answer to one request, before its body is read; httpx's errors become ours."""
         if self._http.is_closed:
-            raise InvalidArgument("the client is closed: make a new one")
+            raise InvalidArgument("the client is closed: create a new one")
         try:
             with self._http.stream(method, path, **options) as response:
                 yield response
@@ -330,15 +331,15 @@ class Client:
         except httpx.HTTPError as error:
             raise ServiceFailed(
                 f"{self._name} cannot be reached ({masked(str(error)) or type(error).__name__}): check the address, "
-                "and whether the service runs"
+                "and that the service is running"
             ) from error
         except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidArgument(
-                f"the address or an option cannot be sent ({short(error, 200)}): correct it, or make it shorter"
+                f"the URL or an option is not valid in HTTP ({short(error, 200)}): correct it, or make it shorter"
             ) from error
 
     def _pieces(self, response: httpx.Response, path: str, limit: int) -> Iterator[bytes]:
-        """The body as it comes. Compressed ones are refused: nobody asked, and a few bytes may become gigabytes."""
+        """The body in pieces. A compressed body is refused: it was not requested, and may expand to gigabytes."""
         encoding = response.headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise self._strange(f"compressed: {short(encoding)}", path)
@@ -347,28 +348,28 @@ class Client:
             size += len(piece)
             if size > limit:
                 raise ServiceFailed(
-                    f"{self._name}{path} answers more than {limit / 2**20:.2g} MiB, which no LEAP Zoo service does: "
+                    f"{self._name}{path} sent more than {limit / 2**20:.2g} MiB, the most a LEAP Zoo service sends: "
                     "check the address"
                 )
             try:
                 pace.came(len(piece))
             except Again as error:
-                raise ServiceFailed(f"{self._name} answers too slowly ({error}): try again later") from error
+                raise ServiceFailed(f"{self._name} sends its answer too slowly ({error}): try again later") from error
             yield piece
 
     def _problem(self, response: httpx.Response, path: str) -> _Problem:
         try:
             return msgspec.json.decode(b"".join(self._pieces(response, path, MAX_PROBLEM)), type=_Problem)
         except (ServiceFailed, msgspec.DecodeError, UnicodeError, RecursionError):
-            return _Problem()  # a proxy's page, say: the status has to do
+            return _Problem()  # for example a proxy's error page: use the status alone
 
     def _error(self, response: httpx.Response, problem: _Problem, attempts: int) -> LeapZooError:
-        """The error that a refusal stands for; `index`: which photo of the request it is about, or None."""
+        """The exception for an error response. `index`: the photo of the request that caused it, or None."""
         status = response.status_code
         detail = _one_line(problem.detail) or f"{self._name} answers {status}: is it a LEAP Zoo service?"
         if response.is_redirect:
             place = short(response.headers.get("location"), 200)
-            detail = f"{self._name} answers that it is elsewhere: give the address {place}"
+            detail = f"{self._name} redirects to another address: use {place}"
         if problem.code in _ERRORS:
             error = _ERRORS[problem.code](detail)
         elif status >= 500:
@@ -381,13 +382,12 @@ class Client:
 
     def _strange(self, what: str, path: str) -> ServiceFailed:
         return ServiceFailed(
-            f"{self._name}{path} answers in another shape than expected ({what}): is it a LEAP Zoo service of this "
-            "version?"
+            f"{self._name}{path} sent an unexpected answer ({what}): is it a LEAP Zoo service of this version?"
         )
 
 
 class _Problem(msgspec.Struct):
-    """What a service says when it refuses; `index`: which photo of the request, from 0."""
+    """The body of an error response. `index`: the photo of the request that caused it, from 0."""
 
     code: str = "http_error"
     detail: str = ""
@@ -395,7 +395,7 @@ class _Problem(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """Who answered, and a row for each photo in the field that the route fills. Nothing in it is trusted."""
+    """Which model answered, and one row per photo in the route's own field. Nothing in it is trusted."""
 
     model: str
     revision: str
@@ -403,11 +403,11 @@ class _Answer(msgspec.Struct):
     hits: list[list[Hit]] = []
     embeddings: list[bytes] = []  # msgspec reads base64
     dim: int = 0
-    unsure: list[bool] = []  # of predictions, as distances; an older service sends neither
+    unsure: list[bool] = []  # these two belong to predictions; an older service sends neither
     distances: list[float | None] = []
 
     def rows(self, field: str) -> list[Any]:
-        """A row for each photo: Predictions, hits, or vectors (D,). Raises ValueError for what does not fit."""
+        """One row per photo: Predictions, hits, or vectors (D,). Raises ValueError for malformed rows."""
         if field == "embeddings":
             return [_vector(row, self.dim) for row in self.embeddings]
         if field == "hits":
@@ -419,19 +419,20 @@ class _Answer(msgspec.Struct):
 
 
 def _vector(row: bytes, width: int) -> npt.NDArray[np.float32]:
-    """An embedding (D,). Raises ValueError for one of another length, or that is not finite."""
+    """An embedding (D,). Raises ValueError if its length is wrong or a value is not finite."""
     if not row or len(row) != 4 * width:
         raise ValueError(f"an embedding of {len(row)} bytes for {width} numbers")
     vector = np.frombuffer(row, "<f4").astype(np.float32)
     if not np.isfinite(vector).all():
-        raise ValueError("an embedding that is not finite")
+        raise ValueError("an embedding with values that are not finite")
     return vector
 
 
 def _in_requests(images: Iterable[Any], send: Callable[[int, list[bytes]], None]) -> None:
-    """`send(number of the first photo, photos)` for each request; in halves where the service takes fewer or smaller.
+    """Call `send(number of the first photo, photos)` for each request.
 
-    Raises as `image_bytes` and `send` do; an ImageError has the number of its photo among all of them.
+    Halve a request that the service finds too large.
+    Raises as `image_bytes` and `send` do; an ImageError names the number of the photo among all of them.
     """
 
     def halves(first: int, photos: list[bytes]) -> None:
@@ -456,7 +457,7 @@ def _in_requests(images: Iterable[Any], send: Callable[[int, list[bytes]], None]
 
 
 def _each_bytes(images: Iterable[ImageSource], where: str = "") -> Iterator[bytes]:
-    """The bytes of each photo. Raises as `image_bytes` does, and says which photo it is."""
+    """The bytes of each photo. Raises as `image_bytes` does, with the photo's number."""
     for number, image in enumerate(images):
         try:
             yield image_bytes(image, LIMITS)
@@ -468,7 +469,7 @@ Thing = TypeVar("Thing")
 
 
 def _batched(things: Iterable[Thing], size: Callable[[Thing], int], most: int, total: int) -> Iterator[list[Thing]]:
-    """At most `most` things at a time, whose sizes add up to at most `total` (a larger one comes alone)."""
+    """Batches of at most `most` things whose sizes add up to at most `total` (a larger one forms its own batch)."""
     some: list[Thing] = []
     held = 0
     for one in things:
@@ -486,12 +487,12 @@ def _given(**options: object) -> dict[str, str]:
 
 
 def _path(kind: str, name: str, *rest: str) -> str:
-    """The path of a gallery or head. Another text than a name could lead to another route."""
+    """The URL path of a gallery or head. The name is validated, because other text could lead to another route."""
     try:
         return "/".join(("/v1", kind, msgspec.convert(name, Name), *rest))
     except msgspec.ValidationError as error:
         raise InvalidArgument(
-            f"{short(name)} is not a name: use 1 to 64 of A-Z a-z 0-9 _ . - and begin with neither . nor -"
+            f"{short(name)} is not a name: use 1 to 64 of A-Z a-z 0-9 _ . - and do not begin with . or -"
         ) from error
 
 
@@ -500,22 +501,22 @@ def _base64(photos: Iterable[bytes]) -> list[str]:
 
 
 def _body(photos: list[bytes]) -> dict[str, Any]:
-    """httpx's arguments for photos: one as the body itself, several as a form."""
+    """httpx's arguments for photos: a single one is the body itself, several are a form."""
     if len(photos) == 1:
         return {"content": photos[0], "headers": {"content-type": "application/octet-stream"}}
     return {"files": [("image", ("photo", photo, "application/octet-stream")) for photo in photos]}
 
 
 def _json(body: dict[str, Any]) -> dict[str, Any]:
-    """httpx's arguments for a JSON body. Raises InvalidArgument for what JSON cannot hold."""
+    """httpx's arguments for a JSON body. Raises InvalidArgument for values that JSON cannot express."""
     try:
         content = msgspec.json.encode(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidArgument(f"ids, labels and metadata must be texts and numbers ({error})") from error
+        raise InvalidArgument(f"ids, labels and metadata must be strings and numbers ({error})") from error
     return {"content": content, "headers": {"content-type": "application/json"}}
 
 
 def _one_line(text: str) -> str:
-    """A service's words, which may be anything, as a line that a terminal can be shown."""
+    """The service's message, which may contain anything, as one line that is safe to print."""
     line = plain(" ".join(text[: 2 * MAX_DETAIL].split()))
     return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 3] + "..."

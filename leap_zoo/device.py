@@ -1,4 +1,4 @@
-"""What this machine offers an inference: processors that we may really use, and instruction sets that change int8."""
+"""What this machine offers: the processors that we may actually use, and the instruction sets that affect int8."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _ISA = {
 
 
 def available_threads() -> int:
-    """Processors that this process may use: the smallest of count, affinity and cgroup quota; at least 1.
+    """The number of processors that this process may use: the minimum of count, affinity and cgroup quota; at least 1.
 
-    Runtimes size themselves by the host, so a container with two of 64 processors gets 64 threads and crawls.
+    Runtimes look at the host only. In a container with two of 64 processors they would start 64 threads and crawl.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota()
@@ -35,8 +35,8 @@ def available_threads() -> int:
 def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The CPU quota of this process's cgroup (version 2) and its parents, in processors, or None.
 
-    Inside a container the path in `proc` is often the host's and absent from the mount; the walk upwards then ends at
-    the mount's root, which is the container.
+    Inside a container, the path in `proc` is often the host's and does not exist below the mount. The walk upward then
+    ends at the mount's root, which is the container.
     """
     try:
         paths = [line.removeprefix("0::") for line in proc.read_text().splitlines() if line.startswith("0::")]
@@ -54,7 +54,7 @@ def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sy
 
 @lru_cache(maxsize=1)
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets of this CPU that matter here, e.g. ("avx2", "avx512", "vnni"); empty when unknown."""
+    """This CPU's instruction sets that affect results, e.g. ("avx2", "avx512", "vnni"); empty if unknown."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return ("dotprod", "neon")
     flags: set[str] = set()
@@ -67,7 +67,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def int8_saturates() -> bool:
-    """Whether sums of 8-bit products overflow in the runtimes' int8 kernels here: no VNNI, no ARM dot products."""
+    """Whether the runtimes' int8 kernels can overflow on this CPU: it has neither VNNI nor ARM dot products."""
     return not {"vnni", "dotprod"} & set(instruction_sets())
 
 

@@ -1,7 +1,7 @@
-"""`card.json` and `index.json` as files: bounded before they are parsed, checked by the schema, written atomically.
+"""Read and write `card.json` and `index.json`: bounded in size, checked against the schema, written atomically.
 
-Reading and writing go through the same validation, so what was written can be read; an unknown key is refused by an
-error that names the nearest known one.
+Reading and writing use the same validation, so every file that is written can be read. The error for an unknown key
+names the nearest known one.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def read_index(path: str | os.PathLike[str]) -> Index:
 
 
 def write_card(path: str | os.PathLike[str], card: ModelCard) -> bytes:
-    """Write a card.json (atomically) and return its bytes. Raises InvalidCard when it could not be read back."""
+    """Write a card.json (atomically) and return its bytes. Raises InvalidCard if it could not be read back."""
     return _write(Path(path), card, ModelCard)
 
 
 def write_index(path: str | os.PathLike[str], index: Index) -> bytes:
-    """Write an index.json (atomically) and return its bytes. Raises InvalidCard when it could not be read back."""
+    """Write an index.json (atomically) and return its bytes. Raises InvalidCard if it could not be read back."""
     return _write(Path(path), index, Index)
 
 
 def index_entry(card: ModelCard, data: bytes) -> IndexEntry:
-    """What an index says about `card`, whose card.json has the bytes `data` (as `write_card` returned them)."""
+    """The index entry for `card`, whose card.json has the bytes `data` (as returned by `write_card`)."""
     return IndexEntry(
         id=card.id,
         revision=card.revision,
@@ -82,7 +82,7 @@ def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
 
 
 def _check_schema(data: bytes, where: str) -> None:
-    """A newer schema is not a broken card: say so before complaining about keys that we cannot know."""
+    """Refuse a newer schema first: its unknown keys are not a mistake in the card."""
     version = msgspec.json.decode(data, type=_Version).schema
     if version > SCHEMA:
         raise InvalidCard(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
@@ -93,7 +93,7 @@ class _Version(msgspec.Struct):
 
 
 def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
-    # What is written is the parsed document: 1 and 1.0 in a float field give the same bytes, hence the same sha256.
+    # Write the parsed document, so that 1 and 1.0 in a float field give the same bytes and the same sha256.
     canonical = _parse(msgspec.json.encode(document), kind, path.name)
     data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
     with atomic_file(path) as file:
@@ -105,7 +105,7 @@ _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `\$(?P<path>.
 
 
 def explain(message: str, kind: type[msgspec.Struct]) -> str:
-    """msgspec's message, with the nearest known key when a key is unknown."""
+    """msgspec's message; for an unknown key, with the nearest known one."""
     found = _UNKNOWN_FIELD.search(message)
     if found is None:
         return message

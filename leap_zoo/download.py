@@ -1,8 +1,8 @@
-"""Zoos on servers and hubs, and downloads that resume. Nothing that a server answers is trusted.
+"""Zoos on servers and hubs, and downloads that resume. Nothing that a server sends is trusted.
 
-Sizes are bounded, content is checked, nothing is decompressed. Redirects stay on http and https and do not leave https.
-A download goes on where it stopped, also after a kill or a power cut, from any server: the file's sha256 decides in the
-end, and a download that went on wrongly starts over.
+Sizes are bounded, content is checked, nothing is decompressed. Redirects stay on http and https, and never leave https.
+A download resumes where it stopped, even after a kill or a power cut, from any server. The file's sha256 decides in the
+end: if the resumed parts do not match, the download starts over.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _Answer = TypeVar("_Answer")
 
 @contextlib.contextmanager
 def open_zoo(location: str | os.PathLike[str]) -> Iterator[Zoo]:
-    """The zoo, or the one model, at a folder, a file://, http(s):// or hf://OWNER/NAME URL, for the block.
+    """Open a zoo or a single model for a `with` block: a folder, or a file://, http(s):// or hf://OWNER/NAME URL.
 
-    Raises InvalidArgument; DownloadFailed for a server when LEAP_ZOO_OFFLINE is 1.
+    Raises InvalidArgument; DownloadFailed for a server if LEAP_ZOO_OFFLINE is 1.
     """
     place = zoo_location(location, "--from")
     if isinstance(place, Path):
@@ -73,9 +73,10 @@ def open_zoo(location: str | os.PathLike[str]) -> Iterator[Zoo]:
 
 
 def download(zoo: Zoo, card: ModelCard, file: File, cache: Cache, progress: Progress) -> bool:
-    """Bring a file of `zoo` into `cache`, checked; False when it was there already. One process does so at a time.
+    """Fetch a file of `zoo` into `cache` and check it; False if it was there already. One process fetches it at a time.
 
-    What has come is kept for later unless it is corrupt. Raises ArtifactCorrupt, DownloadFailed, CacheUnusable.
+    An interrupted download is kept for later unless it is corrupt. Raises ArtifactCorrupt, DownloadFailed,
+    CacheUnusable.
     """
     with contextlib.ExitStack() as stack:
         with cache.usable():
@@ -91,7 +92,7 @@ def download(zoo: Zoo, card: ModelCard, file: File, cache: Cache, progress: Prog
             except ArtifactCorrupt:
                 if not partial.resumed:
                     raise
-                partial.begin()  # the bytes that were there may be of another version, or damaged
+                partial.begin()  # the bytes from before may belong to another version, or be damaged
                 _fetch(zoo, card, partial)
                 partial.finish()
         except ArtifactCorrupt:
@@ -111,9 +112,9 @@ def _fetch(zoo: Zoo, card: ModelCard, partial: Partial) -> None:
 
 
 class Partial:
-    """The first `size` bytes of a file, in the cache; an earlier process may have left them there.
+    """The first `size` bytes of a file, in the cache, perhaps from an earlier process.
 
-    `resumed`: they come from more than one answer, and may not belong together.
+    `resumed`: they come from more than one response, and may not belong together.
     """
 
     def __init__(self, cache: Cache, file: File, progress: Progress) -> None:
@@ -129,14 +130,17 @@ class Partial:
         self.resumed = self.size > 0
 
     def begin(self) -> None:
-        """From the first byte. Raises CacheUnusable."""
+        """Start over at the first byte. Raises CacheUnusable."""
         with self._cache.usable():
             self._open.truncate(0)
         self._progress.step(-self.size)
         self.size, self.resumed = 0, False
 
     def append(self, chunk: bytes) -> None:
-        """The next bytes. Raises ArtifactCorrupt when they are more than there should be, CacheUnusable."""
+        """Append the next bytes.
+
+        Raises CacheUnusable; ArtifactCorrupt if the file becomes larger than its card says.
+        """
         if self.size + len(chunk) > self.file.bytes:
             raise ArtifactCorrupt(
                 f"{short(self.file.file)} is larger than the {self.file.bytes} bytes of its card: refused"
@@ -149,20 +153,20 @@ class Partial:
         self._progress.step(len(chunk))
 
     def finish(self) -> None:
-        """Check it, and move it to the cache's blobs. Raises ArtifactCorrupt, CacheUnusable."""
+        """Check the file, and move it to the cache's blobs. Raises ArtifactCorrupt, CacheUnusable."""
         with self._cache.usable():
             os.fsync(self._open.fileno())
             self._open.seek(0)
             found = hashlib.file_digest(self._open, "sha256").hexdigest()
         if found != self.file.sha256:
-            fix = "ask whoever runs the zoo to publish it again"
+            fix = "ask the zoo's owner to publish it again"
             raise ArtifactCorrupt(differs(self.file.file, self.file.sha256, found, fix))
         with self._cache.usable():
             self._open.close()
             os.replace(self._path, self._cache.blob(found))
 
     def close(self, *, keep: bool) -> None:
-        """Close it; what cannot be resumed is removed."""
+        """Close the file; remove it if it cannot be resumed."""
         self._open.close()
         if not keep or self.size == 0:
             with contextlib.suppress(OSError):
@@ -170,10 +174,10 @@ class Partial:
 
 
 class HttpZoo(Zoo):
-    """A zoo, or one model, at a URL. Proxies are those of the environment."""
+    """A zoo, or a single model, at a URL. Proxies come from the environment."""
 
-    advice = "pull again, or ask whoever runs the zoo"
-    refusal = "check the URL, or ask whoever runs the zoo"  # what to do about an answer that is none
+    advice = "pull again, or ask the zoo's owner"
+    refusal = "check the URL, or ask the zoo's owner"  # advice after an error response
 
     def __init__(self, url: str) -> None:
         import httpx
@@ -182,14 +186,14 @@ class HttpZoo(Zoo):
 
         self.name = masked(url)
         self._url, login = split_login(httpx.URL(url))
-        self._login: _Login | None = login  # which is not for other servers
+        self._login: _Login | None = login  # not sent to other servers
         self._patience = PATIENCE
-        self._reached = False  # a server that never answered is a wrong URL, not a bad moment
+        self._reached = False  # if the server never answered, the URL is probably wrong: do not retry
         self._heard = time.monotonic()
         self._client = open_http(timeout=httpx.Timeout(self._patience.silence, connect=self._patience.connect))
 
     def index(self) -> Index:
-        """See `Zoo`; where there is no index.json, card.json says what model it is."""
+        """See `Zoo`; without an index.json, card.json says which model this is."""
         with contextlib.suppress(InvalidArgument):
             return super().index()
         self.lone = True
@@ -204,22 +208,22 @@ class HttpZoo(Zoo):
         return self._retry(path, lambda: self._read(path, limit, optional))
 
     def fetch(self, card: ModelCard, partial: Partial) -> None:
-        """Append what `partial` lacks. Raises DownloadFailed, ArtifactCorrupt, CacheUnusable."""
+        """Append what `partial` is missing. Raises DownloadFailed, ArtifactCorrupt, CacheUnusable."""
         path = self.where(card.id, partial.file.file, partial.file.sha256)
         while partial.size < partial.file.bytes:
             self._retry(path, lambda: self._receive(path, partial), lambda: partial.size)
 
     def what(self, path: str) -> str:
-        """A file, for messages."""
+        """A file's name for messages."""
         return f"{self.name}/{path}"
 
     def _without(self, name: str, reason: str | None) -> str:
-        return f"{short(self.name)} is not a zoo, it has neither index.json nor card.json: check --from or LEAP_ZOO_URL"
+        return f"{short(self.name)} is not a zoo (no index.json and no card.json there): check --from or LEAP_ZOO_URL"
 
     def _retry(self, path: str, once: Callable[[], _Answer], reached: Callable[[], int] = lambda: 0) -> _Answer:
-        """The answer of `once`, tried again while that makes sense. Raises DownloadFailed.
+        """Call `once`, again as long as that makes sense, and return its result. Raises DownloadFailed.
 
-        reached: bytes so far. A try that got clearly further than all before does not count, and a file has an end.
+        reached: bytes so far. An attempt that got clearly further than all before does not count as a failure.
         """
         patience, failures, furthest = self._patience, 0, 0
         self._heard = time.monotonic()
@@ -230,10 +234,10 @@ class HttpZoo(Zoo):
                 failures += 1
                 if reached() >= furthest + patience.least:
                     furthest, failures = reached(), 1
-                kept = ", what has come so far is kept" if reached() else ""
+                kept = "; the part that arrived is kept" if reached() else ""
                 silent = time.monotonic() - self._heard
                 if silent >= patience.give_up:
-                    reason = f"no byte came for {silent:.0f} s ({error})"
+                    reason = f"no data for {silent:.0f} s ({error})"
                     raise DownloadFailed(f"{self.what(path)}: {reason}: try again later{kept}") from error
                 if failures >= patience.attempts:
                     reason = f"{error}, {failures} times"
@@ -241,7 +245,7 @@ class HttpZoo(Zoo):
                 wait = patience.back_off * 2 ** (failures - 1) * random.uniform(0.5, 1)
                 pause = min(max(wait, error.after or 0), patience.longest)
                 time.sleep(pause)
-                self._heard += pause  # a wait of ours is no silence of the server's
+                self._heard += pause  # our own wait does not count as the server's silence
 
     def _read(self, path: str, limit: int, optional: bool) -> bytes:
         with self._get(path) as response:
@@ -256,15 +260,17 @@ class HttpZoo(Zoo):
             return bytes(data)
 
     def _receive(self, path: str, partial: Partial) -> None:
-        """One request. It may end without the whole file, to be asked again."""
+        """One request. It may end before the file is complete; then it is repeated."""
         start, size = partial.size, partial.file.bytes
         with self._get(path, {"Range": f"bytes={start}-"} if start else None) as response:
             if response.status_code in _ABSENT:
-                raise ArtifactCorrupt(f"{self.what(path)} is listed by its card, but it is not there: refused")
+                raise ArtifactCorrupt(
+                    f"{self.what(path)} is listed in its card, but the server does not have it: refused"
+                )
             going_on = start > 0 and _continues(response, start, size)
             not_ours = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             if start and not going_on and response.status_code in not_ours:
-                return partial.begin()  # the next request is for the whole file
+                return partial.begin()  # request the whole file next
             self._check(response, path, HTTPStatus.PARTIAL_CONTENT if going_on else HTTPStatus.OK)
             if not going_on:
                 partial.begin()
@@ -286,7 +292,10 @@ class HttpZoo(Zoo):
 
     @contextlib.contextmanager
     def _get(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
-        """The answer, after redirects, its body unread. Raises Again and DownloadFailed, also while it is read."""
+        """The response after redirects, with its body unread.
+
+        Raises Again and DownloadFailed, also inside the block.
+        """
         import httpx
 
         what = self.what(path)
@@ -305,7 +314,7 @@ class HttpZoo(Zoo):
                         yield response
                         return
                     url = _redirected(response, what)
-            raise DownloadFailed(f"{what}: more than {MAX_REDIRECTS} redirects: give the URL where the zoo is")
+            raise DownloadFailed(f"{what}: more than {MAX_REDIRECTS} redirects: give the zoo's final URL")
         except httpx.ConnectError as error:
             if self._reached:
                 raise Again(_reason(error)) from error
@@ -316,12 +325,12 @@ class HttpZoo(Zoo):
             raise DownloadFailed(f"{what}: {_reason(error)}: check the URL and the proxy") from error
 
     def _check(self, response: httpx.Response, path: str, expected: HTTPStatus) -> None:
-        """Raises DownloadFailed for another status, ArtifactCorrupt for a body that would have to be unpacked."""
+        """Raises DownloadFailed for an error status, ArtifactCorrupt for a compressed body."""
         if response.status_code != expected:
             raise DownloadFailed(f"{self.what(path)}: the server answers {_status(response)}: {self.refusal}")
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise ArtifactCorrupt(f"{self.what(path)} comes as {short(encoding, 24)}, which was not asked for: refused")
+            raise ArtifactCorrupt(f"{self.what(path)} comes as {short(encoding, 24)}, which was not requested: refused")
 
 
 class HubZoo(HttpZoo):
@@ -349,7 +358,7 @@ def _bear(token: str, request: httpx.Request) -> httpx.Request:
 
 
 def _continues(response: httpx.Response, start: int, size: int) -> bool:
-    """Whether the answer is the rest of a file of that size."""
+    """Whether the response is the rest of a file of that size."""
     found = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
     if response.status_code != HTTPStatus.PARTIAL_CONTENT or found is None:
         return False
@@ -358,7 +367,7 @@ def _continues(response: httpx.Response, start: int, size: int) -> bool:
 
 def _redirected(response: httpx.Response, what: str) -> httpx.URL:
     url = response.url.join(response.headers["location"])
-    where = short(f"{url.scheme}://{url.host}")  # the rest may hold a token
+    where = short(f"{url.scheme}://{url.host}")  # the rest may contain a token
     if url.scheme not in ("http", "https") or not url.host:
         raise DownloadFailed(f"{what} redirects to {where}, which is not on the web: refused")
     if response.url.scheme == "https" and url.scheme != "https":
@@ -367,7 +376,7 @@ def _redirected(response: httpx.Response, what: str) -> httpx.URL:
 
 
 def _status(response: httpx.Response) -> str:
-    """The code and our own word for it; the server's may be anything."""
+    """The status code and its standard phrase; the server's own phrase could be anything."""
     try:
         return f"{response.status_code} {HTTPStatus(response.status_code).phrase}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""The embeddings of a folder of photos, and the npz files that keep them."""
+"""Embeddings of a folder of photos, and the npz files that store them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from leap_zoo.progress import Progress
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """`vectors` float32 (N, D), L2-normalised, one row per photo of `photos` (N); which model and space they are of.
+    """`vectors` float32 (N, D), L2-normalized, one row per photo of `photos` (N), with their model and space.
 
-    bad: the photos and folders that could not be read, and why. skipped: how many files and folders were left out, by
-    reason, as in `leap_zoo.folders.Found`. metadata: of each photo (N), where a gallery was exported; else None.
+    bad: photos and folders that could not be read, and why. skipped: the number of files and folders left out, by
+    reason, as in `leap_zoo.folders.Found`. metadata: one per photo (N) if they come from a gallery; else None.
     """
 
     photos: list[str]
@@ -40,9 +40,9 @@ class Embeddings:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write FILE.npz, atomically, without `bad`, `metadata` and `skipped`. Raises InvalidArgument.
+        """Write FILE.npz atomically, without `bad`, `metadata` and `skipped`. Raises InvalidArgument.
 
-        It holds `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
+        It contains `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
         """
         target = check_suffix(path)
         texts = {name: np.array(getattr(self, name), np.str_) for name in ("photos", "model", "revision", "space")}
@@ -50,33 +50,35 @@ class Embeddings:
             with atomic_file(target) as file:
                 np.savez(file, allow_pickle=False, embeddings=self.vectors, **texts)
         except OSError as error:
-            raise InvalidArgument(f"{short(target)} cannot be written ({error.strerror}): choose another") from error
+            raise InvalidArgument(
+                f"{short(target)} cannot be written ({error.strerror}): choose another path"
+            ) from error
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
-        """Read an npz file: of `save`, or a gallery that a service exported, whose ids become `photos`.
+        """Read an npz file: from `save`, or a gallery exported by a service, whose ids become `photos`.
 
-        Nothing is unpickled or unpacked, so no more is read than the file holds. Raises InvalidArgument when the file
-        cannot be read, was compressed, or breaks what this class promises.
+        Nothing is unpickled or decompressed, so no more is read than the file's size. Raises InvalidArgument if the
+        file cannot be read, is compressed, or does not satisfy what this class promises.
         """
         try:
             with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise ValueError("it is compressed, which leap-zoo does not do")
+                    raise ValueError("it is compressed, and leap-zoo does not decompress files")
                 with np.load(file, allow_pickle=False) as arrays:
                     return cls._checked(arrays)
         except OSError as error:
             raise InvalidArgument(f"cannot read {short(path)} ({error.strerror or error}): check the path") from error
-        except Exception as error:  # numpy lets through what its parsers raise
+        except Exception as error:  # numpy passes on whatever its parsers raise
             raise InvalidArgument(
-                f"{short(path)} is not a file of embeddings ({short(error)}): give an npz file that `leap-zoo embed` "
+                f"{short(path)} is not an embeddings file ({short(error)}): give an npz file that `leap-zoo embed` "
                 "wrote, or the export of a gallery"
             ) from error
 
     @classmethod
     def _checked(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Embeddings:
-        """From what a file holds. Raises ValueError, KeyError."""
+        """Embeddings from the arrays of a file. Raises ValueError, KeyError."""
         model, revision, space = (arrays[name] for name in ("model", "revision", "space"))
         photos, vectors = arrays["ids" if "ids" in arrays else "photos"], arrays["embeddings"]
         if vectors.dtype != np.float32 or vectors.ndim != 2 or not vectors.shape[1]:
@@ -84,24 +86,24 @@ class Embeddings:
         if photos.dtype.kind != "U" or photos.shape != vectors.shape[:1]:
             raise ValueError(f"photos are {photos.dtype} {photos.shape}, not text ({len(vectors)},)")
         if any(one.dtype.kind != "U" or one.ndim for one in (model, revision, space)) or str(space) not in SPACES:
-            raise ValueError("model, revision and space are not texts, or the space is unknown")
+            raise ValueError("model, revision or space is not a string, or the space is unknown")
         if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3).all():
             raise ValueError("an embedding does not have length 1")
         metadata = None
         if "metadata" in arrays:
             metadata = msgspec.json.Decoder(dict[str, Value]).decode_lines(arrays["metadata"].tobytes())
             if len(metadata) != len(vectors):
-                raise ValueError(f"there are metadata of {len(metadata)} photos, not of {len(vectors)}")
+                raise ValueError(f"there is metadata for {len(metadata)} photos, not for {len(vectors)}")
         return cls(photos.tolist(), vectors, str(model), str(revision), str(space), metadata=metadata)
 
 
 def embed_folder(
     model: Model, folder: str | os.PathLike[str], *, space: Space = "student", progress: bool = False
 ) -> Embeddings:
-    """Embed every photo below a folder. progress: draw a bar on stderr, when that is a terminal.
+    """Embed every photo below a folder. progress: draw a bar on stderr if it is a terminal.
 
-    What cannot be read, photo or folder, is left out and listed in `bad`; `skipped` counts what was left out, and why.
-    Raises InvalidArgument when there is no photo at all.
+    Photos and folders that cannot be read are left out and listed in `bad`; `skipped` counts what was left out, by
+    reason. Raises InvalidArgument if the folder contains no photos.
     """
     output_of(space)
     if not os.path.isdir(check_path(folder)):
@@ -112,7 +114,7 @@ def embed_folder(
 
 
 def embed_found(model: Model, found: Found, space: Space, sources: Iterable[ImageSource], done: Done) -> Embeddings:
-    """Embed the photos of `found`, whose contents are `sources`. done: as of `leap_zoo.folders.readable`."""
+    """Embed the photos of `found`, read from `sources`. done: as in `leap_zoo.folders.readable`."""
     card, photos = model.card, found.photos
     vectors = np.empty((len(photos), getattr(card.embedding_dims, space)), np.float32)
     names: list[str] = []
@@ -123,10 +125,10 @@ def embed_found(model: Model, found: Found, space: Space, sources: Iterable[Imag
 
 
 def check_suffix(path: str | os.PathLike[str]) -> Path:
-    """The path, when an npz file can be written there: before an hour's work, not after. Raises InvalidArgument."""
+    """The path, if an npz file can be written there; checked before the work begins. Raises InvalidArgument."""
     target = check_path(path)
     if target.suffix != ".npz":
-        raise InvalidArgument(f"{short(target)}: embeddings are kept in an npz file: give FILE.npz")
+        raise InvalidArgument(f"{short(target)} is not an npz file, and embeddings are written as one: give FILE.npz")
     if not target.absolute().parent.is_dir():
-        raise InvalidArgument(f"{short(target)}: its folder does not exist: create it first")
+        raise InvalidArgument(f"{short(target)} is in a folder that does not exist: create it first")
     return target

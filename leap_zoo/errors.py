@@ -1,7 +1,7 @@
-"""Every error a user can cause. One family, and every message says how to fix it.
+"""Every error a user can cause. They form one family, and every message says how to fix the problem.
 
-`except leap_zoo.LeapZooError` catches them all; `ImageError` catches what is wrong with a photo. The HTTP status each
-image error deserves is written beside it, so that the service and the library cannot disagree.
+`except leap_zoo.LeapZooError` catches them all; `except leap_zoo.ImageError` catches problems with a photo. Each image
+error carries its HTTP status, so that the service and the library cannot disagree.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from unicodedata import category
 
 
 class LeapZooError(Exception):
-    """The family: anything that a user, a photo, a card or a file can get wrong.
+    """The base class: any error caused by arguments, photos, cards or files.
 
-    Its text is one line without escape sequences and passwords, whatever the names in it.
+    Its text is one line. Escape sequences in names are escaped, and passwords in URLs are masked.
     """
 
     def __str__(self) -> str:
@@ -31,51 +31,51 @@ class ImageError(LeapZooError):
 
 
 class NotAnImage(ImageError):
-    """The bytes are not a photo in a format that we read."""
+    """The bytes are not a photo in a supported format."""
 
     status = 415
 
 
 class UndecodableImage(ImageError):
-    """The bytes begin like a photo but cannot be decoded: truncated or broken."""
+    """The bytes start like a photo but cannot be decoded: truncated or damaged."""
 
     status = 400
 
 
 class ImageTooLarge(ImageError):
-    """Too many bytes, or too many pixels by its header. Nothing was decoded."""
+    """Too many bytes, or too many pixels according to the header. Nothing was decoded."""
 
     status = 413
 
 
 class UnreadableFile(ImageError):
-    """The path of a photo leads to no readable regular file."""
+    """The path of a photo does not lead to a readable regular file."""
 
     status = 400
 
 
 class UnknownModel(LeapZooError):
-    """No zoo that was looked in lists this model."""
+    """None of the zoos that were searched lists this model."""
 
 
 class UnknownHead(LeapZooError):
-    """The model has no classification head of this name."""
+    """The model has no classification head with this name."""
 
 
 class UnknownSpace(LeapZooError):
-    """Embeddings live in the `student` or the `teacher` space, nowhere else."""
+    """An embedding space is neither `student` nor `teacher`."""
 
 
 class InvalidArgument(LeapZooError):
-    """An argument or an environment variable has a wrong type, shape or range."""
+    """An argument or an environment variable has the wrong type, shape or range."""
 
 
 class InvalidCard(LeapZooError):
-    """A card.json or index.json breaks the schema, or disagrees with the file that it describes."""
+    """A card.json or index.json violates the schema, or contradicts the file that it describes."""
 
 
 class InvalidHead(LeapZooError):
-    """A file of a head of your own is broken, or the head was fitted for another model."""
+    """A head file is damaged, or the head was fitted for another model."""
 
 
 class ArtifactCorrupt(LeapZooError):
@@ -83,31 +83,31 @@ class ArtifactCorrupt(LeapZooError):
 
 
 class ArtifactRefused(LeapZooError):
-    """The file is the published one, but this runtime cannot load or run it."""
+    """The file is intact, but this runtime cannot load or run it."""
 
 
 class NotPulled(LeapZooError):
-    """The model was pulled, but not this file of it."""
+    """The model was pulled, but this file of it was not."""
 
 
 class DownloadFailed(LeapZooError):
-    """A zoo's server cannot be reached, gives up, or answers what cannot be trusted."""
+    """A zoo's server cannot be reached, keeps failing, or sends something that cannot be trusted."""
 
 
 class CacheUnusable(LeapZooError):
-    """Pulled files cannot be kept: the disk is full, or LEAP_ZOO_HOME cannot be written."""
+    """Pulled files cannot be stored: the disk is full, or LEAP_ZOO_HOME is not writable."""
 
 
 class NotSigned(LeapZooError):
-    """A model has no signature, or none of the key that was asked for on the card that it has."""
+    """A model has no signature, or its signature does not match the given key and the card."""
 
 
 class InvalidGallery(LeapZooError):
-    """A gallery is missing, damaged, or holds embeddings of another model, revision or space."""
+    """A gallery is missing or damaged, or contains embeddings from another model, revision or space."""
 
 
 class ServiceRefused(LeapZooError):
-    """A service refuses what a client asks for; `status` and `code` are those of its answer, the text is its own."""
+    """A service rejected a request. `status` and `code` are those of its answer; the text is the service's."""
 
     def __init__(self, message: str, status: int = 400, code: str = "http_error") -> None:
         super().__init__(message)
@@ -116,7 +116,7 @@ class ServiceRefused(LeapZooError):
 
 
 class ServiceFailed(LeapZooError):
-    """A service cannot be reached, stays busy, fails, or answers what cannot be understood."""
+    """A service cannot be reached, stays busy, fails, or sends an invalid answer."""
 
 
 class MissingExtra(LeapZooError):
@@ -124,7 +124,9 @@ class MissingExtra(LeapZooError):
 
 
 def whole_number(value: Any, what: str, least: int = 1, most: int | None = None) -> int:
-    """The whole number, also NumPy's, from `least` to `most`. Raises InvalidArgument for others, True and 1.0 too."""
+    """`value` as an int, if it is a whole number (Python's or NumPy's) from `least` to `most`; True and 1.0 are not.
+
+    Raises InvalidArgument."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -136,10 +138,10 @@ def whole_number(value: Any, what: str, least: int = 1, most: int | None = None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name and all of them, at most twelve.
+    """The end of an error message: the nearest known name, and the known names (at most twelve).
 
-    Of equally near ones the first of `known` is taken, so a default should come first.
-    Returns for example `; did you mean 'leap-nano'? Known: leap-micro, leap-nano`, or "" when nothing is known.
+    If several are equally near, the first in `known` is taken, so a default should come first.
+    Returns for example `; did you mean 'leap-nano'? Known: leap-micro, leap-nano`, or "" if `known` is empty.
     """
     names = list(dict.fromkeys(known))
     if not names:
@@ -151,7 +153,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _closest(name: str, known: list[str]) -> str | None:
-    """The shortest that begins with `name`, else the shortest that contains it, else the one that is spelt alike."""
+    """The shortest that begins with `name`, else the shortest that contains it, else the most similarly spelled."""
     name, lower = name.lower(), {one: one.lower() for one in known}
     longer = [one for one in known if name in lower[one]] if len(name) > 2 else []
     if longer:
@@ -167,19 +169,19 @@ _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")
 def short(text: object, limit: int = 80) -> str:
     """A user's string for an error message: quoted, on one line, at most `limit` characters, without passwords.
 
-    What is longer lacks its middle: of a path the end says most.
+    A longer one is cut in the middle, because the end of a path says the most.
     """
     quoted = repr(masked(str(text)))
     return quoted if len(quoted) <= limit else f"{quoted[: limit // 3 - 3]}...{quoted[-(limit - limit // 3) :]}"
 
 
 def masked(text: str) -> str:
-    """`text` without the users and passwords of the URLs in it: `http://me:secret@host` -> `http://***@host`."""
+    """`text` with the logins in its URLs masked: `http://me:secret@host` -> `http://***@host`."""
     return _LOGIN.sub("***@", text)
 
 
 def plain(text: object) -> str:
-    """`text` as one line that does nothing to a terminal: `\\x1b` for an escape, `\\n` for a line break."""
+    """`text` as one line that is safe to print on a terminal: `\\x1b` for an escape, `\\n` for a line break."""
     line = str(text)
     if line.isprintable():
         return line

@@ -1,4 +1,4 @@
-"""Files: read where they are regular files, written whole or not at all."""
+"""Read regular files only; write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ AnyPath = str | os.PathLike[str]
 _PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN  # a blocking open of a FIFO waits for a writer
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
-_MAX_LINKS = 40  # as Linux follows
+_MAX_LINKS = 40  # Linux's limit
 
 
 def check_path(path: AnyPath) -> Path:
-    """The path. Raises InvalidArgument for other types (`open(5)` would take the caller's file descriptor 5)."""
+    """`path` as a Path.
+
+    Raises InvalidArgument for other types (`open(5)` would open the caller's file descriptor 5).
+    """
     if not isinstance(path, (str, os.PathLike)):
-        raise InvalidArgument(f"a path is a str or a Path, not {type(path).__name__}: give its name")
+        raise InvalidArgument(f"a path must be a str or a Path, not {type(path).__name__}: pass the file's name")
     try:
         name = os.fspath(path)
     except TypeError as error:
-        raise InvalidArgument(f"this {type(path).__name__} gives no path ({error}): give a str or a Path") from error
+        raise InvalidArgument(
+            f"this {type(path).__name__} does not give a path ({error}): pass a str or a Path"
+        ) from error
     if not isinstance(name, str):
-        raise InvalidArgument("a path of bytes is not supported: decode it with os.fsdecode")
+        raise InvalidArgument("bytes are not supported as a path: decode them with os.fsdecode")
     return path if isinstance(path, Path) else Path(name)
 
 
 @contextmanager
 def open_regular(path: AnyPath) -> Iterator[BinaryIO]:
-    """`with open_regular(path) as file:` read. Links are followed.
+    """Open a regular file for reading: `with open_regular(path) as file:`. Links are followed.
 
-    Raises OSError, also for a folder, a pipe or a device; InvalidArgument for what is neither str nor Path.
+    Raises OSError, also for a folder, a pipe or a device; InvalidArgument for anything but a str or a Path.
     """
     try:
         descriptor = os.open(check_path(path), _READ)
@@ -54,9 +59,9 @@ def open_regular(path: AnyPath) -> Iterator[BinaryIO]:
 
 
 def read_regular(path: AnyPath, limit: int) -> bytes:
-    """The bytes of a regular file: at most `limit` + 1, so that the caller sees that a file is too large.
+    """The bytes of a regular file: at most `limit` + 1, so that the caller can tell that a file is too large.
 
-    Memory is taken for what the file holds, not for `limit`. Raises as `open_regular` does.
+    Allocates memory for the file's size, not for `limit`. Raises as `open_regular` does.
     """
     with open_regular(path) as file:
         return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
@@ -64,10 +69,10 @@ def read_regular(path: AnyPath, limit: int) -> bytes:
 
 @contextmanager
 def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
-    """`with atomic_file(path) as file:` write; at the end `path` is replaced. After an error it is as it was.
+    """Write a file: `with atomic_file(path) as file:`. `path` is replaced at the end; an error leaves it unchanged.
 
-    A link stays, and the file that it leads to is replaced. The file keeps its permissions; a new one has those of the
-    umask. A device or a pipe (`/dev/stdout`) cannot be replaced: it is written to as the bytes come.
+    For a link, the file that it points to is replaced. An existing file keeps its permissions; a new one gets the
+    umask's. A device or a pipe (`/dev/stdout`) cannot be replaced, so it is written directly.
     Raises OSError, InvalidArgument.
     """
     try:
@@ -79,8 +84,10 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
         with open(path, "wb") as file:
             yield file
         return
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short: `target` may have as long a name as can be
-    # What replaces a private file is private from its first byte on.
+    temporary = (
+        target.parent / f".{secrets.token_hex(8)}.tmp"
+    )  # short: `target` may already have the longest possible name
+    # The replacement of a private file is private from its first byte.
     descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
     try:
         with open(descriptor, "wb") as file:
@@ -97,7 +104,7 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
 
 
 def _follow(path: Path) -> Path | None:
-    """Where the links of `path` lead; None for an open file of a process, whose name may not be its own any more."""
+    """The file that the links of `path` lead to; None for an open file in /proc/.../fd, whose name may be stale."""
     for _ in range(_MAX_LINKS):
         if os.path.realpath(path.parent).startswith(("/proc/", "/dev/fd")):
             return None
@@ -115,8 +122,8 @@ def _mode(path: Path) -> int | None:
 
 
 def sync_folder(folder: AnyPath) -> None:
-    """Make durable which files and folders `folder` holds, as the files' own flush does not. Raises OSError."""
-    if os.name == "nt":  # which refuses to open folders, and needs no such call
+    """Flush the entries of `folder` to disk, which flushing the files does not do. Raises OSError."""
+    if os.name == "nt":  # Windows cannot open folders, and does not need this
         return
     descriptor = os.open(folder, os.O_RDONLY | _PLAIN)
     try:

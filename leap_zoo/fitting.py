@@ -1,7 +1,7 @@
-"""`fit`: photos of your own classes -> a head in closed form, with how good and how sure it is.
+"""`fit`: photos of your own classes -> a head in closed form, with its accuracy and calibration.
 
-One kind serves any number of photos: linear discriminant analysis with a shrunk covariance. With one photo per class it
-says the class of the nearest photo; with 1 to 20 it is as accurate as a logistic regression (results/fit.csv).
+One method serves any number of photos: linear discriminant analysis with a shrunk covariance. With one photo per class
+it picks the nearest photo's class; with 1 to 20 it is as accurate as a logistic regression (results/fit.csv).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from leap_zoo.preprocess import ImageSource, read_photo
 from leap_zoo.progress import Progress
 
 SHRINKAGE = 0.6
-FEW = 1000  # photos, up to which there are 10 folds, beyond 5: fewer photos aside is nearer to the real head
-SCALE_ALONE = 12.0  # where no photo can be put aside: rather too doubtful for one photo per class
-ALONE = "the nearest photo, as no class has two; not cross-validated"
+FEW = 1000  # up to this many photos 10 folds, above it 5: smaller folds are closer to the final head
+SCALE_ALONE = 12.0  # if no photo can be held out: errs on the side of doubt for one photo per class
+ALONE = "nearest photo (one per class); not cross-validated"
 _SCALES = np.geomspace(0.5, 200, 60)
 
 LabelledPhotos = str | os.PathLike[str] | Mapping[str, Sequence[ImageSource]]
@@ -36,7 +36,7 @@ Labels = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class ClassReport:
-    """How many photos a class had, and of those that were put aside once, how many were recognised."""
+    """A class's number of photos, and how many of its held-out photos were recognized."""
 
     label: str
     photos: int
@@ -46,7 +46,7 @@ class ClassReport:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`count` photos of class `label` were taken for `taken_for`."""
+    """`count` photos of class `label` were classified as `taken_for`."""
 
     label: str
     taken_for: str
@@ -55,11 +55,11 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Fit:
-    """A head, and what came up while it was fitted.
+    """A head, with a report on the fit.
 
-    classes and confusions (most frequent first) are of the cross-validation. bad: photos and folders that could not be
-    read, and why. skipped: how many files and folders were left out, by reason, as in `leap_zoo.folders.Found`.
-    notes: what the user should know, one sentence each. learned: sha256 of the files that the head learned from.
+    classes and confusions (most frequent first) come from cross-validation. bad: photos and folders that could not be
+    read, and why. skipped: the number of files and folders left out, by reason, as in `leap_zoo.folders.Found`.
+    notes: remarks for the user, one sentence each. learned: sha256 of the files that the head was fitted on.
     """
 
     head: CustomHead
@@ -73,10 +73,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy (0..1) of a head on n labelled photos, 95 % Wilson interval, and what was skipped, as in `Fit`.
+    """Accuracy (0..1) of a head on n labeled photos, 95 % Wilson interval, and what was skipped, as in `Fit`.
 
-    confidence: the mean score of the classes that were said. unsure: the share that was taken for none of the classes;
-    None where the head cannot say.
+    confidence: mean score of the predicted classes. unsure: share of photos reported as none of the classes; None if
+    the head has no threshold.
     """
 
     accuracy: float
@@ -92,25 +92,28 @@ class Score:
 def fit(
     model: Model, photos: LabelledPhotos, *, space: Space = "student", seed: int = 0, progress: bool = False
 ) -> Fit:
-    """A head for your classes, from one photo per class upwards; the same photos and seed give the same head.
+    """Fit a head to your classes, from one photo per class upward; the same photos and seed give the same head.
 
-    photos: a folder with a folder per class, or labels with photos. progress: draw bars on stderr, on a terminal.
-    Where classes have two photos or more, each is put aside once, to say how accurate the head is, how sure it may be,
-    and from which distance on a photo is of none of the classes. Bad photos are skipped and listed.
-    Raises InvalidArgument for fewer than two classes, or a class without a readable photo.
+    photos: a folder with one folder per class, or a mapping of labels to photos. progress: draw bars on stderr if it is
+    a terminal. In classes with two or more photos, each photo is held out once (cross-validation). That measures the
+    accuracy, calibrates the scores, and sets the distance beyond which a photo belongs to none of the classes.
+    Unreadable photos are skipped and listed. Raises InvalidArgument for fewer than two classes, or for a class without
+    a readable photo.
     """
     output = output_of(space)
     given, found = _by_class(photos)
     names = list(given)
     if len(names) < 2:
-        raise InvalidArgument(f"a head needs two classes, found {len(names)}: give a folder with a folder each")
+        raise InvalidArgument(
+            f"a head needs at least two classes, found {len(names)}: give a folder that contains one folder per class"
+        )
     seed = whole_number(seed, "seed", 0)
     embedded = _embed(model, given, found, output, progress)
     vectors, labels = embedded.vectors, embedded.labels
     counts = np.bincount(labels, minlength=len(names))
     empty = [names[i] for i in np.flatnonzero(counts == 0)]
     if empty:
-        raise InvalidArgument(f"no readable photo of {', '.join(map(short, empty[:5]))}: add some, or take it out")
+        raise InvalidArgument(f"no readable photo of {', '.join(map(short, empty[:5]))}: add some, or remove the class")
     with Progress(rounds(labels), shown=progress) as bar:
         judged = judge(vectors, labels, len(names), seed, bar.step)
     alone = judged.folds == 0
@@ -146,20 +149,22 @@ def score(
     learned: frozenset[bytes] = frozenset(),
     progress: bool = False,
 ) -> Score:
-    """How often a head is right on other photos of its classes, given as `fit` takes them.
+    """Measure a head's accuracy on other photos of its classes, given as for `fit`.
 
-    learned: as in `Fit`; these files are left out, as a head is always right about them.
+    learned: as in `Fit`; these files are left out, because the head has seen them.
     Raises InvalidHead, InvalidArgument.
     """
     head.check(model.card)
     given, found = _by_class(photos)
     unknown = [label for label in given if label not in head.labels]
     if unknown:
-        raise InvalidArgument(f"the head has no class {short(unknown[0])}: name the folders as those it was fitted on")
+        raise InvalidArgument(f"the head has no class {short(unknown[0])}: use the folder names that it was fitted on")
     embedded = _embed(model, given, found, head.output, progress, learned)
     n = len(embedded.labels)
     if n == 0:
-        raise InvalidArgument("no readable photo to test on that is new to the head: give a folder per class")
+        raise InvalidArgument(
+            "no readable test photos that are new to the head: give one folder of other photos per class"
+        )
     truth = np.array([head.labels.index(label) for label in given])[embedded.labels]
     logits, limit = head.logits(embedded.vectors), head.card.threshold
     right = float((logits.argmax(axis=1) == truth).mean())
@@ -169,11 +174,10 @@ def score(
 
 
 def learn(embeddings: Floats, labels: Labels, classes: int) -> tuple[Floats, Floats]:
-    """weight (C, D) and bias (C,): class means seen through the inverse of one covariance for all classes.
+    """weight (C, D) and bias (C,) of linear discriminant analysis with one covariance for all classes.
 
-    embeddings (N, D) of unit length; labels (N,) in 0..C-1, every class at least once. The covariance within classes,
-    in units of its mean variance, is drawn towards the identity by SHRINKAGE; every class is held to be as likely as
-    any other.
+    embeddings (N, D) of unit length; labels (N,) in 0..C-1, every class at least once. The within-class covariance, in
+    units of its mean variance, is shrunk toward the identity by SHRINKAGE. All classes have equal priors.
     """
     means = np.zeros((classes, embeddings.shape[1]))
     np.add.at(means, labels, embeddings)
@@ -189,11 +193,11 @@ def learn(embeddings: Floats, labels: Labels, classes: int) -> tuple[Floats, Flo
 
 @dataclass(frozen=True)
 class Judged:
-    """What cross-validation found: of the M photos that were put aside once, each judged without its own help.
+    """Results of cross-validation on the M photos that were held out once.
 
-    scale: makes scores into logits. threshold: the distance beyond which a photo is unlike them, None for M = 0 (no
-    class has two photos). tested (M,): which photos. predicted (M,): the class that was said of each. confidence (M,):
-    with what probability. unsure (M,): whether it was taken for a photo of none of the classes.
+    scale: turns scores into logits. threshold: the distance beyond which a photo is unlike the classes, None for M = 0
+    (no class has two photos). tested (M,): indices of the photos. predicted (M,): predicted classes. confidence (M,):
+    their probabilities. unsure (M,): whether the photo was reported as none of the classes.
     """
 
     scale: float
@@ -205,7 +209,7 @@ class Judged:
     unsure: npt.NDArray[np.bool_]
 
     def validation(self, labels: Labels) -> CrossValidation | None:
-        """The same in a head's card; None for M = 0. labels: of all photos."""
+        """The summary for a head's card; None for M = 0. labels: of all photos."""
         n = len(self.tested)
         if n == 0:
             return None
@@ -219,7 +223,7 @@ class Judged:
 def judge(
     embeddings: Floats, labels: Labels, classes: int, seed: int = 0, step: Callable[[], None] = lambda: None
 ) -> Judged:
-    """Put every photo aside once, and judge it by a classifier, a scale and a threshold of the others.
+    """Hold out every photo once, and judge it with a classifier, a scale and a threshold fitted to the others.
 
     embeddings (N, D), labels (N,) in 0..classes-1. `step` is called `rounds(labels)` times.
     """
@@ -247,14 +251,14 @@ def judge(
 
 
 def rounds(labels: Labels) -> int:
-    """How many folds there are: no more than the largest class has photos; 0 where none can be put aside."""
+    """The number of folds: at most the size of the largest class; 0 if no photo can be held out."""
     most = int(np.bincount(labels).max())
     return min(10 if len(labels) <= FEW else 5, most) if most > 1 else 0
 
 
 def _folds(labels: Labels, count: int, random: np.random.Generator) -> Labels:
-    """(N,): the round in which a photo is put aside. Classes are spread over the rounds; where a class has no more
-    photos than there are rounds, one is put aside at a time. -1, never, for the only photo of its class.
+    """(N,): the fold in which each photo is held out. Each class is spread over the folds; a class with no more photos
+    than there are folds has one held out at a time. -1 (never) for the only photo of its class.
     """
     fold = np.full(len(labels), -1, np.intp)
     start = 0
@@ -269,8 +273,8 @@ def _folds(labels: Labels, count: int, random: np.random.Generator) -> Labels:
 def _losses(scores: Floats, labels: Labels, photos: int) -> npt.NDArray[np.float64]:
     """(S, M): the log loss of each photo's scores (M, C) at each of _SCALES.
 
-    After Platt (1999), the right class is worth (photos + 1) / (photos + 2) and the best of the others the rest: where
-    all photos are recognised, no scale would be large enough otherwise.
+    Targets follow Platt (1999): (photos + 1) / (photos + 2) for the right class, the rest for the best other one. With
+    hard targets, the optimal scale would be infinite if all photos are recognized.
     """
     rows = np.arange(len(labels))
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -290,13 +294,13 @@ def _by_class(photos: LabelledPhotos) -> tuple[dict[str, list[ImageSource]], Fou
     if isinstance(photos, Mapping):
         for label, members in photos.items():
             if not (isinstance(label, str) and 0 < len(label) <= MAX_LABEL and isinstance(members, (list, tuple))):
-                raise InvalidArgument(f"class {short(label)}: give a label of text, and a list of photos")
+                raise InvalidArgument(f"class {short(label)}: pass labels as strings, each with a list of photos")
         return {label: list(photos[label]) for label in sorted(photos)}, found
     folders, beside = list_folder(os.fsdecode(photos), found, links=True)
     if found.bad:
         raise InvalidArgument(next(iter(found.bad.values())))
     if len(folders) > MAX_CLASSES:
-        raise InvalidArgument(f"{len(folders)} classes, a head has at most {MAX_CLASSES}: give another folder")
+        raise InvalidArgument(f"{len(folders)} classes, but a head has at most {MAX_CLASSES}: give a folder with fewer")
     if beside:
         found.skipped["photos_beside_classes"] = len(beside)
     classes: dict[str, list[ImageSource]] = {}
@@ -326,10 +330,10 @@ def _embed(
     progress: bool,
     learned: frozenset[bytes] = frozenset(),
 ) -> _Embedded:
-    """What cannot be read goes into `found`; files that are there twice, byte for byte, are noted.
+    """Embed the photos. Unreadable ones go into `found`; exact duplicates are noted.
 
-    Within a class one is kept: cross-validation would put one aside and learn from its twin. Across classes both are:
-    only the user knows which is right.
+    Within a class one copy is kept, because cross-validation would hold out one and learn from its twin. Across classes
+    both are kept, because only the user knows which label is right.
     """
     names = list(photos)
     seen: dict[bytes, dict[int, str]] = {}  # digest -> class -> name of its photo
@@ -352,9 +356,9 @@ def _embed(
             twins[label] = name
             kept.append((label, name, source))
     if copies:
-        notes.append(f"{copies} copies of photos of the same class were left out")
+        notes.append(f"exact duplicates within a class were left out: {copies}")
     if known:
-        notes.append(f"{known} test photos that the head had learned from were left out")
+        notes.append(f"test photos that the head was fitted on were left out: {known}")
     sources = (source for _, _, source in kept)
     with Progress(len(kept), shown=progress) as bar:
         good = list(readable(model, [name for _, name, _ in kept], sources, output, found, lambda *_: bar.step()))
@@ -364,7 +368,7 @@ def _embed(
 
 
 def _digest(photo: ImageSource) -> bytes:
-    """sha256 of a photo's file; unlike every other for what is not a file, or cannot be read."""
+    """sha256 of a photo's file; a unique value for anything that is not a file or cannot be read."""
     try:
         data = read_photo(photo) if isinstance(photo, (str, os.PathLike)) else photo
     except ImageError:

@@ -1,4 +1,4 @@
-"""Folders of photos: which files are photos, what was skipped and why; and many photos through a model, in batches."""
+"""Folders of photos: which files are photos, what is skipped and why, and running them through a model in batches."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from leap_zoo.errors import ImageError, InvalidArgument, short
 from leap_zoo.model import Model, Row
 from leap_zoo.preprocess import ImageSource
 
-# HEIC needs the extra `heic`; without it such photos are reported, not overlooked.
+# HEIC needs the extra `heic`; without it such photos are reported as unreadable, not ignored.
 PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
     | {".heic", ".heif", ".hif"}
 )
-# What NAS boxes, macOS and Windows leave beside photos; names that begin with a dot are hidden anyway.
+# Left beside photos by NAS devices, macOS and Windows; names that begin with a dot are hidden anyway.
 JUNK_FOLDERS = frozenset(
     ["@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"]
 )
 
 Place = str | os.PathLike[str]
-Done = Callable[[str, str | None], object]  # called with a photo's name and what is wrong with it
+Done = Callable[[str, str | None], object]  # called with a photo's name and the reason it cannot be read
 
 
 @dataclass
 class Found:
     """The photos in some folders, and what was skipped.
 
-    photos: paths as the file system spells them, in the order of the places given, below a folder sorted by name.
+    photos: paths as the file system spells them, in the order of the given places; sorted by name within a folder.
     folders: the folders that were searched.
-    skipped: how many, by reason: `other_files` (not named like photos), `hidden_files`, `hidden_folders`,
-    `junk_folders`, `linked_folders`, `unreadable_folders`, `empty_folders` (without any photo; only those that were
-    asked for), and `unreadable_photos` once the photos were read.
-    bad: name -> what is wrong, for the folders and photos that could not be read.
-    unseen: folders and links whose contents are unknown. An empty folder is one: its disk may not be mounted.
+    skipped: counts by reason: `other_files` (not named like photos), `hidden_files`, `hidden_folders`,
+    `junk_folders`, `linked_folders`, `unreadable_folders`, `empty_folders` (given folders
+    without photos), and `unreadable_photos` once the photos have been read.
+    bad: name -> reason, for the folders and photos that could not be read.
+    unseen: folders and links whose contents are unknown. That includes empty folders: their disk may not be mounted.
     """
 
     photos: list[str] = field(default_factory=list)
@@ -46,34 +46,36 @@ class Found:
     unseen: list[str] = field(default_factory=list)
 
     def refuse(self, path: str, why: str, reason: str = "unreadable_photos") -> None:
-        """Note what is wrong with a photo or a folder."""
+        """Record why a photo or a folder could not be read."""
         self.skipped[reason] += 1
         self.bad[name_of(path)] = why
 
 
 def name_of(path: str) -> str:
-    """A path as it is reported and stored: one spelling (NFC), and valid UTF-8, which file names need not be."""
+    """A path for reports and ids: in one spelling (NFC) and valid UTF-8, which file names need not be."""
     return unicodedata.normalize("NFC", path.encode("utf-8", "backslashreplace").decode())
 
 
 def find_photos(*places: Place) -> Found:
-    """The photos in folders and their folders, by suffix. A place that is not a folder is taken for a photo.
+    """Find the photos in folders and their subfolders, by suffix. A place that is not a folder is taken as a photo.
 
-    Hidden and junk folders and hidden files are left out, unless they are places themselves. A link to a file is read;
-    a link to a folder is followed only when it is a place itself. `-` is never a folder: to commands it is stdin.
-    Folders that cannot be read, or hold no photo, are listed in `bad`. Raises InvalidArgument when no photo is left.
+    Hidden files and hidden or junk folders are left out unless they are given explicitly. Links to files are read;
+    links to folders are followed only if given explicitly. `-` is never a folder: it means stdin to commands.
+    Folders that cannot be read or contain no photos are listed in `bad`. Raises InvalidArgument if no photo is left.
     """
     found = Found()
     for place in map(os.fsdecode, places):
         is_folder = place != "-" and os.path.isdir(place)
         found.photos += photos_below(place, found) if is_folder else [place]
     if not found.photos:
-        raise InvalidArgument(next(iter(found.bad.values()), "no photos: give some, or a folder of them"))
+        raise InvalidArgument(
+            next(iter(found.bad.values()), "no photos were given: give photos, or a folder of photos")
+        )
     return found
 
 
 def photos_below(folder: str, found: Found) -> list[str]:
-    """The photos below one folder, sorted by name; everything else that it has goes into `found`."""
+    """The photos below one folder, sorted by name; everything that is skipped goes into `found`."""
     found.folders.append(folder)
     photos: list[str] = []
     waiting = [folder]
@@ -82,20 +84,20 @@ def photos_below(folder: str, found: Found) -> list[str]:
         waiting += folders
         photos += here
     if not photos and name_of(folder) not in found.bad:
-        why = f"no photos in the folder {short(folder)}: give one that holds .jpg, .png, ..."
+        why = f"no photos in the folder {short(folder)}: give one with .jpg, .png, ... files"
         found.refuse(folder, why, "empty_folders")
     return sorted(photos, key=lambda path: (name_of(path), path))
 
 
 def list_folder(folder: str, found: Found, *, links: bool = False) -> tuple[list[str], list[str]]:
-    """The folders and the photos directly in a folder; what is skipped goes into `found`.
+    """The subfolders and photos directly in a folder; what is skipped goes into `found`.
 
-    links: links to folders count as folders.
+    links: follow links to folders.
     """
     listed: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
-            listed.extend(entries)  # keeps what came before an error
+            listed.extend(entries)  # keeps the entries that were read before an error
     except OSError as error:
         why = f"the folder {short(folder)} cannot be read ({error.strerror}): check its path and permissions"
         found.refuse(folder, why, "unreadable_folders")
@@ -117,16 +119,16 @@ def list_folder(folder: str, found: Found, *, links: bool = False) -> tuple[list
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Whether an entry is, or leads to, a folder; and whether it is a link."""
+    """Whether an entry is a folder or leads to one; and whether it is a link."""
     try:
         is_link = entry.is_symlink() or getattr(entry, "is_junction", bool)()  # Windows, from Python 3.12
         return entry.is_dir(), is_link
-    except OSError:  # a link in a circle, or to where we may not look
+    except OSError:  # a circular link, or one to a place without permission
         return False, True
 
 
 def _reason(name: str, is_folder: bool, is_link: bool) -> str | None:
-    """Why an entry is skipped; None: it is not."""
+    """Why an entry is skipped; None if it is not skipped."""
     if name.startswith("."):
         return "hidden_folders" if is_folder else "hidden_files"
     if not is_folder:
@@ -144,9 +146,9 @@ def readable(
     found: Found,
     done: Done = lambda name, error: None,
 ) -> Iterator[tuple[int, Row]]:
-    """For each photo that can be read its number, from 0, and its row (D,) of an output.
+    """Yield, for each readable photo, its number (from 0) and its row (D,) of an output.
 
-    The others go into `found`. done: called once a photo was dealt with, by its name. Raises as `Model.answers` does.
+    The others go into `found`. done: called with a photo's name once it is finished. Raises as `Model.answers` does.
     """
     for number, (name, answer) in enumerate(zip(names, model.answers(sources, output), strict=True)):
         if isinstance(answer, ImageError):

@@ -1,8 +1,8 @@
-"""Heads of your own: a linear map from embeddings to your classes, and the one small file that it travels in.
+"""Custom heads: a linear map from embeddings to your classes, stored in one small file.
 
-The file is a safetensors file: the length of a JSON header (8 bytes, little endian), the header, then float32
-`weight` (C, D) and `bias` (C,). What the head is lies in the header's metadata as JSON, under `leap_head`. A file is
-checked by its size and its header before a number is read; nothing in it is ever run.
+The file is in safetensors format: the length of a JSON header (8 bytes, little endian), the header, then float32
+`weight` (C, D) and `bias` (C,). The head's card is JSON in the header's metadata, under `leap_head`. Size and
+header are checked before the numbers are read; nothing in the file is ever executed.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class CrossValidation(_Strict, frozen=True):
-    """Accuracy (0..1) on photos that the head had not learned from, in `folds` rounds; 95 % Wilson interval.
+    """Accuracy (0..1) on held-out photos, over `folds` folds; 95 % Wilson interval.
 
-    confidence: the mean score of the classes that were said; honest scores are near the accuracy. unsure: the share of
-    these photos that was taken for none of the classes. Scale and threshold of a round are those of the other rounds:
-    nothing was chosen on the `n` photos that are counted here, each once. Older files know neither of the two.
+    confidence: mean score of the predicted classes; calibrated scores are close to the accuracy. unsure: share of these
+    photos reported as none of the classes. Each fold uses a scale and a threshold fitted to the other folds, so nothing
+    was tuned on the `n` photos counted here. Files of older versions lack confidence and unsure.
     """
 
     accuracy: _Probability
@@ -57,12 +57,12 @@ class CrossValidation(_Strict, frozen=True):
 
 
 class HeadCard(_Strict, frozen=True):
-    """What a head is, for which model, and how it came about.
+    """A head's description: its model, its classes, and how it was fitted.
 
-    photos: how many of each class, in the order of `labels`. strength: the shrinkage of the discriminant analysis, or C
-    of a logistic regression (older files); None for prototypes, the mean embeddings of the classes. scale: what scores
-    are multiplied by before the softmax. validation: None when no class had two photos. threshold: the distance beyond
-    which a photo is of none of the classes; None where that is unknown, as without validation.
+    photos: number per class, in the order of `labels`. strength: shrinkage of the discriminant analysis, or C of a
+    logistic regression (older files); None for prototypes, the mean embeddings of the classes. scale: multiplies scores
+    before the softmax. validation: None if no class had two photos. threshold: the distance beyond which a photo
+    belongs to none of the classes; None if unknown, as without validation.
     """
 
     labels: Annotated[list[Label], Meta(min_length=2, max_length=MAX_CLASSES)]
@@ -83,14 +83,14 @@ class HeadCard(_Strict, frozen=True):
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.photos):
-            raise ValueError(f"{len(self.labels)} labels, but counts of photos for {len(self.photos)}")
+            raise ValueError(f"{len(self.labels)} labels, but photo counts for {len(self.photos)}")
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("a label is there twice")
+            raise ValueError("a label occurs twice")
 
 
 @dataclass(frozen=True, eq=False)
 class CustomHead:
-    """Your classes on a model's embeddings: weight float32 (C, D), bias float32 (C,), and what it is in `card`."""
+    """A head for your own classes: weight float32 (C, D), bias float32 (C,), and its description in `card`."""
 
     card: HeadCard
     weight: npt.NDArray[np.float32]
@@ -105,25 +105,25 @@ class CustomHead:
 
     @property
     def labels(self) -> list[str]:
-        """The classes, sorted; a prediction's index points here."""
+        """The classes, sorted; a prediction's index refers to this list."""
         return self.card.labels
 
     @property
     def output(self) -> str:
-        """The graph's output that the head takes."""
+        """The graph output that the head takes as input."""
         return OUTPUTS[self.card.space]
 
     def logits(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Embeddings float32 (N, D) -> float32 (N, C), whose softmax is the scores.
 
-        Of a head that learned from n photos, no score is above (n + 1) / (n + 2).
+        The scores of a head fitted to n photos never exceed (n + 1) / (n + 2).
         """
         return bounded(self._scores(embeddings) * np.float32(self.card.scale), sum(self.card.photos))
 
     def distances(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Embeddings float32 (N, D) -> float32 (N,): how far each is from the nearest class, as of `leap_zoo.doubt`.
+        """Embeddings float32 (N, D) -> float32 (N,): distance to the nearest class, as in `leap_zoo.doubt`.
 
-        Beyond `card.threshold` a photo is of none of the classes.
+        A photo beyond `card.threshold` belongs to none of the classes.
         """
         return distances(self._scores(embeddings))
 
@@ -132,7 +132,7 @@ class CustomHead:
         return scores
 
     def check(self, model: ModelCard) -> None:
-        """Raises InvalidHead unless the head was fitted for this model; any artifact of the same revision will do."""
+        """Raises InvalidHead unless the head was fitted for this model's revision (with any of its artifacts)."""
         ours, theirs = (self.card.model, self.card.revision), (model.id, model.revision)
         width = getattr(model.embedding_dims, self.card.space)
         if ours != theirs:
@@ -154,17 +154,19 @@ class CustomHead:
             with atomic_file(target) as file:
                 file.write(encode_head(self))
         except OSError as error:
-            raise InvalidArgument(f"{short(target)} cannot be written ({error.strerror}): choose another") from error
+            raise InvalidArgument(
+                f"{short(target)} cannot be written ({error.strerror}): choose another path"
+            ) from error
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CustomHead:
-        """Read a head's file. Raises InvalidArgument for what is not a path, InvalidHead."""
+        """Read a head's file. Raises InvalidHead, and InvalidArgument for anything but a path."""
         try:
             data = read_regular(path, MAX_HEAD_BYTES)
         except OSError as error:
             raise InvalidHead(
-                f"{short(path)} cannot be read ({error.strerror}): give a file of leap-zoo fit"
+                f"{short(path)} cannot be read ({error.strerror}): give a file written by leap-zoo fit"
             ) from error
         try:
             return decode_head(data)
@@ -189,7 +191,7 @@ class _Header(_Strict, frozen=True, rename={"metadata": "__metadata__"}):
 
 
 def encode_head(head: CustomHead) -> bytes:
-    """The bytes of a head's file. Raises InvalidHead for a head that could not be read back."""
+    """The bytes of a head's file. Raises InvalidHead if they could not be read back."""
     weight, bias = head.weight.astype("<f4").tobytes(), head.bias.astype("<f4").tobytes()
     end = len(weight) + len(bias)
     header = msgspec.json.encode(
@@ -206,24 +208,24 @@ def encode_head(head: CustomHead) -> bytes:
 
 
 def decode_head(data: bytes) -> CustomHead:
-    """The head in the bytes of a file. Raises InvalidHead."""
+    """Decode a head from the bytes of its file. Raises InvalidHead."""
     if len(data) > MAX_HEAD_BYTES:
-        raise InvalidHead(f"more than {MAX_HEAD_BYTES / 2**20:.0f} MiB, the most that a head may have: {_REFIT}")
+        raise InvalidHead(f"more than {MAX_HEAD_BYTES / 2**20:.0f} MiB, the size limit for heads: {_REFIT}")
     length = int.from_bytes(data[:8], "little")
     start = 8 + length
     if len(data) < 8 or length > MAX_HEADER_BYTES or start > len(data):
-        raise InvalidHead(f"not a head, or truncated: {_REFIT}")
+        raise InvalidHead(f"not a head file, or truncated: {_REFIT}")
     try:
         header = msgspec.json.decode(data[8:start], type=_Header)
         card = msgspec.json.decode(header.metadata.leap_head, type=HeadCard)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidHead(f"not a head that this leap-zoo reads ({short(error, 200)}): {_REFIT}") from error
+        raise InvalidHead(f"not a head that this version of leap-zoo reads ({short(error, 200)}): {_REFIT}") from error
     classes, shape = len(card.labels), header.weight.shape
     middle = 4 * classes * shape[-1]
     end = middle + 4 * classes
     expected = ([classes, shape[-1]], (0, middle), [classes], (middle, end))
     found = (shape, header.weight.data_offsets, header.bias.shape, header.bias.data_offsets)
     if found != expected or len(data) != start + end:
-        raise InvalidHead(f"its numbers are not those that its header describes: {_REFIT}")
+        raise InvalidHead(f"its data does not match its header: {_REFIT}")
     numbers = np.frombuffer(data, "<f4", offset=start).astype(np.float32)
     return CustomHead(card, numbers[: middle // 4].reshape(classes, -1), numbers[middle // 4 :])

@@ -1,4 +1,4 @@
-"""How sure a measured share is."""
+"""Confidence intervals of measured shares."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Z95 = 1.959964  # two-sided 95 % of a normal distribution
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share (0..1) of n: stays within 0..1, and is right for shares near either end.
+    """95 % Wilson score interval of a share (0..1) of n. It stays within 0..1 and holds near both ends.
 
-    Raises ValueError for n < 1: a share of nothing has no interval.
+    Raises ValueError for n < 1.
     """
     if n < 1:
         raise ValueError(f"a share of {n} has no interval: at least one observation is needed")

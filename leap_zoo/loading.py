@@ -1,4 +1,4 @@
-"""The front door: `load` finds a model by name, path or address, chooses a file of it, checks it, and opens it."""
+"""The entry point: `load` finds a model by name, path or URL, chooses one of its files, checks it and opens it."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ def load(
     session_options: Any = None,
     limits: Limits = LIMITS,
 ) -> Model:
-    """Load a model, after checking size and sha256 of its file.
+    """Load a model after checking the size and sha256 of its file.
 
     name: a model's id (`leap-zoo list`), the path of a model's folder (with its card.json), the path of a lone file (an
-    .onnx, or an .xml with its .bin beside it), or `hf://OWNER/NAME`: pulled first, from a repository that is one model.
-    Default: the smallest bundled student whose 1000 classes are right on 70 % of photos of the world.
-    A lone file is checked against the card.json beside it, or the zoos that are known here; where none of them lists
-    it, it is loaded, `Model.verified` is False, and a warning is logged.
-    zoo: a zoo's folder; default: LEAP_ZOO_URL's, then what was pulled, then the bundled zoo.
-    precision: default is int8 where the model has it (it is listed only when it passed the gate), else fp32.
-    format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx where the model has it.
-    threads: 1..1024; default: LEAP_ZOO_THREADS, else what the affinity and the cgroup quota allow.
-    exact: 32-bit float arithmetic; False lets OpenVINO use bfloat16 where the processor has it; an error for ONNX.
-    providers: ONNX Runtime's execution providers, in order of preference, as it takes them: names, or tuples of a name
-    and its options. Default: the CPU. One that does not start is an error, and not left out in silence.
-    session_options: an `onnxruntime.SessionOptions` in place of ours, used as it is; `threads` cannot be given with it.
-    limits: the largest photo that is read.
+    .onnx, or an .xml with its .bin beside it), or `hf://OWNER/NAME`, a repository with one model, which is pulled
+    first.
+    Default: the smallest bundled student with at least 70 % top-1 over 1000 classes on general photos.
+    A lone file is checked against the card.json beside it and against the known zoos. If none lists it, it is loaded
+    with a logged warning, and `Model.verified` is False.
+    zoo: a zoo's folder; default: LEAP_ZOO_URL's folder, then the pulled models, then the bundled zoo.
+    precision: default: int8 if the model has it (only an int8 file that passed the export checks is listed), else fp32.
+    format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx if the model has it.
+    threads: 1..1024; default: LEAP_ZOO_THREADS, else the number allowed by CPU affinity and cgroup quota.
+    exact: use 32-bit float arithmetic; False lets OpenVINO use bfloat16 if the processor has it, and is an error for
+    ONNX.
+    providers: ONNX Runtime's execution providers in order of preference: names, or tuples of a name and its options.
+    Default: the CPU. A provider that does not start is an error; it is never dropped silently.
+    session_options: an `onnxruntime.SessionOptions`, used unchanged; it excludes `threads`.
+    limits: the largest photo to accept.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
     """
     options: Options = {
@@ -58,12 +60,12 @@ def load(
         "limits": limits,
     }
     if not isinstance(limits, Limits):
-        raise InvalidArgument(f"limits is a leap_zoo.preprocess.Limits, not {type(limits).__name__}")
+        raise InvalidArgument(f"limits must be a leap_zoo.preprocess.Limits, not {type(limits).__name__}")
     if isinstance(name, str) and name.startswith("hf://"):
         from leap_zoo.pull import pull
 
         if zoo is not None:
-            raise InvalidArgument(f"{short(name)} says where the model is: leave zoo out")
+            raise InvalidArgument(f"{short(name)} already says where the model is: leave zoo out")
         name, zoo = pull(None, name, precision=precision, format=format).model, read_settings().home
     name = default_model() if name is None else name
     if isinstance(name, (str, os.PathLike)) and names_a_path(name) and names_a_file(name):
@@ -72,7 +74,7 @@ def load(
         return _load_file(read_model_file(Path(os.fsdecode(name))), zoo, threads, options)
     place, card = locate(name, zoo)
     artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
-    if not place.holds(card, artifact) and not names_a_path(name):  # not pulled: another zoo may have the very file
+    if not place.holds(card, artifact) and not names_a_path(name):  # not pulled: another zoo may have the same file
         for other, its_card in find_all(str(name), zoo):
             for twin in its_card.artifacts:
                 if twin.sha256 == artifact.sha256 and other.holds(its_card, twin):
@@ -87,7 +89,7 @@ def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, op
     session = open_graph(file.artifact, file.contents, threads, options)
     card = file.card(session.metadata, session.outputs)
     _LOG.warning(
-        "%s is not verified: no card that is known here lists its sha256. It says that it is %s, revision %s",
+        "%s is not verified: no known card lists its sha256. It claims to be %s, revision %s",
         short(file.path),
         card.id,
         card.revision,
@@ -98,10 +100,10 @@ def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, op
 
 
 def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
-    """Where a model is, by its id or the path of its folder, and its card. Raises as `load` does."""
+    """Find a model by its id or the path of its folder; returns its zoo and its card. Raises as `load` does."""
     name = default_model() if name is None else name
     if not isinstance(name, (str, os.PathLike)):
-        raise InvalidArgument(f"a model is an id or a path, not {type(name).__name__}")
+        raise InvalidArgument(f"a model must be an id or a path, not {type(name).__name__}")
     if not names_a_path(name):
         return find(str(name), zoo)
     if names_a_file(name):
@@ -119,7 +121,7 @@ def choose_artifact(
     format: str | None = None,
     held: Callable[[Artifact], bool] = lambda _: True,
 ) -> Artifact:
-    """The artifact of that kind; None: what is `held` first, ONNX before OpenVINO, int8 before fp32.
+    """Choose the artifact of that kind; by default one that is `held`, ONNX before OpenVINO, int8 before fp32.
 
     Raises InvalidArgument.
     """
@@ -131,7 +133,7 @@ def choose_artifact(
     if not found:
         wanted = " ".join(str(part) for part in (format, precision) if part is not None)
         known = [f"{artifact.format} {artifact.precision}" for artifact in card.artifacts]
-        raise InvalidArgument(f"{card.id} has no file of {short(wanted)}{nearest(wanted, known)}")
+        raise InvalidArgument(f"{card.id} has no {short(wanted)} file{nearest(wanted, known)}")
     preference = ("int8", "fp32", "fp16")
     return min(found, key=lambda one: (not held(one), one.format != "onnx", preference.index(one.precision)))
 

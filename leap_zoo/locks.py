@@ -1,4 +1,4 @@
-"""A lock between processes, on a file. The system lets go of it when its holder ends, however it ends."""
+"""A lock between processes, on a file. The system releases it when the holder ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ else:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock, after whoever holds it; without `wait`, yields False instead when somebody does.
+    """Hold the lock; wait while another process holds it. With wait=False, yield False at once instead.
 
-    The file is made, and removed afterwards. Raises OSError.
+    The file is created, and removed afterward. Raises OSError.
     """
     descriptor = _acquire(path, wait)
     if descriptor is None:
@@ -46,9 +46,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
     finally:
         if sys.platform != "win32":
-            path.unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
+            path.unlink(missing_ok=True)  # while locked, so that no other process's file is removed
         os.close(descriptor)
-        if sys.platform == "win32":  # where an open file cannot be removed: neither this one before, nor another's now
+        if (
+            sys.platform == "win32"
+        ):  # Windows: an open file cannot be removed, neither ours before closing nor another process's now
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -70,7 +72,10 @@ def _acquire(path: Path, wait: bool) -> int | None:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whoever held it removed the file: a lock on the removed one would keep nobody out."""
+    """Whether the locked file still has its name.
+
+    The previous holder may have removed it, and then our lock excludes no one.
+    """
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

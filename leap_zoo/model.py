@@ -35,8 +35,8 @@ from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, op
 from leap_zoo.settings import parse_threads, read_settings
 from leap_zoo.store import default_model
 
-MAX_BATCH = 32  # activations of a larger batch only cost memory: throughput on a CPU is flat from about 8
-MOST_DECODERS = 4  # each may hold a photo of 50 megapixels
+MAX_BATCH = 32  # larger batches only cost memory: throughput on a CPU is flat from about 8
+MOST_DECODERS = 4  # each may decode a photo of 50 megapixels
 
 OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
 Images = ImageSource | Iterable[Any]
@@ -56,10 +56,10 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """The classes of one photo, best first: a list, and how far the photo is from what was learned.
+    """The classes of one photo, best first: a list, with the photo's distance from the training photos.
 
-    distance: from the classes, as of `leap_zoo.doubt`; None where the head does not know. unsure: whether that is
-    too far for any of the classes; False where the head does not know.
+    distance: as in `leap_zoo.doubt`; None if the head has no threshold. unsure: whether the photo is too far from all
+    classes; False if the head has no threshold.
     """
 
     def __init__(self, best: Iterable[Prediction] = (), *, unsure: bool = False, distance: float | None = None) -> None:
@@ -73,7 +73,7 @@ AnyHead = str | os.PathLike[str] | CustomHead | None
 
 
 class Options(TypedDict, total=False):
-    """How a model is run: see `load`."""
+    """Options for running a model: see `load`."""
 
     exact: bool
     providers: Sequence[Provider] | None
@@ -82,10 +82,10 @@ class Options(TypedDict, total=False):
 
 
 class Model:
-    """A loaded student. Methods may be called from several threads at once; a `with` block closes it at its end.
+    """A loaded student. Thread-safe, and a context manager that closes the model at the end of its block.
 
     Attributes: `card` (ModelCard), `artifact` (the Artifact that runs), `heads` (names, the default one first),
-    `limits` (the largest photo that is read), `verified` (its files have the sha256 that a card lists; False for a lone
+    `limits` (the largest photo to accept), `verified` (whether the files match the sha256 in a card; False for a lone
     file that no known card lists).
 
     One image is what `leap_zoo.preprocess.open_image` takes: a path, the bytes of a file, a file opened in binary mode,
@@ -93,7 +93,7 @@ class Model:
     `__array__`. A list, a tuple, a generator or any other iterable, or a uint8 array (N, H, W, C), is many images.
     Photos are resized and cropped as the card says.
 
-    Pickling and copying keep no weights: the copy reads the same files again, and checks them.
+    Pickles and copies contain no weights: a copy reads the same files again and checks them.
     """
 
     def __init__(
@@ -132,30 +132,36 @@ class Model:
         verified: bool = True,
         **options: Unpack[Options],
     ) -> Model:
-        """A model from its files, whose bytes `read` gives and has checked. Raises ArtifactRefused, InvalidCard."""
+        """Open a model from its files, whose bytes `read` returns after checking them.
+
+        Raises ArtifactRefused, InvalidCard.
+        """
         session = open_graph(artifact, [read(file) for file in artifact.files], threads, options)
         again = partial(cls.open, card, artifact, read, threads, verified=verified, **options)
         return cls(card, artifact, session, limits=options.get("limits", LIMITS), verified=verified, again=again)
 
     @property
     def session(self) -> Session:
-        """What runs the graph. Raises InvalidArgument when the model is closed."""
+        """The session that runs the graph. Raises InvalidArgument if the model is closed."""
         if self._session is None:
-            raise InvalidArgument(f"this {self.card.id} is closed: load it again")
+            raise InvalidArgument(f"the model {self.card.id} is closed: load it again")
         return self._session
 
     @property
     def runtime(self) -> str:
-        """The runtime and its version, and the execution providers where it is not the CPU alone."""
+        """The runtime and its version, and the execution providers unless it is only the CPU."""
         return self.session.runtime
 
     @property
     def labels(self) -> list[str]:
-        """The classes of the default head; a prediction's index points here. Others: `find_head(name).labels`."""
+        """The classes of the default head; a prediction's index refers to this list.
+
+        Others: `find_head(name).labels`.
+        """
         return list(self.named_head().labels)
 
     def close(self) -> None:
-        """Give back the memory, once the calls that are running have ended. Closing twice does nothing."""
+        """Free the memory once running calls have ended. Closing twice has no effect."""
         self._session = None
 
     def __enter__(self) -> Self:
@@ -167,7 +173,7 @@ class Model:
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
         again = self._again
         if again is None or self._session is None or again.keywords.get("session_options") is not None:
-            raise InvalidArgument(f"this {self.card.id} cannot be copied or pickled: load it where it is needed")
+            raise InvalidArgument(f"this {self.card.id} cannot be copied or pickled: load it again where it is needed")
         return again, ()
 
     def __repr__(self) -> str:
@@ -184,9 +190,9 @@ class Model:
     def classify(self, images: Images, *, top: int = 5, head: AnyHead = None) -> Predictions | Batch:
         """The `top` most probable classes, best first: a list for one image, a list of lists for many.
 
-        `unsure` of a list says whether the photo is like none of the classes, where the head knows.
-        top: at least 1; more than the head's classes means all of them. head: as `find_head` takes it.
-        Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (among many, it says which).
+        A list's `unsure` says whether the photo is unlike all the classes, if the head has a threshold.
+        top: at least 1; a number above the number of classes means all of them. head: as in `find_head`.
+        Raises UnknownHead, InvalidHead, InvalidArgument, and ImageError for a bad photo (naming it if there are many).
         """
         count = whole_number(top, "top")
         chosen = self.find_head(head)
@@ -195,32 +201,34 @@ class Model:
         return predictions if many else predictions[0]
 
     def embed(self, images: Images, *, space: Space = "student") -> npt.NDArray[np.float32]:
-        """L2-normalised embeddings, float32: (D,) for one image, (N, D) for many.
+        """L2-normalized embeddings, float32: (D,) for one image, (N, D) for many.
 
-        space: `student` (D_s), or `teacher`: the student's projection into the teacher's own feature space (D_t), which
-        can query an index built with the teacher. Raises UnknownSpace, ImageError.
+        space: `student` (D_s), or `teacher` (D_t): the student's projection into the teacher's feature space, for
+        searching an index that was built with the teacher. Raises UnknownSpace, ImageError.
         """
         embeddings, many = self._compute(images, output_of(space))
         return embeddings if many else embeddings[0]
 
     def find_head(self, head: AnyHead = None) -> Head | CustomHead:
-        """One of the model's heads by name (None: the card's default), or a head of your own: itself, or its file.
+        """Find one of the model's heads by name (None: the card's default), or take a custom head or its file.
 
-        A text is a name, unless it ends in `.head`; a Path is always a file.
-        Raises UnknownHead, and InvalidHead for a broken file or a head that was fitted for another model.
+        A string is a name unless it ends in `.head`; a Path is always a file.
+        Raises UnknownHead, and InvalidHead for a damaged file or a head that was fitted for another model.
         """
         if head is None or (isinstance(head, str) and (head in self.heads or not head.endswith(SUFFIX))):
             return self.named_head(head)
-        if not isinstance(head, (str, os.PathLike, CustomHead)):  # a number would be taken for a file descriptor
-            raise InvalidArgument(f"a head is a name, the path of a file or a CustomHead, not {type(head).__name__}")
+        if not isinstance(head, (str, os.PathLike, CustomHead)):  # a number would be taken as a file descriptor
+            raise InvalidArgument(
+                f"a head must be a name, the path of a file or a CustomHead, not {type(head).__name__}"
+            )
         custom = head if isinstance(head, CustomHead) else CustomHead.load(head)
         custom.check(self.card)
         return custom
 
     def named_head(self, name: str | None = None) -> Head:
-        """One of the model's own heads (None: the card's default); never a file.
+        """Find one of the model's own heads (None: the card's default); never a file.
 
-        Raises UnknownHead, also for None where the default head is dead on photos of the world.
+        Raises UnknownHead, also for None if the default head is too inaccurate on general photos.
         """
         if name is None and not self.card.answers:
             raise UnknownHead(
@@ -236,8 +244,8 @@ class Model:
     def run(self, batch: npt.NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph on preprocessed photos: uint8 (B, size, size, 3) -> {output: float32 (B, D)}.
 
-        Batches larger than 32 are split. Only the named outputs are returned; the runtime still computes the others,
-        which are a matrix product each. Raises InvalidArgument, ArtifactRefused.
+        Batches above 32 are split. Only the named outputs are returned; the runtime still computes the others, each of
+        which costs one matrix product. Raises InvalidArgument, ArtifactRefused.
         """
         size = self.card.preprocessing.size
         if not isinstance(batch, np.ndarray) or batch.dtype != np.uint8 or batch.shape[1:] != (size, size, 3):
@@ -254,7 +262,7 @@ class Model:
         }
 
     def _compute(self, images: Images, output: str) -> tuple[npt.NDArray[np.float32], bool]:
-        """One output for all images (N, D), and whether many were given."""
+        """One output for all images (N, D), and whether `images` was a collection."""
         many = many_images(images)
         if many is None:
             tensor = to_tensor(images, self.card.preprocessing, self.limits)  # type: ignore[arg-type]
@@ -267,12 +275,12 @@ class Model:
         return np.stack(rows) if rows else np.empty((0, self._widths[output]), np.float32), True
 
     def answers(self, photos: Iterable[Any], output: str) -> Iterator[Row | ImageError]:
-        """For each photo, in order, its row (D,) of an output of the graph, or what is wrong with it.
+        """Yield, for each photo in order, its row (D,) of an output of the graph, or the error that it caused.
 
-        Two batches at most are drawn ahead. Paths and bytes are decoded while the graph runs, by as many threads as it
-        has (at most 4). Others are decoded as they are drawn: an iterator may close a file, or use an array or an image
-        again, before it gives the next one.
-        Raises ArtifactRefused, and InvalidArgument for what is not a photo at all (a number, a list).
+        At most two batches are read ahead. Paths and bytes are decoded while the graph runs, on as many threads as it
+        has (at most 4). Other images are decoded as soon as the iterator yields them, because it may close a file or
+        reuse an array before it yields the next one.
+        Raises ArtifactRefused, and InvalidArgument for anything that cannot be a photo (a number, a list).
         """
 
         def decode(number: int, photo: Any) -> Tensor | ImageError:
@@ -303,7 +311,7 @@ class Model:
             pool.shutdown(cancel_futures=True)
 
     def _check_signature(self) -> None:
-        """The file must be the graph that the card describes; the first photo would be a late moment to find out."""
+        """Check at loading, not at the first photo, that the file is the graph that the card describes."""
         size = self.card.preprocessing.size
         expected: dict[str, tuple[str, tuple[int, ...]]] = {"image": ("uint8", (size, size, 3))}
         expected |= {name: ("float32", (width,)) for name, width in self._widths.items()}
@@ -321,7 +329,7 @@ class Model:
 
 
 def open_graph(artifact: Artifact, files: Sequence[bytes], threads: int | None, options: Options) -> AnySession:
-    """The files of an artifact as a session, on as many threads as `load` says. Raises as `load` does."""
+    """Open the files of an artifact as a session, with the threads of `load`. Raises as `load` does."""
     theirs = options.get("session_options")
     if theirs is None:
         count = parse_threads(threads) if threads is not None else read_settings().threads
@@ -342,7 +350,7 @@ def open_graph(artifact: Artifact, files: Sequence[bytes], threads: int | None, 
 
 
 def output_of(space: str) -> str:
-    """The graph's output that holds the embeddings of a space. Raises UnknownSpace."""
+    """The graph output with the embeddings of a space. Raises UnknownSpace."""
     if not isinstance(space, str) or space not in OUTPUTS:
         raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), OUTPUTS)}")
     return OUTPUTS[space]

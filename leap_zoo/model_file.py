@@ -1,8 +1,8 @@
 """A lone model file: ONNX, or the .xml of an OpenVINO IR with its .bin beside it.
 
-It is known when its sha256 is in a card: the card.json beside it, or one of a zoo that is known here. Otherwise it is
-unverified, and is what it says about itself: `export` writes its id, labels and preprocessing into the metadata of an
-ONNX file, and into `<rt_info><leap_zoo>` of an .xml. The bytes may come from anybody.
+It is verified if its sha256 is in a card: in the card.json beside it, or in one of the known zoos. Otherwise we only
+have what the file says about itself: `export` writes the id, labels and preprocessing into the metadata of an ONNX
+file, and into `<rt_info><leap_zoo>` of an .xml. The bytes may come from anyone.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from leap_zoo.store import ModelFolder, ZooLocation, differs, models, read_insid
 
 SUFFIXES = (".onnx", ".xml")
 MAX_XML_BYTES = 8 * 1024 * 1024  # the .xml of a ViT of 12 blocks has about 0.6 MB
-_ELSEWHERE = b"\n\x08location\x12"  # in an ONNX file, the key of the name of a file that weights are in
+_ELSEWHERE = b"\n\x08location\x12"  # the key in an ONNX file before the name of an external weights file
 
 
 class _Says(msgspec.Struct, frozen=True):
-    """What is written in a file. `labels` is head -> names of its classes, `licences` whose -> licence."""
+    """The metadata in a file. `labels`: head -> class names. `licences`: grantor -> license."""
 
     model_id: ModelId
     revision: Name
@@ -66,7 +66,7 @@ _AS_JSON: Final[dict[str, Any]] = {
 
 
 def names_a_path(model: str | os.PathLike[str]) -> bool:
-    """Whether a model is given by its path: no id has a slash, or ends like a model file. An address is not a path."""
+    """Whether a model is given by its path: an id has no slash and no model file's suffix. A URL is not a path."""
     if isinstance(model, os.PathLike):
         return True
     if "://" in model:
@@ -75,15 +75,15 @@ def names_a_path(model: str | os.PathLike[str]) -> bool:
 
 
 def names_a_file(model: str | os.PathLike[str]) -> bool:
-    """Whether a model is given by the path of a lone file."""
+    """Whether a model is given as the path of a lone file."""
     return Path(os.fsdecode(model)).suffix.lower() in SUFFIXES and not os.path.isdir(model)
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A lone model file, read once. `contents`: its bytes, and those of the .bin that belongs to an .xml.
+    """A lone model file, read once. `contents`: its bytes, and those of an .xml's .bin.
 
-    `artifact` describes it as far as the bytes tell. `place` reads it again, checked against `artifact`.
+    `artifact` describes it as far as its bytes allow. `place` reads it again and checks it against `artifact`.
     """
 
     path: Path
@@ -92,16 +92,16 @@ class ModelFile:
 
     @property
     def place(self) -> ModelFolder:
-        """The folder that it is in."""
+        """The folder that contains it."""
         return ModelFolder(self.path.absolute().parent)
 
     def known(self, zoo: ZooLocation | None = None) -> tuple[ModelCard, Artifact] | None:
-        """The card that lists these bytes, and its artifact, under the names that the files have here; or None.
+        """The card that lists these bytes, and its artifact under the local file names; or None.
 
-        Raises ArtifactCorrupt when the card.json beside the file lists other bytes under its name.
+        Raises ArtifactCorrupt if the card.json beside the file lists different bytes under its name.
         """
         cards = self._beside()
-        with contextlib.suppress(LeapZooError):  # a broken zoo says nothing about the file
+        with contextlib.suppress(LeapZooError):  # a damaged zoo says nothing about this file
             cards += models(zoo)
         digests = [file.sha256 for file in self.artifact.files]
         for card in cards:
@@ -119,14 +119,16 @@ class ModelFile:
         for listed in card.files:
             if ours.get(listed.file, listed.sha256) != listed.sha256:
                 what, found = f"{listed.file} of {card.id}", ours[listed.file]
-                fix = "download it again, or move it away from the card.json that lists other bytes under its name"
+                fix = (
+                    "download it again, or move it away from the card.json, which lists different bytes under its name"
+                )
                 raise ArtifactCorrupt(differs(what, listed.sha256, found, fix))
         return [card]
 
     def card(self, metadata: Mapping[str, str], outputs: Signature) -> ModelCard:
-        """A card of what the file says about itself; what it does not say is 0 or "unknown".
+        """A card made from the file's own metadata; missing values are 0 or "unknown".
 
-        metadata, outputs: of the session that runs it. Raises InvalidArgument, ArtifactCorrupt.
+        metadata, outputs: from the session that runs it. Raises InvalidArgument, ArtifactCorrupt.
         """
         says = _read_metadata(metadata, short(self.path))
         shapes = {name: ["batch", *(axis or "?" for axis in shape[1:])] for name, (_, shape) in outputs.items()}
@@ -134,7 +136,7 @@ class ModelFile:
         student, teacher = widths.get("embedding"), widths.get("teacher_embedding")
         try:
             if not isinstance(student, int) or not isinstance(teacher, int):
-                raise ValueError("its outputs are not those of a student")
+                raise ValueError("it does not have a student's outputs")
             return ModelCard(
                 id=says.model_id,
                 revision=says.revision,
@@ -161,12 +163,12 @@ class ModelFile:
 def _read_metadata(entries: Mapping[str, str], name: str) -> _Says:
     if "model_id" not in entries:
         raise InvalidArgument(
-            f"{name} is a model file, but leap-zoo's metadata is not in it: give a file that leap-zoo published"
+            f"{name} is a model file without leap-zoo's metadata: give a file that leap-zoo published"
         )
     if sum(len(key) + len(text) for key, text in entries.items()) > MAX_DOCUMENT_BYTES:
         raise ArtifactCorrupt(f"the metadata of {name} has more than {MAX_DOCUMENT_BYTES} bytes")
     values: dict[str, Any] = dict(entries)
-    if "licences" not in entries and "licence" in entries:  # files of before there were four
+    if "licences" not in entries and "licence" in entries:  # files from before there were four
         values["licences"] = msgspec.json.encode({"weights": entries["licence"]}).decode()
     try:
         for key, kind in _AS_JSON.items():
@@ -185,7 +187,7 @@ def read_model_file(path: Path) -> ModelFile:
     contents, weights = [data], None
     if format == "openvino":
         if not start.startswith((b"<?xml", b"<net", b"<!--")):
-            raise InvalidArgument(f"{short(path)} is a web page or another text, not a model: download it again")
+            raise InvalidArgument(f"{short(path)} is a text file, perhaps a web page, not a model: download it again")
         if len(data) > MAX_XML_BYTES:
             raise InvalidArgument(f"{short(path)} has more than {MAX_XML_BYTES} bytes, too many for a model's .xml")
         beside = path.with_suffix(".bin")
@@ -193,7 +195,7 @@ def read_model_file(path: Path) -> ModelFile:
         weights = File(file=beside.name, bytes=len(contents[1]), sha256=hashlib.sha256(contents[1]).hexdigest())
     elif _ELSEWHERE in data:
         raise InvalidArgument(
-            f"{short(path)} has its weights in another file: give an ONNX file that holds all of them"
+            f"{short(path)} keeps its weights in another file: give an ONNX file that contains its weights"
         )
     artifact = Artifact(
         file=path.name,
@@ -210,7 +212,7 @@ def read_model_file(path: Path) -> ModelFile:
 
 
 def _precision(data: bytes, name: str) -> Precision:
-    """int8 by the operators that are in the file, fp16 by its name: no runtime tells."""
+    """int8 by the operators in the file, fp16 by the file's name, because no runtime reports the precision."""
     if b"DequantizeLinear" in data or b"FakeQuantize" in data:
         return "int8"
     return "fp16" if "fp16" in name.lower() else "fp32"

@@ -1,4 +1,4 @@
-"""How long a download waits, how often it tries again, and when a server is too slow."""
+"""How long a download waits, how often it retries, and when a server counts as too slow."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds and numbers. `least` bytes must come in every `window`, which is also how long a smaller file may take.
+    """Limits in seconds and bytes. Every `window` must bring `least` bytes; a smaller file may take one `window`.
 
-    A server from which no byte came for `give_up` is given up. attempts: tries without getting further; each waits
-    twice as long as the one before, between half and all of that, and never more than `longest`, even where the
-    server's Retry-After says more.
+    A server that sends nothing for `give_up` seconds is given up. attempts: retries without progress. The wait doubles
+    each time, is randomized between half and all of that, and never exceeds `longest`, even if the server's
+    Retry-After asks for more.
     """
 
     connect: float = 10
@@ -28,7 +28,7 @@ class Patience:
 
 
 class Again(Exception):
-    """What failed may work another time. `after`: seconds that the server asks for."""
+    """A failure that is worth retrying. `after`: seconds that the server asks to wait."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -36,7 +36,7 @@ class Again(Exception):
 
 
 class Pace:
-    """Notices a server that sends a byte now and then, which no timeout between two bytes ever ends."""
+    """Detects a server that trickles bytes, which a timeout between two bytes never catches."""
 
     def __init__(self, patience: Patience) -> None:
         self._window, self._least = patience.window, patience.least
@@ -44,7 +44,7 @@ class Pace:
         self._count = 0
 
     def came(self, count: int) -> None:
-        """That many bytes came. Raises Again when they are too few for the time."""
+        """Record `count` received bytes. Raises Again if the rate is too low."""
         self._count += count
         now = time.monotonic()
         if now - self._since >= self._window:
@@ -54,7 +54,7 @@ class Pace:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, a number or a date; None for anything else."""
+    """Seconds in a Retry-After header, given as a number or a date; None for anything else."""
     if value is None or len(value) > 64:
         return None
     if value.isascii() and value.isdecimal():

@@ -1,8 +1,8 @@
-"""A photo becomes the uint8 tensor that a graph takes. The only implementation: training's evaluation, calibration,
-the service and the edge all call it, so an exported model cannot lose accuracy to "nearly the same" preprocessing.
+"""Turn a photo into the uint8 tensor that a graph takes. This is the only implementation: evaluation during training,
+calibration, the service and the edge all call it, so no model loses accuracy to slightly different preprocessing.
 
-Hostile input is expected. A photo is refused by its bytes, then by its signature, then by its header, before any pixel
-is decoded; whatever Pillow raises becomes one of our `ImageError`s. Colour profiles are ignored, as training did.
+Hostile input is expected. A photo is checked by its size in bytes, then its signature, then its header, before any
+pixel is decoded; whatever Pillow raises becomes one of our `ImageError`s. Color profiles are ignored, as in training.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from leap_zoo.files import read_regular
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest photo that is read.
+    """The largest photo to accept.
 
-    pixels: of a photo; a JPEG may have twice as many, because it is decoded at a fraction of its size.
-    bytes: of its file.
+    pixels: per photo; a JPEG may have twice as many, because it is decoded at a fraction of its size.
+    bytes: size of its file.
     """
 
     pixels: int = 125_000_000
@@ -48,30 +48,32 @@ class Limits:
 
 
 LIMITS = Limits()
-MAX_SCANS = 500  # of a JPEG: each of them, perhaps 75 bytes, costs a walk over all pixels; encoders write about ten
+MAX_SCANS = (
+    500  # scans of a JPEG: each may take only 75 bytes, but costs a pass over all pixels; encoders write about ten
+)
 
-MAX_READS = 500_000  # of a file by its decoder, a few per part; 256 MiB of PNG in parts of 4 KiB take 200,000
+MAX_READS = 500_000  # reads by the decoder, a few per chunk; 256 MiB of PNG in chunks of 4 KiB take 200,000
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as neither side falls below this many pixels: four times faster on
-# 12 MP, .27 grey levels of mean difference.
+# 12 MP, .27 gray levels of mean difference.
 DRAFT_SIDE = 512
 
 
 class _Counted(io.BytesIO):
-    """The bytes of a photo. A file of millions of empty parts would keep the decoder busy for minutes."""
+    """A photo's bytes with a limit on reads: millions of empty chunks would keep the decoder busy for minutes."""
 
     left = MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.left -= 1
         if self.left < 0:
-            raise UndecodableImage("the photo has too many parts: save it again")
+            raise UndecodableImage("the photo is split into too many chunks: save it again with another program")
         return super().read(size)
 
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """A file opened in binary mode, an answer of a server, an `io.BytesIO`."""
+    """A file opened in binary mode, a server's response, an `io.BytesIO`."""
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes, b"" at the end."""
@@ -80,7 +82,7 @@ class BinaryFile(Protocol):
 
 @runtime_checkable
 class ArrayLike(Protocol):
-    """A NumPy array, a torch tensor, and what else NumPy takes for an array."""
+    """A NumPy array, a torch tensor, or anything else that NumPy converts to an array."""
 
     def __array__(self) -> npt.NDArray[Any]: ...
 
@@ -93,10 +95,10 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 _END = b"\xff\xd9"  # of a JPEG
-_EMPTY = "the photo has no pixels: send another one"
-_LOST = 64  # pixels of a JPEG's last row of blocks that may be missing with its end; at most a quarter of the row
+_EMPTY = "the photo has no pixels: send another photo"
+_LOST = 64  # pixels that may be missing from the last row of blocks of a JPEG; at most a quarter of the row
 _CHUNK = 2**20
-# Of an interlaced PNG: where each pass begins, and its steps to the right and down.
+# Passes of an interlaced PNG: where each one begins, and its steps to the right and down.
 _ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -111,10 +113,10 @@ _UPRIGHT = {
 
 
 def to_tensor(image: ImageSource, spec: Preprocessing, limits: Limits = LIMITS) -> npt.NDArray[np.uint8]:
-    """One photo -> uint8 (size, size, 3), RGB in 0..255: short side to `spec.short_side`, centre crop.
+    """One photo -> uint8 (size, size, 3), RGB in 0..255: short side to `spec.short_side`, center crop.
 
-    Resize and crop are one step: only the region that survives the crop is resampled (at the exact scale, with the
-    filter's support reaching beyond its border), so a 1 x 20000 strip costs no more than a square.
+    Resize and crop are one step. Only the region inside the crop is resampled (at the exact scale, with the filter's
+    support reaching beyond its border), so a 1 x 20000 strip costs no more than a square.
     Raises as `open_image` does.
     """
     upright = open_image(image, limits=limits, draft_side=max(DRAFT_SIDE, spec.short_side))
@@ -128,14 +130,14 @@ def to_tensor(image: ImageSource, spec: Preprocessing, limits: Limits = LIMITS) 
 def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int = DRAFT_SIDE) -> Image.Image:
     """A photo as an upright RGB PIL image without metadata; opening the result again changes nothing.
 
-    source: a path (str or PathLike), the bytes of a file, a file opened in binary mode (read from where it stands), a
-    PIL image, or a uint8 array: (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey. An array is a NumPy array, a
-    torch tensor, or anything with `__array__`.
-    draft_side: JPEGs may be decoded smaller, with no side below this many pixels unless the photo's own is.
+    source: a path (str or PathLike), the bytes of a file, a file opened in binary mode (read from its current
+    position), a PIL image, or a uint8 array: (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray. An array is a
+    NumPy array, a torch tensor, or anything with `__array__`.
+    draft_side: a JPEG may be decoded at a reduced size, but not below this many pixels per side.
 
-    EXIF orientation is applied, transparency laid over white, grey of more than 8 bits scaled (see `_grey_to_uint8`),
-    CMYK, palette and 1-bit converted; of an animation the first frame counts. A JPEG that has lost its end is read when
-    all that is missing is its end marker and the last few blocks. The caller's image is not changed.
+    EXIF orientation is applied, transparency is composited over white, gray above 8 bits is scaled (see
+    `_grey_to_uint8`), CMYK, palette and 1-bit images are converted, and an animation gives its first frame. A truncated
+    JPEG is accepted if only its end marker and the last few blocks are missing. The caller's image is not modified.
     Raises NotAnImage, UndecodableImage, ImageTooLarge, UnreadableFile; InvalidArgument for other types and arrays.
     """
     if isinstance(source, Image.Image):
@@ -145,13 +147,14 @@ def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int 
     if isinstance(source, ArrayLike):
         return _from_array(_as_array(source))
     raise InvalidArgument(
-        f"an image is a path, bytes, a file, a PIL image or a uint8 array, not {type(source).__name__}: convert it"
+        f"an image must be a path, bytes, a file, a PIL image or a uint8 array, not {type(source).__name__}: convert it"
     )
 
 
 def many_images(images: Any) -> Iterable[Any] | None:
-    """The images one by one when `images` are many: a list, a generator or any other iterable, a uint8 array
-    (N, H, W, C), or an array of paths. None when `images` is one image, or nothing that we know (see `open_image`).
+    """Iterate over `images` if they are an iterable, a uint8 array (N, H, W, C), or an array of paths.
+
+    None if `images` is a single image or not recognized (see `open_image`).
     """
     if isinstance(images, (list, tuple)):
         return images
@@ -165,7 +168,7 @@ def many_images(images: Any) -> Iterable[Any] | None:
 
 
 def which_image(number: int, images: Iterable[Any]) -> str:
-    """One of many images, for messages: `image 3 of 8 (from 0)`."""
+    """A name for one of many images in messages: `image 3 of 8 (from 0)`."""
     return f"image {number}{f' of {len(images)}' if isinstance(images, Sized) else ''} (from 0)"
 
 
@@ -180,7 +183,7 @@ def read_photo(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bytes:
 
 
 def image_bytes(image: ImageSource, limits: Limits = LIMITS) -> bytes:
-    """The bytes of a photo's file: as they are, or a PNG of a PIL image or an array. Raises as `open_image` does."""
+    """The bytes of a photo: its file unchanged, or a PIL image or array as PNG. Raises as `open_image` does."""
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image) if memoryview(image).nbytes <= limits.bytes else _refuse_bytes(limits)
     if isinstance(image, (str, os.PathLike)):
@@ -195,7 +198,7 @@ def image_bytes(image: ImageSource, limits: Limits = LIMITS) -> bytes:
 @lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
     """The photo formats that this installation decodes, as Pillow names them."""
-    # An older Pillow has never heard of AVIF, and would warn.
+    # An older Pillow does not know AVIF, and would warn.
     optional = {name: name.lower() in features.modules and features.check(name.lower()) for name in ("WEBP", "AVIF")}
     optional["HEIF"] = find_spec("pillow_heif") is not None
     return tuple(name for name in _READABLE if optional.get(name, True))
@@ -207,25 +210,29 @@ def read_file(file: BinaryFile, limits: Limits = LIMITS) -> bytes:
     try:
         while len(data) <= limits.bytes and (chunk := file.read(_CHUNK)):
             if not isinstance(chunk, bytes):
-                raise InvalidArgument(f"read() gave {type(chunk).__name__}, not bytes: open the file in binary mode")
+                raise InvalidArgument(
+                    f"read() returned {type(chunk).__name__}, not bytes: open the file in binary mode"
+                )
             data += chunk
     except UnicodeDecodeError as error:
-        raise InvalidArgument("read() decodes the bytes: open the file in binary mode") from error
+        raise InvalidArgument("the file is open in text mode: open it in binary mode") from error
     except InvalidArgument:
         raise
-    except Exception as error:  # it is anybody's: closed, a broken archive, an answer that ends early
+    except Exception as error:  # any object: a closed file, a damaged archive, a response that ends early
         raise UnreadableFile(f"cannot read the file ({_reason(error)}): open it again, or give its bytes") from error
     return bytes(data) if len(data) <= limits.bytes else _refuse_bytes(limits)
 
 
 def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
     if not data:
-        raise NotAnImage("the photo is empty (0 bytes): save it again; a file that was read or written needs seek(0)")
+        raise NotAnImage(
+            "the photo is empty (0 bytes): save it again; if an open file was already read or written, call seek(0)"
+        )
     kind = _signature(data)
     if kind == "HEIF":
         _register_heif()
     if kind is None or kind not in readable_formats():
-        raise NotAnImage(f"not a photo in a format that we read: send one of {', '.join(readable_formats())}")
+        raise NotAnImage(f"not a photo in a supported format: send one of {', '.join(readable_formats())}")
     if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
         raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
     try:
@@ -237,24 +244,26 @@ def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
                 raise
             photo = _without_end(data, limits, draft_side)
         if kind == "PNG" and _lacks_rows(photo, data):
-            raise OSError("its rows end early")
+            raise OSError("image data ends early")
         return _upright_rgb(photo)
     except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
 
 
 def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
-    """The photo by its header, checked; no pixel is decoded yet."""
+    """Open the photo and check its header; no pixel is decoded yet."""
     Image.preinit()
     if kind not in Image.OPEN:
         Image.init()
     try:
-        # Not Image.open: it has a limit of its own, for the whole process, at which it warns and twice which it raises.
+        # Not Image.open: it has its own process-wide limit, where it warns, and it raises at twice the limit.
         photo = Image.OPEN[kind][0](_Counted(data), "")
     except UndecodableImage:
         raise
     except Exception as error:
-        raise UndecodableImage("the photo is truncated or broken (its header cannot be read): save it again") from error
+        raise UndecodableImage(
+            "the photo is truncated or damaged (its header cannot be read): save it again"
+        ) from error
     _check_pixels(photo, limits)
     if kind == "JPEG":
         photo.draft("RGB", (draft_side, draft_side))
@@ -262,10 +271,10 @@ def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFil
 
 
 def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
-    """A JPEG whose last bytes are missing, loaded. Raises OSError when more than the last few blocks are missing.
+    """Load a JPEG whose last bytes are missing. Raises OSError if more than the last few blocks are missing.
 
-    The decoder makes up what is missing without a word. With two different ends it makes up two different things, so
-    the first difference is where the photo ends. (A progressive one that ends between two scans looks whole.)
+    The decoder silently fills in what is missing. Two different endings give two different fills, so the first
+    difference shows where the data ends. (A progressive JPEG that ends between two scans looks complete.)
     """
     start = data.removesuffix(b"\xff")
     noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # 255 would start a marker
@@ -276,16 +285,16 @@ def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.Imag
     block = 8 * (max(layer[2] for layer in jpeg.layer) if len(jpeg.layer) > 1 else 1) // scale
     rows, columns, *_ = np.nonzero(one != two)
     if len(rows):
-        top = (photo.height - 1) // block * block - 2  # 2: colours are interpolated across the border of a block
+        top = (photo.height - 1) // block * block - 2  # 2: colors are interpolated across the border of a block
         if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:
             raise OSError("image file is truncated")
     return photo
 
 
 def _lacks_rows(photo: ImageFile.ImageFile, data: bytes) -> bool:
-    """Whether the zlib stream of a loaded PNG ends before its last row. Pillow leaves such rows black.
+    """Whether a loaded PNG's zlib stream ends before its last row. Pillow leaves the missing rows black.
 
-    The stream is unpacked again where the last row is black or the rows are not in order.
+    The stream is decompressed again if the last row is black or the rows are interlaced.
     """
     last = photo.crop((0, photo.height - 1, photo.width, photo.height))
     if np.asarray(last).any() and not photo.info.get("interlace"):
@@ -302,13 +311,13 @@ def _lacks_rows(photo: ImageFile.ImageFile, data: bytes) -> bool:
             while name == b"IDAT" and body and there < needed:
                 there += len(inflater.decompress(body, _CHUNK))
                 body = inflater.unconsumed_tail
-        except zlib.error:  # a wrong checksum at the end, which Pillow lets pass
+        except zlib.error:  # a wrong checksum at the end, which Pillow ignores
             return False
     return there + len(inflater.flush()) < needed
 
 
 def _bytes_of_rows(header: bytes) -> int:
-    """How many bytes a PNG's rows have once they are unpacked, by its IHDR."""
+    """The size of a PNG's decompressed rows in bytes, from its IHDR."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * {2: 3, 4: 2, 6: 4}.get(colour, 1)
     total = 0
@@ -319,7 +328,7 @@ def _bytes_of_rows(header: bytes) -> int:
 
 
 def _signature(data: bytes) -> str | None:
-    """The format by its first bytes. Naming it ourselves keeps every other decoder of Pillow out of reach."""
+    """The format, from the first bytes. Choosing it here makes Pillow's other decoders unreachable."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -341,7 +350,7 @@ def _signature(data: bytes) -> str | None:
 
 @lru_cache(maxsize=1)
 def _register_heif() -> None:
-    """Teach Pillow to read HEIC, as phones write it, by the extra `heic`. Raises NotAnImage."""
+    """Let Pillow read HEIC, the format of many phones, with the extra `heic`. Raises NotAnImage."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
@@ -351,7 +360,7 @@ def _register_heif() -> None:
 
 def _from_pil(image: Image.Image, limits: Limits) -> Image.Image:
     try:
-        if isinstance(image, ImageFile.ImageFile):  # perhaps not decoded yet
+        if isinstance(image, ImageFile.ImageFile):  # it may not be decoded yet
             _check_pixels(image, limits)
         elif 0 in image.size:
             raise UndecodableImage(_EMPTY)
@@ -363,8 +372,8 @@ def _from_pil(image: Image.Image, limits: Limits) -> Image.Image:
 def _as_array(source: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(source)
-    except Exception as error:  # a tensor on an accelerator, one with a gradient
-        raise InvalidArgument(f"cannot read this {type(source).__name__} as an array ({_reason(error)})") from error
+    except Exception as error:  # a tensor on an accelerator, or one with a gradient
+        raise InvalidArgument(f"cannot convert this {type(source).__name__} to an array ({_reason(error)})") from error
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
@@ -374,7 +383,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
         if array.ndim == 3 and channels not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
             advice += "; put the channels last"
         raise InvalidArgument(
-            f"an image array is uint8 (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, not {array.dtype} "
+            f"an image array must be uint8 (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray, not {array.dtype} "
             f"{array.shape}{advice or '; convert it first'}"
         )
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array if channels > 1 else array.reshape(array.shape[:2]))))
@@ -384,7 +393,9 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
     limit = limits.pixels * (2 if image.format in ("JPEG", "MPO") else 1)
     pixels = image.width * image.height
     if pixels > limit:
-        raise ImageTooLarge(f"{pixels / 1e6:.0f} megapixels, at most {limit / 1e6:.0f} are read: send a smaller photo")
+        raise ImageTooLarge(
+            f"the photo has {pixels / 1e6:.0f} megapixels (limit: {limit / 1e6:.0f}): send a smaller photo"
+        )
     if pixels == 0:
         raise UndecodableImage(_EMPTY)
 
@@ -397,14 +408,14 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     rgb = _to_rgb(image)
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    rgb.info = {}  # an orientation left behind would be applied again by the next reader
+    rgb.info = {}  # otherwise the next reader would apply the orientation again
     return rgb
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken metadata does not make a broken photo
+    except Exception:  # damaged metadata does not make the photo unusable
         return 1
 
 
@@ -422,11 +433,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_uint8(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Grey (H, W) of more than 8 bits -> uint8. Pillow's own conversion clips at 255: everything turns white.
+    """Gray (H, W) of more than 8 bits -> uint8. Pillow's own conversion clips at 255, which turns everything white.
 
-    White is one of a few fixed values, never the photo's own maximum. Integers: the first of 255, 4095 (12 bits) and
-    65535 that no value exceeds. Floats: the first of 1, 255 and 65535 of which no value exceeds the double, because
-    highlights may lie above white. What lies above white is white, what lies below 0 is black, and so is NaN.
+    White is one of a few fixed values, never the photo's own maximum. Integers: the smallest of 255, 4095 (12 bits) and
+    65535 that no value exceeds. Floats: the smallest of 1, 255 and 65535 such that no value exceeds its double, because
+    highlights may lie above white. Values above white become white; values below 0 and NaN become black.
     """
     integers = grey.dtype.kind in "iu"
     values = np.nan_to_num(grey.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
@@ -438,7 +449,7 @@ def _grey_to_uint8(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _refuse_bytes(limits: Limits) -> bytes:
-    raise ImageTooLarge(f"more than {limits.bytes / 2**20:.3g} MiB: send a smaller photo")
+    raise ImageTooLarge(f"the photo has more than {limits.bytes / 2**20:.3g} MiB: send a smaller photo")
 
 
 def _as_image_error(error: Exception) -> ImageError:
@@ -446,10 +457,10 @@ def _as_image_error(error: Exception) -> ImageError:
         return error
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):
         return ImageTooLarge("too many pixels to decode: send a smaller photo")
-    return UndecodableImage(f"the photo is truncated or broken ({_reason(error)}): save it again")
+    return UndecodableImage(f"the photo is truncated or damaged ({_reason(error)}): save it again")
 
 
 def _reason(error: Exception) -> str:
-    """Why, in a few words; an OSError's text without the path, which the message names already."""
+    """A short reason; for an OSError without the path, because the message already names it."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return text.splitlines()[0][:100]

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, for people only: nothing when stderr is not a terminal or there is one item."""
+"""A progress bar on stderr. It is not drawn if stderr is not a terminal or there is only one item."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SECONDS_BETWEEN = 0.1
 
 
 class Progress:
-    """`with Progress(total) as progress:` and `progress.step()` per item; `clear()` before other output to stderr.
+    """A context manager: call `progress.step()` for each item, and `progress.clear()` before other output to stderr.
 
-    scale and unit: items are counted in, e.g. 1e6 and "MB" where they are bytes.
+    scale, unit: how to show counts, e.g. 1e6 and "MB" if items are bytes.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Progress:
         self.clear()
 
     def step(self, count: int = 1) -> None:
-        """That many more items are done; fewer, when what was done is lost."""
+        """Record `count` finished items; a negative count if finished work was lost."""
         self.done += count
         now = time.monotonic()
         if self._shown and (now - self._drawn >= _SECONDS_BETWEEN or self.done == self.total):
@@ -44,7 +44,7 @@ class Progress:
             print(f"\r[{bar}] {self._counted()}", end="\x1b[K" if self._unit else "", file=self._stream, flush=True)
 
     def clear(self) -> None:
-        """Wipe the bar; the next step draws it again."""
+        """Erase the bar; the next step draws it again."""
         if self._shown:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
             self._drawn = 0.0

@@ -1,4 +1,4 @@
-"""How a model gets into a zoo that any static host can serve: checked, copied, listed in index.json."""
+"""Publish a model into a zoo that any static host can serve: check it, copy it, list it in index.json."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from leap_zoo.store import ModelFolder, Zoo, ZooLocation
 def publish(folder: ZooLocation, card: ModelCard) -> None:
     """Write `card` beside its files (which must lie in folder/<id>/ already) and list it in folder/index.json.
 
-    The files are checked against the card first, so a zoo never lists what cannot be loaded. The index keeps its other
-    models, sorted by id. A `model.sig` of another card is removed. Raises ArtifactCorrupt, InvalidCard.
+    The files are checked against the card first, so that a zoo never lists files that cannot be loaded. The index keeps
+    its other models, sorted by id. A `model.sig` that belongs to another card is removed. Raises ArtifactCorrupt,
+    InvalidCard.
     """
     place = Zoo(zoo_folder(folder))
     check_files(place, card)
@@ -34,7 +35,7 @@ def publish(folder: ZooLocation, card: ModelCard) -> None:
 
 
 def publish_folder(folder: str | os.PathLike[str], zoo: ZooLocation) -> ModelCard:
-    """Check the model in `folder`, copy it into the zoo, which is made if need be, and list it in its index.
+    """Check the model in `folder`, copy it into the zoo (creating the zoo if needed), and list it in its index.
 
     Files of an earlier revision that the card no longer lists are removed from the zoo. The index is written last.
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt.
@@ -53,25 +54,29 @@ def publish_folder(folder: str | os.PathLike[str], zoo: ZooLocation) -> ModelCar
 
 
 def reindex(folder: ZooLocation) -> list[ModelCard]:
-    """Write folder/index.json anew from the model folders that are there, each checked; returns their cards.
+    """Rebuild folder/index.json from the model folders there, after checking each one; return their cards.
 
-    Raises InvalidArgument when there is none; ArtifactCorrupt, InvalidCard, and then the index is left as it was.
+    Raises InvalidArgument if there are no model folders; ArtifactCorrupt, InvalidCard; the index is then left
+    unchanged.
     """
     place = zoo_folder(folder)
     found = [(path.parent.name, *checked(ModelFolder(path.parent))) for path in sorted(place.glob("*/card.json"))]
     if not found:
-        raise InvalidArgument(f"{short(place)} has no model folders: give the folder of a zoo")
+        raise InvalidArgument(f"{short(place)} contains no model folders: give a zoo's folder")
     for name, _, card in found:
         if card.id != name:
             raise InvalidCard(
-                f"{short(place / name)} is of {card.id}: a model's folder has the model's name, rename it"
+                f"{short(place / name)} contains {card.id}, but has another name: rename the folder to {card.id}"
             )
     _list(place, [entry for _, entry, _ in found], alone=True)
     return [card for _, _, card in found]
 
 
 def checked(place: Zoo, model: str | None = None) -> tuple[IndexEntry, ModelCard]:
-    """A model after checking all its files. Raises ArtifactCorrupt, InvalidCard, UnknownModel."""
+    """Check all files of a model; returns its index entry and card.
+
+    Raises ArtifactCorrupt, InvalidCard, UnknownModel.
+    """
     entry = place.entry(model)
     card = place.card(entry)
     check_files(place, card)
@@ -87,10 +92,10 @@ def check_files(place: Zoo, card: ModelCard) -> None:
 def write_folder(
     to: Path, place: Zoo, card: ModelCard, files: Iterable[File], others: Mapping[str, bytes | None]
 ) -> ModelFolder:
-    """Write `files` of `place` and `others` (by name; None: absent) to to/<id>/: all, or nothing when it is new.
+    """Write `files` of `place` and `others` (by name; None: absent) to to/<id>/; a new folder is all or nothing.
 
-    What an earlier revision left there goes; other people's files stay. Raises OSError, ArtifactCorrupt, and
-    InvalidArgument when there is another kind of folder.
+    Files of an earlier revision are removed; unrelated files stay. Raises OSError, ArtifactCorrupt, and InvalidArgument
+    if the folder exists but is not a model's.
     """
     home, staging = to / card.id, to / f".{card.id}-{secrets.token_hex(8)}"
     if os.path.lexists(home) and (not home.is_dir() or (not (home / "card.json").exists() and any(home.iterdir()))):
@@ -112,7 +117,7 @@ def write_folder(
 
 
 def _replace(staging: Path, home: Path, card: ModelCard) -> None:
-    """Move the new files over the old ones, the card last, and remove old ones that it does not describe."""
+    """Move the new files over the old ones, the card last, and remove old files that it does not list."""
     ours, stale = {file.file: file.sha256 for file in card.files}, set(OTHER_FILES)
     with contextlib.suppress(OSError, InvalidCard):
         stale |= {file.file for file in read_card(home / "card.json").files if ours.get(file.file) != file.sha256}
@@ -129,7 +134,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _list(zoo: Path, entries: list[IndexEntry], *, alone: bool = False) -> None:
-    """Write the index with `entries`, beside those of other models unless `alone`."""
+    """Write the index with `entries`, keeping the entries of other models unless `alone`."""
     path, ids = zoo / "index.json", {entry.id for entry in entries}
     if path.exists() and not alone:
         entries = [*entries, *(entry for entry in read_index(path).models if entry.id not in ids)]

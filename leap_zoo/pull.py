@@ -1,7 +1,7 @@
-"""Fetch a model from elsewhere: into this device's cache, where `load` finds it, or into a folder to take along.
+"""Fetch a model from a zoo: into this device's cache, where `load` finds it, or into a folder to copy anywhere.
 
-index -> card -> files, each checked by what came before. The model is listed when everything is there, so nobody ever
-sees a part of one. What is refused leaves nothing; what was interrupted goes on where it stopped.
+Each step of index -> card -> files is checked against the one before. The model is listed once it is complete, so an
+incomplete model is never visible. A rejected download leaves nothing behind; an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,21 @@ from leap_zoo.settings import read_settings, zoo_location
 from leap_zoo.store import Cache, Zoo, check_card, default_model, find_all
 
 SIGNATURE = "model.sig"
-_STARTS = {SIGNATURE: (b"{",), "curriculum.svg": (b"<?xml", b"<svg"), "README.md": (b"",)}  # not a host's error page
-_WRITE = "give --to another folder"
+_STARTS = {
+    SIGNATURE: (b"{",),
+    "curriculum.svg": (b"<?xml", b"<svg"),
+    "README.md": (b"",),
+}  # plausible, unlike a host's error page
+_WRITE = "choose another folder with --to"
 
-_Choose = Callable[[ModelCard, Callable[[Artifact], bool]], list[File]]  # by the card, and what is there at all
+_Choose = Callable[
+    [ModelCard, Callable[[Artifact], bool]], list[File]
+]  # the bytes that the card lists, and the bytes that exist
 
 
 @dataclass(frozen=True)
 class PulledFile:
-    """A file that is on this device now, checked. `downloaded`: it was not there before."""
+    """A checked file on this device. `downloaded`: it was not there before."""
 
     file: str
     bytes: int
@@ -52,7 +58,7 @@ class PulledFile:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What `pull` did. `signed`: the zoo had a signature for the card; `leap_zoo.verify` checks it."""
+    """The result of `pull`. `signed`: the zoo has a signature for the card; `leap_zoo.verify` checks it."""
 
     model: str
     revision: str
@@ -72,20 +78,21 @@ def pull(
     everything: bool = False,
     shown: bool = False,
 ) -> Pulled:
-    """Fetch the card of a model, its golden file, and one artifact: the one that `load` would choose.
+    """Fetch a model's card, its golden file, and one artifact: the one that `load` would choose.
 
-    name: None: the only model of the source, else leap-zoo's default.
+    name: default: the source's only model, else leap-zoo's default model.
     source: a folder, a file://, http(s):// or hf://OWNER/NAME URL, of a zoo or of one model; default: LEAP_ZOO_URL,
-        and without that the models that are on this device.
-    to: write the files to the folder to/NAME, with the card, its signature and README.md, and leave the cache alone.
-    precision, format: another artifact, or `timm`, what timm reads; file: what has this file; everything: all files.
-    shown: a progress bar, where stderr is a terminal.
-    LEAP_ZOO_OFFLINE=1: a server is not asked; it is enough when everything is here.
+        or without it, the models on this device.
+    to: write the files to the folder to/NAME, with the card, its signature and README.md, and do not touch the cache.
+    precision, format: choose another artifact, or `timm` for timm's files; file: the artifact with this file;
+    everything: all files.
+    shown: draw a progress bar if stderr is a terminal.
+    LEAP_ZOO_OFFLINE=1: no server is asked; this succeeds if everything is already here.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, DownloadFailed, CacheUnusable, MissingExtra.
     """
     for what, text in (("a model", name), ("a file", file)):
         if text is not None and not isinstance(text, str):
-            raise InvalidArgument(f"{what} is named by a text, not by {type(text).__name__}")
+            raise InvalidArgument(f"{what} must be a string, not {type(text).__name__}")
     if to is not None and "\0" in str(check_path(to)):
         raise InvalidArgument(f"{short(to)} has a null character: {_WRITE}")
     settings = read_settings()
@@ -93,7 +100,7 @@ def pull(
     choose = _chooser(precision, format, file, everything)
     offline = place is not None and settings.offline and isinstance(zoo_location(place, "--from"), str)
     if offline and name is None:
-        raise DownloadFailed("LEAP_ZOO_OFFLINE is 1: name the model, only the server knows which ones it has")
+        raise DownloadFailed("LEAP_ZOO_OFFLINE is 1, and only the server knows its models: name the model")
     if place is None or offline:
         return _from_here(name or default_model(), choose, to, offline=offline)
     with open_zoo(place) as zoo:
@@ -110,7 +117,7 @@ def pull(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A model of a source: its card as it was published, the files to fetch, and those that no card lists."""
+    """A model of a source: its published card, the files to fetch, and the files that no card lists."""
 
     source: str
     entry: IndexEntry
@@ -130,7 +137,7 @@ def _choose(zoo: Zoo, entry: IndexEntry, choose: _Choose) -> _Chosen:
 
 
 def _into_folder(to: Path, cache: Cache, zoo: Zoo, model: _Chosen, shown: bool) -> Pulled:
-    """Downloads lie in DIR/.leap-zoo until the model is whole, and can go on there after an interruption."""
+    """Pull into a folder. Downloads stay in DIR/.leap-zoo until the model is complete, and can be resumed there."""
     scratch = Cache(to.absolute() / ".leap-zoo", _WRITE)
     made = [folder for folder in scratch.folder.parents if not os.path.lexists(folder)]
     with contextlib.ExitStack() as stack:
@@ -159,7 +166,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _written(to: str | os.PathLike[str], zoo: Zoo, model: _Chosen) -> Zoo:
-    """The folder to/NAME with the files of a model that `zoo` has. Raises InvalidArgument."""
+    """Write the files of a model from `zoo` to the folder to/NAME. Raises InvalidArgument."""
     try:
         return write_folder(check_path(to), zoo, model.card, model.files, model.others | {"card.json": model.data})
     except OSError as error:
@@ -167,10 +174,10 @@ def _written(to: str | os.PathLike[str], zoo: Zoo, model: _Chosen) -> Zoo:
 
 
 def _from_here(name: str, choose: _Choose, to: str | os.PathLike[str] | None, *, offline: bool) -> Pulled:
-    """Without a source: what is on this device already. Raises UnknownModel, InvalidArgument, DownloadFailed."""
+    """Without a source: use what is already on this device. Raises UnknownModel, InvalidArgument, DownloadFailed."""
     try:
         held = _held(name, choose)
-        failed: LeapZooError = InvalidArgument(f"{short(name)} is here, but not the files that you ask for")
+        failed: LeapZooError = InvalidArgument(f"{short(name)} is on this device, but not the requested files")
     except UnknownModel as error:
         held, failed = None, error
     if held is not None:
@@ -178,15 +185,15 @@ def _from_here(name: str, choose: _Choose, to: str | os.PathLike[str] | None, *,
         return _pulled(model, zoo if to is None else _written(to, zoo, model))
     if offline:
         raise DownloadFailed(f"{failed}, and LEAP_ZOO_OFFLINE is 1: unset it, or give --from FOLDER")
-    raise type(failed)(f"{failed}; to pull it from elsewhere, give --from URL_OR_FOLDER, or set LEAP_ZOO_URL")
+    raise type(failed)(f"{failed}; to fetch it, give --from URL_OR_FOLDER or set LEAP_ZOO_URL")
 
 
 def _held(name: str, choose: _Choose) -> tuple[Zoo, _Chosen] | None:
-    """A zoo of this device that has all that is chosen, checked. Raises UnknownModel, ArtifactCorrupt."""
+    """A zoo on this device that has all the chosen files, checked. Raises UnknownModel, ArtifactCorrupt."""
     for zoo, card in find_all(name):
         try:
             model = _choose(zoo, zoo.entry(name), choose)
-        except InvalidArgument:  # the same model elsewhere may have more files
+        except InvalidArgument:  # another zoo may have more files of the same model
             continue
         if all(zoo.has(card, file) for file in model.files):
             for file in model.files:
@@ -196,9 +203,9 @@ def _held(name: str, choose: _Choose) -> tuple[Zoo, _Chosen] | None:
 
 
 def _chooser(precision: str | None, format: str | None, file: str | None, everything: bool) -> _Choose:
-    """What picks the files of a card. Raises InvalidArgument for choices that exclude one another."""
+    """A function that picks files from a card. Raises InvalidArgument for options that exclude one another."""
     if ((precision or format) and (file or everything)) or (file and everything):
-        raise InvalidArgument("pull what? Give precision and format, or one file, or all")
+        raise InvalidArgument("conflicting options: give precision and format, or one file, or all")
 
     def choose(card: ModelCard, held: Callable[[Artifact], bool]) -> list[File]:
         if everything:
@@ -217,7 +224,7 @@ def _chooser(precision: str | None, format: str | None, file: str | None, everyt
 
 
 def _with_file(card: ModelCard, name: str) -> list[File]:
-    """A file, and those that are of no use without one another."""
+    """A file, together with the files that it needs."""
     sets: list[list[File]] = [*(artifact.files for artifact in card.artifacts), card.timm, [card.golden]]
     for together in sets:
         if name in [file.file for file in together]:
@@ -226,7 +233,7 @@ def _with_file(card: ModelCard, name: str) -> list[File]:
 
 
 def _fetch_all(cache: Cache, zoo: Zoo, model: _Chosen, shown: bool) -> set[str]:
-    """Fetch what the cache lacks; returns the digests of what arrived."""
+    """Fetch the files that the cache does not have; returns their digests."""
     cache.prepare(sum(file.bytes for file in model.files if not cache.has(model.card, file)))
     arrived: set[str] = set()
     try:

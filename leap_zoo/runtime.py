@@ -1,6 +1,6 @@
-"""What runs a graph: ONNX Runtime, which every installation has, or OpenVINO, an optional extra.
+"""Run a graph with ONNX Runtime, which every installation has, or OpenVINO, an optional extra.
 
-Both are behind one small interface, `Session`, and are imported when the first model is opened: `import leap_zoo` stays
+Both implement one small interface, `Session`. They are imported when the first model is opened, so `import leap_zoo` is
 fast.
 """
 
@@ -20,16 +20,16 @@ import numpy.typing as npt
 from leap_zoo.card import Artifact
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, short
 
-Signature = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shape; None is a free axis
+Signature = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shape; None is a dynamic axis
 Provider = str | tuple[str, dict[str, Any]]  # an execution provider of ONNX Runtime, with its options
 
 _OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
 class Session(Protocol):
-    """A loaded graph. `run` may be called from several threads at once."""
+    """A loaded graph. `run` is thread-safe."""
 
-    runtime: str  # e.g. "onnxruntime 1.32.0", and the execution providers where it is not the CPU alone
+    runtime: str  # e.g. "onnxruntime 1.32.0", and the execution providers unless it is only the CPU
     threads: int
     inputs: Signature
     outputs: Signature
@@ -48,26 +48,28 @@ def open_session(
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
 ) -> OnnxSession | OpenVinoSession:
-    """The bytes of an artifact's `files`, in that order, as a session.
+    """Open a session from the bytes of an artifact's `files`, in that order.
 
-    exact, providers, session_options: as `leap_zoo.load` takes them.
-    Raises ArtifactRefused when the runtime cannot load it, MissingExtra when the runtime is not installed,
+    exact, providers, session_options: as in `leap_zoo.load`.
+    Raises ArtifactRefused if the runtime cannot load the file, MissingExtra if the runtime is not installed,
     InvalidArgument for an option that the file's runtime does not have.
     """
     if artifact.format == "openvino":
         if providers is not None or session_options is not None:
-            raise InvalidArgument("providers and session_options are ONNX Runtime's: choose format='onnx' with them")
+            raise InvalidArgument(
+                "providers and session_options are for ONNX Runtime only: choose format='onnx' with them"
+            )
         return OpenVinoSession(files[0], files[1], artifact, threads, exact=exact)
     if not exact:
-        raise InvalidArgument("exact=False does something on OpenVINO only: choose format='openvino' with it")
+        raise InvalidArgument("exact=False has no effect on ONNX Runtime: choose format='openvino' with it")
     return OnnxSession(files[0], artifact, threads, providers, session_options)
 
 
 class OnnxSession:
     """One ONNX file, given as its bytes. Raises ArtifactRefused, InvalidArgument.
 
-    `providers`: the execution providers that run, ONNX Runtime's names, the preferred one first. `metadata`: what the
-    file says of itself.
+    `providers`: the active execution providers, by ONNX Runtime's names, the preferred one first. `metadata`: the
+    file's own metadata.
     """
 
     def __init__(
@@ -86,16 +88,18 @@ class OnnxSession:
         wanted = _pairs(ort, ["CPUExecutionProvider"] if providers is None else providers)
         options = session_options
         if options is not None and not isinstance(options, ort.SessionOptions):
-            raise InvalidArgument(f"session_options is an onnxruntime.SessionOptions, not {type(options).__name__}")
+            raise InvalidArgument(
+                f"session_options must be an onnxruntime.SessionOptions, not {type(options).__name__}"
+            )
         if options is None:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
-            # Spinning threads burn the cores that the caller's own work (decoding, an HTTP loop) needs.
+            # Spinning threads take cores from the caller's own work (decoding, an HTTP loop).
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # Without enable_fallback=0, ONNX Runtime would print that a provider failed, and go on without it.
+            # Without enable_fallback=0, ONNX Runtime would print that a provider failed and continue without it.
             self._session = ort.InferenceSession(data, options, providers=wanted, enable_fallback=0)
             self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
             self.inputs = {node.name: _onnx_signature(node) for node in self._session.get_inputs()}
@@ -122,29 +126,29 @@ class OnnxSession:
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, told to report nothing. Raises MissingExtra.
+    """Import ONNX Runtime with telemetry disabled. Raises MissingExtra.
 
-    Once imported without this variable, ONNX Runtime looks up a telemetry host and writes a database and a device's id
-    under the home folder.
+    Without this variable, ONNX Runtime looks up a telemetry host at import, and writes a database and a device id below
+    the home folder.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtra(f"ONNX Runtime cannot be imported ({error}): pip install onnxruntime") from error
-    onnxruntime.disable_telemetry_events()  # where the caller has imported it before us
+    onnxruntime.disable_telemetry_events()  # in case the caller imported it first
     return onnxruntime
 
 
 def _pairs(ort: Any, providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
-    """Each provider and its options. Raises InvalidArgument for what is malformed or not in this ONNX Runtime."""
+    """Each provider and its options. Raises InvalidArgument if one is malformed or not in this ONNX Runtime."""
     if not isinstance(providers, (list, tuple)) or not providers:
         raise InvalidArgument("providers must be a list, such as ['CUDAExecutionProvider', 'CPUExecutionProvider']")
     available = ort.get_available_providers()
     pairs = [(provider, {}) if isinstance(provider, str) else provider for provider in providers]
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)):
-            raise InvalidArgument(f"a provider is a name, or a tuple of a name and a dict, not {short(pair)}")
+            raise InvalidArgument(f"a provider must be a name, or a tuple of a name and a dict, not {short(pair)}")
         if pair[0] not in available:
             raise InvalidArgument(
                 f"this ONNX Runtime has no {short(pair[0])}, only {', '.join(available)}: choose one of them, or "
@@ -161,11 +165,11 @@ def _onnx_signature(node: Any) -> tuple[str, tuple[int | None, ...]]:
 class OpenVinoSession:
     """One OpenVINO IR, given as the bytes of its .xml and its .bin, on the CPU. Raises ArtifactRefused, MissingExtra.
 
-    exact: 32-bit float arithmetic; otherwise OpenVINO uses bfloat16 where the processor has it.
-    `metadata`: what the file says of itself.
+    exact: use 32-bit float arithmetic; otherwise OpenVINO uses bfloat16 if the processor has it.
+    `metadata`: the file's own metadata.
 
-    Compiled twice, each when it is first needed: for one photo, and for any number of them. Shapes that are known
-    beforehand are a sixth faster on a small student.
+    The graph is compiled twice, each time on first use: for one photo, and for any batch size. A static shape is a
+    sixth faster on a small student.
     """
 
     def __init__(self, xml: bytes, weights: bytes, artifact: Artifact, threads: int, *, exact: bool = True) -> None:
@@ -179,7 +183,7 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(threads),
-            "ENABLE_CPU_PINNING": "NO",  # two sessions of one process would be pinned to the same core
+            "ENABLE_CPU_PINNING": "NO",  # otherwise two sessions of one process would be pinned to the same core
         } | ({"INFERENCE_PRECISION_HINT": "f32"} if exact else {})
         try:
             self._core = core()
@@ -190,7 +194,7 @@ class OpenVinoSession:
             self.outputs = {port.get_any_name(): _openvino_signature(port) for port in self._model.outputs}
         except Exception as error:
             raise refused(self.runtime, "load", artifact, error) from error
-        self._weights = blob  # the graph's constants point into it
+        self._weights = blob  # the graph's constants point into this buffer
         self._compiling = threading.Lock()
         self._single: _Requests | None = None
         self._many: _Requests | None = None
@@ -216,7 +220,7 @@ class OpenVinoSession:
 
 
 class _Requests:
-    """A compiled model. A request holds the buffers of one call: one per concurrent caller, then used again."""
+    """A compiled model and its inference requests: one per concurrent caller, reused afterward."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -236,17 +240,17 @@ class _Requests:
 
 @functools.cache
 def core() -> Any:
-    """The one `openvino.Core` of this process, which is never destroyed. Raises MissingExtra.
+    """The single `openvino.Core` of this process, which is never destroyed. Raises MissingExtra.
 
-    The CPU plugin of each Core gives the thread another stack for signals, and puts the former one back at its end. Of
-    two Cores that end in the order in which they began, the second puts back a stack that was freed with the first: the
-    next signal that Python handles then ends the process (OpenVINO 2026.4).
+    Each Core's CPU plugin installs a new signal stack for the thread and restores the previous one when it ends. If two
+    Cores end in the order in which they began, the second restores a stack that was freed with the first, and the next
+    signal that Python handles kills the process (OpenVINO 2026.4).
     """
     return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:
-    # OpenVINO reports through this module where it can import it: looks up a host, writes under the home folder.
+    # Through this module OpenVINO sends telemetry: it looks up a host and writes below the home folder.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
@@ -271,7 +275,7 @@ def _openvino_signature(port: Any) -> tuple[str, tuple[int | None, ...]]:
 
 
 def check_version(name: str, package: str, installed: str, artifact: Artifact) -> None:
-    """Raises ArtifactRefused when the runtime is older than the artifact's card asks for."""
+    """Raises ArtifactRefused if the runtime is older than the artifact's card requires."""
     if _numbers(installed) < _numbers(artifact.minimum_runtime):
         raise ArtifactRefused(
             f"{artifact.file} needs {name} {artifact.minimum_runtime}, this is {installed}: pip install -U {package}"
@@ -279,7 +283,7 @@ def check_version(name: str, package: str, installed: str, artifact: Artifact) -
 
 
 def refused(runtime: str, verb: str, artifact: Artifact, error: Exception) -> ArtifactRefused:
-    """Whatever a runtime raised, as one line of ours."""
+    """ArtifactRefused with one line about whatever a runtime raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = lines[0][:200]
     return ArtifactRefused(f"{runtime} cannot {verb} {artifact.file} ({reason}): update it, or choose another file")

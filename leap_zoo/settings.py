@@ -4,13 +4,13 @@
 |---|---|---|
 | LEAP_ZOO_URL | a folder, or a file://, http(s):// or hf://OWNER/NAME URL | a folder: looked in first; \
 a server: where `leap-zoo list`, `show` and `pull` look |
-| LEAP_ZOO_HOME | a folder | what was pulled; default: XDG_CACHE_HOME or ~/.cache, then leap-zoo |
-| LEAP_ZOO_OFFLINE | 0 or 1 | 1: nothing uses the network |
-| LEAP_ZOO_THREADS | 1..1024 | threads per model; default: what the affinity and the cgroup quota allow |
-| LEAP_ZOO_QDRANT_KEY | text | the API key of the Qdrant server that a gallery is on |
+| LEAP_ZOO_HOME | a folder | where pulled files are kept; default: leap-zoo in XDG_CACHE_HOME or ~/.cache |
+| LEAP_ZOO_OFFLINE | 0 or 1 | 1: never use the network |
+| LEAP_ZOO_THREADS | 1..1024 | threads per model; default: the number allowed by CPU affinity and cgroup quota |
+| LEAP_ZOO_QDRANT_KEY | text | API key for galleries on a Qdrant server |
 
-Of `hf://`, as the hub's own tools read them: HF_ENDPOINT, HF_TOKEN (else what `hf auth login` wrote below HF_HOME), and
-HF_HUB_OFFLINE.
+For `hf://` URLs, the hub's own variables apply: HF_ENDPOINT, HF_TOKEN (else the token that `hf auth login` stored below
+HF_HOME), and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PREFIX = "LEAP_ZOO_"
 MAX_THREADS = 1024
 HUB = "https://huggingface.co"
 MAX_TOKEN_BYTES = 4096
-REMOTE = ("http", "https", "hf")  # schemes of zoos that are pulled from
+REMOTE = ("http", "https", "hf")  # schemes of zoos to pull from
 
 
 @dataclass(frozen=True)
 class Settings:
-    """LEAP_ZOO_URL is `zoo` where it is a folder and `url` where it is a server; None where unset or empty.
+    """LEAP_ZOO_URL becomes `zoo` if it is a folder and `url` if it is a server; both are None if it is unset or empty.
 
     `home` may begin with `~`. `threads`, `qdrant_key`: see above.
     """
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class HubSettings:
-    """Where the Hugging Face hub is, and who asks it."""
+    """Address of the Hugging Face hub, and the user's token."""
 
     endpoint: str
     token: str | None = field(repr=False)
@@ -60,7 +60,7 @@ class HubSettings:
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings in `environ` (default: this process's). Raises InvalidArgument, also for a near-miss of a name."""
+    """The settings in `environ` (default: this process's). Raises InvalidArgument, also for a misspelled name."""
     variables = os.environ if environ is None else environ
     _refuse_misspelt(variables)
     location = variables.get("LEAP_ZOO_URL")
@@ -83,17 +83,19 @@ def read_hub_settings() -> HubSettings:
         home = variables.get("HF_HOME") or os.path.join(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
         with contextlib.suppress(OSError, UnicodeError):
             token = read_regular(os.path.expanduser(os.path.join(home, "token")), MAX_TOKEN_BYTES).decode().strip()
-    if not re.fullmatch("[!-~]*", token):  # what a header may have; else an error would show it
-        raise InvalidArgument("the hub's token has invalid characters: correct HF_TOKEN, or run `hf auth login`")
+    if not re.fullmatch(
+        "[!-~]*", token
+    ):  # characters that a header allows; otherwise an error message would show the token
+        raise InvalidArgument("the hub's token contains invalid characters: correct HF_TOKEN, or run `hf auth login`")
     endpoint = zoo_location(variables.get("HF_ENDPOINT") or HUB, "HF_ENDPOINT")
     if not isinstance(endpoint, str) or endpoint.startswith("hf:"):
-        raise InvalidArgument("HF_ENDPOINT is not a server: give http://HOST:PORT, or unset it")
+        raise InvalidArgument("HF_ENDPOINT is not a server's URL: give http://HOST:PORT, or unset it")
     offline = variables.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     return HubSettings(endpoint, token or None, offline)
 
 
 def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | str:
-    """Where a zoo is: a folder, or an http(s):// or hf:// URL without a trailing slash. Raises InvalidArgument."""
+    """A zoo's location: a folder, or an http(s):// or hf:// URL without a trailing slash. Raises InvalidArgument."""
     if not isinstance(location, str):
         return check_path(location)
     if "\0" in location:
@@ -117,13 +119,13 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
 
 
 def file_path(path: str, windows: bool = os.name == "nt") -> str:
-    """The path of a file:// URL as this system writes it: /C:/zoo is C:/zoo on Windows."""
+    """The path of a file:// URL in this system's form: /C:/zoo is C:/zoo on Windows."""
     path = unquote(path)
     return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
 
 
 def zoo_folder(location: str | os.PathLike[str]) -> Path:
-    """A zoo's location as a folder. Raises InvalidArgument for URLs that are none."""
+    """A zoo's location as a folder. Raises InvalidArgument for a URL of a server."""
     place = zoo_location(location)
     if isinstance(place, str):
         raise InvalidArgument(
@@ -153,12 +155,15 @@ def _threads(text: str) -> int:
 
 
 def parse_threads(value: Any, what: str = "threads") -> int:
-    """A number of threads, 1..1024, also NumPy's. Raises InvalidArgument."""
+    """Check a number of threads, 1..1024 (Python's or NumPy's int). Raises InvalidArgument."""
     return whole_number(value, what, 1, MAX_THREADS)
 
 
 def _refuse_misspelt(variables: Mapping[str, str]) -> None:
-    """LEAP_ZOO_THREAD=4 would silently do nothing. Other LEAP_ZOO_* names may belong to the service: left alone."""
+    """Refuse misspelled names: LEAP_ZOO_THREAD=4 would silently do nothing.
+
+    Other LEAP_ZOO_* names may be the service's.
+    """
     known = ["URL", "THREADS", "HOME", "OFFLINE", "QDRANT_KEY"]
     for name in variables:
         rest = name.removeprefix(PREFIX)

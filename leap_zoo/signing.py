@@ -1,7 +1,7 @@
-"""Who published a model: a signature over its card, by a key, with the OpenSSF `model-signing` package (extra `sign`).
+"""Sign a model's card with a key, and check who published it, with OpenSSF's `model-signing` package (extra `sign`).
 
-`model.sig` beside the card covers card.json alone. The card has size and sha256 of every other file, so signature ->
-card -> files covers the whole model, and also one of which only some files were pulled. Nothing here uses the network.
+`model.sig` beside the card covers only card.json. The card has the size and sha256 of every other file, so signature ->
+card -> files covers the whole model, even if only some of its files were pulled. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
 
 
 def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Path]:
-    """Sign the model in `folder`, or every model when it is a zoo, after checking their files; returns the signatures.
+    """Sign the model in `folder`, or every model if it is a zoo, after checking the files.
 
+    Returns the signatures' paths.
     key: a PEM file with an elliptic curve private key (P-256, P-384 or P-521), not encrypted.
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt, MissingExtra.
     """
@@ -60,7 +61,7 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
             config.verify(folder, path)
         except Exception as error:  # whatever a hostile file makes a parser raise: it is not a valid signature
             raise NotSigned(
-                f"the signature of {card.id} is not that of {short(key)} on its card ({_reason(error)}): "
+                f"the signature of {card.id} was not made for this card with the key {short(key)} ({_reason(error)}): "
                 "do not use the model, or give the publisher's key"
             ) from error
 
@@ -86,7 +87,7 @@ def _sign(place: Zoo, entry: IndexEntry, card: ModelCard, private_key: Path) -> 
 
 
 def _key(path: str | os.PathLike[str]) -> Path:
-    """A key's file. Raises InvalidArgument when it cannot be read, MissingExtra when nothing could use it."""
+    """The path of a key file. Raises InvalidArgument if it cannot be read, MissingExtra if model-signing is missing."""
     try:
         import model_signing  # noqa: F401
     except ImportError as error:
@@ -107,9 +108,9 @@ def _hashing() -> model_signing.hashing.Config:
 
 @contextlib.contextmanager
 def _alone(name: str, card: bytes) -> Iterator[tuple[Path, Path]]:
-    """A folder that holds card.json alone, which is what gets signed, and the path of its signature.
+    """A folder with only card.json, which is what gets signed, and the path of its signature.
 
-    model-signing prints warnings to stdout, where --json has its document: they are swallowed.
+    model-signing prints warnings to stdout, where they would break --json, so they are suppressed.
     """
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory(prefix="leap-zoo-") as temporary:
         folder = Path(temporary, name)

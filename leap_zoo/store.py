@@ -1,8 +1,8 @@
 """The models on this device, and the chain index -> card -> file.
 
-The index has the sha256 of every card, and a card has that of every file. A file is read once, checked, and its bytes
-are handed on, so what was checked is what runs. `Zoo` is a zoo in a folder, `ModelFolder` the folder of one model, and
-`Cache` what was pulled; `leap_zoo.download` has zoos on servers, which follow the same chain.
+The index has the sha256 of every card, and a card has the sha256 of every file. A file is read once, checked, and its
+bytes are passed on, so the bytes that run are the ones that were checked. `Zoo` is a zoo in a folder, `ModelFolder` the
+folder of one model, and `Cache` the pulled models. `leap_zoo.download` has zoos on servers, with the same chain.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ ZooLocation = str | os.PathLike[str]
 
 
 class Zoo:
-    """A zoo in a folder: `index.json`, and one folder per model. Nothing is read before it is asked for.
+    """A zoo in a folder: `index.json`, and one folder per model. Files are read when they are needed.
 
-    `name` is for messages. `whole`: every file that a card lists should be here. `lone`: it is the folder of one model,
-    which has `card.json` and no index.
+    `name` is for messages. `whole`: every file that a card lists should be here. `lone`: this is the folder of a single
+    model, with `card.json` and no index.
     """
 
     remote = False
@@ -57,7 +57,7 @@ class Zoo:
             self.name, self.advice = "the bundled zoo", "reinstall with pip install --force-reinstall leap-zoo"
 
     def index(self) -> Index:
-        """The models of this zoo. Raises InvalidArgument when there is no index, InvalidCard when it is invalid."""
+        """The models of this zoo. Raises InvalidArgument if there is no index, InvalidCard if it is invalid."""
         name = "card.json" if self.lone else "index.json"
         try:
             data = self.document(name, MAX_DOCUMENT_BYTES)
@@ -67,7 +67,7 @@ class Zoo:
         return Index(models=[index_entry(parse_card(data, where), data)]) if self.lone else parse_index(data, where)
 
     def entry(self, model: str | None = None) -> IndexEntry:
-        """What the index says about a model; None: the only one, else leap-zoo's default. Raises UnknownModel."""
+        """The index entry of a model; None: the only model, else leap-zoo's default model. Raises UnknownModel."""
         entries = {entry.id: entry for entry in self.index().models}
         if model is None:
             model = next(iter(entries)) if len(entries) == 1 else default_model()
@@ -80,19 +80,19 @@ class Zoo:
         return check_card(entry, self.card_bytes(entry))
 
     def card_bytes(self, entry: IndexEntry) -> bytes:
-        """card.json as it was published, size and sha256 checked. Raises ArtifactCorrupt."""
+        """The published card.json, with size and sha256 checked. Raises ArtifactCorrupt."""
         what = f"card.json of {entry.id}"
         try:
             data = self.document(self.where(entry.id, "card.json", entry.sha256), entry.bytes)
         except OSError as error:
-            raise ArtifactCorrupt(f"{what} is not there ({error.strerror}): {self._fix(entry.id)}") from error
+            raise ArtifactCorrupt(f"{what} is missing ({error.strerror}): {self._fix(entry.id)}") from error
         check_digest(what, data, entry.sha256, self._fix(entry.id))
         return data
 
     def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
-        """A file of at most `limit` bytes, unchecked. Raises OSError where there is none, ArtifactCorrupt.
+        """A file of at most `limit` bytes, unchecked. Raises OSError if it does not exist, ArtifactCorrupt.
 
-        optional: servers that forbid what they do not have count as not having it.
+        optional: a server that answers "forbidden" counts as not having the file.
         """
         data = read_inside(self.folder, self.folder / path, limit)
         if len(data) > limit:
@@ -100,15 +100,15 @@ class Zoo:
         return data
 
     def where(self, model: str, name: str, sha256: str) -> str:
-        """The path of a file inside this zoo; sha256: its own, or the card's for files that no card lists."""
+        """The path of a file inside this zoo. sha256: the file's, or the card's for files that no card lists."""
         return name if self.lone else f"{model}/{name}"
 
     def path(self, model: str, name: str, sha256: str) -> Path:
-        """The same, as a path of this device."""
+        """The same, as a path on this device."""
         return self.folder / self.where(model, name, sha256)
 
     def paths(self, entry: IndexEntry, card: ModelCard) -> dict[str, Path]:
-        """Where the files of a model are, by the names under which they were published; any may have gone."""
+        """The paths of a model's files, by published name; some may no longer exist."""
         others = {name: self.path(entry.id, name, entry.sha256) for name in OTHER_FILES}
         return others | {file.file: self.path(card.id, file.file, file.sha256) for file in card.files}
 
@@ -117,7 +117,7 @@ class Zoo:
         return self.whole or all(self.has(card, file) for file in artifact.files)
 
     def has(self, card: ModelCard, file: File) -> bool:
-        """Whether a file of that size is here; `read` checks its content."""
+        """Whether a file of the right size is here; `read` checks its content."""
         try:
             return self.path(card.id, file.file, file.sha256).stat().st_size == file.bytes
         except OSError:
@@ -138,9 +138,9 @@ class Zoo:
         return data
 
     def other(self, entry: IndexEntry, name: str) -> bytes | None:
-        """A file that no card lists (README.md, model.sig), unchecked; None where there is none.
+        """A file that no card lists (README.md, model.sig), unchecked; None if it does not exist.
 
-        Raises ArtifactCorrupt for what cannot be read.
+        Raises ArtifactCorrupt if it cannot be read.
         """
         path = self.where(entry.id, name, entry.sha256)
         try:
@@ -154,26 +154,26 @@ class Zoo:
         return self.advice.replace("MODEL", model)
 
     def _without(self, name: str, reason: str | None) -> str:
-        return f"{short(self.name)} is not a zoo ({name}: {reason}): give the folder that holds index.json"
+        return f"{short(self.name)} is not a zoo ({name}: {reason}): give the folder that contains index.json"
 
 
 class ModelFolder(Zoo):
-    """The folder of one model, whatever its name, as `pull --to` writes it; it may have some of the files only."""
+    """The folder of one model, as `pull --to` writes it. It may have any name, and only some of the files."""
 
     whole = False
     lone = True
 
     def _without(self, name: str, reason: str | None) -> str:
         is_zoo = os.path.isfile(self.folder / "index.json")
-        advice = "it is a zoo, give a model's id and zoo=FOLDER" if is_zoo else "give the folder that holds it"
+        advice = "it is a zoo, so give a model's id and zoo=FOLDER" if is_zoo else "give the folder that contains it"
         return f"{short(self.folder)} is not a model's folder ({name}: {reason}): {advice}"
 
 
 class Cache(Zoo):
-    """What was pulled, by content, so that no name is one that a server chose. Processes may use it at the same time.
+    """The pulled files, named by content, so that no server chooses a file name. Safe for use by several processes.
 
-    index.json             an ordinary index; written last, under a lock
-    blobs/<sha256>         cards and files, moved in whole and checked
+    index.json             an ordinary index, written last, under a lock
+    blobs/<sha256>         complete, checked cards and files
     signatures/<sha256>    the signature of the card with that sha256
     partial/<sha256>       an unfinished download
     """
@@ -188,7 +188,7 @@ class Cache(Zoo):
         self._on_error = fix
 
     def index(self) -> Index:
-        """The models that were pulled, none when the folder cannot be read. Raises InvalidCard."""
+        """The pulled models; none if the folder cannot be read. Raises InvalidCard."""
         try:
             return super().index()
         except InvalidArgument:
@@ -201,11 +201,11 @@ class Cache(Zoo):
         return f"signatures/{sha256}" if name == "model.sig" else f"blobs/{sha256}"
 
     def blob(self, sha256: str) -> Path:
-        """Where the content with this digest is, or would be."""
+        """The path for content with this digest, whether it exists or not."""
         return self.folder / "blobs" / sha256
 
     def paths(self, entry: IndexEntry, card: ModelCard) -> dict[str, Path]:
-        """See `Zoo`: of the files that were pulled."""
+        """See `Zoo`: only the pulled files."""
         held = {file.file: self.blob(file.sha256) for file in card.files if self.has(card, file)}
         return {name: self.path(entry.id, name, entry.sha256) for name in ("card.json", "model.sig")} | held
 
@@ -216,11 +216,11 @@ class Cache(Zoo):
         return super().read(card, published)
 
     def other(self, entry: IndexEntry, name: str) -> bytes | None:
-        """See `Zoo`: only the signature is here."""
+        """See `Zoo`: the cache keeps only the signature."""
         return super().other(entry, name) if name == "model.sig" else None
 
     def check(self, published: File) -> bool:
-        """Whether the content is there and still has its digest; damaged content is removed. Raises OSError."""
+        """Whether the content exists and matches its digest; damaged content is removed. Raises OSError."""
         path = self.blob(published.sha256)
         try:
             with path.open("rb") as file:
@@ -232,7 +232,7 @@ class Cache(Zoo):
         return False
 
     def prepare(self, count: int) -> None:
-        """Make the folders. Raises CacheUnusable, also when the disk cannot take `count` more bytes."""
+        """Create the folders. Raises CacheUnusable, also if the disk has no room for `count` more bytes."""
         with self.usable():
             if str(self.folder).startswith("~"):
                 raise FileNotFoundError(errno.ENOENT, "there is no home folder")
@@ -245,7 +245,7 @@ class Cache(Zoo):
     def record(
         self, entry: IndexEntry, data: bytes, card: ModelCard, files: Iterable[File], signature: bytes | None
     ) -> None:
-        """List a model whose `files` were stored. Raises CacheUnusable, also when one was removed meanwhile."""
+        """List a model whose `files` are stored. Raises CacheUnusable, also if one was removed in the meantime."""
         with self._changing():
             if not all(self.has(card, file) for file in files):
                 raise CacheUnusable(f"another process removed files from {short(self.folder)}: pull again")
@@ -256,9 +256,9 @@ class Cache(Zoo):
             self._write_index([*(other for other in self.index().models if other.id != entry.id), entry])
 
     def remove(self, *models: str) -> int:
-        """Forget models, and remove what no other one lists; returns how many bytes.
+        """Remove models, and the content that no other model lists; returns the number of bytes freed.
 
-        Raises UnknownModel when one of them was not pulled; then all stay.
+        Raises UnknownModel if one of them was not pulled; then nothing is removed.
         """
         known = [entry.id for entry in self.index().models]
         for model in models:
@@ -276,7 +276,7 @@ class Cache(Zoo):
             self._discard(digests)
 
     def prune(self) -> int:
-        """Remove unlisted content and unfinished downloads; returns how many bytes. Raises CacheUnusable."""
+        """Remove unlisted content and unfinished downloads; returns the number of bytes freed. Raises CacheUnusable."""
         if not self.folder.is_dir():
             return 0
         with self._changing():
@@ -290,15 +290,15 @@ class Cache(Zoo):
 
     @contextlib.contextmanager
     def usable(self) -> Iterator[None]:
-        """Turns the system's errors about files into one of ours. Raises CacheUnusable."""
+        """Turn any OSError in the block into CacheUnusable, with the reason and the fix."""
         try:
             yield
         except OSError as error:
             fix = self._on_error
             if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-                fix = "make room (leap-zoo cache prune), or choose another disk (LEAP_ZOO_HOME, --to); pull again"
+                fix = "free space (leap-zoo cache prune) or choose another disk (LEAP_ZOO_HOME, --to), then pull again"
             reason = error.strerror or error
-            raise CacheUnusable(f"cannot keep files in {short(self.folder)} ({reason}): {fix}") from error
+            raise CacheUnusable(f"cannot store files in {short(self.folder)} ({reason}): {fix}") from error
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -322,9 +322,9 @@ class Cache(Zoo):
 
 
 def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
-    """The zoos to look in, in order: `zoo` alone when given, else LEAP_ZOO_URL's folder, what was pulled, the bundled.
+    """The zoos to search: only `zoo` if given, else LEAP_ZOO_URL's folder, the pulled models, then the bundled zoo.
 
-    None of them is on the network: models on a server are pulled first. Raises InvalidArgument, UnknownModel.
+    None of them is on the network: models on a server must be pulled first. Raises InvalidArgument, UnknownModel.
     """
     if zoo is not None:
         folder = Path(os.path.expanduser(zoo_folder(zoo)))
@@ -345,12 +345,15 @@ def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
 
 
 def find(name: str, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
-    """The first zoo that lists `name`, and the model's card. Raises UnknownModel with the nearest names."""
+    """Find the first zoo that lists `name`; returns it and the model's card.
+
+    Raises UnknownModel with the nearest names.
+    """
     return next(find_all(name, zoo))
 
 
 def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, ModelCard]]:
-    """The zoos that list `name`, one after the other as they are asked for. Raises UnknownModel when there is none."""
+    """Yield the zoos that list `name`, lazily. Raises UnknownModel if there is none."""
     known: list[str] = []
     for place in zoos(zoo):
         for entry in place.index().models:
@@ -360,14 +363,14 @@ def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, M
     if name in known:
         return
     if "://" in name:
-        raise UnknownModel(f"{short(name)} is an address: leap-zoo pull MODEL --from it, then give the model's id")
+        raise UnknownModel(f"{short(name)} is a URL: run leap-zoo pull MODEL --from with it, then give the model's id")
     url = read_settings().url if zoo is None else None
-    elsewhere = "" if url is None else f"; to look on the server: leap-zoo pull MODEL --from {masked(url)}"
+    elsewhere = "" if url is None else f"; to try the server: leap-zoo pull MODEL --from {masked(url)}"
     raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}{elsewhere}")
 
 
 def models(zoo: ZooLocation | None = None) -> list[ModelCard]:
-    """The cards of all models that `load` would find, in the order of the indices."""
+    """The cards of all models that `load` can find, in the order of the indices."""
     cards: dict[str, ModelCard] = {}
     for place in zoos(zoo):
         for entry in place.index().models:
@@ -378,15 +381,15 @@ def models(zoo: ZooLocation | None = None) -> list[ModelCard]:
 
 @functools.cache
 def default_model() -> str:
-    """The bundled model that answers wherever none is named: see `default_of`. Raises UnknownModel."""
+    """The bundled model that is used if none is named: see `default_of`. Raises UnknownModel."""
     card = default_of(models(BUNDLED))
     if card is None:
-        raise UnknownModel("no model is bundled: name one, leap-zoo list has those that are here")
+        raise UnknownModel("no model is bundled: name one of the models in leap-zoo list")
     return card.id
 
 
 def digests_here(zoo: ZooLocation | None = None) -> set[str]:
-    """The sha256 of every published file that is on this device; `read` of its zoo checks the content."""
+    """The sha256 of every published file on this device; its zoo's `read` checks the content."""
     cards = ((place, place.card(entry)) for place in zoos(zoo) for entry in place.index().models)
     return {file.sha256 for place, card in cards for file in card.files if place.has(card, file)}
 
@@ -399,15 +402,18 @@ def pull_command(card: ModelCard, file: File) -> str:
 
 
 def read_inside(folder: Path, path: Path, limit: int) -> bytes:
-    """At most `limit` + 1 bytes of a regular file inside `folder`. Raises OSError; ArtifactCorrupt for links out."""
+    """At most `limit` + 1 bytes of a regular file inside `folder`.
+
+    Raises OSError; ArtifactCorrupt for a link to the outside.
+    """
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except RuntimeError:  # links in a circle
+    except RuntimeError:  # circular links
         inside = False
     except ValueError as error:  # a null character
         raise OSError(errno.EINVAL, "not a valid path") from error
     if not inside:
-        raise ArtifactCorrupt(f"{short(path)} leads out of its folder: replace the link by the file itself")
+        raise ArtifactCorrupt(f"{short(path)} is a link to outside its folder: replace it with the file itself")
     return read_regular(path, limit)
 
 
@@ -415,7 +421,7 @@ def check_card(entry: IndexEntry, data: bytes) -> ModelCard:
     """The card in `data`, which must be the model that `entry` lists. Raises InvalidCard."""
     card = parse_card(data, f"card.json of {entry.id}")
     if (card.id, card.revision) != (entry.id, entry.revision):
-        raise InvalidCard(f"index.json lists {entry.id} {entry.revision}, its card says {card.id} {card.revision}")
+        raise InvalidCard(f"index.json lists {entry.id} {entry.revision}, but the card says {card.id} {card.revision}")
     return card
 
 
@@ -427,7 +433,7 @@ def check_digest(what: str, data: bytes, expected: str, fix: str) -> None:
 
 
 def differs(what: str, expected: str, found: str, fix: str) -> str:
-    """The message about a file that has another sha256 than was published."""
+    """The message about a file whose sha256 is not the published one."""
     return f"{what} is corrupt: expected sha256 {expected}, found {found}: {fix}"
 
 

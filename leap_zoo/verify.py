@@ -1,8 +1,8 @@
-"""Does a published model still give, on this device, what it gave where it was published?
+"""Verify that a published model gives the same answers on this device as on the publisher's.
 
-hash -> load -> golden outputs -> report, for every artifact of a model. The golden file is an npz: `image`, uint8
-(N, H, W, 3), photos already preprocessed, and `<file>/<output>`, float32 (N, D), what each artifact answered.
-`export.golden` writes it.
+hash -> load -> golden outputs -> report, for every artifact of a model. The golden file is an npz with `image`, uint8
+(N, H, W, 3), preprocessed photos, and `<file>/<output>`, float32 (N, D), each artifact's answers on the publisher's
+machine. `export.golden` writes it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class OutputReport:
-    """One output against its golden values: the largest absolute difference, and the tolerance on this device."""
+    """One output compared with its golden values: the largest absolute difference, and this device's tolerance."""
 
     output: str
     difference: float
@@ -42,9 +42,9 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """One file. `error` says why it failed or was skipped, and how to fix it; None when it passed.
+    """One file. `error` says why it failed or was skipped, and how to fix it; None if it passed.
 
-    `skipped`: it cannot be run here (its runtime is not installed, it was not pulled), which says nothing against it.
+    `skipped`: it could not be tested here (its runtime is not installed, or it was not pulled); not a failure.
     """
 
     file: str
@@ -54,15 +54,15 @@ class ArtifactReport:
     skipped: bool = False
     error: str | None = None
     runtime: str | None = None
-    milliseconds: float | None = None  # for the golden photos, in one run, after a first one
+    milliseconds: float | None = None  # for the golden photos in one batch, after a warm-up
     outputs: list[OutputReport] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All artifacts of a model on this device; `ok` when at least one passed and none failed.
+    """All artifacts of a model on this device; `ok` if at least one passed and none failed.
 
-    `signed`: the card has a signature of the key that was given; None when none was.
+    `signed`: the card has a signature by the given key; None if no key was given.
     """
 
     model: str
@@ -83,10 +83,10 @@ def verify(
 ) -> Report:
     """Check every artifact of a model on this device. A file that fails is reported, not raised.
 
-    name: a model's id, or the path of its folder; default: as of `leap_zoo.load`.
-    key: a public key, a PEM file; its owner must have signed the card.
-    providers: what ONNX files run on, as `leap_zoo.load` takes it; the report's `runtime` says what they ran on.
-    Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard when index or card themselves are broken;
+    name: a model's id, or the path of its folder; default: as in `leap_zoo.load`.
+    key: a PEM file with a public key, whose owner must have signed the card.
+    providers: execution providers for ONNX files, as in `leap_zoo.load`; the report's `runtime` names the ones used.
+    Raises UnknownModel, InvalidArgument; ArtifactCorrupt or InvalidCard if the index or the card itself is damaged;
     NotSigned, MissingExtra.
     """
     place, card = locate(name, zoo)
@@ -110,11 +110,13 @@ def read_golden(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > MAX_GOLDEN_BYTES:
-            raise ArtifactCorrupt(f"golden file unpacks to {unpacked} bytes, too many: export it again")
+            raise ArtifactCorrupt(
+                f"the golden file expands to {unpacked} bytes, which is too large: export the model again"
+            )
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, MemoryError) as error:
-        raise ArtifactCorrupt(f"golden file cannot be read ({error}): export the model again") from error
+        raise ArtifactCorrupt(f"the golden file cannot be read ({error}): export the model again") from error
 
 
 def tolerance(golden: Golden, precision: str, isa: tuple[str, ...]) -> float:
@@ -129,11 +131,11 @@ def _verify_artifact(
     report = partial(ArtifactReport, artifact.file, artifact.format, artifact.precision)
     if not place.holds(card, artifact):
         fix = f"leap-zoo pull {card.id} --file {artifact.file}"
-        return report(ok=False, skipped=True, error=f"it was not pulled: {fix}")
+        return report(ok=False, skipped=True, error=f"not pulled: {fix}")
     try:
         model = open_artifact(place, card, artifact, providers=providers if artifact.format == "onnx" else None)
         outputs, milliseconds = _compare(model, read_golden(place.read(card, card.golden)))
-    except InvalidArgument:  # the providers, not the file
+    except InvalidArgument:  # caused by the providers, not by the file
         raise
     except MissingExtra as error:
         return report(ok=False, skipped=True, error=str(error))
@@ -142,10 +144,10 @@ def _verify_artifact(
     worst = max(outputs, key=lambda output: (not output.ok, output.difference))
     fix = f"update {model.runtime}, or load another file"
     if artifact.precision == "int8" and int8_saturates():
-        fix = "this processor has no VNNI, so sums of 8-bit products overflow: load its fp32 file if it has one"
+        fix = "this processor has no VNNI, so sums of 8-bit products overflow: load the fp32 file if there is one"
     differs = (
-        f"{artifact.file} of {card.id} differs on this device: {worst.output} by {worst.difference:.4g}, "
-        f"at most {worst.tolerance:.4g}: {fix}"
+        f"{artifact.file} of {card.id} answers differently on this device: {worst.output} by {worst.difference:.4g} "
+        f"(limit: {worst.tolerance:.4g}): {fix}"
     )
     return report(
         ok=worst.ok,
@@ -157,7 +159,7 @@ def _verify_artifact(
 
 
 def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> tuple[list[OutputReport], float]:
-    """Every output beside its golden values, and milliseconds. Raises ArtifactCorrupt."""
+    """Compare every output with its golden values, and measure milliseconds. Raises ArtifactCorrupt."""
     artifact = model.artifact
     prefix = f"{artifact.file}/"
     expected = {name.removeprefix(prefix): values for name, values in golden.items() if name.startswith(prefix)}
@@ -165,7 +167,7 @@ def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> tuple[
     needed = sorted({"embedding", "teacher_embedding"} | logits)
     if "image" not in golden or set(needed) - set(expected):
         missing = ", ".join(sorted(set(needed) - set(expected))) or "image"
-        raise ArtifactCorrupt(f"golden file lacks {missing} for {artifact.file}: export it again")
+        raise ArtifactCorrupt(f"the golden file lacks {missing} for {artifact.file}: export the model again")
     images = golden["image"].astype(np.uint8)
     model.run(images, needed)
     started = time.perf_counter()
@@ -176,9 +178,11 @@ def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> tuple[
     for name in needed:
         ours, theirs = found[name], expected[name].astype(np.float32)
         if ours.shape != theirs.shape:
-            raise ArtifactCorrupt(f"golden {prefix}{name} is {theirs.shape}, not {ours.shape}: export it again")
+            raise ArtifactCorrupt(
+                f"{prefix}{name} in the golden file has shape {theirs.shape}, not {ours.shape}: export the model again"
+            )
         if name in logits:
             ours, theirs = softmax(ours), softmax(theirs)
         difference = float(np.abs(ours - theirs).max())
-        outputs.append(OutputReport(name, difference, limit, difference <= limit))  # NaN compares as not ok
+        outputs.append(OutputReport(name, difference, limit, difference <= limit))  # NaN counts as a failure
     return outputs, milliseconds

@@ -1,7 +1,7 @@
-"""HTTP, for pulling and for `leap_zoo.client`: the proxies of the environment, and logins that no message shows.
+"""HTTP for pulling and for `leap_zoo.client`: proxies from the environment, and logins that never appear in messages.
 
-httpx reads the environment too, but refuses to start where NO_PROXY has an IPv6 address or network, and knows no
-networks. It logs the URLs that it asks for, passwords included.
+httpx reads the environment too, but it fails if NO_PROXY has an IPv6 address or network, and ignores networks. It logs
+the URLs of its requests, passwords included.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from leap_zoo.errors import InvalidArgument, masked
 
 
 def open_http(**options: Any) -> httpx.Client:
-    """An httpx client with these options that honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE.
+    """An httpx client with these options. It honors HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE.
 
-    Bodies are asked for as they are, not compressed. Raises InvalidArgument when the environment cannot be used.
+    It asks for uncompressed bodies. Raises InvalidArgument if the environment's settings are invalid.
     """
     headers = {"accept-encoding": "identity"} | options.pop("headers", {})
     try:
         return httpx.Client(transport=_ByEnvironment(getproxies()), headers=headers, **options)
     except (ImportError, OSError) as error:
         reason = f" ({masked(str(error))})"
-    except (ValueError, httpx.InvalidURL):  # whose text may have a part of a password
+    except (ValueError, httpx.InvalidURL):  # its text may contain part of a password
         reason = ""
     raise InvalidArgument(
-        f"proxy or certificates of the environment cannot be used{reason}: check ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, "
-        "SSL_CERT_FILE"
+        f"proxy or certificate settings in the environment are invalid{reason}: check ALL_PROXY, HTTPS_PROXY, "
+        "HTTP_PROXY, SSL_CERT_FILE"
     )
 
 
 def split_login(url: httpx.URL) -> tuple[httpx.URL, tuple[str, str] | None]:
-    """The URL without user and password, and these, for `auth`."""
+    """The URL without its login, and the login (user, password) for `auth`."""
     login = (url.username, url.password) if url.userinfo else None
     return url.copy_with(username=None, password=None), login
 
 
 class _ByEnvironment(httpx.BaseTransport):
-    """Each request by the proxy of its scheme, or directly where NO_PROXY says so."""
+    """Send each request through its scheme's proxy, or directly if NO_PROXY says so."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         proxies = {scheme: environment.get(scheme) or environment.get("all") for scheme in ("http", "https")}
@@ -65,8 +65,9 @@ class _ByEnvironment(httpx.BaseTransport):
 def goes_directly(url: httpx.URL, no_proxy: str) -> bool:
     """Whether NO_PROXY lists the host of `url`.
 
-    It lists, between commas: names (`example.org`, which means `www.example.org` as well), addresses (`10.1.2.3`, `::1`
-    or `[::1]`), networks (`10.0.0.0/8`, `fd00::/8`), each with `:PORT` or `SCHEME://` if only that is meant; or `*`.
+    NO_PROXY is a comma-separated list of names (`example.org`, which means `www.example.org` as well), addresses
+    (`10.1.2.3`, `::1` or `[::1]`), networks (`10.0.0.0/8`, `fd00::/8`), each optionally limited by `:PORT` or
+    `SCHEME://`; or `*` for all.
     """
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
     for entry in no_proxy.replace(",", " ").lower().split():

@@ -1,6 +1,6 @@
 """`python -m tools.bench_train`: what a distillation step costs here, and what early exit makes of it.
 
-Every variant takes whole steps (augmentation, teacher, student forward and backward, similarity, optimiser) on random
+Every variant takes whole steps (augmentation, teacher, student forward and backward, similarity, optimizer) on random
 photos and weights; neither matters to the time. The variants take turns, and a ratio is of two in the same round.
 """
 

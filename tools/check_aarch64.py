@@ -151,7 +151,7 @@ def processor(root: Path, cpu: str) -> Iterator[None]:
 
 
 def render(page: str, found: dict[str, Any]) -> str:
-    """The page with its table made anew."""
+    """The page with a new table."""
     before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:

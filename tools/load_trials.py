@@ -1,4 +1,4 @@
-"""What is done to a server under load, and what came of it: stops, kills, overload, many requests."""
+"""Trials of a server under load, and their results: stops, kills, overload, many requests."""
 
 from __future__ import annotations
 

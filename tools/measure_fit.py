@@ -1,7 +1,7 @@
 """`python -m tools.measure_fit MODEL [NAME] TRAIN TEST`: what the heads of `leap-zoo fit` are worth (results/fit.csv).
 
 Heads learn from 1, 2, 3, 5, 10 and 20 photos of each of 5 and of 20 classes of TRAIN, and are tested on the photos of
-TEST; classes and photos are drawn anew 20 times. Written are, as means over the draws: the accuracy, and that of a
+TEST; classes and photos are drawn 20 times. Written are, as means over the draws: the accuracy, and that of a
 logistic regression of the same photos; the cross-validated accuracy that `fit` prints, and how often its interval holds
 the former; the mean score and the calibration error on the test photos; and the share of "not sure" among the test
 photos of the classes (false alarms), those of the other classes, noise, and pages of text. Nothing is chosen here.
@@ -99,7 +99,7 @@ def own_classes(
     shots: int,
     seed: int = 0,
 ) -> Figures:
-    """Fit a head to `shots` photos of each of so many classes, drawn anew DRAWS times; test it on the same classes.
+    """Fit a head to `shots` photos of each of so many classes, in DRAWS random draws; test it on the same classes.
 
     train (N, D), train_labels (N,), test (M, D), test_labels (M,); unlike: by name, embeddings (U, D) of unit length of
     what is of none of the classes. Where there are fewer classes or photos, all are taken.
@@ -165,7 +165,7 @@ def calibration_error(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_
 
 
 def noise(count: int) -> list[npt.NDArray[np.uint8]]:
-    """Pictures (256, 256, 3) of uniform noise, of blurred noise, of grey noise, and of one colour, in turn."""
+    """Pictures (256, 256, 3) of uniform noise, of blurred noise, of gray noise, and of one color, in turn."""
     random, size = np.random.default_rng(2), 256
 
     def blurred() -> npt.NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """The peer of `tools.bench_serve`: the same model in a service as the documentation of BentoML writes one.
 
-A process per core, Pillow images in, an array out. No limits, no metrics of ours, no layer ahead of BentoML's.
+A process per core, Pillow images in, an array out. No limits, no extra metrics, no layer in front of BentoML's.
 """
 
 from __future__ import annotations

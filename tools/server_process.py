@@ -1,4 +1,4 @@
-"""A `bentoml serve` process of its own for a measurement: a free port, a folder of its own, no settings of ours."""
+"""A separate `bentoml serve` process for a measurement: free port, own folder, none of this project's settings."""
 
 from __future__ import annotations
 

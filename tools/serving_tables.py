@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def render(text: str) -> str:
-    """The page's text with its figures made anew."""
+    """The page's text with current figures."""
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
@@ -75,7 +75,7 @@ def speed(bench: dict[str, Any]) -> list[Row]:
 
 
 def strain(trials: dict[str, Any]) -> list[Row]:
-    """What it stands."""
+    """Limits under load."""
     load, memory, stops, kills = (trials[name] for name in ("overload", "memory", "stops", "kills"))
     busy, accepted = load["busy"], load["accepted"]
     held = load["memory_mb"]

@@ -1,1 +1,1 @@
-"""Distil small vision transformers from a frozen teacher with a curriculum over its blocks (LEAP)."""
+"""Distill small vision transformers from a frozen teacher with a curriculum over its blocks (LEAP)."""

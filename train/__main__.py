@@ -1,4 +1,4 @@
-"""`python -m train RECIPE [key=value ...]`: distil a student and leave a run folder that export can read."""
+"""`python -m train RECIPE [key=value ...]`: distill a student and leave a run folder that export can read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes = [f"  {name:16} {read_yaml(path)['description']}" for name, path in recipe_files().items()]
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Distil a small vision transformer from a frozen teacher, by LEAP or by a baseline.",
+        description="Distill a small vision transformer from a frozen teacher, by LEAP or by a baseline.",
         epilog="\n".join(["recipes:", *recipes, EXAMPLES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -28,7 +28,7 @@ class Clock:
         self.wait_seconds += self._waited
 
     def step_ended(self) -> None:
-        """The step is done, optimiser included."""
+        """The step is done, optimizer included."""
         self._step = self._waited + self._take()
 
     def rate(self, images: int) -> float | None:

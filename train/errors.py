@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TrainError(Exception):
-    """A recipe, a file or a folder cannot be used as it is; the message says how to mend it."""
+    """A recipe, a file or a folder cannot be used as it is; the message says how to fix it."""

@@ -1,4 +1,4 @@
-"""The log of a training, FOLDER/log.csv: a row every few steps, for pictures and for whoever looks on."""
+"""The log of a training, FOLDER/log.csv: a row every few steps, for plots and for monitoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LogRow:
     loss: float
     block: int
     similarity: float
-    rate: float  # of the optimiser
+    rate: float  # of the optimizer
     images_per_second: float  # of the newest step
     waiting: float  # share of the time so far that steps waited for photos, 0..1
 

@@ -126,7 +126,7 @@ def train(
             if not (training.step % every == 0 or ended or training.step == steps):
                 continue
 
-            # From here on the step waits for the device: the curriculum decides, and whoever looks on is told.
+            # From here on the step waits for the device: the curriculum decides, and observers are notified.
             means, left_out = processes.mean_of_finite(torch.stack(measured))
             loss_mean, alike = means.tolist()
             first = training.step + 1 - len(measured) // recipe.accumulate
@@ -158,7 +158,7 @@ def train(
 
 
 def make_optimizer(recipe: Recipe, distiller: Distiller) -> Optimizer:
-    """The recipe's timm optimiser of student and projections; biases, norms, positions and tokens do not decay."""
+    """The recipe's timm optimizer of student and projections; biases, norms, positions and tokens do not decay."""
     spec = recipe.optimizer
     # A fused step unscales fp16 gradients itself, after they were clipped: it would clip scaled ones.
     extra = {"momentum": spec.momentum} if spec.name == "lars" else {"fused": recipe.precision != "fp16"}
@@ -225,7 +225,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # else whoever called has the signals
+    if threading.current_thread() is threading.main_thread():  # otherwise the caller handles signals
         before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(caught)

@@ -1,4 +1,4 @@
-"""A recipe from photos to run folder: decode, teach, distil, evaluate, report."""
+"""A recipe from photos to run folder: decode, teach, distill, evaluate, report."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> T
     if file.is_file():  # a resumed run, or another process of this one
         return Teacher(make_vit(msgspec.structs.replace(spec, checkpoint=str(file), supervised=None), size, classes))
     vit: nn.Module = make_vit(spec, size, classes).to(fabric.device)
-    print(f"training the teacher on {len(photos.sets[0])} labelled photos, {spec.supervised.epochs} epochs")
+    print(f"training the teacher on {len(photos.sets[0])} labeled photos, {spec.supervised.epochs} epochs")
     augment = Augmenter(msgspec.structs.replace(recipe.augment, mix=False), size, recipe.seed, *normalisation(vit))
     train_teacher(vit, spec.supervised, Mixture(photos.sets[:1]), augment, recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ class TeacherSettings(_Strict, frozen=True, kw_only=True):
 
 
 class MoreData(_Strict, frozen=True, kw_only=True):
-    """Further photos to distil on, without labels: a folder or a .tar file."""
+    """Further photos to distill on, without labels: a folder or a .tar file."""
 
     path: str
     weight: AboveZero = 1.0  # how often a photo is seen in an epoch, on average
@@ -162,7 +162,7 @@ class Loss(_Strict, frozen=True, kw_only=True):
 
 
 class Optimizer(_Strict, frozen=True, kw_only=True):
-    """A timm optimiser by name, and its learning rate: a linear warm-up, then a cosine to `final_share` of the rate."""
+    """A timm optimizer by name, and its learning rate: a linear warm-up, then a cosine to `final_share` of the rate."""
 
     name: Literal["adamw", "lars"] = "adamw"
     lr: AboveZero = 1e-3
@@ -176,7 +176,7 @@ class Optimizer(_Strict, frozen=True, kw_only=True):
 
 
 class Augment(_Strict, frozen=True, kw_only=True):
-    """Random resized crop of the whole photo, flip, colour jitter and grey per photo, and one mix of the batch."""
+    """Random resized crop of the whole photo, flip, color jitter and gray per photo, and one mix of the batch."""
 
     scale: tuple[Share, Share] = (0.14, 1.0)  # share of the photo's area that a crop has
     flip: Share = 0.5
@@ -201,7 +201,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     augment: Augment = Augment()
     epochs: Count
     batch: Count = 128
-    accumulate: Count = 1  # a step's batch is computed in so many pieces, for want of memory
+    accumulate: Count = 1  # micro-batches per optimizer step, to save memory
     precision: Precision = "fp32"  # mixed; fp16 needs a GPU, bf16 becomes fp32 on a CPU without it
     checkpoint_minutes: AboveZero = 10.0  # between checkpoints within an epoch; each epoch's end has one anyway
     seed: Annotated[int, Meta(ge=0)] = 0

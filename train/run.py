@@ -48,7 +48,7 @@ class HeadInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What the weights of a run mean: pooling of the embedding, pixel normalisation (0..1, RGB), heads."""
+    """What the weights of a run mean: pooling of the embedding, pixel normalization (0..1, RGB), heads."""
 
     pooling: Pooling
     mean: tuple[float, float, float]
@@ -93,7 +93,7 @@ class Run(msgspec.Struct, kw_only=True):
     tensors: dict[str, Tensor]
 
     def photos(self) -> Splits:
-        """Where its labelled photos are. Raises TrainError when they are not there any more."""
+        """Where its labeled photos are. Raises TrainError when they are not there any more."""
         return find_splits(msgspec.structs.replace(self.recipe.data, more=[]))
 
     def decode(self, split: Split, what: str) -> Photos:
@@ -132,7 +132,7 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         moves = table.read(folder / "curriculum.csv", Move)
     except (SafetensorError, RuntimeError, msgspec.MsgspecError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise TrainError(f"{folder} does not fit together: {reason}; train it anew") from error
+        raise TrainError(f"{folder} is inconsistent: {reason}; train it again") from error
     return Run(recipe=recipe, info=info, report=report, moves=moves, student=student.eval(), tensors=tensors)
 
 

@@ -29,7 +29,7 @@ def read(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def write(path: Path, rows: Sequence[Any]) -> None:
-    """Write a file anew; its folder is made when missing. Raises TrainError."""
+    """Write a new file, replacing an old one; create its folder if needed. Raises TrainError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:

@@ -1,4 +1,4 @@
-"""`leap-zoo`: the command line. Each module beside this one has a few commands, and what they say.
+"""`leap-zoo`: the command line. Each module in this package has a few commands and their output.
 
 Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can fix, one line on
 stderr.
@@ -28,14 +28,14 @@ _EXAMPLES = """examples:
   leap-zoo fit flowers.head --images flowers/
   leap-zoo index holiday/
   leap-zoo search photo.jpg -k 5
-each command has its own example: leap-zoo COMMAND --help
+for more examples: leap-zoo COMMAND --help
 
 environment:
-  LEAP_ZOO_URL      folder of a zoo to look in before the others, or URL of one to pull from
-  LEAP_ZOO_HOME     folder of what was pulled (default: ~/.cache/leap-zoo)
-  LEAP_ZOO_OFFLINE  1: no network is used
-  LEAP_ZOO_THREADS  threads per model (default: what this machine allows)
-  LEAP_ZOO_QDRANT_KEY  the API key of the Qdrant server that --gallery names
+  LEAP_ZOO_URL      folder of a zoo to search first, or URL of a zoo to pull from
+  LEAP_ZOO_HOME     folder for pulled files (default: ~/.cache/leap-zoo)
+  LEAP_ZOO_OFFLINE  1: never use the network
+  LEAP_ZOO_THREADS  threads per model (default: the processors available to this process)
+  LEAP_ZOO_QDRANT_KEY  API key for a --gallery on a Qdrant server
 """
 
 
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = _parser().parse_args(arguments)
             if not has_stdout:
-                raise InvalidArgument("stdout is closed: send it to a file, or to /dev/null")
-            # What matters of Pillow's warnings (too many pixels, truncated) becomes an error of ours, on one line.
+                raise InvalidArgument("stdout is closed: redirect it to a file or to /dev/null")
+            # The Pillow warnings that matter (too many pixels, truncated) become our own one-line errors.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             command: Callable[[argparse.Namespace], int] = options.command
             code = command(options)
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LeapZooError as error:
         complain(error)
         return 2
-    except BrokenPipeError:  # the reader (`| head`) has seen enough
+    except BrokenPipeError:  # the reader (such as `| head`) has stopped reading
         return code
-    except OSError as error:  # a full disk behind stdout, mostly: other files have errors of their own
+    except OSError as error:  # usually a full disk behind stdout; other files have their own errors
         where = "stdout" if error.filename is None else short(error.filename)
-        complain(f"{where} cannot be used ({error.strerror or error}): make room, or choose another place")
+        complain(f"{where} cannot be written ({error.strerror or error}): free some space, or choose another place")
         return 2
     except KeyboardInterrupt:
         return 130

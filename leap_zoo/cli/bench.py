@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from leap_zoo.bench import Row
 
-BUSY = 1.5  # medians beyond this many times the fastest call say more about the machine than about the model
+BUSY = 1.5  # medians above this many times the fastest call mean that the machine was busy
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     command = commands.add(
         "bench", _bench, "measure speed and memory on this device", "leap-zoo bench leap-tiny --threads 1 2 --batch 1 8"
     )
-    command.add_argument("models", nargs="*", metavar="MODEL", help="default: as of classify")
+    command.add_argument("models", nargs="*", metavar="MODEL", help="default: the same as for classify")
     add_zoo(command)
     add_artifact(command, threads=False, default="all that run here")
     command.add_argument("--threads", type=at_least_one, nargs="+", default=[1], metavar="N", help="default: 1")
@@ -29,9 +29,9 @@ def add(commands: Commands) -> None:
         "--batch", type=at_least_one, nargs="+", default=[1], metavar="N", help="photos per call (default: 1)"
     )
     command.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="of timed calls per row (default: %(default)s)"
+        "--seconds", type=float, default=3.0, metavar="S", help="timed calls per row, in seconds (default: %(default)s)"
     )
-    command.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
+    command.add_argument("--decode", action="store_true", help="also time decoding and resizing of JPEG photos")
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def _bench(options: argparse.Namespace) -> int:
     rows, notes = bench(options.models or [default_model()], plan, options.zoo, shown=True)
     busy = slowdown(rows)
     if busy > BUSY:
-        notes.append(f"this machine was busy: medians are up to {busy:.1f} times the fastest call; measure again later")
+        notes.append(f"the machine was busy (medians are up to {busy:.1f} times the fastest call): measure again later")
     for note in notes:
         complain(note)
     if options.json:
@@ -63,7 +63,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    """Aligned columns, without those that have nothing to say."""
+    """Aligned columns; empty columns are left out."""
     table = [
         {
             "model": row.model,
@@ -88,6 +88,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
     widths = {title: max(len(line[title]) for line in lines) for title in shown}
     words = {"model", "file", "runtime", "input"}
     return [
-        "  ".join(f"{line[t]:{'<' if t in words else '>'}{widths[t]}}" for t in shown).rstrip()  # words to the left
+        "  ".join(
+            f"{line[t]:{'<' if t in words else '>'}{widths[t]}}" for t in shown
+        ).rstrip()  # align words to the left
         for line in lines
     ]

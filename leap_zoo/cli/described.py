@@ -1,4 +1,4 @@
-"""Cards and model files as lines for people."""
+"""Cards and model files as readable lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    """The models of `leap-zoo list`, as --json has them."""
+    """The models of `leap-zoo list`, from the same rows as --json."""
     for row in rows:
         yield f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters"
         yield f"    {row['description']}"
@@ -23,7 +23,7 @@ def row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
-    """A card without golden file, search and whole lists of labels. here: the sha256 of files on this device."""
+    """A card, without golden file, quantization search and full label lists. here: sha256 of files on this device."""
     dims, licences = card.embedding_dims, card.licences
     yield f"{card.id}  revision {card.revision}"
     yield f"  {card.description}"
@@ -35,13 +35,13 @@ def card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
             f"patches of {student.patch} px, {student.registers} registers, pooling {student.pooling}"
         )
     spec = card.preprocessing
-    yield f"  photo       short side to {spec.short_side} ({spec.filter}), centre {spec.size} x {spec.size}"
+    yield f"  photo       short side to {spec.short_side} ({spec.filter}), center {spec.size} x {spec.size}"
     yield f"  embeddings  student {dims.student}, teacher {dims.teacher}"
     for head in card.heads:
         sample = ", ".join(head.labels[:3]) + (", ..." if len(head.labels) > 3 else "")
         default = " (default)" if head.name == card.default_head else ""
         yield f"  head        {head.name}{default}: {len(head.labels)} classes: {sample}"
-    yield f"  licences    code {licences.code}; weights {licences.weights}"
+    yield f"  licenses    code {licences.code}; weights {licences.weights}"
     yield f"              teacher {licences.teacher}; data {licences.data}"
     for artifact in card.artifacts:
         yield from _artifact_lines(card, artifact, here)
@@ -75,19 +75,19 @@ def _file(file: File, here: Container[str]) -> str:
 
 
 def file_lines(model: Model) -> Iterable[str]:
-    """A lone model file: whether a card lists it, and that card, or what the file says about itself."""
+    """A lone model file: whether a card lists it, and that card or the file's own metadata."""
     card, artifact = model.card, model.artifact
     yield f"{artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.total_bytes)}"
     yield f"  sha256      {artifact.sha256}"
     if (name := listed_as(model)) is not None:
-        yield f"  verified    it is {name} of this card:"
+        yield f"  verified    yes, it is {name} of this card:"
     else:
-        yield "  NOT verified: no card that is known here lists it. It says about itself:"
+        yield "  NOT verified: no known card lists this file. Its own metadata says:"
     yield from card_lines(card, {file.sha256 for file in artifact.files})
 
 
 def listed_as(model: Model) -> str | None:
-    """The name under which its card lists the file of a model; None for an unverified one."""
+    """The name under which the card lists a model file; None for an unverified file."""
     if not model.verified:
         return None
     return next(one.file for one in model.card.artifacts if one.sha256 == model.artifact.sha256)

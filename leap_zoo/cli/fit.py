@@ -1,4 +1,4 @@
-"""`leap-zoo fit`: a head for classes of your own, from a folder of photos per class."""
+"""`leap-zoo fit`: a head for your own classes, from one folder of photos per class."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
     from leap_zoo.fitting import Fit, Score
     from leap_zoo.heads import CrossValidation
 
-_PAIRS = 5  # of classes taken for each other that are printed
+_PAIRS = 5  # confused pairs of classes to print
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    command = commands.add(
-        "fit", _fit, "teach a model classes of your own", "leap-zoo fit flowers.head --images flowers/"
-    )
+    command = commands.add("fit", _fit, "fit a head to your own classes", "leap-zoo fit flowers.head --images flowers/")
     command.add_argument("head", type=Path, metavar="NAME.head", help="the file to write")
     command.add_argument(
-        "--images", required=True, metavar="FOLDER", help="a folder with a folder of photos per class, named by it"
+        "--images",
+        required=True,
+        metavar="FOLDER",
+        help="a folder with one subfolder of photos per class, named after the class",
     )
-    command.add_argument("--test", metavar="FOLDER", help="other photos of these classes, to judge the head on")
+    command.add_argument("--test", metavar="FOLDER", help="other photos of the same classes, to test the head on")
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
-    command.add_argument("--seed", type=not_negative, default=0, metavar="N", help="of the rounds (default: 0)")
+    command.add_argument(
+        "--seed", type=not_negative, default=0, metavar="N", help="random seed for cross-validation (default: 0)"
+    )
     add_model(command)
     add_artifact(command)
 
@@ -40,7 +43,9 @@ def _fit(options: argparse.Namespace) -> int:
     from leap_zoo.heads import SUFFIX
 
     if options.head.suffix != SUFFIX or not options.head.absolute().parent.is_dir():
-        raise InvalidArgument(f"{short(options.head)} must end in {SUFFIX}, in a folder that exists: choose another")
+        raise InvalidArgument(
+            f"{short(options.head)} must end in {SUFFIX} and be in an existing folder: choose another path"
+        )
     model = load_model(options)
     found = fit(model, options.images, space=options.space, seed=options.seed, progress=True)
     path = found.head.save(options.head)
@@ -62,20 +67,20 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
     card = found.head.card
-    names = [plain(row.label) for row in found.classes]  # as they are printed: an escape is longer than it looks
+    names = [plain(row.label) for row in found.classes]  # names as printed: escapes are longer than the characters
     width = max(len("class"), *(min(len(name), 40) for name in names))
-    yield f"{'class':{width}}  photos  recognised"
+    yield f"{'class':{width}}  photos  recognized"
     for name, row in zip(names, found.classes, strict=True):
         share = f"{row.right} of {row.tested}" if row.tested else "not tested"
         yield f"{name:{width}}  {row.photos:6}  {share:>10}"
     for pair in found.confusions[:_PAIRS]:
-        yield f"{pair.count} x {pair.label} taken for {pair.taken_for}"
+        yield f"{pair.count} x {pair.label} classified as {pair.taken_for}"
     yield f"head: {card.how} ({card.solver})"
     if card.validation is None:
-        yield "accuracy: unknown. It takes two photos of a class to put one aside; scores are rough, never `not sure`"
+        yield "accuracy: unknown, because no class has two photos; scores are rough, and no photo gets `not sure`"
     else:
         yield from _judged("cross-validated accuracy", card.validation)
-        yield "(each round learns from fewer photos than this head has: rather too low than too high)"
+        yield "(each fold trains on fewer photos than this head did, so this tends to be too low)"
     if tested is not None:
         yield from _judged("accuracy on the test photos", tested)
 
@@ -83,6 +88,6 @@ def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
 def _judged(what: str, seen: CrossValidation | Score) -> Iterable[str]:
     low, high = seen.interval
     yield f"{what}: {seen.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {seen.n} photos)"
-    yield f"  score of these answers, on average: {seen.confidence:.1%}"
+    yield f"  average score of these answers: {seen.confidence:.1%}"
     if seen.unsure is not None:
-        yield f"  taken for none of the classes (`not sure`): {seen.unsure:.1%}"
+        yield f"  reported as none of the classes (`not sure`): {seen.unsure:.1%}"

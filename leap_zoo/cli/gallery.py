@@ -1,4 +1,4 @@
-"""`leap-zoo index` and `search`: a gallery of photos, and the photos in it that are like another."""
+"""`leap-zoo index` and `search`: build a gallery of photos, and find similar photos in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_GALLERY = "gallery"
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
-    command = commands.add("index", _index, "embed photos into a gallery that stays", "leap-zoo index holiday/")
+    command = commands.add("index", _index, "embed photos into a gallery on disk", "leap-zoo index holiday/")
     command.add_argument("photos", nargs="*", metavar="PHOTO", help="a photo, or a folder of photos")
     command.add_argument("--from", dest="vectors", metavar="PARQUET", help="load vectors: a file, or a folder or URL")
     command.add_argument(
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     add_artifact(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
-        "--prune", action="store_true", help="take photos out of the gallery that are gone from the folders"
+        "--prune", action="store_true", help="remove photos from the gallery that no longer exist in the folders"
     )
     command = commands.add(
         "snapshot",
@@ -46,14 +46,19 @@ def add(commands: Commands) -> None:
     command.add_argument("file", metavar="FILE")
     command.add_argument("--gallery", required=True, metavar="URL", help="qdrant://HOST:PORT/COLLECTION")
     command = commands.add(
-        "search", _search, "find the photos of a gallery that are most like others", "leap-zoo search photo.jpg -k 5"
+        "search",
+        _search,
+        "find the photos in a gallery that are most similar to a photo",
+        "leap-zoo search photo.jpg -k 5",
     )
     command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos, or - for stdin")
     _add_gallery(command)
-    command.add_argument("--model", help="default: the model that the gallery was made with")
+    command.add_argument("--model", help="default: the gallery's own model")
     add_zoo(command)
     add_artifact(command)
-    command.add_argument("-k", type=at_least_one, default=10, metavar="N", help="how many (default: %(default)s)")
+    command.add_argument(
+        "-k", type=at_least_one, default=10, metavar="N", help="number of results (default: %(default)s)"
+    )
     command.add_argument(
         "--where",
         action="append",
@@ -82,12 +87,12 @@ def _index(options: argparse.Namespace) -> int:
     if not options.photos or options.quantize:
         raise InvalidArgument("nothing to index: give photos or folders, or --from PARQUET (and perhaps --quantize)")
     if "-" in options.photos:
-        raise InvalidArgument("a photo from stdin has no path to be found under: give files or folders")
+        raise InvalidArgument("a photo from stdin has no path to store: give files or folders")
     found = find_photos(*options.photos)
-    if not any(map(os.path.lexists, found.photos)):  # before a gallery is made
+    if not any(map(os.path.lexists, found.photos)):  # checked before a gallery is created
         raise InvalidArgument(f"{short(found.photos[0])} does not exist: check the path")
     if options.prune and len(found.folders) != len(options.photos):
-        raise InvalidArgument("--prune compares folders with the gallery: give folders only")
+        raise InvalidArgument("--prune compares the gallery with folders: give folders only")
     model = load_model(options)
     bad: list[dict[str, Any]] = []
     is_new = not os.path.lexists(options.gallery)
@@ -97,7 +102,7 @@ def _index(options: argparse.Namespace) -> int:
         if is_new and not count:  # no photo could be read
             gallery.discard_if_empty()
     if not options.json:
-        removed = f", {report.removed} taken out" if options.prune else ""
+        removed = f", {report.removed} removed" if options.prune else ""
         say(
             f"{report.added} embedded, {report.unchanged} unchanged{removed}; {count} photos in {options.gallery} "
             f"({model.card.id} {model.card.revision}, {options.space} space)"
@@ -127,7 +132,7 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _model_for(options: argparse.Namespace, kind: Kind) -> Model:
-    """The model that the user names, or else the gallery's own; a teacher's gallery is queried by the default one."""
+    """The model that the user named, or else the gallery's own; for a teacher's gallery, the default model."""
     from leap_zoo.gallery import can_query
 
     try:
@@ -139,7 +144,7 @@ def _model_for(options: argparse.Namespace, kind: Kind) -> Model:
     if not can_query(model, kind):
         raise InvalidGallery(
             f"the gallery holds embeddings of {kind}, which {model.card.id} {model.card.revision} cannot search: give "
-            "the --model that it was made with, or index the photos anew"
+            "the --model that it was made with, or index the photos again"
         )
     return model
 
@@ -147,7 +152,9 @@ def _model_for(options: argparse.Namespace, kind: Kind) -> Model:
 def _condition(text: str) -> tuple[str, str | int | bool]:
     key, equals, value = text.partition("=")
     if not equals or not key.rstrip(":"):
-        raise InvalidArgument(f"--where {short(text)}: write KEY=VALUE, or KEY:=VALUE for a number, true or false")
+        raise InvalidArgument(
+            f"--where {short(text)} is not a condition: give KEY=VALUE, or KEY:=VALUE for a number, true or false"
+        )
     if not key.endswith(":"):
         return key, value
     if value in ("true", "false"):
@@ -155,4 +162,4 @@ def _condition(text: str) -> tuple[str, str | int | bool]:
     try:
         return key[:-1], int(value)
     except ValueError as error:
-        raise InvalidArgument(f"--where {short(text)}: after := comes a whole number, true or false") from error
+        raise InvalidArgument(f"--where {short(text)} needs a whole number, true or false after :=") from error

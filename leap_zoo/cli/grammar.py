@@ -1,4 +1,4 @@
-"""What the commands have in common: how they are declared, and the arguments that many of them take."""
+"""Shared by the commands: how they are declared, and common arguments."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from leap_zoo.model import Model
 
 
-_DEFAULT = "default: the smallest bundled student that knows photos of the world"
+_DEFAULT = "default: the smallest bundled student that classifies general photos well"
 
 
 class Parser(argparse.ArgumentParser):
-    """A user's mistake is one line, not the whole usage."""
+    """An argument parser that reports a mistake in one line, without the usage text."""
 
     def print_help(self, file: Any = None) -> None:
-        """As argparse does, which ignores that it failed."""
+        """Print the help, and report a failed write, which argparse ignores."""
         print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Commands:
-    """The commands of `leap-zoo`, in the order in which --help lists them."""
+    """The commands of `leap-zoo`, in the order of --help."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -36,7 +36,7 @@ class Commands:
     def add(
         self, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
     ) -> argparse.ArgumentParser:
-        """A command that `run` carries out; returns its parser, which has --json already."""
+        """Declare a command that calls `run`; returns its parser, which already has --json."""
         command = self._commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
         command.add_argument("--json", action="store_true", help="print one JSON document")
         command.set_defaults(command=run)
@@ -45,11 +45,11 @@ class Commands:
 
 def add_zoo(command: argparse.ArgumentParser) -> None:
     """--zoo."""
-    command.add_argument("--zoo", metavar="FOLDER", help="look in this zoo only")
+    command.add_argument("--zoo", metavar="FOLDER", help="search only this zoo")
 
 
 def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
-    """Which model, and of which zoo: MODEL or --model, and --zoo."""
+    """Add the arguments for a model and its zoo: MODEL or --model, and --zoo."""
     if positional:
         command.add_argument("model", nargs="?", help=_DEFAULT)
     else:
@@ -58,12 +58,14 @@ def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> 
 
 
 def add_artifact(command: argparse.ArgumentParser, *, default: str | None = None, threads: bool = True) -> None:
-    """Which file of the model, and how it runs: --precision, --format, --threads, --provider. default: for --help."""
-    precision, format = default or "int8 where the model has it", default or "onnx where the model has it"
+    """Add --precision, --format, --threads and --provider. default: shown by --help."""
+    precision, format = default or "int8 if the model has it", default or "onnx if the model has it"
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help=f"default: {precision}")
     command.add_argument("--format", choices=("onnx", "openvino"), help=f"default: {format}")
     if threads:
-        command.add_argument("--threads", type=at_least_one, metavar="N", help="default: what this machine allows")
+        command.add_argument(
+            "--threads", type=at_least_one, metavar="N", help="default: the processors available to this process"
+        )
     add_providers(command)
 
 
@@ -74,12 +76,12 @@ def add_providers(command: argparse.ArgumentParser) -> None:
         dest="providers",
         action="append",
         metavar="NAME",
-        help="run ONNX files on this execution provider of ONNX Runtime, e.g. CUDAExecutionProvider; may be repeated",
+        help="ONNX Runtime execution provider for ONNX files, e.g. CUDAExecutionProvider; may be repeated",
     )
 
 
 def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
-    """The model that the options of `add_model` and `add_artifact` mean; name: another one."""
+    """Load the model that the options of `add_model` and `add_artifact` select; name: overrides the model."""
     from leap_zoo.loading import load
 
     return load(
@@ -93,19 +95,19 @@ def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
 
 
 def add_photos(command: argparse.ArgumentParser) -> None:
-    """Photos, and the model that looks at them."""
+    """Add the arguments for photos and the model that reads them."""
     command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos, or - for stdin")
     add_model(command)
     add_artifact(command)
 
 
 def not_negative(text: str, least: int = 0) -> int:
-    """An argument that is a whole number."""
+    """Parse a whole number of at least 0."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {short(text)}")
     return int(text)
 
 
 def at_least_one(text: str) -> int:
-    """An argument that counts something."""
+    """Parse a whole number of at least 1."""
     return not_negative(text, 1)

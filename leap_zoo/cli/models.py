@@ -1,4 +1,4 @@
-"""`leap-zoo list`, `show` and `verify`: what there is, what is known about it, and whether it works here."""
+"""`leap-zoo list`, `show` and `verify`: the available models, their cards, and whether they work on this device."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
-    text = "list the models that are here, or in a zoo elsewhere"
+    text = "list the models on this device or in another zoo"
     command = commands.add("list", _list, text, "leap-zoo list --from https://example.org/zoo")
     add_zoo(command)
     add_source(command)
-    text = "show a model's card, or what a lone file (.onnx, OpenVINO's .xml) says about itself"
+    text = "show a model's card, or the metadata of a lone file (.onnx, or OpenVINO's .xml)"
     command = commands.add("show", _show, text, "leap-zoo show leap-tiny --json; leap-zoo show model_int8.onnx")
     add_model(command, positional=True)
     add_source(command)
@@ -55,7 +55,7 @@ def _list(options: argparse.Namespace) -> int:
         try:
             with open_zoo(source) as zoo:
                 cards = [zoo.card(entry) for entry in zoo.index().models]
-        except LeapZooError as error:  # what is here can be listed without LEAP_ZOO_URL's server
+        except LeapZooError as error:  # the models on this device can be listed without LEAP_ZOO_URL's server
             if options.source is not None:
                 raise
             failed = error
@@ -78,7 +78,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:
-    """A model for --json: `artifacts` are all that its card lists, `files` and `precisions` those on this device."""
+    """A model for --json. `artifacts`: all that its card lists; `files` and `precisions`: those on this device."""
     files: list[tuple[str, str, str, list[File]]] = [
         (one.file, one.format, one.precision, one.files) for one in card.artifacts
     ]
@@ -104,9 +104,9 @@ def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:
 
 
 def _source(options: argparse.Namespace) -> str | None:
-    """The zoo elsewhere that is asked about: of --from, else of LEAP_ZOO_URL where that may be asked."""
+    """The other zoo to ask: from --from, else LEAP_ZOO_URL if the network may be used."""
     if options.source is not None and options.zoo is not None:
-        raise InvalidArgument("--from or --zoo? Give one: --zoo is a folder that models are loaded from")
+        raise InvalidArgument("--from and --zoo exclude each other: give one (--zoo is a folder to load models from)")
     settings = read_settings()
     if options.source is not None or options.zoo is not None:
         return cast("str | None", options.source)
@@ -157,7 +157,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     try:
         report = verify(options.model, options.zoo, options.key, providers=options.providers)
-    except (ArtifactCorrupt, InvalidCard, NotSigned) as error:  # index or card: as untrustworthy as a bad file
+    except (ArtifactCorrupt, InvalidCard, NotSigned) as error:  # a bad index or card is as untrustworthy as a bad file
         if options.json:
             print_json({"model": options.model, "ok": False, "error": str(error)})
         complain(error)

@@ -1,4 +1,4 @@
-"""What the commands print, for people and for machines; and the streams, which may be closed, full, or ASCII only."""
+"""Output of the commands, as text and as JSON, on streams that may be closed, full, or ASCII-only."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def say(*parts: object, sep: str = " ") -> None:
-    """One line on stdout. Names and labels in it may be anything: see `plain`."""
+    """Print one line on stdout, with names and labels made safe by `plain`."""
     print(*map(plain, parts), sep=sep)
 
 
 def complain(message: object) -> None:
-    """One line on stderr, where there is one."""
+    """Print one line on stderr, if it is open."""
     with suppress(OSError):
         print(f"leap-zoo: {masked(plain(message))}", file=sys.stderr)
 
 
 def print_json(value: Any) -> int:
-    """One JSON document on stdout; returns exit code 0."""
+    """Print one JSON document on stdout; returns exit code 0."""
     import msgspec
 
     text = msgspec.json.format(msgspec.json.encode(value)).decode()
@@ -37,7 +37,7 @@ def print_json(value: Any) -> int:
 
 
 def _in_json(character: str) -> str:
-    """The character, or its escape where a terminal would obey it or the encoding of stdout lacks it."""
+    """The character, or its escape if it is a control character or stdout cannot encode it."""
     with suppress(UnicodeError):
         character.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
         if character.isprintable():
@@ -46,35 +46,35 @@ def _in_json(character: str) -> str:
 
 
 def about(model: Model) -> dict[str, Any]:
-    """Which model answered, for --json."""
+    """The model that answered, for --json."""
     return {"model": model.card.id, "revision": model.card.revision, "precision": model.artifact.precision}
 
 
 def size(count: int) -> str:
-    """Bytes, for people."""
+    """A readable size in bytes."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def open_streams() -> bool:
-    """Give each standard stream that is closed a device that takes and gives nothing. Returns whether stdout was open.
+    """Replace each closed standard stream with the null device. Returns whether stdout was open.
 
-    Without it the next file that is opened, a gallery perhaps, would be descriptor 2, where libraries print warnings.
+    Otherwise the next opened file, perhaps a gallery, would become descriptor 2, where libraries print warnings.
     """
     there = sys.stdout is not None
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this stream's
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the process ends
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return there
 
 
 def drop_streams() -> None:
-    """Throw away what stdout and stderr could not be given: Python would try again when it exits, and complain."""
+    """Discard output that could not be written; otherwise Python would try again at exit and print an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""The photos that a command was given: each through the model, and what to say about those that were skipped."""
+"""Run a command's photos through the model, and report the ones that were skipped."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 
 def sources(found: Found) -> Iterator[str | BinaryIO]:
-    """Where the photos are read from: `-` is stdin."""
+    """The sources of the photos; `-` is stdin."""
     for photo in found.photos:
         yield sys.stdin.buffer if photo == "-" else photo
 
 
 @contextmanager
 def reporting(found: Found, rows: list[dict[str, Any]], *, prints: bool = False) -> Iterator[Done]:
-    """`with reporting(found, rows) as done:` call `done` for each photo. Draws a bar; what is bad goes on stderr and
-    into `rows`.
+    """Report progress: in `with reporting(found, rows) as done:`, call `done` for each photo.
 
-    prints: whether photos are answered on stdout, where a bar on the same terminal would be in the way.
+    Draws a bar; unreadable photos go to stderr and into `rows`.
+
+    prints: whether answers are printed on stdout, where a bar on the same terminal would be in the way.
     """
     from leap_zoo.progress import Progress
 
@@ -52,9 +53,9 @@ def reporting(found: Found, rows: list[dict[str, Any]], *, prints: bool = False)
 def answer_each(
     options: argparse.Namespace, found: Found, model: Model, output: str, answer: Answer, **said: Any
 ) -> int:
-    """Print what is answered for each photo, from its row (D,) of an output of the graph; returns the exit code.
+    """Print the answer for each photo, from its row (D,) of a graph output; returns the exit code.
 
-    answer: a row -> its fields for --json, and its lines for people. said: fields of the whole document.
+    answer: row -> fields for --json, and lines of text. said: fields of the whole document.
     """
     from leap_zoo.folders import name_of, readable
 
@@ -85,7 +86,7 @@ def sum_up(
     *,
     walked: bool = True,
 ) -> None:
-    """At the end: the document of --json; else, where folders were walked, how many photos were read and skipped.
+    """Print the --json document; or, if folders were searched, the numbers of photos read and skipped.
 
     said, rest: fields of the document before and after these numbers.
     """

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
-    command = commands.add("classify", _classify, "name what is in photos", "leap-zoo classify a.jpg b.jpg --top 3")
+    command = commands.add("classify", _classify, "classify photos", "leap-zoo classify a.jpg b.jpg --top 3")
     add_photos(command)
     command.add_argument(
-        "--top", type=at_least_one, default=5, metavar="N", help="how many classes (default: %(default)s)"
+        "--top", type=at_least_one, default=5, metavar="N", help="number of classes to print (default: %(default)s)"
     )
     command.add_argument(
-        "--head", help="which of the model's heads, or a file NAME.head of `leap-zoo fit` (default: the card's)"
+        "--head",
+        help="one of the model's heads, or a NAME.head file from `leap-zoo fit` (default: the card's default head)",
     )
-    command = commands.add("embed", _embed, "turn photos into vectors", "leap-zoo embed holiday/ --out holiday.npz")
+    command = commands.add("embed", _embed, "compute embeddings of photos", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
@@ -44,7 +45,7 @@ def _classify(options: argparse.Namespace) -> int:
 
     def answer(row: Row) -> tuple[dict[str, Any], list[str]]:
         best = predict(head, row[None], options.top)[0]
-        doubt = ["not sure: unlike the photos it learned from"] if best.unsure else []
+        doubt = ["not sure: unlike the training photos"] if best.unsure else []
         lines = [f"{one.score:7.1%}  {one.label}" for one in best]
         return {"predictions": best, "unsure": best.unsure, "distance": best.distance}, doubt + lines
 

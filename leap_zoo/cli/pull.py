@@ -1,4 +1,4 @@
-"""`leap-zoo pull` and `cache`: models from elsewhere, and what of them is on this device."""
+"""`leap-zoo pull` and `cache`: fetch models, and manage the fetched files."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def add(commands: Commands) -> None:
         "fetch a model from a server, a hub or a folder",
         "leap-zoo pull leap-tiny --from https://example.org/zoo --precision fp32 --to models/",
     )
-    command.add_argument("model", nargs="?", help="default: the only model that is there, else the default model")
+    command.add_argument("model", nargs="?", help="default: the source's only model, else the default model")
     add_source(command)
-    command.add_argument("--to", metavar="DIR", help="write its files to DIR/MODEL, instead of keeping them for load")
+    command.add_argument("--to", metavar="DIR", help="write the files to DIR/MODEL instead of the cache")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--file", metavar="NAME", help="this file, and what it needs")
+    which.add_argument("--file", metavar="NAME", help="this file, and the files that it needs")
     which.add_argument("--all", dest="everything", action="store_true", help="every file")
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: what load would choose")
     command.add_argument(
-        "--format", choices=("onnx", "openvino", "timm"), help="default: what load would choose; timm: for training"
+        "--format",
+        choices=("onnx", "openvino", "timm"),
+        help="default: what load would choose; timm: the files for timm",
     )
-    command = commands.add(
-        "cache", _cache, "list what was pulled, remove a model of it, or tidy it", "leap-zoo cache rm leap-micro"
-    )
+    command = commands.add("cache", _cache, "list, remove or clean up pulled models", "leap-zoo cache rm leap-micro")
     command.add_argument(
         "action",
         nargs="?",
         choices=("list", "rm", "prune"),
         default="list",
-        help="rm: forget models; prune: remove what no pulled model lists; default: list",
+        help="rm: remove models; prune: remove files that no pulled model lists; default: list",
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help="of rm")
     command.add_argument("--prune", dest="action", action="store_const", const="prune", help="the same as prune")
@@ -73,11 +73,11 @@ def _pull(options: argparse.Namespace) -> int:
         say(f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}")
         say(f"    {file.path}")
     if options.to is not None:
-        say("sizes and sha256 are those of the card; the folder can be copied anywhere")
+        say("sizes and sha256 match the card; the folder can be copied anywhere")
     elif any(file.downloaded for file in pulled.files):
-        say(f"sizes and sha256 are those of the card; to see that it works here: leap-zoo verify {pulled.model}")
+        say(f"sizes and sha256 match the card; to test it on this device: leap-zoo verify {pulled.model}")
     else:
-        say(f"nothing to pull, all was here; to write its files to a folder: leap-zoo pull {pulled.model} --to DIR")
+        say(f"nothing to pull, all files are here; to write them to a folder: leap-zoo pull {pulled.model} --to DIR")
     return 0
 
 
@@ -86,7 +86,7 @@ def _cache(options: argparse.Namespace) -> int:
     from leap_zoo.store import Cache
 
     if (options.action == "rm") != bool(options.models):
-        raise InvalidArgument("cache what? Give list, rm MODEL, or prune")
+        raise InvalidArgument("rm needs a model, list and prune take none: give list, rm MODEL, or prune")
     cache, freed = Cache(read_settings().home), 0
     if options.action == "rm":
         freed = cache.remove(*options.models)

@@ -1,11 +1,11 @@
-"""Nearest neighbours among embeddings that stay: the interface, what a gallery belongs to, and `open_gallery`.
+"""Persistent nearest-neighbor search over embeddings: the interface, the kind of a gallery, and `open_gallery`.
 
     model = leap_zoo.load("leap-tiny")
     with open_gallery("gallery", model=model) as gallery:
         gallery.add(["a.jpg", "b.jpg"], model.embed(["a.jpg", "b.jpg"]), [{"label": "cat"}, {"label": "dog"}])
         gallery.search(model.embed(["query.jpg"]), k=10, where={"label": "cat"})  # [[Hit(id, score, metadata), ...]]
 
-In a folder the search is exact (`flat`); a Qdrant server is for what outgrows one machine (`qdrant`).
+A folder is searched exactly (`flat`); a Qdrant server is for galleries that outgrow one machine (`qdrant`).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 
 
 class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the vectors of a gallery are: of which model, in which of its spaces, how long, compared how.
+    """The kind of vectors in a gallery: their model, embedding space, length and metric.
 
-    The files of one revision (int8, fp16, fp32) share a gallery: they are held to the same embeddings when published.
+    The files of one revision (int8, fp16, fp32) share a gallery, because export checks that their embeddings agree.
     """
 
     model: Text
@@ -59,7 +59,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @classmethod
     def of(cls, model: Model | ModelCard, space: str = "student") -> Kind:
-        """Of embeddings by `model.embed(..., space=space)`. Raises UnknownSpace."""
+        """The kind of `model.embed(..., space=space)`. Raises UnknownSpace."""
         card = model if isinstance(model, ModelCard) else model.card
         if space not in SPACES:
             raise UnknownSpace(f"unknown space {short(space)}{nearest(str(space), SPACES)}")
@@ -68,25 +68,25 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @classmethod
     def of_teacher(cls, model: Model | ModelCard) -> Kind:
-        """Of embeddings by the teacher itself, which every student of that teacher can query.
+        """The kind of the teacher's own embeddings, which every student of that teacher can query.
 
-        Revision: a digest of what the card says of the teacher's weights, so it outlives the student's revisions.
-        Raises InvalidArgument when the card names no teacher.
+        Its revision is a digest of the card's entry on the teacher's weights, so it outlives the student's revisions.
+        Raises InvalidArgument if the card names no teacher.
         """
         card = model if isinstance(model, ModelCard) else model.card
         if card.training is None:
-            raise InvalidArgument(f"the card of {card.id} names no teacher: give the gallery's kind yourself")
+            raise InvalidArgument(f"the card of {card.id} names no teacher: pass the gallery's kind explicitly")
         teacher = card.training.teacher
         revision = hashlib.sha256(teacher.provenance.encode()).hexdigest()[:12]
         return cls(model=teacher.name, revision=revision, space="teacher", dim=card.embedding_dims.teacher)
 
     def __str__(self) -> str:
-        return f"{self.model} {self.revision}, {self.space} space, {self.dim} long"
+        return f"{self.model} {self.revision}, {self.space} space, length {self.dim}"
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A neighbour: its id, its cosine similarity to the query (-1..1), and its metadata."""
+    """A search result: its id, its cosine similarity to the query (-1..1), and its metadata."""
 
     id: str
     score: float
@@ -95,54 +95,55 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is known of one vector: its id and its metadata."""
+    """A stored vector's id and metadata."""
 
     id: str
     metadata: dict[str, Value]
 
 
 class Gallery(ABC):
-    """Vectors of one kind, by id, with metadata. Methods may be called from several threads at once.
+    """Vectors of one kind, by id, with metadata. Thread-safe.
 
-    Attributes: `kind`, what its vectors are; `read_only`, True for a teacher's gallery that a student may only query.
+    Attributes: `kind`, the kind of its vectors; `read_only`, True for a teacher's gallery, which a student may only
+    query.
     """
 
     kind: Kind
     read_only: bool = False
 
     def add(self, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Metadata] | None = None) -> None:
-        """Add or replace items: vectors (N, D), of any length, for N ids; durable once it returns.
+        """Add or replace items: vectors (N, D), which need not be normalized, for N ids; durable once it returns.
 
-        A folder takes all of them or none. metadata: per item at most 16 KiB of JSON: text, numbers, truth values or
-        None, under names of letters, digits, `_` and `-`. Raises InvalidArgument, InvalidGallery.
+        A gallery in a folder adds all of them or none. metadata: at most 16 KiB of JSON per item, with strings,
+        numbers, booleans or None, under names of letters, digits, `_` and `-`. Raises InvalidArgument, InvalidGallery.
         """
         self._refuse_if_read_only()
         names = checked_ids(ids)
         rows = self._unit_rows(_array(vectors))
         if len(rows) != len(names):
-            raise InvalidArgument(f"{len(names)} ids need as many vectors, not {len(rows)}")
+            raise InvalidArgument(f"{len(names)} ids need the same number of vectors, not {len(rows)}")
         fields = checked_metadata(metadata, len(names))
         if names:
             self._add(names, rows, fields)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Take items out; ids that are not there are no error. Returns how many were there."""
+        """Delete items and return how many existed; unknown ids are ignored."""
         self._refuse_if_read_only()
         return self._delete(checked_ids(ids))
 
     def search(self, vectors: npt.ArrayLike, k: int = 10, where: Where | None = None) -> list[Any]:
         """The k nearest items, best first: list[Hit] for one vector (D,), list[list[Hit]] for (Q, D).
 
-        There are fewer than k where the gallery has fewer.
+        A gallery with fewer items returns fewer.
 
-        where: only items whose metadata have these values (text, whole numbers or truth values; equal in type too).
+        where: only items whose metadata has these values (strings, whole numbers or booleans, of the same type).
         Raises InvalidArgument, InvalidGallery.
         """
         k = whole_number(k, "k", 1, MAX_K)
         conditions: dict[str, str | int | bool] = {}
         for key, value in _plain_fields("where", where or {}).items():
             if value is None or isinstance(value, float):
-                raise InvalidArgument(f"where {short(key)} must be text, a whole number or a truth value, not {value}")
+                raise InvalidArgument(f"where {short(key)} must be a string, a whole number or a boolean, not {value}")
             conditions[key] = value
         queries = _array(vectors)
         one = queries.ndim == 1
@@ -151,25 +152,25 @@ class Gallery(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """How many items there are."""
+        """The number of items."""
 
     @abstractmethod
     def items(self, offset: int = 0, limit: int | None = None, *, after: str | None = None) -> list[Item]:
-        """Items in the gallery's own order, which stays while nothing is written.
+        """Items in the gallery's own order, which is stable while nothing is written.
 
-        after: begin behind the item of this id, whatever was taken out before it. Raises InvalidArgument when it is
-        not there.
+        after: begin after the item with this id, even if earlier items were deleted. Raises InvalidArgument if it does
+        not exist.
         """
 
     @abstractmethod
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
-        """Everything in batches (ids, unit vectors, metadata), as `add` of another gallery takes them."""
+        """Everything, in batches (ids, unit vectors, metadata) that another gallery's `add` accepts."""
 
-    def discard_if_empty(self) -> None:  # noqa: B027 (the collections of a server are for its owner to delete)
-        """Remove the folder of a gallery that nothing was added to."""
+    def discard_if_empty(self) -> None:  # noqa: B027 (only the owner of a server deletes its collections)
+        """Remove the gallery's folder if nothing was added to it."""
 
-    def close(self) -> None:  # noqa: B027 (a folder holds nothing open)
-        """Let go of connections."""
+    def close(self) -> None:  # noqa: B027 (a folder keeps nothing open)
+        """Close connections."""
 
     def __enter__(self) -> Gallery:
         return self
@@ -179,7 +180,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
-        """At least one item; all arguments are checked, and rows (N, D) have length 1."""
+        """Add at least one item; arguments are already checked, and rows (N, D) have unit length."""
 
     @abstractmethod
     def _delete(self, ids: list[str]) -> int: ...
@@ -188,11 +189,11 @@ class Gallery(ABC):
     def _search(self, queries: Vectors, k: int, where: Where) -> list[list[Hit]]: ...
 
     def _unit_rows(self, array: npt.NDArray[Any]) -> Vectors:
-        """Each row of length 1. Raises InvalidArgument for other shapes, zeros and what is not finite."""
+        """Rows scaled to unit length. Raises InvalidArgument for other shapes, zero rows and non-finite values."""
         if array.ndim != 2 or array.shape[1] != self.kind.dim or array.dtype.kind not in "fiu":
             got = f"{array.dtype} {array.shape}"
             raise InvalidArgument(
-                f"vectors must be numbers (N, {self.kind.dim}), as this gallery holds them, not {got}"
+                f"vectors must be numbers of shape (N, {self.kind.dim}), as in this gallery, not {got}"
             )
         lengths = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1, keepdims=True))
         if not np.isfinite(lengths).all() or not (lengths > 0).all():
@@ -202,7 +203,7 @@ class Gallery(ABC):
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
             raise InvalidGallery(
-                f"this gallery holds embeddings of {self.kind}; a student may query it: open it with "
+                f"this gallery holds embeddings of {self.kind}, which a student may only query: open it with "
                 "kind=Kind.of_teacher(model) to add embeddings of the teacher"
             )
 
@@ -217,13 +218,16 @@ def open_gallery(
 ) -> Gallery:
     """A gallery in a folder, or a collection of a Qdrant server: `qdrant://HOST:PORT/COLLECTION`, `http(s)://...`.
 
-    model, space: whose embeddings are added and searched for; or `kind` itself. Without either, an existing gallery is
-    opened as what it is. In the teacher's space a gallery of the teacher itself is accepted too, to be queried.
-    create: make the gallery when there is none (needs a model or a kind).
-    Raises InvalidGallery (also for vectors of another kind), InvalidArgument, UnknownSpace, MissingExtra.
+    model, space: the source of the embeddings to add and search with; or give `kind` itself. Without either, an
+    existing gallery is opened with its own kind. In the teacher's space, a gallery of the teacher itself may be queried
+    too.
+    create: create the gallery if it does not exist (needs a model or a kind).
+    Raises InvalidGallery (also if the vectors are of another kind), InvalidArgument, UnknownSpace, MissingExtra.
     """
     if isinstance(model, (str, os.PathLike)):
-        raise InvalidArgument(f"model is a Model or its card, not a name: model=leap_zoo.load({short(model)})")
+        raise InvalidArgument(
+            f"model must be a Model or its card, not a name: pass model=leap_zoo.load({short(model)})"
+        )
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
     text = str(check_path(location)) if not isinstance(location, str) else location
     if "\0" in text:
@@ -249,7 +253,7 @@ def open_gallery(
 
 
 def can_query(model: Model | ModelCard, kind: Kind) -> bool:
-    """Whether embeddings by `model`, in the space of `kind`, may search a gallery of that kind."""
+    """Whether the embeddings of `model` in the space of `kind` may search a gallery of that kind."""
     card = model if isinstance(model, ModelCard) else model.card
     if Kind.of(card, kind.space) == kind:
         return True
@@ -257,28 +261,28 @@ def can_query(model: Model | ModelCard, kind: Kind) -> bool:
 
 
 def no_such_item(name: str) -> InvalidArgument:
-    """The error of a page that begins behind an item which is not there."""
-    return InvalidArgument(f"there is no item {short(name)} to begin after (it may have been deleted): begin anew")
+    """The error for a page that begins after an item that does not exist."""
+    return InvalidArgument(f"there is no item {short(name)} to begin after (it may have been deleted): start over")
 
 
 def _array(vectors: npt.ArrayLike) -> npt.NDArray[Any]:
     try:
         return np.asarray(vectors)
     except ValueError as error:
-        raise InvalidArgument("vectors must be numbers (N, D), in rows of one length") from error
+        raise InvalidArgument("vectors must be numbers of shape (N, D), with rows of equal length") from error
 
 
 def checked_ids(ids: Sequence[str]) -> list[str]:
-    """The ids. Raises InvalidArgument for other things than different Unicode texts without a null."""
+    """The ids as a list. Raises InvalidArgument unless they are distinct Unicode strings without null characters."""
     if isinstance(ids, str):
-        raise InvalidArgument(f"ids must be a list of texts, not one text: [{short(ids)}]")
+        raise InvalidArgument(f"ids must be a list of strings, not one string: pass [{short(ids)}]")
     names = _listed("ids", ids)
     for one in names:
         # numpy drops a null at the end of a text.
         if not isinstance(one, str) or not 0 < len(one) <= MAX_ID or not _encodes(one) or "\0" in one:
             raise InvalidArgument(f"an id must be 1 to {MAX_ID} Unicode characters without a null, not {short(one)}")
     if len(set(names)) != len(names):
-        raise InvalidArgument("ids repeat within one call: give each once")
+        raise InvalidArgument("the same id occurs twice in one call: give each id once")
     return [str(one) for one in names]
 
 
@@ -288,12 +292,12 @@ def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[di
         return [{} for _ in range(count)]
     each = _listed("metadata", metadata)
     if len(each) != count:
-        raise InvalidArgument(f"{count} ids need as many metadata, not {len(each)}")
+        raise InvalidArgument(f"{count} ids need the same number of metadata, not {len(each)}")
     plain = [_plain_fields("metadata", fields) for fields in each]
     size = max(map(len, map(msgspec.json.encode, plain)), default=0)
     if size > MAX_METADATA:
         raise InvalidArgument(
-            f"metadata of one item have {size} bytes (limit: {MAX_METADATA}): keep large things apart"
+            f"the metadata of one item has {size} bytes (limit: {MAX_METADATA}): store large values elsewhere"
         )
     return plain
 
@@ -305,13 +309,13 @@ def _listed(what: str, values: Any) -> list[Any]:
 
 
 def _plain_fields(what: str, fields: Mapping[str, Any]) -> dict[str, Value]:
-    """With Python's own values for numpy's. Raises InvalidArgument for what JSON or a server cannot hold."""
+    """Metadata with NumPy scalars as Python's. Raises InvalidArgument for values that JSON or a server cannot store."""
     if not isinstance(fields, Mapping):
         raise InvalidArgument(f"{what} must be a dict of names and values, not {type(fields).__name__}")
     plain: dict[str, Value] = {}
     for key, value in fields.items():
         if not isinstance(key, str) or not _NAME.match(key):
-            raise InvalidArgument(f"{what} {short(key)} must have a name of letters, digits, _ and -")
+            raise InvalidArgument(f"{what} {short(key)} has an invalid name: use letters, digits, _ and -")
         value = value.item() if isinstance(value, np.generic) else value
         if not (
             (type(value) is str and _encodes(value))
@@ -320,7 +324,7 @@ def _plain_fields(what: str, fields: Mapping[str, Any]) -> dict[str, Value]:
             or type(value) is bool
             or value is None
         ):
-            allowed = "text, a finite number (whole ones of 64 bits), a truth value or None"
+            allowed = "a string, a finite number (integers: 64 bits), a boolean or None"
             raise InvalidArgument(f"{what} {short(key)} must be {allowed}, not {short(value)}")
         plain[key] = value
     return plain

@@ -1,17 +1,17 @@
-"""The default gallery: a folder, searched exactly, whole after a kill at any moment.
+"""The default gallery: a folder, searched exactly, and consistent even if a writer is killed at any moment.
 
-    manifest.json          what the vectors are, and per segment its files with size and sha256; replaced atomically
+    manifest.json          the kind of vectors, and each segment's files with size and sha256; replaced atomically
     00000007-vectors.f32   float32, little-endian, row by row, each row of length 1
     00000007-items.jsonl   a line per row: {"id": ..., "metadata": {...}}
     00000009-deleted-2.u32 rows of segment 2 that are deleted, uint32, little-endian, ascending
-    lock                   while a process writes
+    lock                   exists while a process writes
 
-Data files are written once and never changed. A reader sees one manifest and the files that it names. A writer flushes
-its new files to the disk and only then replaces the manifest, so a kill leaves the state before or the state after.
-Files that the manifest does not name are removed by the next writer.
+Data files are written once and never changed. A reader uses one manifest and the files that it names. A writer flushes
+its new files to disk before it replaces the manifest, so a kill leaves either the old or the new state. The next writer
+removes files that the manifest does not name.
 
-An `add` writes one new segment and merges the smaller segments before it into it: there are never more segments than
-the logarithm of the count, and no row is rewritten more often. A `delete` writes which rows of a segment are deleted.
+An `add` writes one new segment and merges the smaller segments before it into it. So the number of segments, and the
+number of times a row is rewritten, is at most the logarithm of the count. A `delete` writes a list of deleted rows.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from leap_zoo.locks import locked
 SCHEMA: Final = 1
 MANIFEST, LOCK = "manifest.json", "lock"
 MAX_MANIFEST_BYTES = 1024 * 1024
-MAX_ITEM_BYTES = 64 * 1024  # of a line: an id, its metadata, and what JSON escapes
+MAX_ITEM_BYTES = 64 * 1024  # bytes of a line: an id, its metadata, and JSON's escapes
 READ_BYTES = 4 * 1024 * 1024
-BLOCK_BYTES = 8 * 1024 * 1024  # of vectors, or of scores, in one product
-FEW = 0.25  # of a block's rows, below which these are taken out of it first
-FEW_DEAD = 1000  # this many deleted rows are no reason to rewrite everything
-MAX_COLUMNS = 64  # names of metadata whose rows stay in memory, per segment
-ATTEMPTS = 100  # at reading, while writers replace what the manifest named
+BLOCK_BYTES = 8 * 1024 * 1024  # bytes of vectors, or of scores, in one matrix product
+FEW = 0.25  # if fewer of a block's rows are wanted, copy them before multiplying
+FEW_DEAD = 1000  # do not rewrite a segment for fewer deleted rows
+MAX_COLUMNS = 64  # metadata names per segment whose rows are kept in memory
+ATTEMPTS = 100  # to read files while writers replace them
 
 _OURS = re.compile(r"\A([0-9]{8,}-(vectors\.f32|items\.jsonl|deleted-[0-9]+\.u32)|\.manifest\.json\.new)\Z")
-_REPAIR = "restore the gallery's folder from a copy, or index the photos anew"
+_REPAIR = "restore the gallery's folder from a backup, or index the photos again"
 
 Mask = npt.NDArray[np.bool_]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -69,7 +69,7 @@ class DataFile(_Strict, frozen=True):
 
 
 class SegmentEntry(_Strict, frozen=True):
-    """A segment of `rows` rows: its vectors, its items, and which of its rows are deleted (None: none)."""
+    """A segment of `rows` rows: its vectors, its items, and its deleted rows (None: no row is deleted)."""
 
     rows: Annotated[Positive, msgspec.Meta(lt=2**32)]
     vectors: DataFile
@@ -78,10 +78,10 @@ class SegmentEntry(_Strict, frozen=True):
 
 
 class Manifest(_Strict, frozen=True):
-    """The `manifest.json`. `sha256` is of the document itself with that field empty."""
+    """The `manifest.json`. `sha256` covers the document itself with that field empty."""
 
     kind: Kind
-    generation: NotNegative = 0  # one more with every write
+    generation: NotNegative = 0  # increases with every write
     count: NotNegative = 0
     segments: list[SegmentEntry] = []
     dtype: Literal["float32"] = "float32"
@@ -105,19 +105,19 @@ class _Version(msgspec.Struct):
 
 
 class StoredItem(_Strict, frozen=True):
-    """A line of an items file; metadata stay JSON until they are asked for."""
+    """A line of an items file; metadata stays JSON until it is needed."""
 
     id: str
     metadata: msgspec.Raw
 
     def item(self) -> Item:
-        """With its metadata decoded."""
+        """The item with decoded metadata."""
         return Item(self.id, msgspec.json.decode(self.metadata))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment whose files were found to be what the manifest says."""
+    """An open segment whose files match the manifest."""
 
     entry: SegmentEntry
     vectors: Vectors  # (rows, dim), mapped from the file
@@ -131,7 +131,7 @@ class Segment:
         return np.flatnonzero(~self.deleted)
 
     def wanted(self, where: Where) -> Mask:
-        """Which rows are not deleted and have these metadata, equal in type too."""
+        """Mask of the rows that are not deleted and whose metadata matches, including types."""
         mask = ~self.deleted
         for key, value in where.items():
             equal = np.zeros_like(mask)
@@ -142,20 +142,20 @@ class Segment:
         return mask
 
     def without(self, ids: Iterable[str]) -> Mask:
-        """Which rows are deleted once the items of these ids are deleted too."""
+        """Mask of the deleted rows after the items with these ids are deleted too."""
         mask = self.deleted.copy()
         mask[[row for one in ids if (row := self.row_of.get(one)) is not None]] = True
         return mask
 
     def parts(self) -> Iterator[tuple[list[StoredItem], Vectors]]:
-        """Items and vectors of the rows that are not deleted, EXPORT_ROWS rows at a time."""
+        """Items and vectors of the rows that are not deleted, EXPORT_ROWS at a time."""
         rows = self.live()
         for start in range(0, len(rows), EXPORT_ROWS):
             part = rows[start : start + EXPORT_ROWS]
             yield [self.items[row] for row in part], self.vectors[part]
 
     def _column(self, key: str) -> dict[tuple[type, object], Rows]:
-        """Which rows have each value under a name. The first MAX_COLUMNS names stay in memory."""
+        """The rows for each value of a metadata name. The first MAX_COLUMNS names are kept in memory."""
         if key in self.columns:
             return self.columns[key]
         found: dict[tuple[type, object], list[int]] = {}
@@ -170,23 +170,23 @@ class Segment:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """All names of metadata: a search for another one looks at no row."""
+        """All metadata names: a search for any other name can skip all rows."""
         return frozenset(name for item in self.items for name in msgspec.json.decode(item.metadata))
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One state of the gallery, which stays readable whatever is written meanwhile."""
+    """One state of the gallery. It stays readable while others write."""
 
     manifest: Manifest
     segments: list[Segment]
 
 
 class FlatGallery(Gallery):
-    """A gallery in a folder. Every call sees the newest state, whoever wrote it; reading never waits for a writer."""
+    """A gallery in a folder. Every call sees the newest state, from any process; readers never wait for a writer."""
 
     def __init__(self, folder: Path, kind: Kind | None = None) -> None:
-        """Open the gallery in `folder`, or make one of `kind` when there is none (None: InvalidGallery)."""
+        """Open the gallery in `folder`, or create one of `kind` if there is none (None: InvalidGallery)."""
         self.folder = folder
         if kind is not None and not os.path.lexists(folder / MANIFEST):
             _create(folder, kind)
@@ -194,10 +194,10 @@ class FlatGallery(Gallery):
         self.kind = self._snapshot.manifest.kind
 
     def snapshot(self) -> Snapshot:
-        """The newest state. Raises InvalidGallery when a file is damaged."""
+        """The newest state. Raises InvalidGallery if a file is damaged."""
         newest = _load(self.folder, self._snapshot)
         if newest.manifest.kind != self.kind:
-            raise InvalidGallery(f"the gallery {short(self.folder)} was replaced by one of another kind: open it anew")
+            raise InvalidGallery(f"the gallery {short(self.folder)} was replaced by one of another kind: open it again")
         self._snapshot = newest
         return newest
 
@@ -208,28 +208,28 @@ class FlatGallery(Gallery):
     def items(self, offset: int = 0, limit: int | None = None, *, after: str | None = None) -> list[Item]:
         """Items in the order in which they were added or last replaced."""
         stored = (segment.items[row] for segment in self.snapshot().segments for row in segment.live())
-        if after is not None and not any(one.id == after for one in stored):  # which leaves the ones behind it
+        if after is not None and not any(one.id == after for one in stored):  # moves on to the items after it
             raise no_such_item(after)
         return [item.item() for item in islice(stored, offset, None if limit is None else offset + limit)]
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
-        """One state in batches, whatever is written meanwhile."""
+        """Export one state in batches, unaffected by concurrent writes."""
         for segment in self.snapshot().segments:
             for stored, vectors in segment.parts():
                 items = [item.item() for item in stored]
                 yield [item.id for item in items], vectors, [item.metadata for item in items]
 
     def discard_if_empty(self) -> None:
-        """See `Gallery`. Whoever writes to it at the same time is waited for."""
+        """See `Gallery`. Waits for concurrent writers."""
         with _writing(self.folder):
             if self.count():
                 return
             (self.folder / MANIFEST).unlink()
-        with contextlib.suppress(OSError):  # it holds other things, or somebody else has begun a gallery
+        with contextlib.suppress(OSError):  # the folder has other files, or another process started a gallery
             self.folder.rmdir()
 
     def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
-        """Costs a few flushes to the disk, however large the gallery."""
+        """Add items at the cost of a few disk flushes, regardless of the gallery's size."""
         encode = msgspec.json.Encoder().encode
         items = [
             StoredItem(id=name, metadata=msgspec.Raw(encode(one))) for name, one in zip(ids, metadata, strict=True)
@@ -243,7 +243,7 @@ class FlatGallery(Gallery):
             return state.manifest.count - self._commit(state, ids, [], np.empty((0, self.kind.dim), np.float32))
 
     def _search(self, queries: Vectors, k: int, where: Where) -> list[list[Hit]]:
-        """Exact: every vector is looked at."""
+        """Exact search: every vector is compared."""
         segments = self.snapshot().segments
         scores, numbers, rows = _nearest(segments, queries, k, where)
         return [
@@ -256,7 +256,7 @@ class FlatGallery(Gallery):
         ]
 
     def _commit(self, state: Snapshot, gone: list[str], items: list[StoredItem], rows: Vectors) -> int:
-        """Make the state durable that lacks the items `gone` and ends with the new ones; returns its count.
+        """Write the state without the items `gone` and with the new ones at the end; returns its count.
 
         The caller holds the lock.
         """
@@ -266,7 +266,7 @@ class FlatGallery(Gallery):
         if count == state.manifest.count and not items:
             return count
         everything = dead > max(FEW_DEAD, count)
-        first, taken = len(live), len(items)  # segments from `first` on are merged with the new rows
+        first, taken = len(live), len(items)  # merge the segments from `first` on with the new rows
         while first and (everything or live[first - 1] == 0 or (items and live[first - 1] <= taken)):
             first -= 1
             taken += live[first]
@@ -281,7 +281,7 @@ class FlatGallery(Gallery):
                 merged = [replace(state.segments[at], deleted=masks[at]) for at in range(first, len(live))]
                 entries.append(self._written(merged, items, rows, taken, f"{generation:08d}"))
         except BaseException:
-            _sweep(self.folder, state.manifest)  # a full disk gets its room back
+            _sweep(self.folder, state.manifest)  # free the space on a full disk
             raise
         manifest = Manifest(kind=self.kind, generation=generation, count=count, segments=entries)
         _write_manifest(self.folder, manifest)
@@ -311,7 +311,7 @@ class FlatGallery(Gallery):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a gallery is and which files it has, without opening them. Raises InvalidGallery."""
+    """Read a gallery's kind and file list, without opening the files. Raises InvalidGallery."""
     path = folder / MANIFEST
     try:
         data = read_regular(path, MAX_MANIFEST_BYTES)
@@ -323,25 +323,25 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except OSError as error:
         raise InvalidGallery(
-            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): make one with leap-zoo index"
+            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): create one with leap-zoo index"
         ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
     if manifest.encode() != data:
-        raise InvalidGallery(f"{short(path)} is not as it was written: {_REPAIR}")
+        raise InvalidGallery(f"{short(path)} was changed after it was written: {_REPAIR}")
     return manifest
 
 
 def _nearest(
     segments: Sequence[Segment], queries: Vectors, k: int, where: Where
 ) -> tuple[npt.NDArray[np.float32], Rows, Rows]:
-    """Of the k best rows for unit queries (Q, D): scores, numbers of segments, rows; each (Q, K), K <= k, best first.
+    """The k best rows for unit queries (Q, D): scores, segment numbers and rows; each (Q, K), K <= k, best first.
 
-    Of equally near ones the earlier come first. Only rows above the k-th best so far are kept from a block of scores.
+    Ties are ordered by position. From each block of scores, only rows above the k-th best so far are kept.
     """
     best = np.empty((len(queries), 0), np.float32)
-    places = np.empty((len(queries), 0), np.intp)  # rows, counted through all segments
-    worst: Any = np.float32(-np.inf)  # (Q, 1): of the k best so far
+    places = np.empty((len(queries), 0), np.intp)  # row numbers over all segments
+    worst: Any = np.float32(-np.inf)  # (Q, 1): the worst of the k best so far
     step = max(1, BLOCK_BYTES // (4 * max(len(queries), queries.shape[1])))
     ends = np.cumsum([0, *(len(segment.items) for segment in segments)])
     for segment, first in zip(segments, ends, strict=False):
@@ -349,7 +349,7 @@ def _nearest(
         for start in range(0, len(mask), step):
             block = segment.vectors[start : start + step]
             rows = np.flatnonzero(mask[start : start + step])
-            few = len(rows) < FEW * len(block)  # then the others are not multiplied
+            few = len(rows) < FEW * len(block)  # skip the others in the product
             scores = queries @ block[rows].T if few else (queries @ block.T)[:, rows]
             near = np.flatnonzero((scores > worst).any(axis=0))
             if not len(near):
@@ -370,31 +370,31 @@ def _nearest(
 def _create(folder: Path, kind: Kind) -> None:
     with _writing(folder):
         if (folder / MANIFEST).is_file():
-            return  # somebody else was first
+            return  # another process was first
         others = [path.name for path in folder.iterdir() if path.name != LOCK and not _OURS.match(path.name)]
         if others:
             raise InvalidGallery(
-                f"{short(folder)} is not a gallery and not empty (it holds {short(others[0])}): give a new folder"
+                f"{short(folder)} is not a gallery and not empty (it contains {short(others[0])}): give a new folder"
             )
         _write_manifest(folder, Manifest(kind=kind))
 
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for other writers, of this and of other processes. Raises InvalidGallery."""
+    """Hold the folder's lock, after waiting for other writers in this and other processes. Raises InvalidGallery."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK):
             yield
     except OSError as error:
         raise InvalidGallery(
-            f"the gallery {short(folder)} cannot be written ({error.strerror}): free some space, allow writing there, "
+            f"the gallery {short(folder)} cannot be written ({error.strerror}): free some space, make it writable, "
             "or give another folder"
         ) from error
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace the manifest once the files that it names are on the disk."""
+    """Replace the manifest after the files that it names are on disk."""
     _write(folder, f".{MANIFEST}.new", [manifest.encode()])
     sync_folder(folder)
     os.replace(folder / f".{MANIFEST}.new", folder / MANIFEST)
@@ -402,7 +402,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _write(folder: Path, name: str, parts: Iterable[bytes]) -> DataFile:
-    """Write a file and flush it to the disk."""
+    """Write a file and flush it to disk."""
     digest, size = hashlib.sha256(), 0
     with (folder / name).open("wb") as file:
         for part in parts:
@@ -415,7 +415,7 @@ def _write(folder: Path, name: str, parts: Iterable[bytes]) -> DataFile:
 
 
 def _sweep(folder: Path, manifest: Manifest) -> None:
-    """Remove data files that the manifest does not name: replaced ones, and those of a writer that was killed."""
+    """Remove data files that the manifest does not name: replaced ones, and the remains of a killed writer."""
     named = {file.file for file in manifest.files()}
     for name in os.listdir(folder):
         if _OURS.match(name) and name not in named:
@@ -424,9 +424,9 @@ def _sweep(folder: Path, manifest: Manifest) -> None:
 
 
 def _load(folder: Path, known: Snapshot | None) -> Snapshot:
-    """The newest state; what `known` has verified is not read again. Raises InvalidGallery.
+    """Load the newest state; files that `known` has verified are not read again. Raises InvalidGallery.
 
-    Between reading the manifest and its files a writer may replace both; then the newer manifest is read.
+    A writer may replace the manifest and its files while they are being read; then the newer manifest is used.
     """
     verified = {(one.entry.vectors, one.entry.items): one for one in (known.segments if known else [])}
     manifest = None
@@ -442,22 +442,22 @@ def _load(folder: Path, known: Snapshot | None) -> Snapshot:
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             if manifest == before:
-                break  # nobody wrote since the last attempt
+                break  # no process wrote since the last attempt
             continue
         except OSError as error:
             raise InvalidGallery(
-                f"the gallery {short(folder)} cannot be read ({error}): allow reading there"
+                f"the gallery {short(folder)} cannot be read ({error}): check its permissions"
             ) from error
         if sum(int((~segment.deleted).sum()) for segment in segments) != manifest.count:
-            raise InvalidGallery(f"the gallery {short(folder)} does not hold {manifest.count} items: {_REPAIR}")
+            raise InvalidGallery(f"the gallery {short(folder)} does not contain {manifest.count} items: {_REPAIR}")
         return Snapshot(manifest, segments)
     raise InvalidGallery(f"{missing} of the gallery {short(folder)} is missing: {_REPAIR}")
 
 
 def _open(folder: Path, entry: SegmentEntry, dim: int, known: Segment | None) -> Segment:
-    """Open and verify a segment's files; those that `known` has open already are taken from it.
+    """Open and verify a segment's files; reuse those that `known` has already opened.
 
-    Raises InvalidGallery when a file is not what the manifest says; FileNotFoundError.
+    Raises InvalidGallery if a file does not match the manifest; FileNotFoundError.
     """
     deleted = np.zeros(entry.rows, np.bool_)
     if entry.deleted is not None:
@@ -474,17 +474,17 @@ def _open(folder: Path, entry: SegmentEntry, dim: int, known: Segment | None) ->
         raise _damaged(folder, entry.items, str(error)) from error
     row_of = {item.id: row for row, item in enumerate(items)}
     if len(items) != entry.rows or len(row_of) != entry.rows:
-        raise _damaged(folder, entry.items, f"it does not have {entry.rows} different items")
+        raise _damaged(folder, entry.items, f"it does not have {entry.rows} distinct items")
     size = 4 * dim * entry.rows
     vectors = _mapped(folder, entry.vectors, range(size, size + 1)).view("<f4").reshape(entry.rows, dim)
     return Segment(entry, vectors, items, deleted, row_of)
 
 
 def _mapped(folder: Path, file: DataFile, sizes: range) -> npt.NDArray[np.uint8]:
-    """The bytes of a file, compared with what the manifest says of it; mapped, not in memory."""
+    """The bytes of a file, checked against the manifest; memory-mapped."""
     path = folder / file.file
     if file.bytes not in sizes or path.stat().st_size != file.bytes:
-        raise _damaged(folder, file, "it has another size")
+        raise _damaged(folder, file, "its size is not the manifest's")
     mapped = np.asarray(np.memmap(path, np.uint8, "r"))
     digest = hashlib.sha256()
     for start in range(0, len(mapped), READ_BYTES):

@@ -1,4 +1,4 @@
-"""Photos into a gallery: only what is new or changed is embedded, and what was written stays when it is interrupted."""
+"""Index photos into a gallery: only new or changed photos are embedded, and an interruption keeps what was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WRITTEN = 256  # photos at a time
 
 @dataclass
 class Indexed:
-    """How many photos were embedded, unchanged, and taken out."""
+    """How many photos were embedded, unchanged, and removed."""
 
     added: int = 0
     unchanged: int = 0
@@ -27,15 +27,15 @@ class Indexed:
 def index_photos(
     gallery: Gallery, model: Model, found: Found, *, prune: bool = False, done: Done = lambda name, error: None
 ) -> Indexed:
-    """Embed photos (of `find_photos`) into `gallery`, in its space. What cannot be read is added to `found.bad`.
+    """Embed the photos of `find_photos` into `gallery`, in its space. Unreadable photos are added to `found.bad`.
 
-    A photo's id is its absolute path, in one spelling. One that is there already, with the size and the time of its
-    last change, is left alone.
-    prune: take out the items below `found.folders` whose files are gone. Where a folder could not be looked at
-    (unreadable, left out, a link, or empty as a disk that is not mounted), its items stay.
-    done: called with each photo's name, and with what was wrong with it.
+    A photo's id is its absolute path, in one spelling. A photo that is already indexed with the same size and
+    modification time is skipped.
+    prune: remove the items below `found.folders` whose files no longer exist. If a folder could not be searched
+    (unreadable, left out, a link, or empty like an unmounted disk), its items stay.
+    done: called with each photo's name, and with the error if it could not be read.
     metadata: path, bytes, mtime_ns, label (the name of its folder), precision (of the file that embedded it).
-    Raises InvalidGallery when the gallery is not of this model, or only to be queried.
+    Raises InvalidGallery if the gallery is for another model, or may only be queried.
     """
     kind = Kind.of(model, gallery.kind.space)
     if gallery.read_only or gallery.kind != kind:
@@ -45,7 +45,7 @@ def index_photos(
     known = {item.id: (item.metadata.get("bytes"), item.metadata.get("mtime_ns")) for item in gallery.items()}
     path_of: dict[str, str] = {}
     report = Indexed()
-    fresh: list[tuple[str, dict[str, Value]]] = []  # a path, and the metadata
+    fresh: list[tuple[str, dict[str, Value]]] = []  # path and metadata
     for path in found.photos:
         name, error = _id(path), None
         try:
@@ -78,14 +78,14 @@ def index_photos(
             waiting.append(embedded)
             if len(waiting) == WRITTEN:
                 write()
-    finally:  # an interrupt loses the photos in hand, not those that are embedded
+    finally:  # an interrupt loses the current batch, not the photos that are already embedded
         if waiting:
             write()
     return report
 
 
 def _describe(path: str, name: str, model: Model) -> dict[str, Value]:
-    """Metadata of a photo. Its size and time are taken before it is read: a later change is noticed next time."""
+    """Metadata of a photo. Size and time are taken before it is read, so that a later change is noticed next time."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -95,7 +95,7 @@ def _describe(path: str, name: str, model: Model) -> dict[str, Value]:
     fields: dict[str, Value] = {
         "path": name,
         "bytes": status.st_size,
-        "mtime_ns": min(max(status.st_mtime_ns, -(2**63)), 2**63 - 1),  # a file may be of any year
+        "mtime_ns": min(max(status.st_mtime_ns, -(2**63)), 2**63 - 1),  # a file's time may be in any year
         "label": os.path.basename(os.path.dirname(name)),
         "precision": model.artifact.precision,
     }
@@ -113,7 +113,7 @@ def _check_same(path: str, twin: str) -> None:
 
 
 def _gone(absent: set[str], found: Found) -> list[str]:
-    """Those of the ids without a photo that are below the folders, and whose files do not exist any more."""
+    """The ids below the folders that have no photo and whose files no longer exist."""
     below = tuple(os.path.join(_id(folder), "") for folder in found.folders)
     unseen = tuple(os.path.join(_id(place), "") for place in found.unseen)
     return [name for name in absent if name.startswith(below) and not name.startswith(unseen) and _is_gone(name)]

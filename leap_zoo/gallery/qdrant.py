@@ -1,7 +1,7 @@
-"""A gallery on a Qdrant server, beyond what one machine holds; extra `qdrant`.
+"""A gallery on a Qdrant server, for more vectors than one machine holds; extra `qdrant`.
 
-An item is a point: its id is a UUID made of ours, its payload {"id": ..., "metadata": {...}}. What the vectors are
-(model, revision, space) is in the collection's metadata and is checked when it is opened.
+An item is a point: its UUID is derived from the item's id, its payload is {"id": ..., "metadata": {...}}. The kind of
+the vectors (model, revision, space) is in the collection's metadata and is checked when the collection is opened.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from leap_zoo.settings import read_settings
 PORT = 6333
 BATCH = 256  # points per request
 TIMEOUT = 60  # seconds
-KEY = "leap_zoo"  # of the collection's metadata
+KEY = "leap_zoo"  # key in the collection's metadata
 NAMESPACE = uuid.UUID("6f6b3c1e-6a5e-5b0f-9a57-1d0c5a2f7e11")
 
-# The URL itself is not repeated: it may hold a password.
+# The message does not repeat the URL, which may contain a password.
 _URL = (
     "a gallery's URL is qdrant://HOST:PORT/COLLECTION, http://... or https://...; names have letters, digits, - and _"
 )
@@ -35,10 +35,10 @@ _COLLECTION = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
 
 class QdrantGallery(Gallery):
-    """A collection of a Qdrant server. Searches are as exact as the server's index."""
+    """A collection on a Qdrant server. Searches are as exact as the server's index."""
 
     def __init__(self, client: Any, collection: str, kind: Kind | None = None) -> None:
-        """client: a qdrant_client.QdrantClient. kind: of the collection that is made when there is none."""
+        """client: a qdrant_client.QdrantClient. kind: for a collection that has to be created."""
         self.client, self.collection = client, collection
         with asking(collection):
             if kind is not None and not client.collection_exists(collection):
@@ -49,7 +49,7 @@ class QdrantGallery(Gallery):
     def open_url(cls, url: str, kind: Kind | None = None) -> QdrantGallery:
         """`qdrant://HOST[:PORT]/COLLECTION`, `http://...` or `https://...`; the API key is LEAP_ZOO_QDRANT_KEY's.
 
-        Raises InvalidArgument for another URL, InvalidGallery when the server cannot be asked, MissingExtra.
+        Raises InvalidArgument for other URLs, InvalidGallery if the server cannot be used, MissingExtra.
         """
         client, collection = connect(url)
         if not _COLLECTION.match(collection):
@@ -57,12 +57,12 @@ class QdrantGallery(Gallery):
         return cls(client, collection, kind)
 
     def count(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         with asking(self.collection):
             return int(self.client.count(self.collection, exact=True).count)
 
     def items(self, offset: int = 0, limit: int | None = None, *, after: str | None = None) -> list[Item]:
-        """Items in the order of the points' UUIDs."""
+        """Items, ordered by the points' UUIDs."""
         pages = self._pages(vectors=False, start=None if after is None else _point(after))
         items = (Item(*_named(record.payload)) for page in pages for record in page)
         if after is not None and getattr(next(items, None), "id", None) != after:
@@ -70,7 +70,7 @@ class QdrantGallery(Gallery):
         return list(islice(items, offset, None if limit is None else offset + limit))
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
-        """Everything in batches, as the server holds it when it is asked for each."""
+        """Everything in batches, each in the server's state at that moment."""
         for page in self._pages(vectors=True):
             named = [_named(record.payload) for record in page]
             rows = np.array([record.vector for record in page], np.float32)
@@ -81,7 +81,7 @@ class QdrantGallery(Gallery):
         self.client.close()
 
     def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
-        """Sent in requests of 256 items, each of which is kept once it is answered."""
+        """Send requests of 256 items; each is durable once it is answered."""
         models = _import_qdrant().models
         points = [
             models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
@@ -133,23 +133,25 @@ class QdrantGallery(Gallery):
         try:
             self.client.create_collection(self.collection, vectors_config=shape, metadata=about)
         except Exception:
-            if not self.client.collection_exists(self.collection):  # else somebody else was first
+            if not self.client.collection_exists(self.collection):  # otherwise another client was first
                 raise
 
     def _kind(self) -> Kind:
         if not self.client.collection_exists(self.collection):
-            raise InvalidGallery(f"the server has no collection {self.collection}: make it with leap-zoo index")
+            raise InvalidGallery(f"the server has no collection {self.collection}: create it with leap-zoo index")
         config = self.client.get_collection(self.collection).config
         about = (config.metadata or {}).get(KEY)
         if about is None:
             raise InvalidGallery(
-                f"the collection {self.collection} does not say whose embeddings it holds: give one that leap-zoo "
-                "made, on a Qdrant server of version 1.16 or newer"
+                f"the collection {self.collection} does not name the model of its embeddings: give one that "
+                "leap-zoo created, on a Qdrant server of version 1.16 or newer"
             )
         try:
             kind = msgspec.convert(about["kind"], Kind)
         except (msgspec.ValidationError, LookupError, TypeError) as error:
-            raise InvalidGallery(f"the metadata of the collection {self.collection} are broken ({error})") from error
+            raise InvalidGallery(
+                f"the metadata of the collection {self.collection} is damaged ({error}): create the collection again"
+            ) from error
         shape = config.params.vectors
         if getattr(shape, "size", None) != kind.dim or shape.distance != _import_qdrant().models.Distance.COSINE:
             raise InvalidGallery(
@@ -159,7 +161,7 @@ class QdrantGallery(Gallery):
 
 
 def connect(url: str) -> tuple[Any, str]:
-    """A client of the server, not connected yet, and the path: `qdrant://HOST[:PORT][/PATH]`, `http(s)://...`.
+    """A client for the server, not yet connected, and the URL's path: `qdrant://HOST[:PORT][/PATH]`, `http(s)://...`.
 
     Raises InvalidArgument, MissingExtra.
     """
@@ -179,7 +181,7 @@ def connect(url: str) -> tuple[Any, str]:
         https=parts.scheme == "https",
         api_key=read_settings().qdrant_key,
         timeout=TIMEOUT,
-        check_compatibility=False,  # it asks the server at once and warns on stderr
+        check_compatibility=False,  # it contacts the server at once and warns on stderr
     )
     return client, parts.path.strip("/")
 
@@ -192,7 +194,9 @@ def _named(payload: Any) -> tuple[str, dict[str, Value]]:
     try:
         return str(payload["id"]), dict(payload["metadata"])
     except (LookupError, TypeError, ValueError) as error:
-        raise InvalidGallery("a point of the collection was not written by leap-zoo: delete it there") from error
+        raise InvalidGallery(
+            "a point in the collection was not written by leap-zoo: delete it from the collection"
+        ) from error
 
 
 def _hit(point: Any) -> Hit:
@@ -210,7 +214,7 @@ def _import_qdrant() -> Any:
 
 @contextmanager
 def asking(collection: str) -> Iterator[None]:
-    """Whatever the server or the way to it gets wrong, as one line."""
+    """Turn any error of the server or the network into InvalidGallery, in one line."""
     from qdrant_client.http.exceptions import ApiException
 
     try:
@@ -218,5 +222,5 @@ def asking(collection: str) -> Iterator[None]:
     except (ApiException, OSError, ValueError) as error:
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidGallery(
-            f"the Qdrant collection {collection} cannot be used ({text}): is the server up?"
+            f"the Qdrant collection {collection} cannot be used ({text}): check that the server is running"
         ) from error

@@ -66,7 +66,7 @@ def test_doubt__is_added_to_a_published_model(zoo_copy: Path, aside: Path, tmp_p
     assert verify(TINY, zoo_copy).ok
 
     assert leap_zoo_main(["classify", str(black), "--model", TINY, "--zoo", str(zoo_copy)]) == 0
-    assert capsys.readouterr().out.startswith("not sure: unlike the photos it learned from\n")
+    assert capsys.readouterr().out.startswith("not sure: unlike the training photos\n")
     assert leap_zoo_main(["classify", str(black), "--model", TINY, "--zoo", str(zoo_copy), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["photos"][0]["unsure"] is True
 

@@ -210,7 +210,7 @@ def test_verify__tampered_card_exits_1(zoo_copy: Path) -> None:
         (["classify", "absent.jpg", "--model", TINY], "absent.jpg"),
         (["classify", "absent.jpg", "--model", TINY, "--head", "colour"], "did you mean 'colours'"),
         (["classify", "tests/leap_zoo", "--model", TINY], "no photos in the folder"),
-        (["embed", "absent.jpg", "--model", TINY, "--out", "absent/out.npz"], "its folder does not exist"),
+        (["embed", "absent.jpg", "--model", TINY, "--out", "absent/out.npz"], "in a folder that does not exist"),
         (["classify", "absent.jpg", "--top", "0"], "at least 1"),
         (["clasify", "absent.jpg"], "--help"),
         (["classify"], "PHOTO"),

@@ -85,7 +85,7 @@ def test_answers__keep_the_order_of_good_and_bad(model: Model, many: Path) -> No
     assert [isinstance(answer, NotAnImage) for answer in found] == [True, False, True, False]
     assert all(isinstance(answer, NotAnImage) for answer in model.answers([b"bad"] * 40, "embedding"))
     assert list(model.answers([], "embedding")) == []
-    with pytest.raises(InvalidArgument, match="an image is"):
+    with pytest.raises(InvalidArgument, match="an image must be"):
         list(model.answers([photo, 7], "embedding"))  # type: ignore[list-item]
 
 

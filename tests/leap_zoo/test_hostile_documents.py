@@ -135,8 +135,8 @@ def hostile_value(_: dict[str, Any], card: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (other_id, "its card says another"),
-        (other_revision, "its card says leap-tiny-test 1"),
+        (other_id, "the card says another"),
+        (other_revision, "the card says leap-tiny-test 1"),
         (enormous, "bytes"),
         (beyond_integers, "bytes"),
         (negative, "bytes"),

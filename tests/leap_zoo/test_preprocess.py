@@ -223,7 +223,7 @@ def test_open_image__truncated_is_400(kind: str, part: float, sample_photos: lis
     if kind not in readable_formats():
         pytest.skip(f"this Pillow has no {kind}")
     data = encode(Image.open(sample_photos[0]).resize((128, 128)), kind)
-    with pytest.raises(UndecodableImage, match="truncated or broken") as caught:
+    with pytest.raises(UndecodableImage, match="truncated or damaged") as caught:
         open_image(data[: max(20, int(len(data) * part))])
     assert caught.value.status == 400
 
@@ -247,7 +247,7 @@ def test_open_image__png_whose_rows_end_early_is_truncated(depth: int, colour: i
     rows = (b"\0" + bytes([value]) * row) * 10
     assert open_image(png_of_rows(rows, (20, 10), depth, colour)).size == (20, 10)
     for there in (9, 1):
-        with pytest.raises(UndecodableImage, match="end early"):
+        with pytest.raises(UndecodableImage, match="ends early"):
             open_image(png_of_rows(rows[: there * (row + 1)], (20, 10), depth, colour))
 
 
@@ -260,7 +260,7 @@ def test_open_image__interlaced_png_lacks_no_pass(size: tuple[int, int]) -> None
     assert (np.asarray(open_image(png_of_rows(rows, size, 8, 0, interlaced=True))) == 200).all()
     if len(rows) > 2:
         last = next(columns for columns, lines in reversed(counts) if columns and lines)
-        with pytest.raises(UndecodableImage, match="end early"):
+        with pytest.raises(UndecodableImage, match="ends early"):
             open_image(png_of_rows(rows[: -last - 1], size, 8, 0, interlaced=True))
 
 
@@ -305,21 +305,21 @@ def test_open_image__photos_of_large_phones_are_ordinary(size: tuple[int, int]) 
     before = Image.MAX_IMAGE_PIXELS
     assert open_image(data).size == (size[0] // 8, size[1] // 8)
     assert before == Image.MAX_IMAGE_PIXELS
-    with pytest.raises(ImageTooLarge, match="at most 50"):
+    with pytest.raises(ImageTooLarge, match="limit: 50"):
         open_image(data, limits=SMALL)
 
 
 @shared_cases
 def test_open_image__case_of_50_megapixels() -> None:
     assert to_tensor(CASES / "pixel8pro_8160x6144.jpg", SPEC).shape == (32, 32, 3)
-    with pytest.raises(ImageTooLarge, match="50 megapixels, at most 50"):
+    with pytest.raises(ImageTooLarge, match=r"50 megapixels \(limit: 50"):
         to_tensor(CASES / "pixel8pro_8160x6144.jpg", SPEC, SMALL)
 
 
 def test_open_image__pixel_limit_is_twice_as_wide_for_jpeg() -> None:
     flat = Image.new("L", (6_000, 5_000), 200)
     assert min(open_image(encode(flat, "JPEG"), limits=SMALL).size) >= 512
-    with pytest.raises(ImageTooLarge, match="at most 25"):
+    with pytest.raises(ImageTooLarge, match="limit: 25"):
         open_image(encode(flat, "PNG"), limits=SMALL)
 
 
@@ -686,5 +686,5 @@ class NoPath:
 
 
 def test_read_photo__path_that_is_none() -> None:
-    with pytest.raises(InvalidArgument, match="gives no path"):
+    with pytest.raises(InvalidArgument, match="does not give a path"):
         read_photo(NoPath())

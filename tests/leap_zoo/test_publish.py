@@ -73,7 +73,7 @@ def test_reindex__of_what_is_no_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -
     with pytest.raises(leap_zoo.InvalidArgument, match="no model folders"):
         reindex(tmp_path / "absent")
     (zoo_copy / TINY).rename(zoo_copy / "another")
-    with pytest.raises(leap_zoo.InvalidCard, match="rename it"):
+    with pytest.raises(leap_zoo.InvalidCard, match="rename the folder"):
         reindex(zoo_copy)
 
 

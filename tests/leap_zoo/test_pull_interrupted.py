@@ -101,7 +101,7 @@ def interrupted(server: ZooServer, home: Path) -> Path:
         serve_until(handler, data, max(start_of(handler, data), SIZE // 2))
 
     server.behaviours[FILE] = half
-    with pytest.raises(DownloadFailed, match="what has come so far is kept"):
+    with pytest.raises(DownloadFailed, match="the part that arrived is kept"):
         pull(TINY, server.url)
     del server.behaviours[FILE]
     server.requests.clear()

@@ -73,8 +73,8 @@ def test_load__an_exported_gallery_goes_into_another(tmp_path: Path) -> None:
         ({"photos": np.array([b"a", b"b", b"c"])}, "photos are"),
         ({"photos": np.array(["a", "b", None])}, "Object arrays|allow_pickle"),
         ({"space": np.array("studio")}, "space"),
-        ({"model": np.array(["m"])}, "not texts"),
-        ({"metadata": np.frombuffer(LINES[8:], np.uint8)}, "metadata of 2 photos"),
+        ({"model": np.array(["m"])}, "not a string"),
+        ({"metadata": np.frombuffer(LINES[8:], np.uint8)}, "metadata for 2 photos"),
         ({"metadata": np.frombuffer(b"[1]\n[2]\n[3]\n", np.uint8)}, "object"),
     ],
 )

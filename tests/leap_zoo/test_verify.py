@@ -65,7 +65,7 @@ def test_verify__other_outputs_fail(zoo_copy: Path, name: str, change: float) ->
     republish(zoo_copy, altered(zoo_copy, name, change))
     report = verify(TINY, zoo_copy)
     assert [artifact.ok for artifact in report.artifacts] == [False, True]
-    assert "differs on this device: " + name.split("/")[1] in (report.artifacts[0].error or "")
+    assert "answers differently on this device: " + name.split("/")[1] in (report.artifacts[0].error or "")
 
 
 def test_verify__compares_scores_not_logits(zoo_copy: Path) -> None:

@@ -160,7 +160,7 @@ def test_server__that_is_gone_is_told_without_its_address(
             call()
         assert (caught.value.status, caught.value.code) == (503, "store_unavailable")
         assert host not in caught.value.detail
-    assert "is the server up" in caplog.text
+    assert "check that the server is running" in caplog.text
     stores.close()
 
 

@@ -134,7 +134,7 @@ def test_create__notes_copies(api: TestClient, classes: Classes) -> None:
     twice = {"cold": [*classes["cold"], classes["cold"][0]], "warm": classes["warm"]}
     made = api.post("/v1/heads/h", files=form(twice)).json()
     assert made["photos"] == [4, 4]
-    assert made["notes"] == ["1 copies of photos of the same class were left out"]
+    assert made["notes"] == ["exact duplicates within a class were left out: 1"]
 
 
 # what is refused

@@ -13,17 +13,17 @@ from torchvision.ops import roi_align
 
 from train import recipe
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: red, green and blue in grey
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: red, green and blue in gray
 RATIOS = (3 / 4, 4 / 3)  # width / height of crops, as in torchvision's RandomResizedCrop
 ATTEMPTS = 10  # draws of a crop before the largest that has an allowed ratio is taken, likewise
 CROP_DRAWS = 2 * ATTEMPTS + 2
-DRAWS = CROP_DRAWS + 7  # per photo: a crop, a flip, whether colour and grey change, four colour factors
+DRAWS = CROP_DRAWS + 7  # per photo: a crop, a flip, whether color and gray change, four color factors
 
 
 class Augmenter:
-    """uint8 photos (B, side, side, 3) -> normalised float32 images (B, 3, size, size).
+    """uint8 photos (B, side, side, 3) -> normalized float32 images (B, 3, size, size).
 
-    Random crop of the whole photo, flip, colour and grey are drawn per photo, by the seed and the number of its view
+    Random crop of the whole photo, flip, color and gray are drawn per photo, by the seed and the number of its view
     alone: a view is the same whenever and wherever it is made. The batch is then mixed with itself by one factor.
 
     A crop is resized by `roi_align`, which averages over the area when it shrinks and is bilinear when it enlarges.
@@ -67,7 +67,7 @@ class Augmenter:
         matrix = hue_rotation(strengths[3] * factors[3]) @ blend_with_grey(saturation)  # (B, 3, 3)
         matrix = matrix * (brightness * contrast)[:, None, None]
         matrix = torch.where(jittered[:, None, None], matrix, torch.eye(3))
-        # Contrast blends with the mean grey of the brightened photo, which saturation leaves as it is.
+        # Contrast blends with the mean gray of the brightened photo, which saturation leaves as it is.
         luma = torch.tensor(LUMA, device=device)
         offset = (images.mean((2, 3)) @ luma) * torch.where(jittered, brightness * (1 - contrast), 0.0).to(device)
         matrix = torch.where(grey[:, None, None], blend_with_grey(torch.zeros(len(grey))) @ matrix, matrix).to(device)
@@ -78,7 +78,7 @@ def crops(aspect: Tensor, scale: tuple[float, float], draws: Tensor) -> Tensor:
     """Boxes (B, 4), x1 y1 x2 y2 as shares of width and height: RandomResizedCrop (Szegedy et al. 2015) per photo.
 
     aspect (B,): width / height. scale: share of the photo's area. draws (B, CROP_DRAWS) of 0..1. Of ATTEMPTS crops the
-    first that fits is taken; where none does, the largest centred one of an allowed ratio.
+    first that fits is taken; where none does, the largest centered one of an allowed ratio.
     """
     sizes, ratios, place = draws.split([ATTEMPTS, ATTEMPTS, 2], dim=1)
     area = (scale[0] + (scale[1] - scale[0]) * sizes) * aspect[:, None]  # of aspect x 1
@@ -95,7 +95,7 @@ def crops(aspect: Tensor, scale: tuple[float, float], draws: Tensor) -> Tensor:
 
 
 def blend_with_grey(share: Tensor) -> Tensor:
-    """Matrices (B, 3, 3) that keep `share` (B,) of a photo's colour, and make the rest its grey."""
+    """Matrices (B, 3, 3) that keep `share` (B,) of a photo's color, and make the rest its gray."""
     grey = torch.tensor(LUMA).expand(3, 3)
     return share[:, None, None] * torch.eye(3) + (1 - share)[:, None, None] * grey
 

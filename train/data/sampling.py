@@ -116,7 +116,7 @@ class Epochs:
                 yield from batch
 
 
-Batch = tuple[Views, Tensor, Tensor]  # views, pixels and aspect ratios, as of `Mixture.read`
+Batch = tuple[Views, Tensor, Tensor]  # views, pixels and aspect ratios, as in `Mixture.read`
 
 
 def read_ahead(photos: Mixture, pieces: Iterable[Views], *, pin: bool) -> Generator[Batch]:

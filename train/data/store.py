@@ -69,7 +69,7 @@ class Shown:
 
     @property
     def least(self) -> int:
-        """As of `Whole`."""
+        """See `Whole`."""
         return max(512, self.spec.short_side)
 
     def of(self, photo: Image.Image) -> Pixels:

@@ -52,7 +52,7 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def pooled(student: VisionTransformer, images: Tensor, depth: int | None = None) -> dict[str, Tensor]:
-    """Normalised images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each, after `depth` blocks (None: all)."""
+    """Normalized images (B, 3, H, W) -> `cls` and `patch_mean`, (B, D_s) each, after `depth` blocks (None: all)."""
     tokens = tokens_at(student, images, [depth or len(student.blocks)])[0]  # (B, prefix + N, D_s)
     return {"cls": tokens[:, 0], "patch_mean": tokens[:, student.num_prefix_tokens :].mean(1)}
 

@@ -25,7 +25,7 @@ MOST = 2000  # queries, and photos of the gallery: enough to see a trend, and se
 
 @dataclass(frozen=True)
 class Measurement:
-    """One figure after `epoch` whole epochs (from 1) and `step` optimiser steps: a share of `n`, 95 % interval."""
+    """One figure after `epoch` whole epochs (from 1) and `step` optimizer steps: a share of `n`, 95 % interval."""
 
     epoch: int
     step: int

@@ -59,13 +59,13 @@ def similarities(gallery: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tens
 
 
 def knn(gallery: Tensor, gallery_labels: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07) -> Tensor:
-    """Weighted k-nearest-neighbour vote (Wu et al. 2018): cosine similarity, weights exp(similarity / temperature).
+    """Weighted k-nearest-neighbor vote (Wu et al. 2018): cosine similarity, weights exp(similarity / temperature).
 
     gallery (G, D), gallery_labels (G,), queries (Q, D) -> predicted classes (Q,). Runs on a GPU where there is one.
     Raises TrainError for an empty gallery, and for features that are not finite.
     """
     if not len(gallery):
-        raise TrainError("there are no photos to find neighbours among")
+        raise TrainError("there are no photos to find neighbors among")
     check_finite(gallery)
     check_finite(queries)
     labels, classes = gallery_labels.to(DEVICE), int(gallery_labels.max()) + 1
@@ -152,7 +152,7 @@ def linear_probe(
     """Fit a probe on frozen features: SGD .9, batch 256, cosine over `epochs`; the rate is chosen on a tenth of train.
 
     features (N, D) float32 on the CPU, of which batches go to the GPU where there is one; labels (N,), indices into
-    `classes`. Features are standardised per channel. Raises TrainError for photos that no probe can learn from.
+    `classes`. Features are standardized per channel. Raises TrainError for photos that no probe can learn from.
     """
     check_labels(labels.numpy(), classes)
     check_finite(features)

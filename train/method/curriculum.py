@@ -68,7 +68,7 @@ class Curriculum:
         self._move(0, -block, value, "calibration")
 
     def observe(self, step: int, similarity: float) -> Move | None:
-        """Take the similarity of student and target after optimiser step `step` (from 1); return the move, if any.
+        """Take the similarity of student and target after optimizer step `step` (from 1); return the move, if any.
 
         Steps increase from call to call, not necessarily by one.
         """

@@ -23,9 +23,9 @@ class Distiller(nn.Module):
 
     The projection g: D_s -> D_t is one linear layer, shared by patches, CLS and every target block, never reset.
     Only the layer-wise baseline has more: `others[i]` projects the student's block that stands for `targets[i]`.
-    Where targets are standardised, g of a fresh student gives standardised tokens. A student that starts from its
-    teacher brings a g into the teacher's own space, right for every block; what it gives is standardised for the loss.
-    The teacher is not part of the state: every run loads it anew.
+    Where targets are standardized, g of a fresh student gives standardized tokens. A student that starts from its
+    teacher brings a g into the teacher's own space, right for every block; what it gives is standardized for the loss.
+    The teacher is not part of the state: every run loads it again.
     """
 
     def __init__(self, recipe: Recipe, teacher: Teacher, plan: curriculum.Curriculum) -> None:
@@ -44,7 +44,7 @@ class Distiller(nn.Module):
             grow_from_identity(self.student, self.depth(plan.block if plan.history else 1))
 
     def forward(self, images: Tensor, tokens: list[Tokens], targets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), normalised, and the teacher's tokens of each target -> loss and similarity, scalars.
+        """Images (B, 3, H, W), normalized, and the teacher's tokens of each target -> loss and similarity, scalars.
 
         The student sees the images reduced to its own size.
 
@@ -62,7 +62,7 @@ class Distiller(nn.Module):
         return torch.stack(losses).mean(), self.measure(view.patches, wanted.patches)
 
     def views(self, images: Tensor, targets: tuple[int, ...]) -> list[Tokens]:
-        """Normalised images (B, 3, H, W) -> each target as the student sees it, projected by g; float32."""
+        """Normalized images (B, 3, H, W) -> each target as the student sees it, projected by g; float32."""
         prefix, views = self.student.num_prefix_tokens, []
         images = resized(images, self.recipe.preprocessing.size)
         found = tokens_at(self.student, images, [self.depth(target) for target in targets])
@@ -80,7 +80,7 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def start_from_teacher(self, teacher: Teacher, images: Tensor) -> None:
-        """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalised."""
+        """Begin with the teacher's weights, cut to size (`train.method.slicing`); images (B, 3, H, W), normalized."""
         slicing.start_from_teacher(self.student, self.projection, teacher.vit, resized(images, teacher.pixels))
 
     @torch.no_grad()

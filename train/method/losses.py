@@ -51,7 +51,7 @@ class TargetScale(nn.Module):
 
 @torch.no_grad()
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    """Linear centred kernel alignment (Kornblith et al. 2019) of two views of the same rows.
+    """Linear centered kernel alignment (Kornblith et al. 2019) of two views of the same rows.
 
     x (..., D_x) and y (..., D_y) hold the same number of rows. Returns a float32 scalar in [0, 1];
     NaN when either side is constant. Never forms the (rows, rows) kernel: cost grows with D_x * D_y.

@@ -57,7 +57,7 @@ def start_from_teacher(
 ) -> None:
     """Overwrite a student's weights, and the projection g into the teacher's space, by the teacher's, cut to size.
 
-    images (B, 3, H, W): normalised training photos at the teacher's size. `check_sliceable` says whom it can cut.
+    images (B, 3, H, W): normalized training photos at the teacher's size. `check_sliceable` says whom it can cut.
     """
     found = _measure(vit, images)
     norms = [moments for module, moments in found.items() if isinstance(module, nn.LayerNorm)]
@@ -74,7 +74,7 @@ def start_from_teacher(
 
 
 def _measure(vit: VisionTransformer, images: Tensor) -> dict[nn.Module, Moments]:
-    """Moments of the normalised tokens at each LayerNorm, and of the hidden units before each `mlp.fc2`."""
+    """Moments of the normalized tokens at each LayerNorm, and of the hidden units before each `mlp.fc2`."""
     modules = [module for block in vit.blocks for module in (block.norm1, block.norm2, block.mlp.fc2)] + [vit.norm]
     found = {module: Moments() for module in modules}
     tokens = vit.num_prefix_tokens + vit.patch_embed.num_patches
@@ -215,7 +215,7 @@ class Moments:
 class Stream:
     """The residual stream in fewer channels: y = up @ down @ x, without the mean over channels that LayerNorm drops.
 
-    down (r, D): the principal directions of the normalised tokens, whose second moment is `covariance` (D, D).
+    down (r, D): the principal directions of the normalized tokens, whose second moment is `covariance` (D, D).
     up (D_s, r): onto channels whose mean is zero.
     """
 
@@ -237,7 +237,7 @@ class Stream:
 
 
 class Reading:
-    """What a LayerNorm of the teacher gives, told from z = down @ (normalised token), of which the student has r.
+    """What a LayerNorm of the teacher gives, told from z = down @ (normalized token), of which the student has r.
 
     z (M, r) has mean `mean` and covariance `covariance`. The lost directions are predicted from the kept ones: the norm
     gives `back` (D, r) @ z + `offset` (D,).
@@ -262,7 +262,7 @@ class Reading:
         return weight @ self.back, _bias(layer) + weight @ self.offset
 
     def student(self, weight: Tensor) -> Tensor:
-        """A layer (out, r) of z -> (out, D_s), of the student's normalised tokens."""
+        """A layer (out, r) of z -> (out, D_s), of the student's normalized tokens."""
         return self.scale * weight @ self.up.T
 
 

@@ -58,7 +58,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, block: int) -> Tokens:
-        """Run blocks 1..block only. images (B, 3, H, W), normalised."""
+        """Run blocks 1..block only. images (B, 3, H, W), normalized."""
         return self.at(images, [block])[0]
 
     @torch.no_grad()
@@ -197,7 +197,7 @@ def fetch_weights(model: str) -> Path:
     except Exception as error:  # the client passes on errors of whatever HTTP library it uses; they share no ancestor
         said = " ".join(str(error).split())[:160]
         raise TrainError(
-            f"cannot fetch {model} from the hub ({type(error).__name__}: {said}); where its licence must "
+            f"cannot fetch {model} from the hub ({type(error).__name__}: {said}); where its license must "
             f"be accepted first, log in with `hf auth login`; offline, download {HUB_FILE} of {repository} elsewhere "
             f"and give it: {BY_HAND}"
         ) from error

@@ -1,4 +1,4 @@
-"""report.png: a training in one picture, finished or still going; or several, a colour per run."""
+"""report.png: a training in one picture, finished or still going; or several, a color per run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.recipe import Recipe
 from train.recipe_file import load_recipe
 from train.run import RECIPE, RunReport
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows.
+# Okabe and Ito's colors, which color-blind readers can tell apart, without the yellow that white swallows.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 REASONS = {"start": "s", "calibration": "D", "similarity": "*", "timeout": "X", "plateau": "P", "budget": "o"}
 KINDS = {"cls": "o", "patch_mean": "^"}
@@ -66,8 +66,8 @@ def report_figure(runs: Sequence[Path]) -> Figure:
             _neighbours(neighbours, monitor.read(folder / monitor.FILE), look)
             reasons |= {move.reason: REASONS[move.reason] for move in moves}
         for axes, title in zip(columns, COLUMNS.values(), strict=True):
-            axes.set(title=title, xlabel="optimiser step")
-        target.set(title="Target block of the teacher (1 = first), and why it moved", xlabel="optimiser step")
+            axes.set(title=title, xlabel="optimizer step")
+        target.set(title="Target block of the teacher (1 = first), and why it moved", xlabel="optimizer step")
         target.yaxis.set_major_locator(MaxNLocator(integer=True))
         _explain(target, reasons)
         neighbours.set(title="10-NN accuracy on a tenth of the training photos", xlabel="epoch")
@@ -104,7 +104,7 @@ def _neighbours(axes: Axes, measured: Sequence[monitor.Measurement], look: dict[
 
 
 def _explain(axes: Axes, markers: dict[str, str]) -> None:
-    """A legend of markers, whatever the colours."""
+    """A legend of markers, whatever the colors."""
     axes.legend(handles=[Line2D([], [], ls="", color="k", marker=m, label=text) for text, m in markers.items()])
 
 

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the runs (runs/STUDY)")
     add("--results", type=Path, default=Path("results"), help="folder of STUDY.csv")
     add("--docs", type=Path, default=Path("docs"), help="folder of STUDY.md")
-    photos = "[NAME] TRAIN TEST: labelled photos that no run learned from, for probe, k-NN and retrieval; repeatable"
+    photos = "[NAME] TRAIN TEST: labeled photos that no run learned from, for probe, k-NN and retrieval; repeatable"
     add("--transfer", nargs="+", action="append", default=[], metavar="WORD", help=photos)
     add("--measure-only", action="store_true", help="train nothing, measure the finished runs")
     return parser

@@ -106,7 +106,7 @@ class Embed:
         id: str = "id",
         **which: Any,
     ) -> None:
-        """which: source, zoo, precision, format, threads (default: 1), revision, as of `Which`."""
+        """which: source, zoo, precision, format, threads (default: 1), revision, as in `Which`."""
         self.model = Which(model=model, **which).open()
         self.kind = Kind.of(self.model, space)
         self.columns = Columns(column, id)
@@ -233,7 +233,7 @@ def _on_ray(
     workers: int | None,
     note: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Each worker takes one piece after the other. Ray starts a killed one anew and gives it the piece again."""
+    """Each worker takes one piece after the other. Ray starts a killed one again and gives it the piece again."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     ray = _import_ray()
     ours = not ray.is_initialized()

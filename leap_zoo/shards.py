@@ -52,7 +52,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run does, so that whoever continues it does the same; `columns`: see `Columns`."""
+    """What a run does, so that the process that continues it does the same; `columns`: see `Columns`."""
 
     kind: Kind
     precision: str

@@ -3,8 +3,9 @@ PYTHON ?= python3
 # BentoML and Gradio report usage unless told not to, before they start.
 export BENTOML_DO_NOT_TRACK = True
 export GRADIO_ANALYTICS_ENABLED = False
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help serve browser test lint format students train-demo bench-serve tables clean
+.PHONY: help serve browser test lint docs format students train-demo bench-serve tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,6 +28,9 @@ lint: .venv/installed ## ruff, mypy, spelling and wording
 	.venv/bin/mypy
 	.venv/bin/codespell
 	.venv/bin/python -m tools.words
+
+docs: .venv-docs/installed ## the website, into site/: strict, with no asset from elsewhere
+	.venv-docs/bin/mkdocs build
 
 format: .venv/installed ## let ruff fix what it can
 	.venv/bin/ruff check --fix .
@@ -62,7 +66,7 @@ tables: .venv/installed ## rewrite the generated tables of README and docs from 
 	.venv/bin/python -m tools.serving_tables
 
 clean: ## remove environments and outputs
-	rm -rf .venv .venv-serve runs zoo-out
+	rm -rf .venv .venv-serve .venv-docs runs zoo-out site
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -73,4 +77,9 @@ clean: ## remove environments and outputs
 .venv-serve/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-serve
 	.venv-serve/bin/python -m pip install -q -c constraints.txt -e ".[serve]"
+	touch $@
+
+.venv-docs/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -c constraints.txt -e ".[docs]"
 	touch $@

@@ -1,0 +1,98 @@
+"""A model repository for NVIDIA Triton, which KServe serves too: the same ONNX file, and a config.pbtxt from its card.
+
+    REPOSITORY/MODEL/config.pbtxt
+    REPOSITORY/MODEL/labels-HEAD.txt    the classes of each head, one a line
+    REPOSITORY/MODEL/1/model.onnx
+    REPOSITORY/MODEL.yaml               a KServe InferenceService that reads the repository
+
+The server gets pixels as the card says: `leap_zoo.preprocess.to_tensor` makes them from a photo.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from string import Template
+
+from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.files import atomic_file, check_path
+from leap_zoo.loading import choose_artifact, locate
+from leap_zoo.model import MAX_BATCH
+
+TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+DELAY = 2000  # microseconds that a request waits for others to share a batch
+
+_CONFIG = Template("""\
+# $about
+name: "$name"
+platform: "onnxruntime_onnx"
+max_batch_size: $batch
+$tensors
+dynamic_batching { max_queue_delay_microseconds: $delay }
+instance_group [ { count: 1 kind: KIND_CPU } ]
+parameters { key: "intra_op_thread_count" value { string_value: "$threads" } }
+""")
+
+_SERVICE = Template("""\
+# $about
+# Copy the repository to the storage of storageUri, and change it here.
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: $name
+spec:
+  predictor:
+    minReplicas: 2
+    model:
+      modelFormat: {name: triton}
+      protocolVersion: v2
+      storageUri: "$storage"
+      resources:
+        requests: {cpu: "$threads", memory: 1Gi}
+        limits: {cpu: "$threads", memory: 2Gi}
+""")
+
+
+def write_repository(
+    folder: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    zoo: str | None = None,
+    precision: str | None = None,
+    threads: int = 1,
+    storage: str = "pvc://models/repository",
+) -> Path:
+    """Write one model of a zoo into a Triton model repository; returns its folder. Other models there stay.
+
+    storage: KServe's storageUri of the repository. Raises InvalidArgument, and what `leap_zoo.load` raises.
+    """
+    place, card = locate(name, zoo)
+    artifact = choose_artifact(card, precision, "onnx", lambda one: place.holds(card, one))
+    if any(character in storage for character in '"\n\\'):
+        raise InvalidArgument(f"the storage URI {short(storage)} has quotes or line breaks: give a plain URI")
+    labels = {head.output: f"labels-{head.name}.txt" for head in card.heads}
+    tensors = []
+    for kind, found in (("input", card.inputs), ("output", card.outputs)):
+        listed = []
+        for tensor in found:
+            dims = ", ".join(str(size) for size in tensor.shape[1:])
+            file = f' label_filename: "{labels[tensor.name]}"' if tensor.name in labels else ""
+            listed.append(f'  {{ name: "{tensor.name}" data_type: {TYPES[tensor.dtype]} dims: [ {dims} ]{file} }}')
+        tensors.append(f"{kind} [\n" + ",\n".join(listed) + "\n]")
+    about = f"{card.id}, revision {card.revision}, {artifact.precision}; written by leap-zoo triton"
+    values = {"about": about, "name": card.id, "batch": MAX_BATCH, "delay": DELAY, "threads": threads}
+    home = check_path(folder) / card.id
+    files: dict[Path, bytes] = {
+        home / "1" / "model.onnx": place.read(card, artifact.files[0]),
+        home / "config.pbtxt": _CONFIG.substitute(values, tensors="\n".join(tensors)).encode(),
+        home.parent / f"{card.id}.yaml": _SERVICE.substitute(values, storage=storage).encode(),
+    }
+    files |= {home / labels[head.output]: "".join(f"{one}\n" for one in head.labels).encode() for head in card.heads}
+    try:
+        (home / "1").mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            with atomic_file(path) as file_:
+                file_.write(content)
+    except OSError as error:
+        raise InvalidArgument(f"{short(home)} cannot be written ({error.strerror}): choose another folder") from error
+    return home

@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; where none is, the newest, since loading it says what is wrong; or None."""
+    """The newest complete checkpoint; else the newest one, whose loading reports the problem; or None."""
     found = sorted(folder.glob("step-*.safetensors"), reverse=True)
     return next((path for path in found if _is_whole(path)), found[0] if found else None)
 

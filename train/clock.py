@@ -1,4 +1,4 @@
-"""Where the time of a training goes: in steps, or in waiting for photos. Pauses between epochs are neither."""
+"""How a training spends its time: in steps, or waiting for photos. Pauses between epochs do not count."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """Seconds of a training over its steps: on the wall, of this process's CPU time, and waiting for batches."""
+    """Seconds that steps take: wall-clock time, this process's CPU time, and time spent waiting for batches."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu_seconds = self.wait_seconds = 0.0
@@ -23,7 +23,7 @@ class Clock:
         self._since = time.perf_counter(), time.process_time()
 
     def batch_arrived(self) -> None:
-        """The photos of the next step are there."""
+        """The photos of the next step have arrived."""
         self._waited = self._take()
         self.wait_seconds += self._waited
 

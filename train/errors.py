@@ -1,4 +1,4 @@
-"""The one error of this room that a user can cause; the command line prints it as one line."""
+"""The error that a user of this package can cause; the command line prints it as one line."""
 
 from __future__ import annotations
 

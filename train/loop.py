@@ -38,7 +38,7 @@ NO_DECAY = ("pos_embed", "cls_token", "reg_token")  # positions and tokens are n
 
 @dataclass
 class Training:
-    """All that steps change.
+    """The state that steps change.
 
     block_images: for each block k, images for which the target was k. calibration_images: those that all blocks saw.
     """
@@ -67,7 +67,7 @@ def train(
     """Train `training.distiller` on photos; checkpoints and log.csv are in `folder`.
 
     known: what the teacher's last block says of views, where the recipe keeps it. after_epoch: called with the number
-    of epochs that are done. Raises TrainError for a loss that is not finite. Ctrl-C and SIGTERM save a checkpoint, then
+    of completed epochs. Raises TrainError for a loss that is not finite. Ctrl-C and SIGTERM save a checkpoint, then
     raise KeyboardInterrupt.
     """
     mine, device = processes.layout(), fabric.device

@@ -1,4 +1,4 @@
-"""A recipe from photos to run folder: decode, teach, distill, evaluate, report."""
+"""Run a recipe, from photos to run folder: decode, train the teacher, distill, evaluate, report."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _finish(
 
 
 def _draw(folder: Path) -> None:
-    """Draw a finished run; whatever goes wrong with a picture, the run is there."""
+    """Draw a finished run; a failed plot does not affect the run."""
     try:
         from train.plot import report  # matplotlib may be missing, or broken
 

@@ -1,4 +1,4 @@
-"""Several processes, one training, started by `torchrun`; without it there is one, and all here is trivial."""
+"""One training in several processes, started by `torchrun`; without it there is a single process."""
 
 from __future__ import annotations
 

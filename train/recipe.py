@@ -21,7 +21,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Student(_Strict, frozen=True, kw_only=True):
-    """Which student: a size of `train.method.student`, its patch in pixels, and what it has beyond a plain ViT."""
+    """The student: a size of `train.method.student`, its patch in pixels, and additions to a plain ViT."""
 
     size: str
     patch: Count = 16

@@ -16,7 +16,7 @@ from train.errors import TrainError
 from train.recipe import CURRICULA, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
-# What a resumed run may change: where its files are, how they are read, how often it is saved.
+# A resumed run may change these: where its files are, how they are read, how often it is saved.
 MAY_CHANGE = ("data.train", "data.val", "data.store", "teacher.checkpoint", "checkpoint_minutes", "epochs")
 
 
@@ -73,7 +73,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The dotted keys in which two recipes differ, but for those that change nothing in what is learned."""
+    """The dotted keys in which two recipes differ, except those that do not affect the result."""
     ours, theirs = (dict(_flat(msgspec.to_builtins(recipe))) for recipe in (one, other))
     return [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in MAY_CHANGE]
 

@@ -1,4 +1,4 @@
-"""The run folder: what a training leaves behind, and the one thing that export reads.
+"""The run folder: the output of a training, and the only input of export.
 
 `recipe.yaml` (resolved), `student.safetensors`, `head.safetensors` (projection and classifiers), `model.json` (what
 the weights mean), `curriculum.csv`, `metrics.json`, `skipped.csv` (photos that could not be decoded), `checkpoints/`.

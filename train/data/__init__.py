@@ -1,1 +1,1 @@
-"""Photos: where they are, decoded once into a file on disk, drawn in batches, augmented on the device."""
+"""Photos: found, decoded once into a file on disk, sampled in batches, and augmented on the device."""

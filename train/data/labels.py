@@ -1,4 +1,4 @@
-"""What classes are called: readable names of class folders and of ImageNet's 1000 classes."""
+"""Readable names of class folders and of ImageNet's 1000 classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def class_labels(classes: tuple[str, ...]) -> list[str]:
 
 
 def imagenet_indices(classes: tuple[str, ...]) -> npt.NDArray[np.int64] | None:
-    """The ImageNet-1k index of each class folder, or None when one of them is no wnid."""
+    """The ImageNet-1k index of each class folder, or None if one of them is not a wnid."""
     wnids = {wnid: index for index, wnid in enumerate(timm.data.ImageNetInfo("imagenet-1k").label_names())}
     if not all(name in wnids for name in classes):
         return None
@@ -31,6 +31,6 @@ def imagenet_labels() -> list[str]:
     for index, (name, text) in enumerate(zip(short, full, strict=True)):
         if short.count(name) == 1:
             labels.append(name)
-        else:  # two cranes have nothing but `crane` to their name: only the definition tells bird from machine
+        else:  # two classes are called only `crane`: the definition distinguishes the bird from the machine
             labels.append(text if full.count(text) == 1 else info.index_to_description(index, detailed=True))
     return labels

@@ -1,4 +1,4 @@
-"""Which photos a step sees: sets mixed by weight, in an order that depends on seed and epoch only."""
+"""Which photos a step sees: sets mixed by weight, in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 

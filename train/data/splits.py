@@ -1,4 +1,4 @@
-"""Which photos a recipe learns from and is judged on: folders of classes, and sets without labels."""
+"""The photos that a recipe trains on and is evaluated on: folders of classes, and sets without labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """train: distillation and probe. val: reported. held_out: photos that no training sees (may be empty).
+    """train: for distillation and the probe. val: for reported figures. held_out: photos that no training sees (may be
+    empty).
 
     more: sets without labels that are distilled on too, and their weights. aside: photos that `data.holdout` keeps
     aside, of train and of all further sets (may be empty); then val is those of train.

@@ -103,7 +103,7 @@ class Photos:
 
 
 def open_photos(split: Split, views: Sequence[View], folder: Path, what: str = "photos") -> list[Photos]:
-    """The photos of a split in each view, from their stores in `folder`; what is not there yet is decoded and stored.
+    """The photos of a split in each view, from their stores in `folder`; missing ones are decoded and stored.
 
     A photo that is missing in several views is decoded once. Broken photos are counted, reported and left out.
     Raises TrainError when none can be decoded, or the folder cannot be written.

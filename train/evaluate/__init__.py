@@ -1,1 +1,1 @@
-"""What a frozen student's features are worth: `python -m train.evaluate RUN_OR_MODEL ...`."""
+"""Evaluation of a frozen student's features: `python -m train.evaluate RUN_OR_MODEL ...`."""

@@ -1,4 +1,4 @@
-"""`python -m train.evaluate TARGET --data ...`: what a student's features are worth, on photos of your own."""
+"""`python -m train.evaluate TARGET --data ...`: evaluate a student's features on your own photos."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _plan(options: argparse.Namespace, data: list[list[str]], neighbours: tuple[
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
-        description="Measure frozen features by probe, k-NN and retrieval; beside the teacher where it is given.",
+        description="Evaluate frozen features by linear probe, k-NN and retrieval; with --checkpoint, the teacher's too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )

@@ -1,4 +1,4 @@
-"""The photos to measure on: labeled pairs of TRAIN and TEST, listed retrieval, photos of ImageNet's classes."""
+"""The photos to evaluate on: labeled pairs of TRAIN and TEST, listed retrieval, photos of ImageNet's classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos to features: a student of a run folder, an exported file and a teacher, asked the same questions."""
+"""Features of photos, from a run folder's student, an exported file, or a teacher, through one interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good the student is while it learns: k-NN on a part of the training photos, now and then, into monitor.csv."""
+"""Monitor a training: k-NN accuracy on some of the training photos at intervals, written to monitor.csv."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def for_recipe(
 class Monitor:
     """10-NN on a tenth of the photos, at most 2000, against at most 2000 of the others.
 
-    The student has seen all of these photos, but no label: the figures show the trend, they are no result. The
-    training is the same with and without. A student that is still growing is measured at the depth that it has.
+    The student has seen all of these photos, without labels, so the figures only show a trend. Monitoring does not
+    affect the training. A student that is still growing is measured at the depth that it has.
     """
 
     def __init__(self, photos: Photos, normalisation: Normalisation) -> None:

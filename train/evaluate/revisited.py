@@ -1,4 +1,4 @@
-"""The Revisited Oxford and Paris protocol (Radenovic et al. 2018), for those who have the photos.
+"""The Revisited Oxford and Paris protocol (Radenovic et al. 2018); the photos are not included.
 
 Ground truth is JSON, {"gallery": [name, ...], "queries": [Query, ...]}. The original is a pickle and is never opened.
 """

@@ -1,4 +1,4 @@
-"""The figures that every run ends with: those of its student and, as a reference, of its teacher."""
+"""The figures at the end of every run: the student's and, for reference, the teacher's."""
 
 from __future__ import annotations
 

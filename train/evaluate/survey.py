@@ -1,4 +1,4 @@
-"""All candidates on all photos: each photo is embedded once per candidate, and figures are computed from embeddings."""
+"""Evaluate all candidates on all photos: embed each photo once per candidate, and compute figures from embeddings."""
 
 from __future__ import annotations
 

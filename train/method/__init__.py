@@ -1,1 +1,1 @@
-"""LEAP itself: the curriculum, the frozen teacher, the student that follows it, and what a step costs."""
+"""LEAP itself: the curriculum, the frozen teacher, the student, and the cost of a step."""

@@ -1,4 +1,4 @@
-"""What learns: a student and its projection into the teacher's space, and how far they are from a target."""
+"""The trained part: a student, its projection into the teacher's space, and the loss against a target."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Distiller(nn.Module):
     def mix_in(self, start: dict[str, Tensor], share: float) -> None:
         """Move student and projection towards the weights that they began with: `share` of those, the rest of these.
 
-        Robust fine-tuning (WiSE-FT, Wortsman et al. 2022): what a few photos take away from a student that knew the
-        world comes back, and most of what they gave stays. start: of `state_dict`.
+        Robust fine-tuning (WiSE-FT, Wortsman et al. 2022): this restores what training on a few photos made the student
+        forget, and keeps most of what it learned from them. start: from `state_dict`.
         """
         for name, value in self.state_dict().items():
             if name.startswith(("student.", "projection.")):

@@ -1,4 +1,4 @@
-"""What a run costs: floating-point operations of teacher and student, by one counter."""
+"""The cost of a run: floating-point operations of teacher and student, from one counter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.method.teacher import Teacher
 
 
 class Cost(NamedTuple):
-    """FLOPs of a run, and what early exit and growing saved of the same run with all blocks of both at every step."""
+    """FLOPs of a run, and the share that early exit and growing save over running all blocks at every step."""
 
     teacher_flops: int
     total_flops: int  # teacher forward, student forward and backward

@@ -1,4 +1,4 @@
-"""The scale of what the student is asked to reproduce, and how alike the two are, which a curriculum decides by."""
+"""The scale of the student's targets, and the similarity measures that a curriculum uses."""
 
 from __future__ import annotations
 

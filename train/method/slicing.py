@@ -1,7 +1,7 @@
 """A student that starts as a smaller copy of its teacher: the weights of a frozen ViT, cut to the student's width.
 
-docs/training.md says how; the residual stream is cut as in SliceGPT (arXiv 2401.15024). What is strong is measured on
-training photos. A student of the teacher's own width starts as the teacher itself.
+docs/training.md explains the method; the residual stream is cut as in SliceGPT (arXiv 2401.15024). Strength is measured
+on training photos. A student of the teacher's own width starts as the teacher itself.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class Stream:
 
 
 class Reading:
-    """What a LayerNorm of the teacher gives, told from z = down @ (normalized token), of which the student has r.
+    """The output of a teacher's LayerNorm, predicted from z = down @ (normalized token), of which the student has r.
 
     z (M, r) has mean `mean` and covariance `covariance`. The lost directions are predicted from the kept ones: the norm
     gives `back` (D, r) @ z + `offset` (D,).

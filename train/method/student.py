@@ -1,4 +1,4 @@
-"""The student sizes: plain timm ViTs, so that whatever reads timm reads our students."""
+"""The student sizes: plain timm ViTs, so that tools for timm can read our students."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teacher says of fixed views, computed once and kept on disk: dataset reinforcement (arXiv 2303.08983)."""
+"""The teacher's tokens for fixed views, computed once and kept on disk: dataset reinforcement (arXiv 2303.08983)."""
 
 from __future__ import annotations
 

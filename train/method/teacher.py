@@ -118,7 +118,7 @@ def classifier(vit: ViT) -> nn.Linear:
 
 
 def check_teacher(spec: recipe.TeacherSettings, pixels: int) -> ViT:
-    """Refuse, by TrainError, what the model's shape or a missing file tells before weights are fetched.
+    """Check the model's shape and files before weights are fetched. Raises TrainError.
 
     Returns the model of `make_vit` without memory (on torch's `meta` device): its shapes.
     """

@@ -1,1 +1,1 @@
-"""Pictures: of a run, of several runs side by side, of a study."""
+"""Plots of a run, of several runs side by side, and of a study."""

@@ -1,4 +1,4 @@
-"""report.png: a training in one picture, finished or still going; or several, a color per run."""
+"""report.png: a plot of one training, finished or still running, or of several, with a color per run."""
 
 from __future__ import annotations
 

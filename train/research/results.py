@@ -1,4 +1,4 @@
-"""One format for every measurement in `results/`: a CSV row per figure, of what it is, and what measured it."""
+"""One format for every measurement in `results/`: a CSV row per figure, with its subject and how it was measured."""
 
 from __future__ import annotations
 

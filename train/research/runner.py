@@ -1,4 +1,4 @@
-"""A study: a recipe, named changes of it, seeds; each is trained in a process of its own, and measured alike."""
+"""A study: a recipe, named changes and seeds; each run is trained in its own process, and all are measured alike."""
 
 from __future__ import annotations
 

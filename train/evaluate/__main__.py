@@ -121,7 +121,7 @@ def _plan(options: argparse.Namespace, data: list[list[str]], neighbours: tuple[
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
-        description="Evaluate frozen features by linear probe, k-NN and retrieval; with --checkpoint, the teacher's too.",
+        description="Evaluate frozen features by probe, k-NN and retrieval; with --checkpoint, also its teacher's.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )

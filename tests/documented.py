@@ -18,11 +18,15 @@ SAMPLES = ROOT / "serve" / "demo" / "samples"
 _FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)\n```", re.DOTALL | re.MULTILINE)
 
 
-def examples(document: Path) -> list[tuple[str, str]]:
-    """(kind, text) of the blocks of `document` that run: `sh` or `python`."""
+def examples(document: Path, *sections: str) -> list[tuple[str, str]]:
+    """(kind, text) of the blocks of `document` that run, `sh` or `python`; sections: only below these headings."""
+    text = document.read_text(encoding="utf-8")
+    if sections:
+        below = {part.partition("\n")[0]: part for part in text.split("\n## ")[1:]}
+        text = "\n".join(below[section] for section in sections)
     return [
         (fence["kind"], fence["text"])
-        for fence in _FENCE.finditer(document.read_text(encoding="utf-8"))
+        for fence in _FENCE.finditer(text)
         if fence["kind"] in ("sh", "python") and not (fence["mark"] or "").startswith("not run: ")
     ]
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("mkdocs.hooks.docs_site")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-_PARAMETER = re.compile(r"^(`?\w+`?(?:, `?\w+`?)*): (?=\S)")
+_PARAMETER = re.compile(r"^(`?[a-z_]\w*`?(?:, `?[a-z_]\w*`?)*): (?=\S)")
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,4 +1,4 @@
-"""The tutorials about the package do what they say, with sample photos."""
+"""The README and the tutorials about the package do what they say, with sample photos."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def test_edge_device__classifies_and_measures(tmp_path: Path) -> None:
     assert "card.json" in printed
     assert (tmp_path / "answers.json").stat().st_size > 0
     assert (tmp_path / "photo.npz").is_file()
+
+
+def test_readme__first_answer_search_and_classes(tmp_path: Path) -> None:
+    blocks = examples(ROOT / "README.md", "Install and get a first answer", "Embed and search", "Your own classes")
+    with_photos(tmp_path)
+    (tmp_path / "things").rename(tmp_path / "flowers")
+    printed = run([(kind, text.replace("pip install .", ": pip install .")) for kind, text in blocks], tmp_path)
+    assert "cross-validated accuracy" in printed
+    assert "12 photos in gallery" in printed
+    assert (tmp_path / "embeddings.npz").is_file()
+    assert (tmp_path / "flowers.head").is_file()
 
 
 @pytest.mark.parametrize("document", sorted(TUTORIALS.glob("*.md")), ids=lambda path: path.stem)

@@ -20,11 +20,13 @@ from fastapi_offline import FastAPIOffline
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from leap_zoo import errors
 from serve.api import embeddings, files, galleries, heads, models, predict, vectors
 from serve.api.old_paths import OldPaths
+from serve.browser import PAGE, RUNTIME
 from serve.engine import Engine
 from serve.middleware import BROWSER_PATH, UI_PATH
 from serve.problems import CODES, MEDIA_TYPE, Problem, Refused, internal_error, invalid_options, refusal_of
@@ -34,6 +36,7 @@ from serve.stores import Stores
 
 _START_PAGE = Template(Path(__file__).with_name("index.html").read_text(encoding="utf-8"))
 _ICON = Path(__file__).with_name("icon.svg").read_bytes()
+_SAMPLES = Path(__file__).parent / "demo" / "samples"
 
 
 API_VERSION = "1.1.0"
@@ -96,9 +99,6 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
 
 def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
     """The API with the pages: the start page, the demo, the page that runs models in the browser."""
-    from serve.browser import routes as browser
-    from serve.browser import runtime
-
     site = make_app(engine, stores, settings)
     page = UI_PATH if settings.ui == "on" else BROWSER_PATH
     model = {
@@ -128,12 +128,32 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     async def web_manifest() -> Response:
         return JSONResponse(manifest, media_type="application/manifest+json")
 
-    site.include_router(browser.router(settings.browser_runtime or runtime.FOLDER))
+    @site.get(BROWSER_PATH, include_in_schema=False)
+    async def browser_page(request: Request) -> Response:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"{BROWSER_PATH.lstrip('/')}/{query}")  # relative: a proxy's prefix stays
+
+    site.mount(f"{BROWSER_PATH}/runtime", PageFiles(settings.browser_runtime or RUNTIME))
+    site.mount(BROWSER_PATH, PageFiles(PAGE, _SAMPLES))
     if settings.ui == "on":
         from serve import demo  # Gradio takes seconds to import
 
         demo.mount_page(site, engine, site.state.shelf)
     return site
+
+
+class PageFiles(StaticFiles):
+    """The files in some folders, which may be missing. A browser asks again each time; the ETag saves the bytes."""
+
+    def __init__(self, *folders: Path) -> None:
+        super().__init__(html=True)
+        self.all_directories = list(folders)
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """See StaticFiles."""
+        response = super().file_response(*args, **options)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -115,29 +115,25 @@ class Share:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def write(self, start: Message, body: bytes, send: Send) -> None:
-        """Send a whole answer, slice by slice. A client that does not read in time is cut off: raises ClientGone."""
+        """Send a whole answer. A client that does not read in time is cut off: raises ClientGone."""
         self._budget.take(self, len(body))
         try:
-            with self._waits(WRITE_SECONDS + len(body) / WRITE_RATE) as clock:
-                async with clock:
-                    await send(start)
-                    for at in range(0, max(1, len(body)), SLICE):
-                        part = body[at : at + SLICE] if len(body) > SLICE else body
-                        more = at + SLICE < len(body)
-                        await send({"type": "http.response.body", "body": part, "more_body": more})
+            async with asyncio.timeout(WRITE_SECONDS + len(body) / WRITE_RATE):
+                await self.pass_on(start, send)
+                await self.pass_on({"type": "http.response.body", "body": body, "more_body": False}, send)
         except TimeoutError:
             await _cut_off(self._connection)
 
     async def pass_on(self, message: Message, send: Send) -> None:
-        """Send one message of an answer that is made while it is sent; as `write`, a slice at a time."""
-        body = message.get("body", b"")
+        """Send one message of an answer, its body slice by slice, each of which must be read in time; as `write`."""
+        body, more = message.get("body", b""), message.get("more_body", False)
         try:
             for at in range(0, max(1, len(body)), SLICE):
-                more = at + SLICE < len(body) or message.get("more_body", False)
-                part = {**message, "body": body[at : at + SLICE], "more_body": more} if len(body) > SLICE else message
+                if len(body) > SLICE:
+                    message = {**message, "body": body[at : at + SLICE], "more_body": more or at + SLICE < len(body)}
                 with self._waits(WRITE_SECONDS) as clock:
                     async with clock:
-                        await send(part)
+                        await send(message)
         except TimeoutError:
             await _cut_off(self._connection)
 

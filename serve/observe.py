@@ -14,15 +14,11 @@ import queue
 import re
 import secrets
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import orjson
-
-if TYPE_CHECKING:
-    from serve.engine import Engine
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
@@ -66,11 +62,13 @@ class Metrics:
             registry=registry,
         )
         self._stages = [stages.labels(stage) for stage in ("queue", "decode", "inference")]
-        # The newest value counts, so that a worker that was killed leaves nothing behind.
-        newest = {"registry": registry, "multiprocess_mode": "livemostrecent"}
         self._count = 0
-        self._inside = Gauge("leap_zoo_in_flight", "Requests being answered now", **newest)  # type: ignore[arg-type]
-        self._models = Gauge("leap_zoo_models_loaded", "Models in memory", **newest)  # type: ignore[arg-type]
+        self._inside = Gauge(
+            "leap_zoo_in_flight",
+            "Requests being answered now",
+            multiprocess_mode="livemostrecent",  # a worker that was killed leaves nothing behind
+            registry=registry,
+        )
         self._answered = lru_cache(4096)(self._answered_by_labels)
 
     def served(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -83,11 +81,6 @@ class Metrics:
         """Count a request that has come (1) or is answered (-1)."""
         self._count += change
         self._inside.set(self._count)
-
-    def watch(self, engine: Engine) -> None:
-        """Count what `engine` does from now on."""
-        engine.observe = self.stages
-        self._models.set(len(engine.models.all()))
 
     def stages(self, queue_ms: float, decode_ms: float, inference_ms: float) -> None:
         """Count where a request with photos has spent its time."""
@@ -111,9 +104,6 @@ class Served:
     key: str | None = None
 
 
-_FIELDS = [field.name for field in fields(Served)]
-
-
 def make_request_id(offered: bytes | None) -> str:
     """The id that a client, or a proxy before us, has given, when it is one; a new one otherwise."""
     if offered is not None and _SANE_ID.match(offered):
@@ -125,19 +115,18 @@ def log_served(served: Served) -> None:
     """Write the line of a request: a warning where the server failed."""
     level = logging.WARNING if served.status >= 500 and served.status != 503 else logging.INFO
     if access.isEnabledFor(level):
-        access.log(level, "%s %s %d", served.method, served.route, served.status, extra={"served": served})
+        access.log(level, "%s %s %d", served.method, served.route, served.status, extra=vars(served))
 
 
-def configure_log(shape: Literal["json", "text"]) -> None:
-    """Send the loggers `leap_zoo.*` to stderr in that shape, from a thread: a slow reader holds up no request.
+def configure_log() -> None:
+    """Send the loggers `leap_zoo.*` to stderr as JSON, from a thread: a slow reader holds up no request.
 
     BentoML and uvicorn write lines of their own, which are text, when they start and stop.
     """
-    stream = logging.StreamHandler()
     lines: queue.Queue[Any] = queue.Queue(MAX_LINES)
     handler = _Queued(lines)
-    handler.setFormatter(JsonLines() if shape == "json" else TextLines())
-    listener = logging.handlers.QueueListener(lines, stream)
+    handler.setFormatter(JsonLines())
+    listener = logging.handlers.QueueListener(lines, logging.StreamHandler())
     listener.start()
     atexit.register(listener.stop)
     logger = logging.getLogger("leap_zoo")
@@ -154,40 +143,17 @@ class _Queued(logging.handlers.QueueHandler):
             self.queue.put_nowait(record)
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line. Line breaks in a message are escaped, so that no client can forge a line."""
+class JsonLines(OrjsonFormatter):
+    """Writes a record as one line of JSON: what it says, the request's id, and what is known of an answered request.
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as a line."""
-        line: dict[str, object] = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if (identity := request_id.get()) is not None:
-            line["request_id"] = identity
-        if isinstance(served := getattr(record, "served", None), Served):
-            line |= {name: value for name in _FIELDS if (value := getattr(served, name)) is not None}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line).decode()
+    Line breaks in a message are escaped, so that no client can forge a line.
+    """
 
+    def __init__(self) -> None:
+        names = {"levelname": "level", "name": "logger", "exc_info": "traceback"}
+        super().__init__(["levelname", "name", "message"], rename_fields=names, timestamp="time")
 
-class TextLines(logging.Formatter):
-    """The same for people: time, level, message, and what is known of the request."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, and its traceback below."""
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
-        text = f"{_time(record)} {record.levelname.lower()} {message}"
-        if isinstance(served := getattr(record, "served", None), Served):
-            text += f" {served.ms:.1f} ms, {served.bytes_in} bytes in, {served.bytes_out} out"
-            text += f", key {served.key}" if served.key else ""
-        if (identity := request_id.get()) is not None:
-            text += f" [{identity}]"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """See OrjsonFormatter."""
+        fields = log_data | {"level": log_data["level"].lower(), "request_id": request_id.get()}
+        return {name: value for name, value in fields.items() if value is not None}

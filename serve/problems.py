@@ -120,17 +120,19 @@ class Refused(Exception):
 
     def response(self, path: str = "") -> Response:
         """The refusal as an HTTP answer. path: that was asked for; OpenAI's clients read `error`."""
-        body = problem(self.status, self.code, self.detail, self.index)
+        title = self.code.replace("_", " ").capitalize()
+        body = Problem(
+            type=f"/docs#{self.code}",
+            title=title,
+            status=self.status,
+            code=self.code,
+            detail=self.detail,
+            index=self.index,
+        )
         if path.endswith(OPENAI_PATH):
             kind = "server_error" if self.status >= 500 else "invalid_request_error"
             body.error = {"message": self.detail, "type": kind, "param": None, "code": self.code}
         return Response(body.model_dump_json(exclude_none=True), self.status, self.headers, media_type=MEDIA_TYPE)
-
-
-def problem(status: int, code: str, detail: str, index: int | None = None) -> Problem:
-    """The body of a refusal."""
-    title = code.replace("_", " ").capitalize()
-    return Problem(type=f"/docs#{code}", title=title, status=status, code=code, detail=detail, index=index)
 
 
 class BadPhoto(errors.ImageError):

@@ -25,9 +25,9 @@ from pydantic import Field
 from starlette.types import ASGIApp
 
 from leap_zoo.errors import InvalidArgument
-from serve.api.answers import Classes, Embedding, Hit, Hits, Prediction
 from serve.api.galleries import MAX_K, SearchOptions, searched
 from serve.api.predict import MAX_TOP, ClassifyOptions, classified
+from serve.api.schemas import Classes, Embedding, Hits
 from serve.engine import Answer, Engine, Space
 from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
 from serve.stores import Stores
@@ -66,10 +66,10 @@ class ZooService(Service[object]):
         from serve.native import NativeApp
         from serve.observe import Metrics, configure_log
 
-        configure_log(read_serve_settings().log)
+        configure_log()
         settings, engine, stores = running()
         metrics = Metrics()
-        metrics.watch(engine)
+        engine.observe = metrics.stages
         site = build_site(engine, stores, settings)
         self.mount_asgi_app(site)
         site.openapi()  # which is kept; the first wrong option would wait for it
@@ -161,8 +161,7 @@ class LeapZoo:
         photos, options = [await _bytes_of(image)], ClassifyOptions(top=top, head=head)
         answer = await classified(self._running.engine, self._running.stores.heads, photos, options)
         (predictions,) = answer.predictions
-        named = [Prediction(label=one.label, score=one.score, index=one.index) for one in predictions]
-        return Classes(predictions=named, head=answer.head, unsure=predictions.unsure, **_by(answer))
+        return Classes(predictions=predictions, head=answer.head, unsure=predictions.unsure, **_by(answer))
 
     @bentoml.api
     async def embed(self, image: Photo, space: Space = "student") -> Embedding:
@@ -183,8 +182,7 @@ class LeapZoo:
         photos, options = [await _bytes_of(image)], SearchOptions(k=k)
         running = self._running
         _, answer, found = await searched(running.engine, running.stores, gallery, photos, options, where)
-        hits = [Hit(id=one.id, score=one.score, metadata=one.metadata) for one in found[0]]
-        return Hits(hits=hits, gallery=gallery, space=answer.space, **_by(answer))
+        return Hits(hits=list(found[0]), gallery=gallery, space=answer.space, **_by(answer))
 
     @bentoml.on_deployment
     @staticmethod
@@ -205,11 +203,6 @@ class LeapZoo:
                 Keys(settings.keys_file)
             if settings.data:
                 open_stores(settings.data, qdrant=settings.qdrant).close()
-        except LeapZooError as error:
-            raise SystemExit(f"Cannot serve: {error}") from error
-        try:
             start_engine(settings)
         except LeapZooError as error:
-            named = repr(settings.model) if settings.model else "that is the default"
-            named += "".join(f" or {one!r}" for one in settings.models)
-            raise SystemExit(f"Cannot serve the model {named}: {error}") from error
+            raise SystemExit(f"Cannot serve: {error}") from error

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from leap_zoo.errors import InvalidArgument, short
 from leap_zoo.preprocess import Limits
@@ -24,16 +22,6 @@ PREFIX = "LEAP_ZOO_SERVE_"
 PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)
 """The largest photo that is read unless the settings say otherwise: anybody may send one."""
 
-_ORIGIN = re.compile(r"\Ahttps?://[A-Za-z0-9.\-\[\]:]{1,255}\Z")
-_ROOT_PATH = re.compile(r"\A(/[A-Za-z0-9._~-]+)+\Z")
-_WHOLE = re.compile(r"\A[0-9]{1,9}\Z")
-
-
-def _whole(text: Any) -> Any:
-    if isinstance(text, str) and not _WHOLE.match(text):
-        raise ValueError("whole number")
-    return text
-
 
 def _split(separator: str) -> BeforeValidator:
     def parts(text: Any) -> Any:
@@ -42,28 +30,11 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(parts)
 
 
-def _origin(text: str) -> str:
-    if text != "*" and not _ORIGIN.match(text):
-        raise ValueError("an origin is https://host or https://host:port, without a path, or *")
-    return text
-
-
-def _root_path(text: str) -> str:
-    if not _ROOT_PATH.match(text):
-        raise ValueError("a path begins with / and does not end with it, as /leap or /models/leap")
-    return text
-
-
-def _qdrant(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("qdrant", "http", "https") or not parts.hostname:
-        raise ValueError("give the URL of the Qdrant server: qdrant://HOST:PORT, http://... or https://...")
-    return text
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(ge=0.1, le=3600)]
 Names = Annotated[tuple[str, ...], _split(",")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\-\[\]:]{1,255})$")]
+RootPath = Annotated[str, Field(pattern=r"^((/[A-Za-z0-9._~-]+)+)?$")]
+QdrantURL = Annotated[str, Field(pattern=r"^(qdrant|https?)://[^/]")]  # which may hold a password
 
 
 class ServeSettings(BaseModel):
@@ -73,28 +44,27 @@ class ServeSettings(BaseModel):
 
     model: str | None = None
     models: Names = ()
-    max_photos: Whole = Field(32, ge=1, le=1024)
-    max_body_mb: Whole = Field(64, ge=1, le=4096)
-    max_photo_mb: Whole = Field(PHOTO.bytes // 2**20, ge=1, le=256)
-    max_megapixels: Whole = Field(PHOTO.pixels // 10**6, ge=1, le=1000)
-    work_megapixels: Whole = Field(128, ge=1, le=100_000)
-    memory_mb: Whole = Field(256, ge=16, le=65_536)
-    concurrency: Whole = Field(64, ge=1, le=10_000)
+    max_photos: int = Field(32, ge=1, le=1024)
+    max_body_mb: int = Field(64, ge=1, le=4096)
+    max_photo_mb: int = Field(PHOTO.bytes // 2**20, ge=1, le=256)
+    max_megapixels: int = Field(PHOTO.pixels // 10**6, ge=1, le=1000)
+    work_megapixels: int = Field(128, ge=1, le=100_000)
+    memory_mb: int = Field(256, ge=16, le=65_536)
+    concurrency: int = Field(64, ge=1, le=10_000)
     timeout: Seconds = 10.0
     slow_timeout: Seconds = 60.0
     drain: Seconds = 0.8
     keys_file: Path | None = None
     metrics: Literal["open", "key", "off"] = "key"
     hosts: Names = ()
-    cors: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], _split(",")] = ()
-    root_path: Annotated[str, AfterValidator(_root_path)] = ""
+    cors: Annotated[tuple[Origin, ...], _split(",")] = ()
+    root_path: RootPath = ""
     data: Path | None = None
-    qdrant: Annotated[str, AfterValidator(_qdrant)] | None = Field(None, repr=False)  # a URL may hold a password
+    qdrant: QdrantURL | None = Field(None, repr=False)
     ui: Literal["on", "off"] = "on"
-    workers: Whole = Field(1, ge=1, le=64)
+    workers: int = Field(1, ge=1, le=64)
     zoo: Annotated[tuple[Path, ...], _split(os.pathsep)] = ()
     browser_runtime: Path | None = None
-    log: Literal["json", "text"] = "json"
 
     @property
     def photo_limits(self) -> Limits:
@@ -124,8 +94,8 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        value = "" if name == "qdrant" else f", not {short(given[name])}"  # a URL may hold a password
-        raise InvalidArgument(f"{PREFIX}{name.upper()}: {first['msg'].removeprefix('Value error, ')}{value}") from None
+        value = "" if name == "qdrant" else f", not {short(given[name])}"
+        raise InvalidArgument(f"{PREFIX}{name.upper()}: {first['msg']}{value} (docs/serving.md: Environment)") from None
     if settings.workers > 1 and settings.ui == "on":
         raise InvalidArgument(f"{PREFIX}WORKERS: the demo runs in one process: set {PREFIX}UI=off for more")
     if settings.workers > 1 and settings.data is None:

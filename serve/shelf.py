@@ -6,22 +6,19 @@ import hashlib
 import logging
 import os
 import stat
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
 from leap_zoo import store
 from leap_zoo.card import Index, IndexEntry
-from leap_zoo.errors import LeapZooError
 from leap_zoo.store import BUNDLED, Zoo
 from serve.settings import ServeSettings
 
 logger = logging.getLogger("leap_zoo.serve")
-
-_State = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -42,34 +39,31 @@ class Found:
 
 
 class Shelf:
-    """The models of several zoos as one; of two with the same id the first counts. For several threads.
-
-    A zoo that changes is read again; one that is broken then stays as it was, and the log says why.
-    """
+    """The models of several zoos as one, as they are now; of two with the same id the first counts."""
 
     def __init__(self, zoos: Sequence[Zoo], first: str | None = None) -> None:
         """first: the model that the index lists before the others. Raises a LeapZooError when a zoo cannot be read."""
-        self._first = first or store.default_model()
-        self._zoos = list(zoos)
-        self._lock = threading.Lock()
-        self._digests: dict[Path, tuple[_State, str]] = {}
-        self._states = self._look()
-        self._index, self._listed = self._read()
-
-    def index(self) -> bytes:
-        """The index.json of all of them."""
-        self._follow()
-        return self._index
+        first = first or store.default_model()
+        entries: dict[str, IndexEntry] = {}
+        self._listed: dict[tuple[str, str], Listed] = {}
+        for zoo in zoos:
+            for entry in zoo.index().models:
+                if entry.sha256 != entries.setdefault(entry.id, entry).sha256:
+                    continue
+                card = zoo.card(entry)
+                digests = {file.file: file.sha256 for file in card.files} | {"card.json": entry.sha256}
+                for name, path in zoo.paths(entry, card).items():
+                    self._listed.setdefault((entry.id, name), Listed(path, digests.get(name)))
+        models = sorted(entries.values(), key=lambda entry: (entry.id != first, entry.id))
+        self.index = msgspec.json.format(msgspec.json.encode(Index(models=models)))
 
     def offers(self, model: str, file: str, sha256: str) -> bool:
         """Whether this file of a model, with this digest, is meant to be here. Does not look at the file."""
-        self._follow()
         listed = self._listed.get((model, file))
         return listed is not None and listed.sha256 == sha256
 
     def find(self, model: str, file: str) -> Found | None:
         """A file of a model, None where no card lists it or it is not as published. Reads it whole the first time."""
-        self._follow()
         listed = self._listed.get((model, file))
         if listed is None:
             return None
@@ -79,50 +73,13 @@ class Shelf:
             inside = path.resolve().is_relative_to(path.parent.parent.resolve())
             if not stat.S_ISREG(status.st_mode) or not inside:
                 return None
-            digest = self._digest(path, status)
+            digest = _digest(path, status.st_mtime_ns, status.st_size, status.st_ino)
         except (OSError, RuntimeError):
             return None
         if listed.sha256 not in (None, digest):
             logger.error("%s of %s is corrupt, and not handed on: copy the model's folder again", file, model)
             return None
         return Found(path, status, digest)
-
-    def _digest(self, path: Path, status: os.stat_result) -> str:
-        state = _state(status)
-        known = self._digests.get(path)
-        if known is None or known[0] != state:
-            with path.open("rb") as data:
-                known = state, hashlib.file_digest(data, "sha256").hexdigest()
-            self._digests[path] = known
-        return known[1]
-
-    def _follow(self) -> None:
-        with self._lock:
-            states = self._look()
-            if states == self._states:
-                return
-            self._states = states
-            try:
-                self._index, self._listed = self._read()
-            except LeapZooError as error:
-                logger.error("the zoo at /zoo stays as it was: %s", error)
-
-    def _look(self) -> list[_State | None]:
-        return [_look(zoo.folder / "index.json") for zoo in self._zoos]
-
-    def _read(self) -> tuple[bytes, dict[tuple[str, str], Listed]]:
-        entries: dict[str, IndexEntry] = {}
-        listed: dict[tuple[str, str], Listed] = {}
-        for zoo in self._zoos:
-            for entry in zoo.index().models:
-                if entry.sha256 != entries.setdefault(entry.id, entry).sha256:
-                    continue
-                card = zoo.card(entry)
-                digests = {file.file: file.sha256 for file in card.files} | {"card.json": entry.sha256}
-                for name, path in zoo.paths(entry, card).items():
-                    listed.setdefault((entry.id, name), Listed(path, digests.get(name)))
-        models = sorted(entries.values(), key=lambda entry: (entry.id != self._first, entry.id))
-        return msgspec.json.format(msgspec.json.encode(Index(models=models))), listed
 
 
 def zoos_to_hand_on(settings: ServeSettings) -> list[Zoo]:
@@ -136,12 +93,7 @@ def zoos_to_hand_on(settings: ServeSettings) -> list[Zoo]:
     return [*named, Zoo(BUNDLED)] if (BUNDLED / "index.json").is_file() else named
 
 
-def _look(path: Path) -> _State | None:
-    try:
-        return _state(path.stat())
-    except OSError:
-        return None
-
-
-def _state(status: os.stat_result) -> _State:
-    return status.st_mtime_ns, status.st_size, status.st_ino
+@lru_cache(1024)
+def _digest(path: Path, *version: int) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()

@@ -12,8 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from leap_zoo.card import Precision
-from serve.api.answers import base64_of, json_response
-from serve.api.bodies import body
+from serve.api.schemas import base64_of, body, json_response
 from serve.engine import Engine, Space
 from serve.photos import PIXEL, none_missing, photos_of_texts, read_json
 from serve.problems import Refused

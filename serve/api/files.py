@@ -51,17 +51,15 @@ def router(shelf: Shelf) -> APIRouter:
     """The routes over what is on `shelf`."""
     routes = APIRouter(tags=["zoo"])
 
+    index_headers = _HEADERS | {"etag": f'"{hashlib.sha256(shelf.index).hexdigest()}"'}
+
     @routes.head("/zoo/index.json", include_in_schema=False)
     @routes.get("/zoo/index.json", response_model=ZooIndex, responses=_SAME)
     async def zoo_index(request: Request) -> Response:
         """The models that can be pulled from here."""
-        data = await asyncio.to_thread(shelf.index)
-        etag = f'"{hashlib.sha256(data).hexdigest()}"'
-        headers = _HEADERS | {"etag": etag}
-        if _has(request, etag):
-            return Response(status_code=304, headers=headers)
-        body = b"" if request.method == "HEAD" else data
-        return Response(body, media_type="application/json", headers=headers | {"content-length": str(len(data))})
+        if _has(request, index_headers["etag"]):
+            return Response(status_code=304, headers=index_headers)
+        return Response(shelf.index, media_type="application/json", headers=index_headers)
 
     @routes.head("/zoo/{model}/{file}", include_in_schema=False)
     @routes.get("/zoo/{model}/{file}", response_class=Response, responses=_FILE)

@@ -12,11 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from leap_zoo.gallery import Hit, Kind, Where
-from serve.api import answers
-from serve.api.answers import Answered, about, json_response
-from serve.api.bodies import ITEMS_FORM, PHOTOS_FORM, body
+from leap_zoo.gallery import Hit, Item, Kind, Where
 from serve.api.predict import ModelOptions
+from serve.api.schemas import ITEMS_FORM, PHOTOS_FORM, Answered, about, body, json_response
 from serve.engine import Embedded, Engine, Space
 from serve.galleries import About, require
 from serve.kept import NAME
@@ -86,17 +84,10 @@ class Added(OfKind, Answered):
     items: int = Field(description="In the gallery now")
 
 
-class ItemInfo(BaseModel):
-    """An item of a gallery."""
-
-    id: str
-    metadata: dict[str, str | int | float | bool | None]
-
-
 class Page(BaseModel):
     """The answer of GET /v1/galleries/{name}/items."""
 
-    items: list[ItemInfo]
+    items: list[Item]
     offset: int = Field(description="As asked for")
     total: int = Field(description="In the gallery")
     next: str | None = Field(description="What to give as `after` for the next page; null where this is the last")
@@ -141,7 +132,7 @@ class SearchOptions(CompareOptions):
 class SearchAnswer(OfKind, Answered):
     """The answer of a search."""
 
-    hits: list[list[answers.Hit]] = Field(description="For each photo its items, nearest first")
+    hits: list[list[Hit]] = Field(description="For each photo its items, nearest first")
     gallery: str
 
 

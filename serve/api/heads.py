@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.fitting import Fit, fit
+from leap_zoo.fitting import ClassReport, Confusion, Fit, fit
 from leap_zoo.heads import SUFFIX, encode_head
 from leap_zoo.model import Space
-from serve.api.bodies import CLASSES_FORM, body
 from serve.api.predict import ModelOptions
+from serve.api.schemas import CLASSES_FORM, body
 from serve.engine import Engine
 from serve.heads import Named
 from serve.kept import NAME, checked_name
@@ -61,30 +61,11 @@ class HeadList(BaseModel):
     heads: list[HeadInfo]
 
 
-class ClassInfo(BaseModel):
-    """A class: its photos, and of those that were put aside once, how many were recognised."""
-
-    model_config = ConfigDict(from_attributes=True)
-    label: str
-    photos: int
-    tested: int
-    right: int
-
-
-class ConfusionInfo(BaseModel):
-    """So many photos of class `label` were taken for `taken_for`."""
-
-    model_config = ConfigDict(from_attributes=True)
-    label: str
-    taken_for: str
-    count: int
-
-
 class Created(HeadInfo):
     """The answer to labelled photos: a head, and what came up while it was fitted."""
 
-    classes: list[ClassInfo]
-    confusions: list[ConfusionInfo] = Field(description=f"Most frequent first, at most {MAX_CONFUSIONS}")
+    classes: list[ClassReport]
+    confusions: list[Confusion] = Field(description=f"Most frequent first, at most {MAX_CONFUSIONS}")
     skipped: dict[str, str] = Field(description="Photos that could not be read, and why")
     notes: list[str]
     milliseconds: float = Field(description="Of fitting, embedding included")
@@ -141,8 +122,8 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         named = await threads.write(lambda: heads.create(name, found.head, replace=options.replace))
         return Created(
             **_info(named).model_dump(),
-            classes=[ClassInfo.model_validate(one) for one in found.classes],
-            confusions=[ConfusionInfo.model_validate(one) for one in found.confusions[:MAX_CONFUSIONS]],
+            classes=found.classes,
+            confusions=found.confusions[:MAX_CONFUSIONS],
             skipped=found.bad,
             notes=found.notes,
             milliseconds=milliseconds,

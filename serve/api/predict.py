@@ -17,8 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from leap_zoo import CustomHead, UnknownHead
 from leap_zoo.errors import nearest, short
-from serve.api.answers import Classification, Embeddings, Encoding, about, encoded, json_response
-from serve.api.bodies import PHOTOS_FORM, body
+from serve.api.schemas import PHOTOS_FORM, Classification, Embeddings, Encoding, about, body, encoded, json_response
 from serve.engine import Classified, Engine, Space
 from serve.heads import Heads
 from serve.photos import HOW_MANY, ImagesBody, read_photos

@@ -14,8 +14,8 @@ from msgspec import Meta
 from pydantic import BaseModel, Field
 
 from leap_zoo.gallery import Kind, Vectors
-from serve.api.bodies import body
 from serve.api.galleries import GalleryName
+from serve.api.schemas import body
 from serve.engine import Space
 from serve.galleries import require
 from serve.photos import Fields, read_json

@@ -1,4 +1,11 @@
 """A page that runs the zoo's models in the visitor's browser: plain JavaScript in page/, onnxruntime-web beside it.
 
-`python -m serve.browser` (`make browser`) fetches onnxruntime-web with npm; `serve.browser.routes` serves both.
+`python -m serve.browser` (`make browser`) fetches onnxruntime-web with npm; `serve.app` serves both at /browser.
 """
+
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("page")
+
+RUNTIME = Path(__file__).with_name("runtime")
+"""Where onnxruntime-web lies unless LEAP_ZOO_SERVE_BROWSER_RUNTIME names another folder. Not in the repository."""

@@ -1,26 +1,77 @@
-"""`python -m serve.browser [FOLDER]`: fetch onnxruntime-web for the page, with npm, at the version of package.json."""
+"""`python -m serve.browser [FOLDER]`: fetch onnxruntime-web for the page, with npm, at the version of package.json.
+
+The CPU runtime alone, as two files: the module with its loader inside, and the WebAssembly, which is kept gzipped: the
+page unpacks it, so that any static host sends a third of the bytes. package.json pins the version and their digests.
+"""
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from serve.browser.runtime import FILES, FOLDER, CannotFetch, fetch
+from serve.browser import RUNTIME
+
+PIN = Path(__file__).with_name("package.json")
+ABOUT = "runtime.json"
+MODULE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # as npm has them
+KEPT = {MODULE: "ort.wasm.bundle.min.js", WASM: f"{WASM}.gz"}  # not every host knows that .mjs is a script
+FLAGS = "--no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error"
+
+
+class CannotFetch(Exception):
+    """The runtime cannot be had; the message says why, and what to do."""
+
+
+def fetch(folder: Path) -> Path:
+    """Put the pinned runtime into `folder` with npm, and return it. Raises CannotFetch; then `folder` is unchanged."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise CannotFetch("npm is not installed: install Node.js (https://nodejs.org), which brings it, and try again")
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copy(PIN, work)
+        done = subprocess.run([npm, "install", *FLAGS.split()], cwd=work, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = (done.stderr or done.stdout).strip()[-500:]
+            raise CannotFetch(f"npm failed: {reason or done.returncode}; check the network and npm's registry")
+        package = Path(work, "node_modules", "onnxruntime-web")
+        files = {name: (package / "dist" / name).read_bytes() for name in (MODULE, WASM)}
+        about = json.loads((package / "package.json").read_text())
+    for name, digest in json.loads(PIN.read_text())["sha256"].items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise CannotFetch(f"{name} has another sha256 than {PIN.name} says: do not use it, and ask who pinned it")
+    files[WASM] = gzip.compress(files[WASM], mtime=0)
+    described = {
+        "name": about["name"],
+        "version": about["version"],
+        "licence": about["license"],
+        "module": KEPT[MODULE],
+        "wasm": {"file": KEPT[WASM], "bytes": len(files[WASM])},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / KEPT[name]).write_bytes(data)
+    (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n")  # the last: it says that the others are there
+    return folder
 
 
 def main() -> int:
     """Fetch it. Returns the exit status: 2 when it cannot be had."""
-    parser = argparse.ArgumentParser(prog="python -m serve.browser", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: where the server looks for it")
+    parser = argparse.ArgumentParser(prog="python -m serve.browser", description="Fetch onnxruntime-web with npm.")
+    parser.add_argument("folder", nargs="?", type=Path, default=RUNTIME, help="default: where the server looks for it")
     folder = parser.parse_args().folder
     try:
         fetch(folder)
     except (CannotFetch, OSError) as error:
         print(f"serve.browser: {error}", file=sys.stderr)
         return 2
-    sizes = ", ".join(f"{name} {(folder / name).stat().st_size / 1e6:.1f} MB" for name in FILES[1:])
-    print(f"onnxruntime-web is in {folder}: {sizes}")
+    print(f"onnxruntime-web is in {folder}")
     return 0
 
 

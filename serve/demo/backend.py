@@ -1,4 +1,4 @@
-"""Where the page meets the service: the only module of the demo that imports the service's core."""
+"""What the page asks of the service."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from starlette.types import Receive, Scope, Send
 
 from leap_zoo import CustomHead, LeapZooError, Model, ModelCard
 from leap_zoo.card import File, Preprocessing
 from leap_zoo.preprocess import to_tensor
 from serve.engine import Classified, Engine
-from serve.middleware import UI_PATH
 from serve.problems import Refused, refusal_of
 from serve.settings import PHOTO
 from serve.shelf import Shelf
@@ -25,18 +23,6 @@ MAX_PHOTO_BYTES = PHOTO.bytes
 INTERNAL_ERROR = "Internal error: see the log of the server."
 UserError = (LeapZooError, Refused)
 """What a visitor can cause and fix; the message says how."""
-
-__all__ = [
-    "MAX_PHOTO_BYTES",
-    "UI_PATH",
-    "Backend",
-    "Classified",
-    "Engine",
-    "Shelf",
-    "UserError",
-    "explain",
-    "refuse",
-]
 
 logger = logging.getLogger("leap_zoo.serve")
 
@@ -86,11 +72,3 @@ def explain(error: Exception) -> str:
         return refusal_of(error).detail
     logger.error("internal error in the page", exc_info=error)
     return INTERNAL_ERROR
-
-
-async def refuse(
-    status: int, code: str, detail: str, scope: Scope, receive: Receive, send: Send, retry_after: str = ""
-) -> None:
-    """Answer a request with a problem."""
-    headers = {"retry-after": retry_after} if retry_after else None
-    await Refused(status, code, detail, headers).response()(scope, receive, send)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gradio as gr
 
 from leap_zoo import CustomHead
-from serve.demo.backend import TOP, Backend, Classified, UserError, explain
+from serve.demo.backend import TOP, Backend, UserError, explain
 from serve.demo.samples import SAMPLES, sample_gallery
 from serve.demo.uploads import photo_input, read_upload
 from serve.demo.visitor import Visitor
+from serve.engine import Classified
 
 OWN = "*own"  # no head of a card can be called so
 NO_PHOTO = "Drop a photo, choose a file, or paste from the clipboard."

@@ -10,7 +10,8 @@ from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.demo.backend import explain, refuse
+from serve.demo.backend import explain
+from serve.problems import Refused
 
 MAX_STORED_BYTES = 1024**3
 FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."
@@ -34,7 +35,7 @@ class Guard:
             return
         path = scope["path"]
         if path.endswith(_UPLOAD) and await asyncio.to_thread(stored_bytes) >= MAX_STORED_BYTES:
-            await refuse(503, "busy", FULL, scope, receive, send, retry_after="600")
+            await Refused(503, "busy", FULL, {"retry-after": "600"}).response()(scope, receive, send)
             return
         begun = failed = False
 
@@ -56,9 +57,10 @@ class Guard:
             return
         # Gradio looks the named function up without checking the name.
         if isinstance(error, LookupError | GradioError | FnIndexInferError) and any(route in path for route in _NAMED):
-            await refuse(422, "invalid_body", UNKNOWN, scope, receive, send)
+            refused = Refused(422, "invalid_body", UNKNOWN)
         else:
-            await refuse(500, "internal_error", explain(error), scope, receive, send)
+            refused = Refused(500, "internal_error", explain(error))
+        await refused.response()(scope, receive, send)
 
 
 def stored_bytes() -> int:

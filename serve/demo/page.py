@@ -10,11 +10,14 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from serve.demo import classes, classify, search, zoo
-from serve.demo.backend import MAX_PHOTO_BYTES, UI_PATH, Backend, Engine, Shelf, explain
+from serve.demo.backend import MAX_PHOTO_BYTES, Backend, explain
 from serve.demo.guard import Guard
 from serve.demo.samples import ATTRIBUTION
 from serve.demo.uploads import KEEP_SECONDS, take_uploads_only, use_private_folder
 from serve.demo.visitor import MAX_VISITORS, Visitor
+from serve.engine import Engine
+from serve.middleware import UI_PATH
+from serve.shelf import Shelf
 
 MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
 

@@ -24,8 +24,7 @@ import leap_zoo
 from leap_zoo import preprocess
 from leap_zoo.card import Preprocessing
 from leap_zoo.store import BUNDLED, default_model
-from serve.browser import routes
-from serve.browser.runtime import CannotFetch, fetch
+from serve.browser.__main__ import CannotFetch, fetch
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 PAGE = f"/browser/?model={default_model()}"
 DOC = Path(__file__).parents[2] / "docs" / "browser.md"
+SAMPLES = Path(__file__).parents[2] / "serve" / "demo" / "samples"
 KEY = "a-key-of-this-test-only"
 SCORE = 1e-2  # int8 and float round elsewhere
 Photos = dict[str, bytes]
@@ -81,7 +81,7 @@ def noise(width: int, height: int, channels: int = 3) -> Image.Image:
 
 def taxi() -> Image.Image:
     """A taxi, 256 x 256."""
-    return Image.open(routes.SAMPLES / "taxi-1.jpg").convert("RGB")
+    return Image.open(SAMPLES / "taxi-1.jpg").convert("RGB")
 
 
 def lossless() -> Photos:
@@ -382,7 +382,7 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
     (site / "index.html").write_text(example("page"))
     (site / "favicon.ico").touch()
     photo = tmp_path / "ball.jpg"
-    photo.write_bytes((routes.SAMPLES / "taxi-3.jpg").read_bytes())
+    photo.write_bytes((SAMPLES / "taxi-3.jpg").read_bytes())
     (best, *_) = exact(default_model()).classify(photo)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -66,7 +66,8 @@ def ends_by_itself(start, **variables: str) -> str:
 
 def test_start__a_missing_model_ends_it_with_its_name(start, tiny_zoo: Path) -> None:
     said = ends_by_itself(start, LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL="leap-tiny-tset")
-    assert "Cannot serve the model 'leap-tiny-tset'" in said
+    assert "Cannot serve: " in said
+    assert "'leap-tiny-tset'" in said
     assert f"did you mean {TINY!r}" in said
     assert "Traceback" not in said
 

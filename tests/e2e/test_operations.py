@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -87,7 +86,6 @@ def test_metrics__ours_are_beside_bentomls(server, red: bytes) -> None:
     assert httpx.get(server.url + "/metrics", timeout=60).text.count("\n") == text.count("\n")
     assert 'leap_zoo_requests_total{method="POST",route="/v1/embed",status_class="2xx"}' in text
     assert 'leap_zoo_stage_seconds_count{stage="inference"}' in text
-    assert re.search(r"^leap_zoo_models_loaded [1-9]", text, re.M)  # the page, and other tests, load more than one
     assert "bentoml_service_request_total" in text
     assert "guess" not in text
     (served,) = [line for line in log_lines(server) if line.get("request_id") == "known"]

@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from serve.app import answer_errors
-from serve.browser import routes
-from serve.browser.runtime import FILES, CannotFetch, fetch
+from serve.app import PageFiles, answer_errors
+from serve.browser import PAGE
+from serve.browser.__main__ import ABOUT, KEPT, CannotFetch, fetch
 
 NPM = """#!/bin/sh
 mkdir -p node_modules/onnxruntime-web/dist
@@ -22,9 +22,10 @@ echo '{"name": "onnxruntime-web", "version": "1.30.0", "license": "MIT"}' > pack
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> TestClient:
+def runtime(tmp_path: Path) -> TestClient:
     app = FastAPI()
-    app.include_router(routes.router(tmp_path / "runtime"))
+    app.mount("/browser/runtime", PageFiles(tmp_path / "runtime"))
+    app.mount("/browser", PageFiles(PAGE))
     answer_errors(app)
     return TestClient(app)
 
@@ -39,18 +40,20 @@ def test_page__is_served_and_kept_by_its_etag(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["none.js", "../routes.py", "..%2froutes.py", "runtime/..%2f..%2fkeys", "runtime/x", "runtime"]
+    "name",
+    ["none.js", "../__main__.py", "..%2f__main__.py", "runtime/..%2f..%2fkeys.py", "runtime/x", "runtime/", "x%00"],
 )
 def test_page__nothing_else_is_looked_up(client: TestClient, name: str) -> None:
-    assert client.get(f"/browser/{name}").status_code == 404
+    answer = client.get(f"/browser/{name}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
 
 
-def test_runtime__is_served_once_it_is_there(client: TestClient, tmp_path: Path) -> None:
-    assert "make browser" in client.get(f"/browser/runtime/{FILES[0]}").json()["detail"]
+def test_runtime__is_served_once_it_is_there(runtime: TestClient, tmp_path: Path) -> None:
+    assert runtime.get(f"/browser/runtime/{ABOUT}").status_code == 404
     (tmp_path / "runtime").mkdir()
-    for name in FILES:
+    for name in (ABOUT, *KEPT.values()):
         (tmp_path / "runtime" / name).write_bytes(b"{}")
-        assert client.get(f"/browser/runtime/{name}").content == b"{}"
+        assert runtime.get(f"/browser/runtime/{name}").content == b"{}"
 
 
 def test_fetch__refuses_files_of_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

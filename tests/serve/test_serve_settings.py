@@ -24,12 +24,12 @@ def test_settings__of_nothing_are_the_defaults() -> None:
 def test_settings__are_typed() -> None:
     settings = read(
         MODEL="m", MAX_BODY_MB="2", CONCURRENCY="7", TIMEOUT="1.5", SLOW_TIMEOUT="90", KEYS_FILE="keys", METRICS="key",
-        CORS="https://a.example, http://localhost:8080", ZOO=os.pathsep.join(["one", "two"]), LOG="text",
+        CORS="https://a.example, http://localhost:8080", ZOO=os.pathsep.join(["one", "two"]),
         QDRANT="http://qdrant:6333", DATA="data",
     )  # fmt: skip
     assert (settings.model, settings.max_body_bytes, settings.concurrency, settings.timeout) == ("m", 2 << 20, 7, 1.5)
     assert settings.slow_timeout == 90
-    assert (settings.keys_file, settings.metrics, settings.log) == (Path("keys"), "key", "text")
+    assert (settings.keys_file, settings.metrics) == (Path("keys"), "key")
     assert settings.cors == ("https://a.example", "http://localhost:8080")
     assert settings.zoo == (Path("one"), Path("two"))
     assert (settings.qdrant, settings.data) == ("http://qdrant:6333", Path("data"))
@@ -58,7 +58,7 @@ def test_settings__of_photos_are_lower_than_the_librarys() -> None:
         ("CORS", "https://a.example/path"),
         ("CORS", "a.example"),
         ("QDRANT", "qdrant:6333"),
-        ("LOG", "xml"),
+        ("UI", "maybe"),
     ],
 )
 def test_settings__refuse_values_and_name_the_variable(name: str, value: str) -> None:

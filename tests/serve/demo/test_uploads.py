@@ -11,11 +11,12 @@ from gradio.utils import get_upload_folder
 from starlette.testclient import TestClient
 
 from leap_zoo import InvalidArgument
-from serve.demo.backend import Backend, Shelf, explain
+from serve.demo.backend import Backend, explain
 from serve.demo.guard import MAX_STORED_BYTES
 from serve.demo.samples import SAMPLES
 from serve.demo.uploads import gather, read_upload, uploaded
 from serve.engine import Engine
+from serve.shelf import Shelf
 
 
 @pytest.fixture

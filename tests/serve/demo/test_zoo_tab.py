@@ -6,10 +6,10 @@ import msgspec
 
 from leap_zoo.card import Metric
 from serve.demo import zoo
-from serve.demo.backend import Backend, Shelf
+from serve.demo.backend import Backend
 from serve.engine import Engine
 from serve.settings import ServeSettings
-from serve.shelf import zoos_to_hand_on
+from serve.shelf import Shelf, zoos_to_hand_on
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:y)"
 

@@ -1,27 +1,44 @@
-"""The answers of the routes: their schemas, and how numbers are written. Rows of floats never pass through pydantic."""
+"""The schemas of bodies and answers that several routes have, and how numbers are written.
+
+FastAPI knows one kind of body for a route, and photos are sent in several. Rows of floats never pass through pydantic.
+"""
 
 from __future__ import annotations
 
 import base64
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from leap_zoo.gallery import Hit
+from leap_zoo.model import Prediction
 from serve.engine import Answer, Space
 
 Encoding = Literal["float", "base64", "int8"]
 
+_FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
+_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 
-class Prediction(BaseModel):
-    """One class: its label, its softmax score in 0..1, its index among the labels of the head."""
+PHOTOS_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {"image": {"type": "array", "minItems": 1, "items": _FILE}},
+}
+ITEMS_FORM: dict[str, Any] = PHOTOS_FORM | {
+    "properties": PHOTOS_FORM["properties"] | {"id": _TEXTS, "metadata": _TEXTS},
+    "additionalProperties": False,
+}
+CLASSES_FORM: dict[str, Any] = {"type": "object", "additionalProperties": _FILE}
 
-    label: str = Field(examples=["golf ball"])
-    score: float
-    index: int
+_RAW: dict[str, Any] = {
+    "image/*": {"schema": {"description": "The bytes of one photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"}},
+    "application/octet-stream": {"schema": {}},
+}
 
 
 class Answered(BaseModel):
@@ -56,14 +73,6 @@ class Embeddings(Answered):
     encoding: Encoding
     dim: int
     space: Space
-
-
-class Hit(BaseModel):
-    """An item: its id, its cosine similarity to the photo (-1..1), and its metadata."""
-
-    id: str
-    score: float
-    metadata: dict[str, str | int | float | bool | None]
 
 
 class _OfOnePhoto(BaseModel):
@@ -127,3 +136,14 @@ def encoded(rows: npt.NDArray[np.float32], encoding: Encoding) -> dict[str, Any]
 def base64_of(row: npt.NDArray[np.float32]) -> str:
     """A vector as base64 of little-endian float32."""
     return base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+def body(how: str, json: type[msgspec.Struct], form: dict[str, Any] | None = None, *, raw: bool = True) -> Any:
+    """`openapi_extra` of a route that reads JSON of this type, a form (None: no form), or one photo as it is."""
+    schemas = msgspec.json.schema_components([json], ref_template="#/$defs/{name}")[1]
+    own = schemas.pop(json.__name__)
+    content: dict[str, Any] = {"application/json": {"schema": own | ({"$defs": schemas} if schemas else {})}}
+    if form is not None:
+        encoding = {"encoding": {"image": {"contentType": "image/*"}}} if "properties" in form else {}
+        content["multipart/form-data"] = {"schema": form} | encoding
+    return {"requestBody": {"required": True, "description": how, "content": content | (_RAW if raw else {})}}

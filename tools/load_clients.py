@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from tools.http_load import whole_answer
+
 ANSWER_SECONDS = 60.0
 NEW_CONNECTION_SECONDS = 0.05  # between two attempts while nobody listens
 
@@ -110,12 +112,8 @@ class Connection:
             if not part:
                 raise EOFError
             received += part
-            head, end, body = received.partition(b"\r\n\r\n")
-            if end:
-                head = head.lower()
-                length = int(head.partition(b"\r\ncontent-length:")[2].split(b"\r\n", 1)[0])
-                if len(body) >= length:
-                    return int(head[9:12]), head
+            if (answer := whole_answer(received)) is not None:
+                return answer
 
 
 def _is_closed(connection: socket.socket) -> bool:

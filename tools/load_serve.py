@@ -6,9 +6,11 @@ It starts servers of its own, as a user does (`bentoml serve`), and does this to
   kills      SIGKILL of the worker under load: how long until it answers again, and which requests are lost?
   overload   twice as many requests as it can answer: how soon are the others refused, and is all well after?
   memory     many requests: does the worker grow?
+  attacks    cheap and silent clients, five kinds: what rate does a well-behaved client keep?
+  workers    two workers without the demo: how much faster than one?
 
-For example: `python -m tools.load_serve overload --seconds 10 --out overload.json`. Without a name, all four, which
-takes about ten minutes. Each writes its part of results/serving/resilience.json, and leaves the others as they are.
+For example: `python -m tools.load_serve overload --seconds 10 --out overload.json`. Without a name, all, which takes
+about ten minutes. Each writes its part of results/serving/resilience.json, and leaves the others as they are.
 Only overload and memory can be done to a server that runs already: `--port 3000 --supervisor PID`.
 """
 
@@ -27,14 +29,13 @@ import psutil
 
 from leap_zoo.files import atomic_file
 from leap_zoo.progress import Progress
-from tools import load_trials
+from tools import load_attacks, load_trials
 from tools.http_load import photo_request, small_jpeg
 from tools.provenance import provenance
 from tools.server_process import ROOT, NotReady, ServerProcess, server_process
 
 RESULT = ROOT / "results" / "serving" / "resilience.json"
 PHOTO = ROOT / "docs" / "images" / "golf-ball.jpg"
-TRIALS = ("stops", "kills", "overload", "memory")
 _EVERY, _WARM_UP = 1000, 2000  # requests
 
 
@@ -83,6 +84,21 @@ def memory(options: argparse.Namespace, request: bytes) -> dict[str, Any]:
         return asyncio.run(trial)
 
 
+def attacks(options: argparse.Namespace, request: bytes) -> dict[str, Any]:
+    """All on one server, which has a large gallery."""
+    with Progress(len(load_attacks.ATTACKS)) as progress:
+        return load_attacks.attacks(small_jpeg(options.photo), options.turn, progress.step)
+
+
+def workers(options: argparse.Namespace, request: bytes) -> dict[str, Any]:
+    """Servers of all kinds run side by side, and are asked in turns."""
+    with Progress(options.times) as progress:
+        return load_attacks.workers(small_jpeg(options.photo), options.turn / 2, options.times, progress.step)
+
+
+TRIALS = {one.__name__: one for one in (stops, kills, overload, memory, attacks, workers)}
+
+
 def write(out: Path, name: str, part: dict[str, Any]) -> None:
     """Put `part` in the file, beside what is there of other trials."""
     known = json.loads(out.read_text()) if out.is_file() else {}
@@ -97,7 +113,10 @@ def read_options() -> argparse.Namespace:
         prog="python -m tools.load_serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("trial", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)}; default: all")
-    parser.add_argument("--times", type=int, default=10, help="stops, and kills; default 10")
+    parser.add_argument("--times", type=int, default=10, help="stops, kills, and rounds of workers; default 10")
+    parser.add_argument(
+        "--turn", type=float, default=8, help="seconds beside an attack, half of it for workers; default 8"
+    )
     parser.add_argument("--seconds", type=float, default=60, help="of overload; default 60")
     parser.add_argument("--requests", type=int, default=20_000, help="of memory, at least 4000; default 20000")
     parser.add_argument("--photo", type=Path, default=PHOTO, help="default: the drawn one in docs/images")
@@ -110,8 +129,8 @@ def read_options() -> argparse.Namespace:
     for name in options.trial:
         if name not in TRIALS:
             parser.error(f"there is no trial {name!r}: choose of {', '.join(TRIALS)}")
-    if options.requests < 2 * _WARM_UP or options.times < 1 or not 1 <= options.seconds <= 600:
-        parser.error("--requests must be at least 4000, --times at least 1, --seconds 1 to 600")
+    if options.requests < 2 * _WARM_UP or options.times < 1 or not 1 <= options.seconds <= 600 or options.turn < 1:
+        parser.error("--requests must be at least 4000, --times and --turn at least 1, --seconds 1 to 600")
     if options.supervisor and not {"overload", "memory"}.issuperset(options.trial):
         parser.error("--supervisor: only overload and memory can be done to a server that runs already")
     return options
@@ -125,7 +144,7 @@ def main() -> int:
     for name in options.trial:
         about = provenance()
         try:
-            found = {"stops": stops, "kills": kills, "overload": overload, "memory": memory}[name](options, request)
+            found = TRIALS[name](options, request)
         except NotReady as error:
             print(f"tools.load_serve: {error}", file=sys.stderr)
             return 2

@@ -46,6 +46,10 @@ def render(text: str) -> str:
         _table(strain(trials)),
         f"{_conditions(trials['overload'])}",
     ]
+    if "attacks" in trials:
+        parts += [beside_attacks(trials["attacks"]), _conditions(trials["attacks"])]
+    if "workers" in trials:
+        parts += [_table(scaling(trials["workers"])), _conditions(trials["workers"])]
     return "\n\n".join([before + BEGIN, *parts, END + after])
 
 
@@ -107,6 +111,35 @@ def strain(trials: dict[str, Any]) -> list[Row]:
             f"{sum(one['lost_later'] for one in kills['kills'])} later; back after "
             f"{_range([one['back_seconds'] for one in kills['kills']])} s",
         ),
+    ]
+
+
+def beside_attacks(trial: dict[str, Any]) -> str:
+    """What a well-behaved client keeps."""
+    lines = [
+        f"One client of `/v1/embed`, {trial['seconds']:g} s without and beside each attack:",
+        "",
+        "| attack | rate kept | requests/s alone, beside | p99 | not 200 | memory, at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in trial["attacks"].values():
+        others = sum(one["other_statuses"].values())
+        lines.append(
+            f"| {one['what']} | {one['kept']:.0%} | {one['alone_per_second']:.0f}, {one['beside_per_second']:.0f} "
+            f"| {one['p99_ms']:.0f} ms | {others} | {one['most_memory_mb']:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+def scaling(trial: dict[str, Any]) -> list[Row]:
+    """What a second process gives."""
+    rates = trial["per_second"]
+    return [
+        (f"without the demo, {trial['clients']} clients: one worker with one thread", _spread(rates["one_thread"], 0)),
+        ("one worker with a thread per core", _spread(rates["one_worker"], 0)),
+        ("two workers, which share the cores", f"{_spread(rates['two_workers'], 0)} photos/s"),
+        ("times one worker with one thread", _spread(trial["of_one_thread"], 2)),
+        ("times one worker with a thread per core", _spread(trial["of_one_worker"], 2)),
     ]
 
 

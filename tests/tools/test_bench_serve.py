@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 pytest.importorskip("psutil", reason="needs the extra: pip install leap-zoo[serve]")
 
-from tools import serving_tables
+from tools import load_attacks, serving_tables
 from tools.http_load import Connection, closed_loop, open_loop, photo_request
 
 PHOTO = b"\xff\xd8 not really"
@@ -87,3 +89,45 @@ def test_photo_request__is_a_form_that_holds_the_photo() -> None:
 def test_page__has_the_figures_of_the_results() -> None:
     text = serving_tables.PAGE.read_text()
     assert serving_tables.render(text) == text, "run `make tables`"
+
+
+def test_page__shows_attacks_and_workers_once_they_are_measured() -> None:
+    attack = {"what": "64 clients read nothing", "kept": 0.75, "alone_per_second": 400.0, "beside_per_second": 300.0}
+    attack |= {"p99_ms": 21.0, "other_statuses": {"503": 2}, "most_memory_mb": 400.0}
+    table = serving_tables.beside_attacks({"seconds": 8.0, "attacks": {"never_read": attack}})
+    assert "| 64 clients read nothing | 75% | 400, 300 | 21 ms | 2 | 400 MB |" in table
+    one = {"median": 1.71, "least": 1.5, "most": 1.9}
+    trial = {"clients": 32, "per_second": dict.fromkeys(("one_thread", "one_worker", "two_workers"), one)}
+    rows = serving_tables.scaling(trial | {"of_one_thread": one, "of_one_worker": one})
+    assert ("times one worker with one thread", "1.71 (1.50 to 1.90)") in rows
+
+
+@pytest.fixture
+def attack() -> Iterator[Callable[..., None]]:
+    """Starts an attack in a process of its own, as the tool does; it ends with the test."""
+    started = []
+
+    def start(function: Callable[[int, bytes], None], port: int) -> None:
+        started.append(multiprocessing.get_context("spawn").Process(target=function, args=(port, PHOTO), daemon=True))
+        started[-1].start()
+
+    yield start
+    for one in started:
+        one.kill()
+        one.join()
+
+
+@pytest.mark.parametrize("kind", [load_attacks.unknown_keys, load_attacks.many_pixels, load_attacks.other_models])
+def test_attack__asks_on_also_after_refusals(port: int, attack: Callable[..., None], kind: Callable[..., None]) -> None:
+    attack(kind, port)
+    while Handler.asked < 30:  # three of them were refused
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", [load_attacks.never_read, load_attacks.never_end])
+def test_attack__comes_again_when_it_is_cut_off(attack: Callable[..., None], kind: Callable[..., None]) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4) as listener:
+        attack(kind, listener.getsockname()[1])
+        for _ in range(70):  # there are at most 64 of them
+            connection, _ = listener.accept()
+            connection.close()

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from leap_zoo.errors import InvalidArgument, InvalidGallery
 from leap_zoo.files import sync_folder
 from leap_zoo.gallery import Gallery, Hit, Item, Kind, Metadata, Vectors, Where, checked_ids, checked_metadata
 from leap_zoo.gallery.flat import MANIFEST, FlatGallery, read_manifest
-from leap_zoo.gallery.qdrant import QdrantGallery, asking, connect
+from leap_zoo.gallery.qdrant import NoCollection, QdrantGallery, asking, connect
 from leap_zoo.locks import locked
 from serve.kept import Limits, checked_name, logger, name_of, stem_of, unavailable
 from serve.npz import Export
@@ -30,6 +31,7 @@ from serve.problems import Refused, sentence
 HELD = 8  # galleries whose ids and metadata stay in memory between requests
 QDRANT_PREFIX = "leap-zoo-"  # of our collections on a server that may hold others
 MAX_COLLECTION = 128  # characters
+KNOWN_SECONDS = 1.0  # for which a Qdrant server is not asked again what a collection holds
 _DELETED = ".deleted-"
 
 Answer = TypeVar("Answer")
@@ -83,6 +85,10 @@ class Galleries(ABC):
         """What a gallery is; None when there is none of this name."""
         with self._refusing(checked_name(name)):
             return self._about(name)
+
+    def kind(self, name: str) -> Kind:
+        """Whose embeddings a gallery holds: before photos are embedded for it."""
+        return self._read(name, lambda gallery: gallery.kind)
 
     def checked(
         self, ids: Sequence[str], metadata: Sequence[Metadata] | None
@@ -351,8 +357,8 @@ class FolderGalleries(Galleries):
 
 
 class QdrantGalleries(Galleries):
-    """Collections of a server, perhaps shared with other services: every call asks it anew, once, as what fails there
-    may take a minute, and the server keeps readers and writers apart.
+    """Collections of a server, perhaps shared with other services. It is asked once, as what fails there may take a
+    minute; it keeps readers and writers apart. A search is one request, and one more where the last is a second old.
     """
 
     def __init__(self, url: str, work: Path, limits: Limits) -> None:
@@ -361,6 +367,7 @@ class QdrantGalleries(Galleries):
         self._client, collection = connect(url)
         if collection:
             raise InvalidArgument("the URL names a collection: give the server alone, qdrant://HOST:PORT")
+        self._opened: dict[str, tuple[float, QdrantGallery]] = {}  # when, by collection
 
     def close(self) -> None:
         """See `Galleries.close`."""
@@ -378,21 +385,26 @@ class QdrantGalleries(Galleries):
 
     def _open(self, name: str) -> Gallery | None:
         collection = self._collection(name)
-        return QdrantGallery(self._client, collection) if self._holds(collection) else None
+        opened, gallery = self._opened.get(collection, (0.0, None))
+        if gallery is None or time.monotonic() - opened > KNOWN_SECONDS:
+            try:
+                gallery = QdrantGallery(self._client, collection)
+            except NoCollection:
+                self._opened.pop(collection, None)
+                return None
+            self._opened[collection] = time.monotonic(), gallery
+        return gallery
 
     def _make(self, name: str, kind: Kind) -> Gallery:
         return QdrantGallery(self._client, self._collection(name), kind)
 
     def _drop(self, name: str) -> bool:
         collection = self._collection(name)
-        there = self._holds(collection)
         with asking(collection):
+            there = bool(self._client.collection_exists(collection))
             self._client.delete_collection(collection)
+        self._opened.pop(collection, None)
         return there
-
-    def _holds(self, collection: str) -> bool:
-        with asking(collection):
-            return bool(self._client.collection_exists(collection))
 
     def _collection(self, name: str) -> str:
         collection = QDRANT_PREFIX + stem_of(name)

@@ -34,6 +34,10 @@ _URL = (
 _COLLECTION = re.compile(r"\A[A-Za-z0-9_-]{1,128}\Z")
 
 
+class NoCollection(InvalidGallery):
+    """The server has no collection of this name."""
+
+
 class QdrantGallery(Gallery):
     """A collection on a Qdrant server. Searches are as exact as the server's index."""
 
@@ -137,9 +141,15 @@ class QdrantGallery(Gallery):
                 raise
 
     def _kind(self) -> Kind:
-        if not self.client.collection_exists(self.collection):
-            raise InvalidGallery(f"the server has no collection {self.collection}: create it with leap-zoo index")
-        config = self.client.get_collection(self.collection).config
+        from qdrant_client.http.exceptions import UnexpectedResponse
+
+        try:
+            config = self.client.get_collection(self.collection).config
+        except (UnexpectedResponse, ValueError) as error:  # ValueError: of the client's local mode
+            if getattr(error, "status_code", 404) != 404:
+                raise
+            missing = f"the server has no collection {self.collection}: create it with leap-zoo index"
+            raise NoCollection(missing) from error
         about = (config.metadata or {}).get(KEY)
         if about is None:
             raise InvalidGallery(

@@ -164,7 +164,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         sent = await read_items(request, max_photos)
         await threads.run(lambda: galleries.checked(sent.ids, sent.metadata))
         there = await threads.run(lambda: galleries.find(name) if options.create else galleries.about(name))
-        kind, answer = await embed_for(engine, there, sent.photos, options)
+        kind, answer = await embed_for(engine, there.kind if there else None, sent.photos, options)
         vectors = answer.embeddings
         items = await threads.write(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
         return json_response({"gallery": name, "ids": sent.ids, "items": items} | _of(kind) | about(answer))
@@ -227,31 +227,30 @@ async def searched(
 ) -> tuple[Kind, Embedded, Sequence[Sequence[Hit]]]:
     """The photos' embeddings, and for each its nearest items in a gallery. Raises Refused, and as the engine does."""
     galleries, threads = stores.galleries, stores.threads
-    found = await threads.run(lambda: galleries.about(name))
-    kind, answer = await embed_for(engine, found, photos, options)
+    held = await threads.run(lambda: galleries.kind(name))
+    kind, answer = await embed_for(engine, held, photos, options)
     hits = await threads.run(lambda: galleries.search(name, kind, answer.embeddings, options.k, where))
     return kind, answer, hits
 
 
 async def embed_for(
-    engine: Engine, gallery: About | None, photos: Sequence[bytes], options: CompareOptions
+    engine: Engine, held: Kind | None, photos: Sequence[bytes], options: CompareOptions
 ) -> tuple[Kind, Embedded]:
-    """Embed with the gallery's own model and in its space; None: for a new gallery.
+    """Embed with the model and in the space that a gallery holds embeddings of; None: for a new gallery.
 
     Raises Refused (409) when the options name another model or space, before any photo is looked at, or when the model
     has another revision by now; and as `Engine.embed` does.
     """
     model, space = options.model, options.space
-    if gallery is not None:
-        held = gallery.kind
+    if held is not None:
         if (model or held.model, space or held.space) != (held.model, held.space):
             detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or take another gallery."
             raise Refused(409, "other_embeddings", detail)
         model, space = held.model, held.space
     answer = await engine.embed(photos, model=model, precision=options.precision, space=space or "student")
     kind = Kind(model=answer.model, revision=answer.revision, space=answer.space, dim=answer.embeddings.shape[1])
-    if gallery is not None:
-        require(gallery.kind, kind)
+    if held is not None:
+        require(held, kind)
     return kind, answer
 
 

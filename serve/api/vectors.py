@@ -57,9 +57,9 @@ def router(stores: Stores) -> APIRouter:
     async def add_vectors(request: Request, name: GalleryName) -> Imported:
         """Add embeddings that are there already. They must be of the gallery's own model, revision and space."""
         sent = await read_json(await request.body(), VectorsBody)
-        found = await threads.run(lambda: galleries.about(name))
-        kind = Kind(model=sent.model, revision=sent.revision, space=sent.space, dim=found.kind.dim)
-        require(found.kind, kind)
+        held = await threads.run(lambda: galleries.kind(name))
+        kind = Kind(model=sent.model, revision=sent.revision, space=sent.space, dim=held.dim)
+        require(held, kind)
         _check(sent)
         vectors = await asyncio.to_thread(_rows, sent.vectors, kind.dim)
         items = await threads.write(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))

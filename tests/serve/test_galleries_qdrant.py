@@ -17,6 +17,7 @@ pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[se
 pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
 
 from refused_requests import refused
+from starlette.testclient import TestClient
 
 import leap_zoo
 from leap_zoo.errors import InvalidArgument
@@ -71,6 +72,49 @@ def test_gallery__is_kept_on_the_server(open_again: Callable[..., Stores], tmp_p
     assert [hit.id for hit in galleries.search("Cats", KIND, EYE[:1], 5, {"n": 2})[0]] == ["b"]
     assert sorted((item.id, item.metadata["n"]) for item in galleries.items("Cats")) == [("a", 1), ("b", 2)]
     assert list((tmp_path / "data" / "galleries").iterdir()) == []
+
+
+class Counting:
+    """Passes calls on to a client of Qdrant, and remembers their names."""
+
+    def __init__(self, client: object) -> None:
+        self.client, self.calls = client, list[str]()
+
+    def __getattr__(self, name: str) -> object:
+        self.calls.append(name)
+        return getattr(self.client, name)
+
+
+def test_search__is_one_request_or_two(
+    open_again: Callable[..., Stores], engine: Engine, colour_photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "KNOWN_SECONDS", 3600)
+    red = {"image": colour_photos["red"].read_bytes()}
+    added = TestClient(make_app(engine, open_again(), ServeSettings()))
+    assert added.post("/v1/galleries/g/items?create=true", files=red, data={"id": "red"}).status_code == 200
+    stores = open_again()
+    stores.galleries._client = counting = Counting(stores.galleries._client)  # type: ignore[attr-defined]
+    client = TestClient(make_app(engine, stores, ServeSettings()))
+    asked = []
+    for _ in range(2):
+        (hits,) = client.post("/v1/galleries/g/search", files=red).json()["hits"]
+        assert [hit["id"] for hit in hits] == ["red"]
+        asked.append(list(counting.calls))
+        counting.calls.clear()
+    assert asked == [["get_collection", "query_batch_points"], ["query_batch_points"]]
+
+
+def test_gallery__another_service_has_replaced_is_known_anew(
+    open_again: Callable[..., Stores], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "KNOWN_SECONDS", 0)
+    ours, theirs = open_again().galleries, open_again().galleries
+    ours.add("g", KIND, ["a"], EYE[:1])
+    other = Kind(model="m", revision="2", space="student", dim=DIM)
+    theirs.delete("g")
+    assert refused(lambda: ours.search("g", KIND, EYE[:1], 1)) == (404, "unknown_gallery")
+    theirs.add("g", other, ["a"], EYE[:1])
+    assert refused(lambda: ours.search("g", KIND, EYE[:1], 1)) == (409, "other_embeddings")
 
 
 def test_gallery__items_are_replaced_and_deleted(stores: Stores) -> None:

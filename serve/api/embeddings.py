@@ -77,7 +77,7 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
     @router.post("/embeddings", response_model=EmbeddingList, openapi_extra=request_body)
     async def create_embeddings(request: Request) -> Response:
         """Turn photos into vectors, for clients of OpenAI's API."""
-        asked = await read_json(await request.body(), EmbeddingsRequest)
+        asked = await _asked(await request.body())
         inputs = asked.input if isinstance(asked.input, list) else [asked.input]
         texts = [one.image if isinstance(one, ImageInput) else one for one in inputs]
         photos = none_missing(await photos_of_texts(texts, max_photos))
@@ -95,3 +95,15 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
         return json_response({"object": "list", "data": data} | about)
 
     return router
+
+
+async def _asked(body: bytes) -> EmbeddingsRequest:
+    try:
+        return await read_json(body, EmbeddingsRequest)
+    except Refused as refused:
+        if "`$.input" not in refused.detail:
+            raise
+        hint = (
+            "Send photos as data URIs, not tokens: for LangChain's OpenAIEmbeddings, check_embedding_ctx_length=False."
+        )
+        raise Refused(refused.status, refused.code, f"{refused.detail} {hint}") from refused

@@ -11,5 +11,5 @@ engine       the models, and the threads that run them
 stores       what clients keep: `galleries`, `heads`, within the limits of `kept`; `npz` is a gallery as a file
 shelf        the zoos that are handed on at /zoo
 
-Beside them: `settings`, `keys`, `headers`, `observe` (metrics and log), `stopping` (how a worker ends).
+Beside them: `settings`, `keys`, `headers`, `observe` (metrics and log), `tracing`, `stopping` (how a worker ends).
 """

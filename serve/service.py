@@ -65,6 +65,7 @@ class ZooService(Service[object]):
         from serve.middleware import Gate
         from serve.native import NativeApp
         from serve.observe import Metrics, configure_log
+        from serve.tracing import otlp_exporter, traced
 
         configure_log()
         settings, engine, stores = running()
@@ -74,10 +75,14 @@ class ZooService(Service[object]):
         self.mount_asgi_app(site)
         site.openapi()  # which is kept; the first wrong option would wait for it
         self.inject_config()
-        native = NativeApp(self, is_main=is_main)()
+        native: ASGIApp = NativeApp(self, is_main=is_main)()
+        api: ASGIApp = site
+        if settings.otel == "on":
+            exporter = otlp_exporter()
+            native, api = traced(native, exporter), traced(api, exporter)
         gc.collect()
         gc.freeze()  # what start-up made stays to the end
-        return Gate(native, site, settings, metrics, supervised=server_context.worker_index is not None)
+        return Gate(native, api, settings, metrics, supervised=server_context.worker_index is not None)
 
 
 def end_with_the_terminal() -> None:
@@ -193,6 +198,7 @@ class LeapZoo:
         from serve.keys import Keys
         from serve.shelf import Shelf, zoos_to_hand_on
         from serve.stores import open_stores
+        from serve.tracing import otlp_exporter
 
         end_with_the_terminal()
         use_checkouts_zoo()
@@ -201,6 +207,8 @@ class LeapZoo:
             Shelf(zoos_to_hand_on(settings))
             if settings.keys_file:
                 Keys(settings.keys_file)
+            if settings.otel == "on":
+                otlp_exporter().shutdown()
             if settings.data:
                 open_stores(settings.data, qdrant=settings.qdrant).close()
             start_engine(settings)

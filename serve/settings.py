@@ -65,6 +65,7 @@ class ServeSettings(BaseModel):
     workers: int = Field(1, ge=1, le=64)
     zoo: Annotated[tuple[Path, ...], _split(os.pathsep)] = ()
     browser_runtime: Path | None = None
+    otel: Literal["on", "off"] = "off"
 
     @property
     def photo_limits(self) -> Limits:

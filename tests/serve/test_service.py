@@ -16,7 +16,7 @@ def run(code: str, **environ: str) -> str:
     """Run `code` in a fresh interpreter at the root. Returns what it printed."""
     env = {name: value for name, value in os.environ.items() if name != "BENTOML_DO_NOT_TRACK"} | environ
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=280
     ).stdout
 
 

@@ -29,7 +29,7 @@ from tools.server_process import ServerProcess, server_process
 
 GALLERY, ITEMS, PART = "attacked", 100_000, 10_000
 MEBI = 2**20
-HELD_SECONDS = 5.0  # until an attacker that does not read, or does not end, begins anew
+HELD_SECONDS = 5.0  # until an attacker that does not read, or does not end, starts again
 CLIENTS = 32
 _SPAWN = multiprocessing.get_context("spawn")  # no copy of this process's threads
 

@@ -109,7 +109,7 @@ def test_search__finds_the_nearest_in_either_gallery(
         lie.write_bytes(b"no photo")
         drop(page, "#leap-add", [*colour_photos.values(), lie])
         expect(page.locator("#leap-wall img")).to_have_count(3)
-        expect(page.get_by_text("lie: Not a photo in a format that we read")).to_be_visible()
+        expect(page.get_by_text("lie: Not a photo in a supported format")).to_be_visible()
         expect(page.get_by_label("your photos")).to_be_checked()
         expect(found).to_have_count(3)  # the query is still the sample
         page.locator("#leap-wall button", has_text="red").click()

@@ -26,6 +26,13 @@ BODIES: dict[str, dict[str, Any]] = {  # as they were recorded; PHOTO stands for
     "openai 3.57, all options": {
         "model": TINY, "input": "PHOTO", "user": "u", "dimensions": 8, "encoding_format": "float", "space": "student",
     },
+    "langchain-openai 1.7, check_embedding_ctx_length=False": {
+        "model": TINY, "input": ["PHOTO"], "encoding_format": "base64",
+    },
+    "llama-index-embeddings-openai 0.7": {"model": TINY, "input": ["PHOTO"], "encoding_format": "base64"},
+    "litellm 1.110, openai/ and hosted_vllm/": {"model": TINY, "input": ["PHOTO"]},
+    "litellm 1.110, jina_ai/": {"model": TINY, "input": [{"image": "BASE64"}]},
+    "litellm 1.110, infinity/": {"input": ["PHOTO"], "model": TINY},
 }  # fmt: skip
 
 

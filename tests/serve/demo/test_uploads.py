@@ -60,7 +60,7 @@ def test_gather__keeps_what_is_good_and_names_what_is_not(
     assert [path for path, _ in good] == [paths[0], paths[6]]
     assert all(thumbnail.size == (256, 256) for _, thumbnail in good)
     assert notes[0] == "There is room for 7 more photos: 1 of the 8 were left out."
-    assert notes[1].startswith("lie 4: Not a photo in a format that we read")
+    assert notes[1].startswith("lie 4: Not a photo in a supported format")
     assert notes[4:] == ["2 more photos cannot be used."]
     assert not any(str(folder) in text for text in notes)
 

@@ -91,3 +91,22 @@ def test_driver__that_is_killed_is_continued(photos: Path, tmp_path: Path, tiny_
     assert report["kept"] >= 2
     assert report["kept"] + report["shards"] == 20
     check(out)
+
+
+def test_embed__is_a_class_for_map_batches(photos: Path, tiny_zoo: Path) -> None:
+    code = f"""
+import ray
+from leap_zoo.ray import Embed
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+some = ray.data.read_parquet({str(photos)!r}).limit(40)
+which = {{"model": "leap-tiny-test", "zoo": {str(tiny_zoo)!r}}}
+one = ray.data.ActorPoolStrategy(size=1)
+vectors = some.map_batches(Embed, fn_constructor_kwargs=which, batch_format="pyarrow", batch_size=20, compute=one)
+rows = vectors.take_all()
+assert sorted(row["id"] for row in rows) == sorted(f"photo {{number}}" for number in range(40)), rows
+assert {{len(row["vector"]) for row in rows}} == {{8}}
+assert {{row["error"] for row in rows}} == {{None}}
+"""
+    env = os.environ | {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -178,6 +178,8 @@ def embed_photos(
     Raises LeapZooError.
     """
     whole_number(rows, "rows", 1)
+    if workers != 0:
+        _import_ray()  # before a folder is begun
     which, columns = which or Which(), columns or Columns()
     model = which.open()
     which = msgspec.structs.replace(which, model=which.model or model.card.id, revision=model.card.revision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ pa = pytest.importorskip("pyarrow", reason="pyarrow (of the extra ray) is not in
 pytest.importorskip("fsspec", reason="fsspec (of the extra ray) is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
 
+from leap_zoo.cli import main  # noqa: E402
 from leap_zoo.gallery import open_gallery  # noqa: E402
 from leap_zoo.gallery.bulk import load_vectors  # noqa: E402
 from leap_zoo.ray import Embed, Embedded, Which, embed_photos  # noqa: E402
@@ -170,3 +172,15 @@ def test_vectors__go_into_a_gallery(folder: Path, tmp_path: Path, which: Which) 
     assert open_gallery(tmp_path / "gallery").search(vector, k=1)[0].id.endswith("/photos/a/blue.webp")
     with pytest.raises(InvalidArgument, match="no Parquet files"):
         load_vectors(str(tmp_path / "gallery"), str(folder))
+
+
+def test_command__without_ray_names_the_extra(
+    folder: Path, tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    out = tmp_path / "out"
+    assert main(["embed", str(folder), "--engine", "ray", "--out", str(out), "--zoo", str(tiny_zoo)]) == 2
+    assert "leap-zoo[ray]" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["embed", str(folder), "--engine", "ray", "--zoo", str(tiny_zoo)]) == 2
+    assert "give --out FOLDER" in capsys.readouterr().err

@@ -57,8 +57,8 @@ def many_pixels(port: int, photo: bytes) -> None:
 
 
 def other_models(port: int, photo: bytes) -> None:
-    """64 clients ask for four model files in turn."""
-    files = [("leap-nano", "int8"), ("leap-micro", "int8"), ("leap-tiny", "int8"), ("leap-tiny", "fp32")]
+    """64 clients ask in turn for four model files that are not loaded."""
+    files = [(model, kind) for model in ("leap-nano", "leap-micro") for kind in ("int8", "fp32")]
     _ask(port, [photo_request(f"/v1/embed?model={model}&precision={kind}", photo) for model, kind in files], 64)
 
 
@@ -136,8 +136,9 @@ def workers(photo: bytes, seconds: float, rounds: int, step: Callable[[], object
 def _fill(port: int) -> None:
     """Make the gallery of ITEMS items that attackers ask for."""
     rows = np.random.default_rng(0)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1/galleries/{GALLERY}", timeout=120) as http:
-        about = http.put("").raise_for_status().json()
+    gallery = f"http://127.0.0.1:{port}/v1/galleries/{GALLERY}"
+    with httpx.Client(timeout=120) as http:
+        about = http.put(gallery).raise_for_status().json()
         for start in range(0, ITEMS, PART):
             vectors = rows.standard_normal((PART, about["dim"]), np.float32).astype("<f4")
             body = {name: about[name] for name in ("model", "revision", "space")} | {
@@ -145,7 +146,7 @@ def _fill(port: int) -> None:
                 "vectors": [base64.b64encode(row.tobytes()).decode() for row in vectors],
                 "metadata": [{"label": f"label {at % 50}", "text": "x" * 300} for at in range(PART)],
             }
-            http.post("/vectors", json=body).raise_for_status()
+            http.post(f"{gallery}/vectors", json=body).raise_for_status()
 
 
 def _hold(port: int, data: bytes, clients: int) -> None:

@@ -81,5 +81,6 @@ clean: ## remove environments and outputs
 
 .venv-docs/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install -q -c constraints.txt -e ".[docs]"
+	.venv-docs/bin/python -m pip install -q -c constraints.txt $$(.venv-docs/bin/python -c \
+	  "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $@

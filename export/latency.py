@@ -19,6 +19,7 @@ from leap_zoo.files import atomic_file
 from leap_zoo.store import ZooLocation
 
 FOLDER = Path("results") / "latency"
+PEAK = Path("results") / "int8_peak.csv"  # of tools.int8_peak
 _SHORT = {"onnxruntime": "ort", "openvino": "ov"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "zoo.md"
 SPACE = ROOT / "docs" / "teacher-space.md"
+BENCH = ROOT / "docs" / "bench.md"
+FORMATS = ROOT / "docs" / "formats.md"
+LIMITS = ROOT / "results" / "limits.json"  # of tools.check_limits
 PICTURE = ROOT / "docs" / "images" / figures.ZOO
 ZOO = ROOT / "zoo"
 FIGURES = ROOT / "results" / "zoo.csv"
@@ -42,6 +46,9 @@ def main() -> int:
         fresh = {README: render(README.read_text()), PAGE: page()}
         found = zoo_page.teacher_space(read_results(IN_SPACE))
         fresh[SPACE] = _replace(SPACE.read_text(), "teacher-space", found)
+        fresh[BENCH] = _replace(BENCH.read_text(), "int8-peak", zoo_page.int8_peak(read_results(ROOT / latency.PEAK)))
+        limits = zoo_page.limits(json.loads(LIMITS.read_text()))
+        fresh[FORMATS] = _replace(FORMATS.read_text(), "limits", limits)
     except (LeapZooError, TrainError) as error:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
@@ -90,7 +97,7 @@ def _replace(text: str, block: str, content: str) -> str:
     _, _, after = rest.partition(end)
     if not after:
         raise SystemExit(
-            f"README.md or docs/teacher-space.md has no generated block {block!r}: put its two comment lines back"
+            f"a page of README.md and docs/ has no generated block {block!r}: put its two comment lines back"
         )
     return f"{before}{begin}\n{content}\n\n{end}{after}"
 

@@ -102,6 +102,26 @@ def teacher_space(rows: Sequence[Result]) -> str:
     return text.render("teacher_space.md", pairs=pairs, rows=body, **values).rstrip("\n")
 
 
+def int8_peak(rows: Sequence[Result]) -> str:
+    """Per device and int8 file, the rate that it reaches beside that of a plain product in int8."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for each in rows:
+        found.setdefault((each.hardware, each.subject, each.variant), {})[each.metric] = each.value
+    body = []
+    for (hardware, model, file), measured in found.items():
+        work, ms = measured["GOP of a photo"], measured["fastest CPU ms of a photo"]
+        rate, peak = 1e3 * work / ms, measured["GOP/s of a plain int8 product"]
+        numbers = (f"{work:.2f}", f"{ms:.2f}", f"{rate:.0f}", f"{peak:.0f}", f"{100 * rate / peak:.0f}")
+        body.append([model, f"`{file}`", *numbers, hardware])
+    sets = list(dict.fromkeys(each.hardware.rpartition(",")[0] for each in rows))
+    return text.render("int8_peak.md", rows=body, sets=sets).rstrip("\n")
+
+
+def limits(found: Mapping[str, Any]) -> str:
+    """A line per published ONNX file and place where `tools.check_limits` tried it."""
+    return text.render("limits.md", **found).rstrip("\n")
+
+
 @dataclass(frozen=True)
 class Compared:
     """Two lines, the columns that both have, and those of them that are worth a row: their cells."""

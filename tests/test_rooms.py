@@ -18,6 +18,7 @@ ALLOWED = {
     "export": {
         *("export", "leap_zoo", "train.run", "train.errors", "train.research.results"),
         *("train.data.labels", "train.data.sources", "train.data.splits", "train.evaluate.datasets"),  # labelled photos
+        *("train.evaluate.__main__", "train.evaluate.features", "train.evaluate.survey"),  # heads on the world
     },
 }
 

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when an artifact was refused, 2 for a user's mistake."""
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     from export import publish, text  # torch takes seconds to import; --help needs none of it
-    from export.built import NAMES
+    from export.built import DEFAULT, NAMES
     from export.errors import ExportError
     from export.heads import without_dead_head
     from leap_zoo.errors import LeapZooError
@@ -26,12 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
         run = load_run(options.run, options.overrides)
         kinds = [
             kind
-            for kind in NAMES
+            for kind in (NAMES if options.format else DEFAULT)
             if (not options.format or kind[0] in options.format)
             and (not options.precision or kind[1] in options.precision)
         ]
         if not kinds:
-            raise ExportError("there is no such file: OpenVINO has fp16 and int8, ONNX fp32, fp16 and int8")
+            known = "ONNX has fp32, fp16 and int8, OpenVINO fp16 and int8, ExecuTorch fp32 and int8"
+            raise ExportError(f"there is no such file: {known}")
         figure = None  # of a head that is left out
         if options.world is not None:
             world = open_world(options.world, SHOWN)[0]
@@ -75,12 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, default=Path("runs/embeddings"), help="folder of embeddings of --world (%(default)s)"
     )
     parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
-    for name, choices in (("--format", ["onnx", "openvino"]), ("--precision", ["fp32", "fp16", "int8"])):
+    for name, choices in (("--format", ["onnx", "openvino", "executorch"]), ("--precision", ["fp32", "fp16", "int8"])):
         parser.add_argument(
             name,
             action="append",
             choices=choices,
-            help="publish only this one (may be repeated; default: all)",
+            help="publish only this one (may be repeated; default: all, of ONNX and OpenVINO)",
         )
     return parser
 

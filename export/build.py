@@ -13,7 +13,8 @@ from onnx import ModelProto
 from tqdm import tqdm
 
 from export import compact, describe, gate, int8, onnx_writer, openvino, quantize
-from export.built import NAMES, Built, Kind
+from export.built import DEFAULT, NAMES, Built, Kind
+from export.formats import executorch
 from export.gate import Labelled
 from export.golden import draw
 from export.graph import DeployedStudent, Weights, weights_of
@@ -50,7 +51,12 @@ def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -
         ir = openvino.convert(onnx_writer.write(weights, "tokens").proto)
         files = openvino.serialize(ir, metadata, fp16=True)
         forms.append(Built(("openvino", "fp16"), files, tools=("torch", "timm", "onnx", "openvino")))
-    formats = [form for form, precision in NAMES if precision == "int8" and (form, precision) in kinds]
+    for kind in kinds:
+        if kind[0] == "executorch":
+            say(f"building the ExecuTorch program, {kind[1]}")
+            program = executorch.build(model, metadata, int8=kind[1] == "int8")
+            forms.append(Built(kind, (program,), executorch.INT8 if kind[1] == "int8" else None, executorch.TOOLS))
+    formats = [kind[0] for kind in DEFAULT if kind[1] == "int8" and kind in kinds]
     if not formats:
         return forms, None
     winners, account = _search(run, model, weights, reference, formats, say)

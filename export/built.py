@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Final
 
 from export import onnx_writer, openvino
+from export.formats import executorch
 from leap_zoo.card import Artifact, File, Format, Precision
 
 Kind = tuple[Format, Precision]
@@ -20,12 +21,15 @@ NAMES: Final[dict[Kind, str]] = {
     ("onnx", "int8"): "model_int8.onnx",
     ("openvino", "fp16"): "model_fp16.xml",
     ("openvino", "int8"): "model_int8.xml",
+    ("executorch", "fp32"): "model.pte",
+    ("executorch", "int8"): "model_int8.pte",
 }
+DEFAULT: Final[tuple[Kind, ...]] = tuple(kind for kind in NAMES if kind[0] != "executorch")  # an extra
 
 
 @dataclass(frozen=True)
 class Built:
-    """One form, as bytes: an ONNX file, or an IR's .xml and .bin. `recipe`: how it was quantised; None for floats."""
+    """One form, as bytes: one file, or an IR's .xml and .bin. `recipe`: how it was quantised; None for floats."""
 
     kind: Kind
     contents: tuple[bytes, ...]
@@ -38,17 +42,17 @@ class Built:
         form, precision = self.kind
         name = NAMES[self.kind]
         first = file_of(name, self.contents[0])
-        is_onnx = form == "onnx"
+        writer = {"onnx": onnx_writer, "openvino": openvino, "executorch": executorch}[form]
         return Artifact(
             file=first.file,
             bytes=first.bytes,
             sha256=first.sha256,
             precision=precision,
             format=form,
-            weights=None if is_onnx else file_of(name.replace(".xml", ".bin"), self.contents[1]),
-            opset=onnx_writer.OPSET if is_onnx else None,
-            ir=onnx_writer.IR if is_onnx else openvino.IR,
-            minimum_runtime=onnx_writer.MINIMUM_RUNTIME if is_onnx else openvino.MINIMUM_RUNTIME,
+            weights=file_of(name.replace(".xml", ".bin"), self.contents[1]) if form == "openvino" else None,
+            opset=onnx_writer.OPSET if form == "onnx" else None,
+            ir=writer.IR,
+            minimum_runtime=writer.MINIMUM_RUNTIME,
             tools={tool: version(tool) for tool in self.tools},
             quantisation=self.recipe,
         )

@@ -55,6 +55,8 @@ KINDS = {
     ("onnx", "int8"): ("s", (0, -16), "int8", "ONNX int8"),
     ("openvino", "fp16"): ("v", (0, 9), "OV fp16", "OpenVINO fp16"),
     ("openvino", "int8"): ("^", (0, 9), "OV int8", "OpenVINO int8"),
+    ("executorch", "fp32"): ("P", (0, 9), "ET fp32", "ExecuTorch fp32"),
+    ("executorch", "int8"): ("X", (0, -16), "ET int8", "ExecuTorch int8"),
 }
 DASHES: tuple[Any, ...] = ("--", ":", "-.")
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)

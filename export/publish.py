@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from export import build, describe, for_timm, gate
-from export.built import NAMES, Kind, file_of
+from export.built import DEFAULT, NAMES, Kind, file_of
 from export.card_text import list_model
 from export.errors import GateFailed
 from export.golden import draw, golden_bytes
@@ -41,7 +41,7 @@ class _Contents:
 
 
 def publish(
-    run: Run, zoo: Path, kinds: Collection[Kind] = tuple(NAMES), *, left_out: Metric | None = None, say: Say = print
+    run: Run, zoo: Path, kinds: Collection[Kind] = DEFAULT, *, left_out: Metric | None = None, say: Say = print
 ) -> tuple[ModelCard, list[str]]:
     """Export, judge and publish `run` into the folder `zoo`.
 

@@ -69,7 +69,7 @@ def label(artifact: Artifact) -> str:
     return f"{RUNTIMES[artifact.format].partition(' ')[0]} {artifact.precision}"
 
 
-RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 
 def _form(found: Metric) -> str:

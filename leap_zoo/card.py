@@ -27,7 +27,7 @@ WORTH_SHOWING = 0.7  # lower bound for the default model
 DEAD_HEAD = 0.5  # share of the teacher's; a head below it must be named to be used
 
 Precision = Literal["fp32", "fp16", "int8"]
-Format = Literal["onnx", "openvino"]
+Format = Literal["onnx", "openvino", "executorch"]
 
 # `\Z`, not `$`: `$` also matches before a final newline.
 FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_]([A-Za-z0-9._+-]*[A-Za-z0-9_+-])?\Z", max_length=128)]
@@ -137,8 +137,8 @@ class Artifact(File, frozen=True):
     """
 
     precision: Precision
-    ir: Positive  # version of the ONNX or OpenVINO IR
-    minimum_runtime: Version  # ONNX Runtime's or OpenVINO's version, e.g. "1.17"
+    ir: Positive  # version of the format: ONNX IR, OpenVINO IR or ExecuTorch program
+    minimum_runtime: Version  # version of ONNX Runtime, OpenVINO or ExecuTorch, e.g. "1.17"
     format: Format = "onnx"
     weights: File | None = None
     opset: Positive | None = None  # ONNX only
@@ -148,7 +148,7 @@ class Artifact(File, frozen=True):
 
     def __post_init__(self) -> None:
         if (self.format == "openvino") != (self.weights is not None):
-            raise ValueError(f"`weights` of {self.file}: an OpenVINO IR has them in a second file, an ONNX file inside")
+            raise ValueError(f"`weights` of {self.file}: an OpenVINO IR has them in a second file, others inside")
         if (self.format == "onnx") != (self.opset is not None):
             raise ValueError(f"`opset` of {self.file}: an ONNX file has one, an OpenVINO IR does not")
 

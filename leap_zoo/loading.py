@@ -43,7 +43,7 @@ def load(
     with a logged warning, and `Model.verified` is False.
     zoo: a zoo's folder; default: LEAP_ZOO_URL's folder, then the pulled models, then the bundled zoo.
     precision: default: int8 if the model has it (only an int8 file that passed the export checks is listed), else fp32.
-    format: `onnx` (on ONNX Runtime) or `openvino` (on OpenVINO, an extra); default: onnx if the model has it.
+    format: `onnx` (on ONNX Runtime), `openvino` or `executorch` (extras); default: onnx if the model has it.
     threads: 1..1024; default: LEAP_ZOO_THREADS, else the number allowed by CPU affinity and cgroup quota.
     exact: use 32-bit float arithmetic; False lets OpenVINO use bfloat16 if the processor has it, and is an error for
     ONNX.

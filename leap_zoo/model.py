@@ -32,6 +32,7 @@ from leap_zoo.errors import (
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor, which_image
 from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
+from leap_zoo.runtime_executorch import ExecutorchSession
 from leap_zoo.settings import parse_threads, read_settings
 from leap_zoo.store import default_model
 
@@ -43,7 +44,7 @@ Images = ImageSource | Iterable[Any]
 Space = Literal["student", "teacher"]
 Row = npt.NDArray[np.float32]
 Tensor = npt.NDArray[np.uint8]
-AnySession = OnnxSession | OpenVinoSession
+AnySession = OnnxSession | OpenVinoSession | ExecutorchSession
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Run a graph with ONNX Runtime, which every installation has, or OpenVINO, an optional extra.
+"""Run a graph with ONNX Runtime, which every installation has, or with OpenVINO or ExecuTorch, optional extras.
 
-Both implement one small interface, `Session`. They are imported when the first model is opened, so `import leap_zoo` is
+All implement one small interface, `Session`. They are imported when the first model is opened, so `import leap_zoo` is
 fast.
 """
 
@@ -12,13 +12,16 @@ import queue
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import Artifact
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, short
+
+if TYPE_CHECKING:
+    from leap_zoo.runtime_executorch import ExecutorchSession
 
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shape; None is a dynamic axis
 Provider = str | tuple[str, dict[str, Any]]  # an execution provider of ONNX Runtime, with its options
@@ -47,21 +50,23 @@ def open_session(
     exact: bool = True,
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
-) -> OnnxSession | OpenVinoSession:
+) -> OnnxSession | OpenVinoSession | ExecutorchSession:
     """Open a session from the bytes of an artifact's `files`, in that order.
 
     exact, providers, session_options: as in `leap_zoo.load`.
     Raises ArtifactRefused if the runtime cannot load the file, MissingExtra if the runtime is not installed,
     InvalidArgument for an option that the file's runtime does not have.
     """
+    if artifact.format != "onnx" and (providers is not None or session_options is not None):
+        raise InvalidArgument("providers and session_options are for ONNX Runtime only: choose format='onnx' with them")
     if artifact.format == "openvino":
-        if providers is not None or session_options is not None:
-            raise InvalidArgument(
-                "providers and session_options are for ONNX Runtime only: choose format='onnx' with them"
-            )
         return OpenVinoSession(files[0], files[1], artifact, threads, exact=exact)
     if not exact:
-        raise InvalidArgument("exact=False has no effect on ONNX Runtime: choose format='openvino' with it")
+        raise InvalidArgument("exact=False has an effect on OpenVINO only: choose format='openvino' with it")
+    if artifact.format == "executorch":
+        from leap_zoo.runtime_executorch import ExecutorchSession
+
+        return ExecutorchSession(files[0], artifact, threads)
     return OnnxSession(files[0], artifact, threads, providers, session_options)
 
 

@@ -61,7 +61,7 @@ def add_artifact(command: argparse.ArgumentParser, *, default: str | None = None
     """Add --precision, --format, --threads and --provider. default: shown by --help."""
     precision, format = default or "int8 if the model has it", default or "onnx if the model has it"
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help=f"default: {precision}")
-    command.add_argument("--format", choices=("onnx", "openvino"), help=f"default: {format}")
+    command.add_argument("--format", choices=("onnx", "openvino", "executorch"), help=f"default: {format}")
     if threads:
         command.add_argument(
             "--threads", type=at_least_one, metavar="N", help="default: the processors available to this process"

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: what load would choose")
     command.add_argument(
         "--format",
-        choices=("onnx", "openvino", "timm"),
+        choices=("onnx", "openvino", "executorch", "timm"),
         help="default: what load would choose; timm: the files for timm",
     )
     command = commands.add("cache", _cache, "list, remove or clean up pulled models", "leap-zoo cache rm leap-micro")

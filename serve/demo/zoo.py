@@ -17,7 +17,7 @@ FILES = "../zoo"
 BROWSER = "../browser/"
 """Where the page is that runs a model in the browser."""
 
-_KINDS = {"onnx": "ONNX", "openvino": "OpenVINO"}
+_KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 
 def build(backend: Backend) -> None:

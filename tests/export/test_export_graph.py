@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import leap_zoo
 from export import describe, onnx_writer
-from export.built import NAMES
+from export.built import DEFAULT, NAMES
 from export.golden import draw
 from export.graph import DeployedStudent, weights_of
 from leap_zoo.documents import read_card
@@ -109,7 +109,7 @@ def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None
         "golden.npz",
         "model.onnx",
         "curriculum.svg",
-        *NAMES.values(),
+        *(NAMES[kind] for kind in DEFAULT),
         "model_fp16.bin",
         "model_int8.bin",
         *(file.file for file in read_card(published / "leap-digits" / "card.json").timm),
@@ -124,13 +124,13 @@ BUILD_AGAIN = """
 import hashlib, json, pathlib
 from small_export import lenient_gate, small_export
 from export import build
-from export.built import NAMES
+from export.built import DEFAULT, NAMES
 from export.graph import DeployedStudent
 from train.run import load_run
 
 with small_export(), lenient_gate():
     run = load_run(pathlib.Path("the run"))
-    forms, _ = build.build(run, DeployedStudent(run).eval(), NAMES, lambda line: None)
+    forms, _ = build.build(run, DeployedStudent(run).eval(), DEFAULT, lambda line: None)
 digests = {NAMES[form.kind]: [hashlib.sha256(content).hexdigest() for content in form.contents] for form in forms}
 pathlib.Path("built.json").write_text(json.dumps({"exporter": build.__file__, "files": digests}))
 """

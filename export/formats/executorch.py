@@ -1,0 +1,69 @@
+"""The deployed student as an ExecuTorch program (.pte), for phones: one file, run by XNNPACK's kernels.
+
+Same input and outputs as the other files. A program does not name its outputs, so a method `leap_zoo` of it gives a
+JSON text: their names, and what the other files say about themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from export.errors import ExportError
+from export.golden import draw
+from export.graph import DeployedStudent
+
+IR = 12  # of the program's identifier, `ET12`
+MINIMUM_RUNTIME = "1.5"  # the only one that was tried
+MOST_PHOTOS = 8  # in a call: memory is laid out for so many before the first
+INT8: dict[str, object] = {"method": "XNNPACK, int8 weights per channel, activations quantised as they come"}
+TOOLS = ("torch", "timm", "executorch", "torchao")
+
+
+def build(model: DeployedStudent, metadata: Mapping[str, str], *, int8: bool) -> bytes:
+    """The program; the same student and versions give the same bytes. Raises ExportError without the extra.
+
+    int8: linears only; what they read is quantised at run time, so no photos calibrate it.
+    """
+    try:
+        from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    except ImportError as error:
+        raise ExportError(
+            f'ExecuTorch cannot be imported ({error}): pip install "leap-zoo[executorch]", or leave the format out'
+        ) from error
+    photos = torch.from_numpy(draw(model.student.patch_embed.img_size[0])[:2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch will drop one day
+        program = _exported(model, photos)
+        partitioners = [XnnpackPartitioner()]
+        if int8:
+            program = _exported(_quantised(program.module(), photos), photos)
+            dynamic = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)
+            partitioners.insert(0, dynamic)
+        about = json.dumps({**metadata, "outputs": model.names})
+        edge = to_edge_transform_and_lower(program, partitioner=partitioners, constant_methods={"leap_zoo": about})
+        return bytes(edge.to_executorch().buffer)
+
+
+def _exported(model: torch.nn.Module, photos: torch.Tensor) -> Any:
+    batch = torch.export.Dim("batch", min=1, max=MOST_PHOTOS)
+    return torch.export.export(model, (photos,), dynamic_shapes=({0: batch},))
+
+
+def _quantised(graph: Any, photos: torch.Tensor) -> Any:
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    how = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+    graph = prepare_pt2e(graph, XNNPACKQuantizer().set_global(how))
+    graph(photos)
+    return convert_pt2e(graph)

@@ -22,6 +22,7 @@ PARITY_BATCHES = (1, 2, 5)
 PARITY_TOLERANCE = 1e-4  # largest absolute difference to torch, on embeddings and on logits of up to 10
 LARGEST_DROP = 0.005  # of top-1, against fp32
 SMALLEST_COSINE = 0.995  # mean, of a file's embeddings and those of fp32
+SELECTION_MARGIN = 0.001  # more is asked of a candidate on the selection photos: the gate judges it on others
 GATE_PHOTOS = 1000  # with fewer, a few photos decide about half a point: only a drop beyond doubt is refused
 
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -124,16 +125,17 @@ def recall_at_1(embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
     return right
 
 
-def objection(compared: list[Metric]) -> str | None:
-    """Why an artifact with this fidelity must not be published; None when it may."""
+def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
+    """Why an artifact with this fidelity must not be published; None when it may. margin: of the cosine, on top."""
     by_name = {metric.name: metric for metric in compared}
     drop, cosine = by_name[DROP], by_name[COSINE]
     if drop.n >= GATE_PHOTOS and not drop.value <= LARGEST_DROP:
         return f"it loses {drop.value:.2%} of top-1 on {drop.n} photos (at most {LARGEST_DROP:.1%})"
     if drop.interval is not None and drop.interval[0] > LARGEST_DROP:
         return f"it loses {drop.value:.2%} of top-1 on {drop.n} photos, {drop.interval[0]:.2%} at the very least"
-    if not cosine.value >= SMALLEST_COSINE:
-        return f"its embeddings have a mean cosine of {cosine.value:.4f} to fp32 (at least {SMALLEST_COSINE})"
+    least = SMALLEST_COSINE + margin
+    if not cosine.value >= least:
+        return f"its embeddings have a mean cosine of {cosine.value:.4f} to fp32 (at least {least:.4g})"
     return None
 
 

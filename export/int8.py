@@ -26,7 +26,7 @@ from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.model import Model
 
 SMOOTHING = (0.0, 0.5, 0.75)  # SmoothQuant's alpha; 0: none
-MOST_FLOAT = 12  # layers; a student that needs more is not worth int8
+MOST_FLOAT = 16  # layers; a student that needs more is not worth int8
 ROUNDS = 40  # of turns; the fastest call of each counts
 THREADS = 1
 LARGEST_OTHER_DROP = 0.01  # of top-1 with a further head, on the selection photos
@@ -104,7 +104,8 @@ class Search:
             return trial
         compared = [gate.fidelity(*three) for three in zip(self._expected, found, self._selections, strict=True)]
         trial.compared = {metric.name: metric.value for metric in compared[0]}
-        objections = [gate.objection(compared[0]), *(_loses_classes(metrics) for metrics in compared[1:])]
+        first = gate.objection(compared[0], gate.SELECTION_MARGIN)
+        objections = [first, *(_loses_classes(metrics) for metrics in compared[1:])]
         trial.objection = next((objection for objection in objections if objection is not None), None)
         self._say(f"{form}, {trial.name}: cosine {trial.cosine:.4f}{'' if trial.objection is None else ', out'}")
         return trial

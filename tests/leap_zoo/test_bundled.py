@@ -23,7 +23,7 @@ def test_bundled__is_small_and_verifies(name: str) -> None:
     assert report.ok, [artifact.error for artifact in report.artifacts]
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", [card.id for card in CARDS.values() if card.head("imagenet1k")])
 def test_bundled__answers_with_a_thousand_classes(name: str, golf_ball: Image.Image) -> None:
     model = leap_zoo.load(name, zoo=BUNDLED)
     (best, *others) = model.classify(golf_ball, top=10_000, head="imagenet1k")

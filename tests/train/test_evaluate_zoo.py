@@ -71,19 +71,19 @@ def test_zoo__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp
     ]
     by = {(row.subject, row.metric, row.dataset, row.split): row for row in rows}
     assert len(by) == len(rows)
-    nano = {key[1:]: row for key, row in by.items() if key[0] == "leap-nano"}
-    probe = nano["linear probe, embedding", "drawn", "val"]
+    tiny = {key[1:]: row for key, row in by.items() if key[0] == "leap-tiny"}
+    probe = tiny["linear probe, embedding", "drawn", "val"]
     assert (probe.n, probe.value > 0.8) == (18, True)  # noise with one strong colour; held-out photos stay in val
-    assert nano["recall@1, embedding", "places", WNIDS["red"]].n == 6
-    assert nano[THOUSAND, "drawn", "held-out"].n == 3 * 3 + 3 * 2  # of train and val
-    assert nano["top-1 of its 3 classes through the teacher's head", "sample", "one per class"].n == 3
+    assert tiny["recall@1, embedding", "places", WNIDS["red"]].n == 6
+    assert tiny[THOUSAND, "drawn", "held-out"].n == 3 * 3 + 3 * 2  # of train and val
+    assert tiny["top-1 of its 3 classes through the teacher's head", "sample", "one per class"].n == 3
     teacher = by["vit_tiny_patch16_224 at 160 px", "cosine to the teacher at 224 px, mean", "drawn", "held-out"]
     assert 0.5 < teacher.value < 1  # the same weights at another resolution
-    assert nano["cosine to the teacher, minimum", "drawn", "held-out"].value < 0.5  # weights drawn at random
-    assert nano["cosine to the teacher, mean", "drawn", "held-out"].value >= (
-        nano["cosine to the teacher, minimum", "drawn", "held-out"].value
+    assert tiny["cosine to the teacher, minimum", "drawn", "held-out"].value < 0.5  # weights drawn at random
+    assert tiny["cosine to the teacher, mean", "drawn", "held-out"].value >= (
+        tiny["cosine to the teacher, minimum", "drawn", "held-out"].value
     )
-    assert nano["bytes", "", ""].value == (BUNDLED / "leap-nano" / "model_int8.onnx").stat().st_size
+    assert tiny["bytes", "", ""].value == (BUNDLED / "leap-tiny" / "model_int8.onnx").stat().st_size
     assert all(row.low is None or row.low - 1e-6 <= row.value <= row.high + 1e-6 for row in rows)
 
 
@@ -109,15 +109,15 @@ def test_zoo__on_photos_of_the_world(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # results/demo_photos.csv
     small = tmp_path / "zoo"
-    bundle(BUNDLED / "leap-nano", small, ["model_int8.onnx"])
+    bundle(BUNDLED / "leap-tiny", small, ["model_int8.onnx"])
     out = tmp_path / "zoo.csv"
-    old = Result(subject="leap-nano", variant="model_int8.onnx", metric="old", value=1, hardware="a", commit="b")
+    old = Result(subject="leap-tiny", variant="model_int8.onnx", metric="old", value=1, hardware="a", commit="b")
     write_results(out, [replace(old, digest="of another file"), replace(old, subject="leap-other")])
     places = ["--listed", "places", str(photos / "train"), str(photos / "val"), "folders"]
     words = [str(small), "--checkpoint", checkpoint, "--world", str(world), "--corrupted", *places]
     assert main([*words, "--out", str(out), "--cache", str(tmp_path / "c"), "--store", str(tmp_path / "s")]) == 0
     rows = read_results(out)
-    by = {(row.metric, row.dataset, row.split): row for row in rows if row.subject == "leap-nano"}
+    by = {(row.metric, row.dataset, row.split): row for row in rows if row.subject == "leap-tiny"}
     assert "old" not in {metric for metric, _, _ in by}  # it was of another file
     assert [row.metric for row in rows if row.subject == "leap-other"] == ["old"]
     assert by[THOUSAND, "world", "test"].n == 5  # without the demo's
@@ -129,7 +129,7 @@ def test_zoo__on_photos_of_the_world(
     own = tmp_path / "own.csv"
     words += ["--students-only", "--out", str(own), "--cache", str(tmp_path / "c"), "--store", str(tmp_path / "s")]
     assert main(words) == 0
-    assert read_results(own) == [row for row in rows if row.subject == "leap-nano"]
+    assert read_results(own) == [row for row in rows if row.subject == "leap-tiny"]
 
 
 def test_corrupted__same_photo_same_pixels(tmp_path: Path) -> None:

@@ -103,6 +103,6 @@ def test_worker__killed_leaves_the_other_to_answer(several: Server) -> None:
     worker.wait(60)
     assert httpx.get(several.url + "/v1/models", timeout=120).status_code == 200
     wait_for(lambda: len(workers(several)) == 2)
-    several.terminate(seconds=120)
+    several.terminate(seconds=300)
     with pytest.raises(httpx.TransportError):
         httpx.get(several.url + "/livez", timeout=60)

@@ -36,7 +36,7 @@ def test_mistake__is_one_line_with_status_2(run_folder: Path, tmp_path: Path, ca
         ([tmp_path / "absent"], "not a finished run"),
         ([broken], "is inconsistent"),
         ([run_folder, "data.trian=x"], "did you mean 'train'"),
-        ([run_folder, "student.size=nano"], "does not fit together"),
+        ([run_folder, "student.size=nano"], "is inconsistent"),
         ([run_folder, "data.source=folders"], "give data.train=FOLDER"),
     ):
         assert main([*map(str, arguments), "--zoo", str(tmp_path / "zoo")]) == 2

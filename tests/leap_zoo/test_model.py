@@ -64,7 +64,7 @@ def test_load__bad_threads_are_refused(tiny_zoo: Path, threads: int) -> None:
 
 
 def test_load__exact_is_openvinos(tiny_zoo: Path) -> None:
-    with pytest.raises(InvalidArgument, match="no effect on ONNX Runtime"):
+    with pytest.raises(InvalidArgument, match="has an effect on OpenVINO only"):
         leap_zoo.load(TINY, zoo=tiny_zoo, exact=False)
 
 

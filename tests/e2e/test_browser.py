@@ -45,7 +45,9 @@ def test_classify__explains_a_file_that_is_no_photo(
         lie = tmp_path / "lie.jpg"
         lie.write_bytes(b"I only say that I am a photo")
         drop(page, "#leap-photo", [lie])
-        expect(page.locator("#leap-note")).to_contain_text("This photo cannot be used. Not a photo in a supported format")
+        expect(page.locator("#leap-note")).to_contain_text(
+            "This photo cannot be used. Not a photo in a supported format"
+        )
         expect(page.locator("#leap-label .confidence-set")).to_have_count(0)
         assert str(tmp_path) not in page.content()
 

@@ -181,7 +181,7 @@ def test_publish__judges_again_what_the_search_let_through(
     only_file(monkeypatch, lambda value: value[::-1])
     judged: list[int] = []
 
-    def lenient_at_first(compared: list[Metric]) -> str | None:
+    def lenient_at_first(compared: list[Metric], margin: float = 0.0) -> str | None:
         judged.append(compared[0].n)
         return None if len(judged) == 1 else objection(compared)
 

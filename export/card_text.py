@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from export import figures, text
-from leap_zoo import publish as publishing
+from export import zoo as publishing
 from leap_zoo.card import Latency, Metric, ModelCard
 
 # Licences under the names that hubs know; another one is `other`, and named beside it.

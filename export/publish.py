@@ -12,13 +12,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from export import build, describe, for_timm, gate
+from export import zoo as publishing
 from export.built import DEFAULT, NAMES, Kind, file_of
 from export.card_text import list_model
 from export.errors import GateFailed
 from export.golden import draw, golden_bytes
 from export.graph import DeployedStudent
 from export.latency import latency_rows
-from leap_zoo import publish as publishing
 from leap_zoo.card import Artifact, File, Metric, ModelCard, Search
 from leap_zoo.model import Model
 from leap_zoo.verify import verify as verify_published

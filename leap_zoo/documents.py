@@ -17,7 +17,7 @@ from msgspec.inspect import type_info
 
 from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
 from leap_zoo.errors import InvalidCard, nearest, short
-from leap_zoo.files import atomic_file, read_regular
+from leap_zoo.files import read_regular, write_file
 
 
 def parse_card(data: bytes, where: str = "card.json") -> ModelCard:
@@ -96,8 +96,7 @@ def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
     # Write the parsed document, so that 1 and 1.0 in a float field give the same bytes and the same sha256.
     canonical = _parse(msgspec.json.encode(document), kind, path.name)
     data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
-    with atomic_file(path) as file:
-        file.write(data)
+    write_file(path, data)
     return data
 
 

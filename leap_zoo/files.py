@@ -84,9 +84,7 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
         with open(path, "wb") as file:
             yield file
         return
-    temporary = (
-        target.parent / f".{secrets.token_hex(8)}.tmp"
-    )  # short: `target` may already have the longest possible name
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short: `target` may have the longest possible name
     # The replacement of a private file is private from its first byte.
     descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
     try:
@@ -101,6 +99,12 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_file(path: AnyPath, data: bytes) -> None:
+    """Write a whole file with `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def _follow(path: Path) -> Path | None:

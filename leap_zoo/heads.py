@@ -20,7 +20,7 @@ from msgspec import Meta
 from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
 from leap_zoo.doubt import bounded, distances
 from leap_zoo.errors import InvalidArgument, InvalidHead, short
-from leap_zoo.files import atomic_file, check_path, read_regular
+from leap_zoo.files import check_path, read_regular, write_file
 
 SUFFIX = ".head"
 HEAD_SCHEMA: Final = 1
@@ -151,8 +151,7 @@ class CustomHead:
         if target.suffix != SUFFIX:
             raise InvalidArgument(f"a head's file ends in {SUFFIX}, unlike {short(target)}: rename it")
         try:
-            with atomic_file(target) as file:
-                file.write(encode_head(self))
+            write_file(target, encode_head(self))
         except OSError as error:
             raise InvalidArgument(
                 f"{short(target)} cannot be written ({error.strerror}): choose another path"

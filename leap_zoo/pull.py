@@ -8,41 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from leap_zoo.card import Artifact, File, IndexEntry, ModelCard
+from leap_zoo.card import OTHER_FILES, Artifact, File, IndexEntry, ModelCard
+from leap_zoo.documents import read_card
 from leap_zoo.download import download, open_zoo
 from leap_zoo.errors import (
     ArtifactCorrupt,
     DownloadFailed,
     InvalidArgument,
+    InvalidCard,
     LeapZooError,
     NotPulled,
     UnknownModel,
     nearest,
     short,
 )
-from leap_zoo.files import atomic_file, check_path
+from leap_zoo.files import check_path, write_file
 from leap_zoo.loading import choose_artifact
 from leap_zoo.locks import locked
 from leap_zoo.progress import Progress
-from leap_zoo.publish import write_folder
 from leap_zoo.settings import read_settings, zoo_location
-from leap_zoo.store import Cache, Zoo, check_card, default_model, find_all
+from leap_zoo.store import Cache, ModelFolder, Zoo, check_card, default_model, find_all
 
-SIGNATURE = "model.sig"
-_STARTS = {
-    SIGNATURE: (b"{",),
-    "curriculum.svg": (b"<?xml", b"<svg"),
-    "README.md": (b"",),
-}  # plausible, unlike a host's error page
+CARD, SIGNATURE = "card.json", "model.sig"
+# How these files begin, unlike a host's error page.
+_STARTS = {SIGNATURE: (b"{",), "curriculum.svg": (b"<?xml", b"<svg"), "README.md": (b"",)}
 _WRITE = "choose another folder with --to"
 
-_Choose = Callable[
-    [ModelCard, Callable[[Artifact], bool]], list[File]
-]  # the bytes that the card lists, and the bytes that exist
+_Choose = Callable[[ModelCard, Callable[[Artifact], bool]], list[File]]
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,7 @@ def _into_folder(to: Path, cache: Cache, zoo: Zoo, model: _Chosen, shown: bool) 
         stack.callback(_remove_empty, [*scratch.folder.iterdir(), scratch.folder])
         for file in model.files:
             with contextlib.suppress(ArtifactCorrupt, NotPulled), scratch.usable():
-                data = cache.read(model.card, file)
-                with atomic_file(scratch.blob(file.sha256)) as blob:
-                    blob.write(data)
+                write_file(scratch.blob(file.sha256), cache.read(model.card, file))
         arrived = _fetch_all(scratch, zoo, model, shown)
         try:
             return _pulled(model, _written(to, scratch, model), arrived)
@@ -166,11 +162,45 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _written(to: str | os.PathLike[str], zoo: Zoo, model: _Chosen) -> Zoo:
-    """Write the files of a model from `zoo` to the folder to/NAME. Raises InvalidArgument."""
+    """Write the files of a model from `zoo` to the folder to/NAME; a new folder is all or nothing.
+
+    Files of an earlier revision are removed; unrelated files stay. Raises ArtifactCorrupt, and InvalidArgument if the
+    folder cannot be written, or exists but is not a model's.
+    """
+    card, folder = model.card, check_path(to)
+    home, staging = folder / card.id, folder / f".{card.id}-{secrets.token_hex(8)}"
     try:
-        return write_folder(check_path(to), zoo, model.card, model.files, model.others | {"card.json": model.data})
+        if os.path.lexists(home) and (not home.is_dir() or (not (home / CARD).exists() and any(home.iterdir()))):
+            raise InvalidArgument(f"{short(home)} exists and is not a model's folder: remove it, or {_WRITE}")
+        staging.mkdir(parents=True)
+        try:
+            contents = model.others | {CARD: model.data}
+            for name, data in contents.items():
+                if data is not None:
+                    write_file(staging / name, data)
+            for file in model.files:
+                write_file(staging / file.file, zoo.read(card, file))
+            if home.exists():
+                _replace(staging, home, card)
+            else:
+                os.rename(staging, home)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise InvalidArgument(f"cannot write to {short(to)} ({error.strerror or error}): {_WRITE}") from error
+    return ModelFolder(home)
+
+
+def _replace(staging: Path, home: Path, card: ModelCard) -> None:
+    """Move the new files over the old ones, the card last, and remove old files that it does not list."""
+    ours, stale = {file.file: file.sha256 for file in card.files}, set(OTHER_FILES)
+    with contextlib.suppress(OSError, InvalidCard):
+        stale |= {file.file for file in read_card(home / CARD).files if ours.get(file.file) != file.sha256}
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == CARD):
+        os.replace(path, home / path.name)
+        stale.discard(path.name)
+    for name in stale:
+        (home / name).unlink(missing_ok=True)
 
 
 def _from_here(name: str, choose: _Choose, to: str | os.PathLike[str] | None, *, offline: bool) -> Pulled:
@@ -248,7 +278,7 @@ def _fetch_all(cache: Cache, zoo: Zoo, model: _Chosen, shown: bool) -> set[str]:
 
 
 def _pulled(model: _Chosen, place: Zoo, arrived: Collection[str] = ()) -> Pulled:
-    card = File(file="card.json", bytes=model.entry.bytes, sha256=model.entry.sha256)
+    card = File(file=CARD, bytes=model.entry.bytes, sha256=model.entry.sha256)
     return Pulled(
         model=model.entry.id,
         revision=model.entry.revision,

@@ -1,4 +1,4 @@
-"""Sign a model's card with a key, and check who published it, with OpenSSF's `model-signing` package (extra `sign`).
+"""Check who published a model, with OpenSSF's `model-signing` package (extra `sign`). `export.zoo` signs.
 
 `model.sig` beside the card covers only card.json. The card has the size and sha256 of every other file, so signature ->
 card -> files covers the whole model, even if only some of its files were pulled. Nothing here uses the network.
@@ -14,34 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leap_zoo.card import IndexEntry, ModelCard
+from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
-from leap_zoo.files import atomic_file, read_regular
-from leap_zoo.publish import checked
-from leap_zoo.store import ModelFolder, Zoo, check_card
+from leap_zoo.files import read_regular
+from leap_zoo.store import Zoo, check_card
 
 if TYPE_CHECKING:
     import model_signing
 
 _MAX_KEY_BYTES = 64 * 1024
-_NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
-
-
-def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Path]:
-    """Sign the model in `folder`, or every model if it is a zoo, after checking the files.
-
-    Returns the signatures' paths.
-    key: a PEM file with an elliptic curve private key (P-256, P-384 or P-521), not encrypted.
-    Raises InvalidArgument, InvalidCard, ArtifactCorrupt, MissingExtra.
-    """
-    private_key, folder = _key(key), Path(folder).absolute()
-    place = Zoo(folder) if os.path.isfile(folder / "index.json") else ModelFolder(folder)
-    return [_sign(place, *checked(place, entry.id), private_key) for entry in place.index().models]
+NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
 
 
 def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) -> None:
     """Raises NotSigned unless the owner of the public `key` (PEM) signed this very `card`; MissingExtra."""
-    public_key = _key(key)
+    public_key = key_file(key)
     from model_signing import verifying
 
     entry = place.entry(card.id)
@@ -50,43 +37,23 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
         raise NotSigned(f"{card.id} is not signed: ask its publisher for model.sig, or verify it without --key")
     if check_card(entry, data) != card:
         raise NotSigned(f"card.json of {card.id} has just changed: verify it again")
-    with _alone(card.id, data) as (folder, path):
+    with alone(card.id, data) as (folder, path):
         path.write_bytes(signature)
-        config = verifying.Config().set_hashing_config(_hashing())
+        config = verifying.Config().set_hashing_config(hashing())
         try:
             config.use_elliptic_key_verifier(public_key=public_key)
         except Exception as error:
-            raise InvalidArgument(f"{short(key)} is not a public key ({_reason(error)}): give its PEM file") from error
+            raise InvalidArgument(f"{short(key)} is not a public key ({reason(error)}): give its PEM file") from error
         try:
             config.verify(folder, path)
         except Exception as error:  # whatever a hostile file makes a parser raise: it is not a valid signature
             raise NotSigned(
-                f"the signature of {card.id} was not made for this card with the key {short(key)} ({_reason(error)}): "
+                f"the signature of {card.id} was not made for this card with the key {short(key)} ({reason(error)}): "
                 "do not use the model, or give the publisher's key"
             ) from error
 
 
-def _sign(place: Zoo, entry: IndexEntry, card: ModelCard, private_key: Path) -> Path:
-    from model_signing import signing
-
-    signature = place.path(entry.id, "model.sig", entry.sha256)
-    with _alone(card.id, place.card_bytes(entry)) as (folder, path):
-        config = signing.Config().set_hashing_config(_hashing())
-        try:
-            config.use_elliptic_key_signer(private_key=private_key).sign(folder, path)
-        except Exception as error:
-            raise InvalidArgument(
-                f"cannot sign with {short(private_key)} ({_reason(error)}): give an unencrypted private key; {_NEW_KEY}"
-            ) from error
-        try:
-            with atomic_file(signature) as file:
-                file.write(path.read_bytes())
-        except OSError as error:
-            raise InvalidArgument(f"cannot write {short(signature)} ({error.strerror})") from error
-    return signature
-
-
-def _key(path: str | os.PathLike[str]) -> Path:
+def key_file(path: str | os.PathLike[str]) -> Path:
     """The path of a key file. Raises InvalidArgument if it cannot be read, MissingExtra if model-signing is missing."""
     try:
         import model_signing  # noqa: F401
@@ -94,20 +61,21 @@ def _key(path: str | os.PathLike[str]) -> Path:
         raise MissingExtra("signatures need model-signing: pip install 'leap-zoo[sign]'") from error
     try:
         if b"-----BEGIN" not in read_regular(Path(path), _MAX_KEY_BYTES):
-            raise InvalidArgument(f"{short(path)} is not a PEM file; a new key: {_NEW_KEY}")
+            raise InvalidArgument(f"{short(path)} is not a PEM file; a new key: {NEW_KEY}")
     except OSError as error:
-        raise InvalidArgument(f"cannot read the key {short(path)} ({error.strerror}); a new key: {_NEW_KEY}") from error
+        raise InvalidArgument(f"cannot read the key {short(path)} ({error.strerror}); a new key: {NEW_KEY}") from error
     return Path(path)
 
 
-def _hashing() -> model_signing.hashing.Config:
+def hashing() -> model_signing.hashing.Config:
+    """How the signed folder is hashed."""
     from model_signing import hashing
 
     return hashing.Config().use_file_serialization(hashing_algorithm="sha256", max_workers=1)
 
 
 @contextlib.contextmanager
-def _alone(name: str, card: bytes) -> Iterator[tuple[Path, Path]]:
+def alone(name: str, card: bytes) -> Iterator[tuple[Path, Path]]:
     """A folder with only card.json, which is what gets signed, and the path of its signature.
 
     model-signing prints warnings to stdout, where they would break --json, so they are suppressed.
@@ -119,5 +87,6 @@ def _alone(name: str, card: bytes) -> Iterator[tuple[Path, Path]]:
         yield folder, Path(temporary, "model.sig")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """One line about whatever model-signing raised."""
     return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

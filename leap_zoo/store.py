@@ -29,7 +29,7 @@ from leap_zoo.errors import (
     nearest,
     short,
 )
-from leap_zoo.files import atomic_file, read_regular
+from leap_zoo.files import read_regular, write_file
 from leap_zoo.locks import locked
 from leap_zoo.settings import read_settings, zoo_folder
 
@@ -251,8 +251,7 @@ class Cache(Zoo):
                 raise CacheUnusable(f"another process removed files from {short(self.folder)}: pull again")
             for name, content in (("card.json", data), ("model.sig", signature)):
                 if content is not None:
-                    with atomic_file(self.path(entry.id, name, entry.sha256)) as file:
-                        file.write(content)
+                    write_file(self.path(entry.id, name, entry.sha256), content)
             self._write_index([*(other for other in self.index().models if other.id != entry.id), entry])
 
     def remove(self, *models: str) -> int:

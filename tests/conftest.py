@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from export.golden import TOLERANCE, write_golden
+from export.zoo import publish
 from leap_zoo import card as cards
-from leap_zoo.publish import publish
 from leap_zoo.runtime import open_session
 
 TINY = "leap-tiny-test"

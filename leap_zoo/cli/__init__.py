@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leap_zoo.cli import bench, fit, gallery, models, predict, publishing, pull
+from leap_zoo.cli import bench, fit, gallery, models, predict, pull
 from leap_zoo.cli.grammar import Commands, Parser
 from leap_zoo.cli.output import complain, drop_streams, open_streams, say
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
     commands = Commands(parser)
-    for module in (models, predict, fit, gallery, pull, publishing, bench):
+    for module in (models, predict, fit, gallery, pull, bench):
         module.add(commands)
     return parser
 

@@ -16,11 +16,11 @@ from small_export import DEPTH
 
 import leap_zoo
 from export import build, gate, int8, onnx_writer, publish
+from export import zoo as publishing
 from export.built import Built, Kind
 from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent, Weights
-from leap_zoo import publish as publishing
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.model import Model
 from train.run import Run

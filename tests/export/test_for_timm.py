@@ -20,13 +20,13 @@ from export.for_timm import TimmStudent
 from export.gate import check_parity
 from export.golden import draw, write_golden
 from export.graph import DeployedStudent, weights_of
+from export.zoo import publish
 from leap_zoo.card import ModelCard, Preprocessing
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.loading import choose_artifact, open_artifact
 from leap_zoo.model import Model
 from leap_zoo.preprocess import to_tensor
-from leap_zoo.publish import publish
 from leap_zoo.store import ModelFolder
 from train.method.student import make_student
 from train.run import Run, load_run

@@ -13,13 +13,13 @@ import pytest
 from zoo_server import FILE, SIZE, TINY, ZooServer, make_big, serve_until, serving, start_of
 
 import leap_zoo
+from export.zoo import publish
 from leap_zoo import store
 from leap_zoo.card import File
 from leap_zoo.cli import main
 from leap_zoo.documents import index_entry, read_card, write_card
 from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, UnknownModel
 from leap_zoo.loading import open_artifact
-from leap_zoo.publish import publish
 from leap_zoo.pull import pull
 from leap_zoo.store import ModelFolder
 

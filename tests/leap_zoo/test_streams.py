@@ -43,7 +43,6 @@ COMMANDS = {
     "bench": "bench leap-tiny-test --seconds .01 --format onnx --zoo {zoo}",
     "pull": "pull leap-tiny-test --from {zoo}",
     "cache": "cache",
-    "publish": "publish --reindex --zoo {zoo}",
 }
 
 
@@ -150,7 +149,7 @@ def test_stdin__that_is_closed_holds_no_photo(run: Run) -> None:
 
 
 @posix
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"help", "version", "cache", "publish"}))
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"help", "version", "cache"}))
 def test_names__are_printed_in_ascii_and_never_obeyed(run: Run, command: str) -> None:
     for words in (command, COMMANDS[command] + " --json"):
         done = run(words, PYTHONIOENCODING="ascii")

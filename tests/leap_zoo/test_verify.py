@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from export.golden import write_golden
+from export.zoo import publish
 from leap_zoo.card import Golden
 from leap_zoo.documents import read_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, UnknownModel
-from leap_zoo.publish import publish
 from leap_zoo.verify import read_golden, tolerance, verify
 
 TINY = "leap-tiny-test"

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leap_zoo
+from export.zoo import publish
 from leap_zoo import store
 from leap_zoo.documents import read_card, read_index, write_card
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, UnknownModel
 from leap_zoo.files import sync_folder
-from leap_zoo.publish import publish
 
 TINY = "leap-tiny-test"
 

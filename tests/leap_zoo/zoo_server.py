@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from export.zoo import publish
 from leap_zoo.documents import read_card
-from leap_zoo.publish import publish
 
 TINY = "leap-tiny-test"
 FILE = f"/{TINY}/model_int8.onnx"

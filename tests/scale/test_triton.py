@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from leap_zoo.cli import main
+from export.triton import main, write_repository
 from leap_zoo.store import find
-from leap_zoo.triton import write_repository
 
 MODEL = "leap-tiny-test"
 
@@ -56,9 +54,9 @@ def test_repository__holds_the_published_file(tiny_zoo: Path, tmp_path: Path) ->
 
 def test_service__names_its_storage(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yaml = pytest.importorskip("yaml")
-    words = ["triton", str(tmp_path), "--model", MODEL, "--zoo", str(tiny_zoo)]
-    assert main([*words, "--storage", "s3://bucket/repository", "--json"]) == 0
-    service = yaml.safe_load(Path(json.loads(capsys.readouterr().out)["service"]).read_text())
+    words = [str(tmp_path), "--model", MODEL, "--zoo", str(tiny_zoo)]
+    assert main([*words, "--storage", "s3://bucket/repository"]) == 0
+    service = yaml.safe_load((tmp_path / f"{MODEL}.yaml").read_text())
     assert service["kind"] == "InferenceService"
     assert service["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/repository"
     assert main([*words, "--storage", 'a"b']) == 2

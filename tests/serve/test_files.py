@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from export.zoo import publish
 from leap_zoo.documents import parse_index, read_card
 from leap_zoo.errors import LeapZooError
-from leap_zoo.publish import publish
 from leap_zoo.pull import pull
 from leap_zoo.store import BUNDLED, Zoo
 from serve.api import files
@@ -164,7 +164,7 @@ def test_index__is_of_all_zoos_and_the_first_counts(zoo_copy: Path, tiny_zoo: Pa
     (other / TINY).rename(other / "leap-other-test")
     (other / "index.json").unlink()
     (other / "leap-other-test" / "card.json").write_text(card)
-    from leap_zoo.publish import reindex
+    from export.zoo import reindex
 
     reindex(other)
     client = served(zoo_copy, other, tiny_zoo)

@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 import leap_zoo
+from export.zoo import publish
 from leap_zoo import UnknownModel
-from leap_zoo.publish import publish
 from serve.app import make_app
 from serve.engine import Engine, Models, load_models
 from serve.problems import Refused

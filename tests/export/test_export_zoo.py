@@ -1,6 +1,5 @@
-"""`leap-zoo publish`: from a model's folder into a zoo."""
+"""`python -m export.zoo add` and `index`: from a model's folder into a zoo."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import msgspec
 import pytest
 
 import leap_zoo
-from leap_zoo.cli import main
+from export.zoo import main, reindex
 from leap_zoo.documents import read_card, write_card
-from leap_zoo.publish import reindex
 
 TINY = "leap-tiny-test"
 
@@ -20,8 +18,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_publish__into_a_new_zoo(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["publish", str(tiny_zoo / TINY), "--zoo", str(tmp_path / "zoo"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"model": TINY, "revision": "1"}]
+    assert main(["add", str(tiny_zoo / TINY), "--zoo", str(tmp_path / "zoo")]) == 0
+    assert f"{TINY} 1: 3 files" in capsys.readouterr().out
     assert tree(tmp_path / "zoo") == tree(tiny_zoo)
     assert leap_zoo.load(TINY, zoo=tmp_path / "zoo").card.id == TINY
 
@@ -29,19 +27,19 @@ def test_publish__into_a_new_zoo(tiny_zoo: Path, tmp_path: Path, capsys: pytest.
 def test_publish__in_place(zoo_copy: Path) -> None:
     before = tree(zoo_copy)
     (zoo_copy / "index.json").unlink()
-    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(zoo_copy)]) == 0
+    assert main(["add", str(zoo_copy / TINY), "--zoo", str(zoo_copy)]) == 0
     assert tree(zoo_copy) == before
 
 
 def test_publish__newer_revision_takes_the_files_of_the_older_away(zoo_copy: Path, tmp_path: Path) -> None:
     zoo = tmp_path / "published"
     (zoo_copy / TINY / "README.md").write_text("1")
-    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(zoo)]) == 0
+    assert main(["add", str(zoo_copy / TINY), "--zoo", str(zoo)]) == 0
     (zoo / TINY / "notes.txt").write_text("of the zoo's owner")
     card = read_card(zoo_copy / TINY / "card.json")
     write_card(zoo_copy / TINY / "card.json", msgspec.structs.replace(card, revision="2", artifacts=card.artifacts[:1]))
     (zoo_copy / TINY / "README.md").unlink()
-    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(zoo)]) == 0
+    assert main(["add", str(zoo_copy / TINY), "--zoo", str(zoo)]) == 0
     assert set(tree(zoo / TINY)) == {"card.json", "golden.npz", "model.onnx", "notes.txt"}
     assert leap_zoo.load(TINY, zoo=zoo).card.revision == "2"
 
@@ -50,22 +48,20 @@ def test_publish__what_its_card_does_not_describe_is_refused(
     zoo_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (zoo_copy / TINY / "model.onnx").write_bytes(b"x")
-    assert main(["publish", str(zoo_copy / TINY), "--zoo", str(tmp_path / "new")]) == 2
+    assert main(["add", str(zoo_copy / TINY), "--zoo", str(tmp_path / "new")]) == 2
     assert "model.onnx" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("arguments", [["absent"], [], [".", "--reindex"]])
-def test_publish__nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    folders = [str(tmp_path / one) if not one.startswith("-") else one for one in arguments]
-    assert main(["publish", *folders, "--zoo", str(tmp_path / "zoo")]) == 2
+def test_publish__nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", str(tmp_path / "absent"), "--zoo", str(tmp_path / "zoo")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_reindex__lists_every_model_folder(zoo_copy: Path) -> None:
     before = tree(zoo_copy)
     (zoo_copy / "index.json").write_text("lost")
-    assert main(["publish", "--reindex", "--zoo", str(zoo_copy)]) == 0
+    assert main(["index", "--zoo", str(zoo_copy)]) == 0
     assert tree(zoo_copy) == before
 
 
@@ -81,9 +77,9 @@ def test_reindex__of_what_is_no_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -
 def test_publish__pipes_are_not_waited_for(zoo_copy: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (zoo_copy / "index.json").unlink()
     os.mkfifo(zoo_copy / "index.json")
-    assert main(["publish", str(tiny_zoo / TINY), "--zoo", str(zoo_copy)]) == 2
+    assert main(["add", str(tiny_zoo / TINY), "--zoo", str(zoo_copy)]) == 2
     (zoo_copy / TINY / "card.json").unlink()
     os.mkfifo(zoo_copy / TINY / "card.json")
-    assert main(["publish", "--reindex", "--zoo", str(zoo_copy)]) == 2
+    assert main(["index", "--zoo", str(zoo_copy)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == error.count("not a regular file") == 2

@@ -1,4 +1,6 @@
-"""A model repository for NVIDIA Triton, which KServe serves too: the same ONNX file, and a config.pbtxt from its card.
+"""`python -m export.triton`: a model repository for NVIDIA Triton, which KServe serves too.
+
+It has the same ONNX file, and a config.pbtxt from its card:
 
     REPOSITORY/MODEL/config.pbtxt
     REPOSITORY/MODEL/labels-HEAD.txt    the classes of each head, one a line
@@ -10,12 +12,14 @@ The server gets pixels as the card says: `leap_zoo.preprocess.to_tensor` makes t
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from pathlib import Path
 from string import Template
 
-from leap_zoo.errors import InvalidArgument, short
-from leap_zoo.files import atomic_file, check_path
+from leap_zoo.errors import InvalidArgument, LeapZooError, short
+from leap_zoo.files import check_path, write_file
 from leap_zoo.loading import choose_artifact, locate
 from leap_zoo.model import MAX_BATCH
 
@@ -79,7 +83,7 @@ def write_repository(
             file = f' label_filename: "{labels[tensor.name]}"' if tensor.name in labels else ""
             listed.append(f'  {{ name: "{tensor.name}" data_type: {TYPES[tensor.dtype]} dims: [ {dims} ]{file} }}')
         tensors.append(f"{kind} [\n" + ",\n".join(listed) + "\n]")
-    about = f"{card.id}, revision {card.revision}, {artifact.precision}; written by leap-zoo triton"
+    about = f"{card.id}, revision {card.revision}, {artifact.precision}; written by export.triton"
     values = {"about": about, "name": card.id, "batch": MAX_BATCH, "delay": DELAY, "threads": threads}
     home = check_path(folder) / card.id
     files: dict[Path, bytes] = {
@@ -91,8 +95,32 @@ def write_repository(
     try:
         (home / "1").mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
-            with atomic_file(path) as file_:
-                file_.write(content)
+            write_file(path, content)
     except OSError as error:
         raise InvalidArgument(f"{short(home)} cannot be written ({error.strerror}): choose another folder") from error
     return home
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 for a mistake that the user can fix."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.triton", description="Write a model repository for Triton and KServe."
+    )
+    parser.add_argument("folder", help="of the repository; models that are there stay")
+    parser.add_argument("--model", help="default: the same as for leap-zoo classify")
+    parser.add_argument("--zoo", metavar="FOLDER", help="search only this zoo")
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: int8 where the model has it")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="per instance (default: 1)")
+    parser.add_argument("--storage", default="pvc://models/repository", metavar="URI", help="KServe's storageUri")
+    options = vars(parser.parse_args(arguments))
+    try:
+        home = write_repository(options.pop("folder"), options.pop("model"), **options)
+    except LeapZooError as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 2
+    print(f"{home}: config.pbtxt, labels, 1/model.onnx; {home}.yaml is an InferenceService of KServe")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 import leap_zoo
+from export import zoo as signing
+from export.zoo import publish, sign
 from leap_zoo.card import Index
 from leap_zoo.cli import main
 from leap_zoo.documents import index_entry, read_card, write_card, write_index
 from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned
-from leap_zoo.publish import publish
 from leap_zoo.pull import pull
-from leap_zoo.signing import sign
 from leap_zoo.verify import verify
 
 TINY = "leap-tiny-test"
@@ -70,7 +70,7 @@ def test_verify__signed_model(signed_zoo: Path, keys: Path, capsys: pytest.Captu
 def test_sign__one_model_wherever_it_is(zoo_copy: Path, keys: Path, tmp_path: Path) -> None:
     (zoo_copy / TINY).rename(tmp_path / "anywhere")
     sign(tmp_path / "anywhere", keys / "ours.pem")
-    assert main(["publish", str(tmp_path / "anywhere"), "--zoo", str(tmp_path / "new")]) == 0
+    signing.add(tmp_path / "anywhere", tmp_path / "new")
     assert exit_code(tmp_path / "new", keys / "ours.pub") == 0
 
 
@@ -145,7 +145,7 @@ def test_verify__no_public_key(signed_zoo: Path, keys: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ours.pub", "absent.pem", "rsa.pem", "locked.pem"])
 def test_sign__no_private_key_of_use(zoo_copy: Path, keys: Path, name: str) -> None:
-    assert main(["sign", str(zoo_copy), "--key", str(keys / name)]) == 2
+    assert signing.main(["sign", str(zoo_copy), "--key", str(keys / name)]) == 2
     assert not (zoo_copy / TINY / "model.sig").exists()
 
 

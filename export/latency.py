@@ -37,13 +37,13 @@ COLUMNS = Measured.__struct_fields__
 
 
 def card_rows(rows: Sequence[Row]) -> list[Latency]:
-    """The rows that belong in a card: those of published files, on ready-made pixels."""
+    """The rows that belong in a card: those of published files."""
     return [
         Latency(
             isa=row.isa.split(), **{name: getattr(row, name) for name in Latency.__struct_fields__ if name != "isa"}
         )
         for row in rows
-        if row.input == "pixels" and not row.format.startswith("torch")
+        if not row.format.startswith("torch")
     ]
 
 

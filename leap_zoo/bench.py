@@ -7,7 +7,6 @@ caches are still full of another model's weights. Load time and memory are measu
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import sys
 import time
@@ -24,24 +23,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
-from PIL import Image
 
 from leap_zoo.card import Artifact, Format, ModelCard, Precision
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, NotPulled
 from leap_zoo.loading import choose_artifact, open_artifact
 from leap_zoo.model import Model
-from leap_zoo.preprocess import to_tensor
 from leap_zoo.progress import Progress
 from leap_zoo.store import Zoo, ZooLocation, find
 
 ROUNDS = 12
 SECONDS = 3.0
 MAX_BATCH = 1024
-PHOTO = (640, 480)  # width and height of the JPEG that `decode` reads
 _WARM_UP = 3
 
-Input = Literal["pixels", "jpeg"]
 Cost = tuple[float | None, int | None]
 
 
@@ -49,9 +44,8 @@ Cost = tuple[float | None, int | None]
 class Plan:
     """What to measure: every artifact, or those of one precision or format, at each thread count and batch size.
 
-    seconds: approximate duration of the timed calls per contender. decode: also time the decoding and resizing of a
-    640 x 480 JPEG. costs: also measure load time and memory. providers: ONNX Runtime's execution providers for ONNX
-    files; `Row.runtime` records the ones that were used.
+    seconds: approximate duration of the timed calls per contender. costs: also measure load time and memory. providers:
+    ONNX Runtime's execution providers for ONNX files; `Row.runtime` records the ones that were used.
     """
 
     threads: Sequence[int] = (1,)
@@ -59,7 +53,6 @@ class Plan:
     precision: Precision | None = None
     format: Format | None = None
     seconds: float = SECONDS
-    decode: bool = False
     costs: bool = True
     providers: Sequence[str] | None = None
 
@@ -74,9 +67,9 @@ class Plan:
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One contender's result: milliseconds per call through `leap_zoo`, measured in turns with the others.
 
-    isa: instruction sets, joined by spaces. input: `pixels` (arrays that are ready for the graph), or `jpeg` (decoding
-    and resizing are timed too). n: number of timed calls. load_ms, peak_memory_bytes: see `measure_cost`. times_fp32:
-    speed-up over the fp32 ONNX file under the same conditions, from the fastest calls; None without one. date: UTC.
+    isa: instruction sets, joined by spaces. n: number of timed calls on arrays that are ready for the graph. load_ms,
+    peak_memory_bytes: see `measure_cost`. times_fp32: speed-up over the fp32 ONNX file under the same conditions, from
+    the fastest calls; None without one. date: UTC.
     """
 
     model: str
@@ -89,7 +82,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     isa: str
     threads: int
     batch: int
-    input: Input
+    input: Literal["pixels"] = "pixels"
     n: int
     min_ms: float
     median_ms: float
@@ -130,7 +123,7 @@ def bench(
     """
     notes: list[str] = []
     chosen = [(*found, _runnable(*found, plan, notes)) for found in (find(name, zoo) for name in dict.fromkeys(names))]
-    conditions = len(set(plan.threads)) * len(set(plan.batches)) * (2 if plan.decode else 1)
+    conditions = len(set(plan.threads)) * len(set(plan.batches))
     contenders = sum(len(files) + len(peers) for _, _, files in chosen)
     rows: list[Row] = []
     with Progress(contenders * conditions * ROUNDS, shown=shown) as progress:
@@ -178,15 +171,12 @@ def _measure(contenders: Sequence[Contender], plan: Plan, progress: Progress) ->
             # Costs are measured before this process is busy.
             cost = measure_cost(contender.load, batch) if plan.costs and contender.costs else (None, None)
             calls.append(partial(_call, model, _pixels(model, batch)))
-            rows.append(partial(_row, contender.format, model, batch, "pixels", cost))
-            if plan.decode:  # without costs
-                calls.append(_decoding(model, batch))
-                rows.append(partial(_row, contender.format, model, batch, "jpeg", (None, None)))
+            rows.append(partial(_row, contender.format, model, batch, cost))
     samples = take_turns(calls, plan.seconds, progress.step)
     return [row(times) for row, times in zip(rows, samples, strict=True)]
 
 
-def _row(format: str, model: Model, batch: int, of: Input, cost: Cost, times: Sequence[float]) -> Row:
+def _row(format: str, model: Model, batch: int, cost: Cost, times: Sequence[float]) -> Row:
     median = float(np.median(times))
     return Row(
         model=model.card.id,
@@ -199,7 +189,6 @@ def _row(format: str, model: Model, batch: int, of: Input, cost: Cost, times: Se
         isa=" ".join(instruction_sets()),
         threads=model.session.threads,
         batch=batch,
-        input=of,
         n=len(times),
         min_ms=round(min(times), 4),
         median_ms=round(median, 4),
@@ -245,10 +234,10 @@ def relative(rows: Sequence[AnyRow], is_reference: Callable[[AnyRow], bool], fie
 
     The fastest calls are compared, because other work on the machine only ever adds time.
     """
-    references = {(row.threads, row.batch, row.input): row.min_ms for row in rows if is_reference(row)}
+    references = {(row.threads, row.batch): row.min_ms for row in rows if is_reference(row)}
     filled = []
     for row in rows:
-        reference = references.get((row.threads, row.batch, row.input))
+        reference = references.get((row.threads, row.batch))
         filled.append(replace(row, **{field: None if reference is None else round(reference / row.min_ms, 3)}))
     return filled
 
@@ -307,15 +296,3 @@ def _pixels(model: Model, batch: int) -> npt.NDArray[np.uint8]:
 def _call(model: Model, pixels: npt.NDArray[np.uint8]) -> object:
     """The timed call: it computes all outputs of the graph, as a torch model does."""
     return model.run(pixels, [tensor.name for tensor in model.card.outputs])
-
-
-def _decoding(model: Model, batch: int) -> Callable[[], object]:
-    """The timed call from a JPEG: smooth colors with some grain, about as many bytes as a photo of that size."""
-    random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize(PHOTO, Image.Resampling.BICUBIC), np.int16)
-    grainy = np.clip(smooth + random.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(grainy).save(file, "JPEG", quality=85)
-    jpeg, spec = file.getvalue(), model.card.preprocessing
-    return lambda: _call(model, np.stack([to_tensor(jpeg, spec) for _ in range(batch)]))

@@ -59,34 +59,15 @@ class Fit:
 
     classes and confusions (most frequent first) come from cross-validation. bad: photos and folders that could not be
     read, and why. skipped: the number of files and folders left out, by reason, as in `leap_zoo.folders.Found`.
-    notes: remarks for the user, one sentence each. learned: sha256 of the files that the head was fitted on.
+    notes: remarks for the user, one sentence each.
     """
 
     head: CustomHead
     classes: list[ClassReport]
     confusions: list[Confusion]
-    learned: frozenset[bytes]
     bad: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy (0..1) of a head on n labeled photos, 95 % Wilson interval, and what was skipped, as in `Fit`.
-
-    confidence: mean score of the predicted classes. unsure: share of photos reported as none of the classes; None if
-    the head has no threshold.
-    """
-
-    accuracy: float
-    interval: tuple[float, float]
-    n: int
-    confidence: float
-    unsure: float | None
-    bad: dict[str, str]
-    notes: list[str]
-    skipped: dict[str, int]
 
 
 def fit(
@@ -108,8 +89,7 @@ def fit(
             f"a head needs at least two classes, found {len(names)}: give a folder that contains one folder per class"
         )
     seed = whole_number(seed, "seed", 0)
-    embedded = _embed(model, given, found, output, progress)
-    vectors, labels = embedded.vectors, embedded.labels
+    vectors, labels, notes = _embed(model, given, found, output, progress)
     counts = np.bincount(labels, minlength=len(names))
     empty = [names[i] for i in np.flatnonzero(counts == 0)]
     if empty:
@@ -138,39 +118,7 @@ def fit(
     classes = [ClassReport(names[i], card.photos[i], tested[i], pairs[i, i]) for i in range(len(names))]
     confusions = [Confusion(names[true], names[said], n) for (true, said), n in pairs.most_common() if true != said]
     head = CustomHead(card, *learn(vectors, labels, len(names)))
-    return Fit(head, classes, confusions, embedded.digests, found.bad, embedded.notes, dict(found.skipped))
-
-
-def score(
-    model: Model,
-    head: CustomHead,
-    photos: LabelledPhotos,
-    *,
-    learned: frozenset[bytes] = frozenset(),
-    progress: bool = False,
-) -> Score:
-    """Measure a head's accuracy on other photos of its classes, given as for `fit`.
-
-    learned: as in `Fit`; these files are left out, because the head has seen them.
-    Raises InvalidHead, InvalidArgument.
-    """
-    head.check(model.card)
-    given, found = _by_class(photos)
-    unknown = [label for label in given if label not in head.labels]
-    if unknown:
-        raise InvalidArgument(f"the head has no class {short(unknown[0])}: use the folder names that it was fitted on")
-    embedded = _embed(model, given, found, head.output, progress, learned)
-    n = len(embedded.labels)
-    if n == 0:
-        raise InvalidArgument(
-            "no readable test photos that are new to the head: give one folder of other photos per class"
-        )
-    truth = np.array([head.labels.index(label) for label in given])[embedded.labels]
-    logits, limit = head.logits(embedded.vectors), head.card.threshold
-    right = float((logits.argmax(axis=1) == truth).mean())
-    confidence = float(np.exp(logits.max(axis=1)).mean())
-    unsure = None if limit is None else float((head.distances(embedded.vectors) > limit).mean())
-    return Score(right, wilson(right, n), n, confidence, unsure, found.bad, embedded.notes, dict(found.skipped))
+    return Fit(head, classes, confusions, found.bad, notes, dict(found.skipped))
 
 
 def learn(embeddings: Floats, labels: Labels, classes: int) -> tuple[Floats, Floats]:
@@ -314,23 +262,10 @@ def _by_class(photos: LabelledPhotos) -> tuple[dict[str, list[ImageSource]], Fou
     return classes, found
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    vectors: Floats  # (N, D) of the photos that could be read
-    labels: Labels  # (N,)
-    digests: frozenset[bytes]
-    notes: list[str]
-
-
 def _embed(
-    model: Model,
-    photos: dict[str, list[ImageSource]],
-    found: Found,
-    output: str,
-    progress: bool,
-    learned: frozenset[bytes] = frozenset(),
-) -> _Embedded:
-    """Embed the photos. Unreadable ones go into `found`; exact duplicates are noted.
+    model: Model, photos: dict[str, list[ImageSource]], found: Found, output: str, progress: bool
+) -> tuple[Floats, Labels, list[str]]:
+    """Vectors (N, D) and labels (N,) of the readable photos, and notes on duplicates; the rest goes into `found`.
 
     Within a class one copy is kept, because cross-validation would hold out one and learn from its twin. Across classes
     both are kept, because only the user knows which label is right.
@@ -338,14 +273,10 @@ def _embed(
     names = list(photos)
     seen: dict[bytes, dict[int, str]] = {}  # digest -> class -> name of its photo
     kept: list[tuple[int, str, ImageSource]] = []
-    notes, copies, known = [], 0, 0
+    notes, copies = [], 0
     for label, members in enumerate(photos.values()):
         for number, source in enumerate(members):
-            digest = _digest(source)
-            if digest in learned:
-                known += 1
-                continue
-            twins = seen.setdefault(digest, {})
+            twins = seen.setdefault(_digest(source), {})
             if label in twins:
                 copies += 1
                 continue
@@ -357,14 +288,12 @@ def _embed(
             kept.append((label, name, source))
     if copies:
         notes.append(f"exact duplicates within a class were left out: {copies}")
-    if known:
-        notes.append(f"test photos that the head was fitted on were left out: {known}")
     sources = (source for _, _, source in kept)
     with Progress(len(kept), shown=progress) as bar:
         good = list(readable(model, [name for _, name, _ in kept], sources, output, found, lambda *_: bar.step()))
     vectors = np.stack([row for _, row in good]) if good else np.empty((0, 0), np.float32)
     labels = np.array([kept[number][0] for number, _ in good], np.intp)
-    return _Embedded(vectors, labels, frozenset(seen), notes)
+    return vectors, labels, notes
 
 
 def _digest(photo: ImageSource) -> bytes:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,9 +46,7 @@ class Limits:
 
 
 LIMITS = Limits()
-MAX_SCANS = (
-    500  # scans of a JPEG: each may take only 75 bytes, but costs a pass over all pixels; encoders write about ten
-)
+MAX_SCANS = 500  # of a JPEG: each may take only 75 bytes, but costs a pass over all pixels; encoders write about ten
 
 MAX_READS = 500_000  # reads by the decoder, a few per chunk; 256 MiB of PNG in chunks of 4 KiB take 200,000
 
@@ -98,8 +94,6 @@ _END = b"\xff\xd9"  # of a JPEG
 _EMPTY = "the photo has no pixels: send another photo"
 _LOST = 64  # pixels that may be missing from the last row of blocks of a JPEG; at most a quarter of the row
 _CHUNK = 2**20
-# Passes of an interlaced PNG: where each one begins, and its steps to the right and down.
-_ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -243,8 +237,6 @@ def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
             if kind != "JPEG" or "truncated" not in str(error):
                 raise
             photo = _without_end(data, limits, draft_side)
-        if kind == "PNG" and _lacks_rows(photo, data):
-            raise OSError("image data ends early")
         return _upright_rgb(photo)
     except Exception as error:  # decoders raise anything, also what is no OSError
         raise _as_image_error(error) from error
@@ -289,42 +281,6 @@ def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.Imag
         if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:
             raise OSError("image file is truncated")
     return photo
-
-
-def _lacks_rows(photo: ImageFile.ImageFile, data: bytes) -> bool:
-    """Whether a loaded PNG's zlib stream ends before its last row. Pillow leaves the missing rows black.
-
-    The stream is decompressed again if the last row is black or the rows are interlaced.
-    """
-    last = photo.crop((0, photo.height - 1, photo.width, photo.height))
-    if np.asarray(last).any() and not photo.info.get("interlace"):
-        return False
-    inflater, there, needed = zlib.decompressobj(), 0, 0
-    position = 8
-    while position + 12 <= len(data):
-        size, name = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
-        body = data[position + 8 : position + 8 + size]
-        position += 12 + size
-        if name == b"IHDR":
-            needed = _bytes_of_rows(body)
-        try:
-            while name == b"IDAT" and body and there < needed:
-                there += len(inflater.decompress(body, _CHUNK))
-                body = inflater.unconsumed_tail
-        except zlib.error:  # a wrong checksum at the end, which Pillow ignores
-            return False
-    return there + len(inflater.flush()) < needed
-
-
-def _bytes_of_rows(header: bytes) -> int:
-    """The size of a PNG's decompressed rows in bytes, from its IHDR."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    bits = depth * {2: 3, 4: 2, 6: 4}.get(colour, 1)
-    total = 0
-    for left, top, right, down in _ADAM7 if interlaced else [(0, 0, 1, 1)]:
-        columns, rows = len(range(left, width, right)), len(range(top, height, down))
-        total += rows * (1 + (columns * bits + 7) // 8) if columns else 0
-    return total
 
 
 def _signature(data: bytes) -> str | None:

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> list[Measured]:
     """The rows of the models of a zoo and of their peers. Raises LeapZooError, GateFailed."""
-    plan = Plan(threads=options.threads, batches=options.batch, seconds=options.seconds, decode=options.decode)
+    plan = Plan(threads=options.threads, batches=options.batch, seconds=options.seconds)
     names = options.models or [card.id for card in models(options.zoo)]
     peers = [partial(_peer, kind) for kind in options.against]
     found, notes = bench(names, plan, options.zoo, peers, shown=True)
@@ -98,7 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, metavar="S", help="of timed calls per row (%(default)s)"
     )
-    parser.add_argument("--decode", action="store_true", help="also time JPEG photos: decode, resize, model")
     parser.add_argument("--add", type=Path, metavar="FILE", help="write these rows, of another device; measure nothing")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="(%(default)s)")
     return parser

@@ -31,7 +31,6 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="timed calls per row, in seconds (default: %(default)s)"
     )
-    command.add_argument("--decode", action="store_true", help="also time decoding and resizing of JPEG photos")
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -45,7 +44,6 @@ def _bench(options: argparse.Namespace) -> int:
         precision=options.precision,
         format=options.format,
         seconds=options.seconds,
-        decode=options.decode,
         providers=options.providers,
     )
     rows, notes = bench(options.models or [default_model()], plan, options.zoo, shown=True)
@@ -71,7 +69,6 @@ def _table(rows: Sequence[Row]) -> list[str]:
             "runtime": row.runtime,
             "threads": f"{row.threads}",
             "batch": f"{row.batch}",
-            "input": row.input if any(other.input == "jpeg" for other in rows) else "",
             "min ms": f"{row.min_ms:.2f}",
             "median": f"{row.median_ms:.2f}",
             "p95": f"{row.p95_ms:.2f}",
@@ -86,7 +83,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     shown = [title for title in table[0] if any(line[title] for line in table)]
     lines = [{title: title for title in shown}, *table]
     widths = {title: max(len(line[title]) for line in lines) for title in shown}
-    words = {"model", "file", "runtime", "input"}
+    words = {"model", "file", "runtime"}
     return [
         "  ".join(
             f"{line[t]:{'<' if t in words else '>'}{widths[t]}}" for t in shown

@@ -13,8 +13,7 @@ from leap_zoo.cli.photos import sum_up
 from leap_zoo.errors import InvalidArgument, plain, short
 
 if TYPE_CHECKING:
-    from leap_zoo.fitting import Fit, Score
-    from leap_zoo.heads import CrossValidation
+    from leap_zoo.fitting import Fit
 
 _PAIRS = 5  # confused pairs of classes to print
 
@@ -29,7 +28,6 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="a folder with one subfolder of photos per class, named after the class",
     )
-    command.add_argument("--test", metavar="FOLDER", help="other photos of the same classes, to test the head on")
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
         "--seed", type=not_negative, default=0, metavar="N", help="random seed for cross-validation (default: 0)"
@@ -39,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from leap_zoo.fitting import fit, score
+    from leap_zoo.fitting import fit
     from leap_zoo.heads import SUFFIX
 
     if options.head.suffix != SUFFIX or not options.head.absolute().parent.is_dir():
@@ -49,23 +47,21 @@ def _fit(options: argparse.Namespace) -> int:
     model = load_model(options)
     found = fit(model, options.images, space=options.space, seed=options.seed, progress=True)
     path = found.head.save(options.head)
-    tested = score(model, found.head, options.test, learned=found.learned, progress=True) if options.test else None
-    bad = found.bad | (tested.bad if tested else {})
-    for name, error in bad.items():
+    for name, error in found.bad.items():
         complain(f"{name}: {error}")
-    for note in [*found.notes, *(tested.notes if tested else [])]:
+    for note in found.notes:
         complain(f"note: {note}")
     said = {"file": str(path), "head": found.head.card, "classes": found.classes, "confusions": found.confusions}
-    rest = {"test": tested, "bad": found.bad, "notes": found.notes}
+    rest = {"bad": found.bad, "notes": found.notes}
     sum_up(options, sum(found.head.card.photos), found.skipped, about(model) | said, rest)
     if not options.json:
-        for line in _lines(found, tested):
+        for line in _lines(found):
             say(line)
         say(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")
-    return 2 if bad else 0
+    return 2 if found.bad else 0
 
 
-def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
+def _lines(found: Fit) -> Iterable[str]:
     card = found.head.card
     names = [plain(row.label) for row in found.classes]  # names as printed: escapes are longer than the characters
     width = max(len("class"), *(min(len(name), 40) for name in names))
@@ -76,18 +72,12 @@ def _lines(found: Fit, tested: Score | None) -> Iterable[str]:
     for pair in found.confusions[:_PAIRS]:
         yield f"{pair.count} x {pair.label} classified as {pair.taken_for}"
     yield f"head: {card.how} ({card.solver})"
-    if card.validation is None:
+    seen = card.validation
+    if seen is None:
         yield "accuracy: unknown, because no class has two photos; scores are rough, and no photo gets `not sure`"
-    else:
-        yield from _judged("cross-validated accuracy", card.validation)
-        yield "(each fold trains on fewer photos than this head did, so this tends to be too low)"
-    if tested is not None:
-        yield from _judged("accuracy on the test photos", tested)
-
-
-def _judged(what: str, seen: CrossValidation | Score) -> Iterable[str]:
+        return
     low, high = seen.interval
-    yield f"{what}: {seen.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {seen.n} photos)"
+    yield f"cross-validated accuracy: {seen.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {seen.n} photos)"
     yield f"  average score of these answers: {seen.confidence:.1%}"
-    if seen.unsure is not None:
-        yield f"  reported as none of the classes (`not sure`): {seen.unsure:.1%}"
+    yield f"  reported as none of the classes (`not sure`): {seen.unsure:.1%}"
+    yield "(each fold trains on fewer photos than this head did, so this tends to be too low)"

@@ -145,7 +145,7 @@ async def _fit(backend: Backend, members: Sequence[Member]) -> Fit:
         for path, name in names.items():  # the visitor's names in place of the server's paths
             text = text.replace(path, name)
         notes.append(text)
-    return Fit(found.head, found.classes, found.confusions, found.learned, bad, notes)
+    return Fit(found.head, found.classes, found.confusions, bad, notes)
 
 
 def _report(found: Fit) -> str:

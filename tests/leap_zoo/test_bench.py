@@ -11,18 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
-import numpy as np
 import pytest
 from msgspec.structs import replace
 
 import leap_zoo
 from leap_zoo.bench import ROUNDS, Contender, Plan, Row, bench, measure_cost, slowdown, take_turns
-from leap_zoo.card import ModelCard, Preprocessing
+from leap_zoo.card import ModelCard
 from leap_zoo.cli import main
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, UnknownModel
 from leap_zoo.loading import open_artifact
-from leap_zoo.preprocess import to_tensor
 from leap_zoo.store import Zoo
 
 TINY = "leap-tiny-test"
@@ -75,21 +73,6 @@ def test_bench__ratios_are_of_rows_under_the_same_conditions(tiny_zoo: Path) -> 
     assert [row.times_fp32 for row in rows if row.precision == "fp32"] == [1.0, 1.0]
     only, _ = bench([TINY], Plan(precision="int8", seconds=0.02, costs=False), tiny_zoo)
     assert [(row.precision, row.times_fp32) for row in only] == [("int8", None)]
-
-
-def test_bench__decoding_is_timed_and_is_a_row_of_its_own(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[bytes] = []
-
-    def counted(photo: bytes, spec: Preprocessing) -> np.ndarray:
-        decoded.append(photo)
-        return to_tensor(photo, spec)
-
-    monkeypatch.setattr("leap_zoo.bench.to_tensor", counted)
-    rows, _ = bench([TINY], Plan(precision="fp32", seconds=0.05, decode=True), tiny_zoo)
-    by_input = {row.input: row for row in rows}
-    assert len(decoded) > by_input["jpeg"].n  # once in every call that was timed, and in those to warm up
-    assert by_input["pixels"].peak_memory_bytes is not None
-    assert by_input["jpeg"].peak_memory_bytes is None
 
 
 def test_bench__refuses_what_it_cannot_measure(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +146,6 @@ def test_command__prints_a_table_or_one_document(tiny_zoo: Path, capsys: pytest.
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:4] == ["model", "file", "runtime", "threads"]
-    assert "input" not in lines[1]
     assert sum(line.startswith(TINY) for line in lines) == 4
     assert main([*command, "--json"]) == 0
     rows = msgspec.convert(json.loads(capsys.readouterr().out)["rows"], list[Row])

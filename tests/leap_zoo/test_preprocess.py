@@ -228,50 +228,6 @@ def test_open_image__truncated_is_400(kind: str, part: float, sample_photos: lis
     assert caught.value.status == 400
 
 
-def png_of_rows(rows: bytes, size: tuple[int, int], depth: int, colour: int, *, interlaced: bool = False) -> bytes:
-    """A PNG whose zlib stream has these rows and ends in order, however many it should have."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
-    packed = zlib.compress(rows)
-    parts = [packed[start : start + 1000] for start in range(0, len(packed), 1000)]
-    chunks = [(b"IHDR", header), *((b"IDAT", part) for part in parts), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
-
-
-@pytest.mark.parametrize(("depth", "colour", "row"), [(8, 2, 60), (8, 6, 80), (16, 0, 40), (1, 0, 3), (8, 4, 40)])
-@pytest.mark.parametrize("value", [0, 200])
-def test_open_image__png_whose_rows_end_early_is_truncated(depth: int, colour: int, row: int, value: int) -> None:
-    rows = (b"\0" + bytes([value]) * row) * 10
-    assert open_image(png_of_rows(rows, (20, 10), depth, colour)).size == (20, 10)
-    for there in (9, 1):
-        with pytest.raises(UndecodableImage, match="ends early"):
-            open_image(png_of_rows(rows[: there * (row + 1)], (20, 10), depth, colour))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 8), (20, 9)])
-def test_open_image__interlaced_png_lacks_no_pass(size: tuple[int, int]) -> None:
-    width, height = size
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-    counts = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
-    rows = b"".join((b"\0" + b"\xc8" * columns) * lines for columns, lines in counts if columns)
-    assert (np.asarray(open_image(png_of_rows(rows, size, 8, 0, interlaced=True))) == 200).all()
-    if len(rows) > 2:
-        last = next(columns for columns, lines in reversed(counts) if columns and lines)
-        with pytest.raises(UndecodableImage, match="ends early"):
-            open_image(png_of_rows(rows[: -last - 1], size, 8, 0, interlaced=True))
-
-
-def test_open_image__large_black_png_is_whole() -> None:
-    black = Image.new("RGB", (3000, 2000))
-    for level in (1, 9):
-        buffer = io.BytesIO()
-        black.save(buffer, "PNG", compress_level=level)
-        assert open_image(buffer.getvalue()).size == (3000, 2000)
-
-
 def test_open_image__too_many_pixels_is_refused_before_decoding() -> None:
     data = huge_png(12_000, 12_000)
     assert len(data) < 100_000

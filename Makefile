@@ -64,6 +64,7 @@ bench-serve: .venv/installed ## cost and limits of serving, about fifteen minute
 tables: .venv/installed ## rewrite the generated tables of README and docs from cards and results
 	.venv/bin/python -m export.tables
 	.venv/bin/python -m tools.serving_tables
+	.venv/bin/python -m tools.scale_tables
 
 clean: ## remove environments and outputs
 	rm -rf .venv .venv-serve .venv-docs runs zoo-out site

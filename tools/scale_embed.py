@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from tools.scale_results import HERE, figure, write
 
 RUNS = {"the loop of one process": -1, "shards, without Ray": 0, "Ray, 1 worker": 1, "Ray, 2 workers": 2}
 PIECES = 24
+GROWTH = "Ray, 2 workers"  # of the runs with more and more photos
 
 
 def one_run(photos: list[str], workers: int) -> dict[str, float]:
@@ -41,7 +43,7 @@ def one_run(photos: list[str], workers: int) -> dict[str, float]:
         now = time.monotonic()
         return {"seconds": now - start, "rate": len(photos) / (now - ready)}
     with tempfile.TemporaryDirectory() as out:
-        rows = len(photos) // PIECES
+        rows = max(1, len(photos) // PIECES)
         report = embed_photos(photos, out, workers=workers, rows=rows)
         end = time.monotonic()
         assert (report.photos, report.bad, report.failed) == (len(photos), 0, {})
@@ -49,7 +51,12 @@ def one_run(photos: list[str], workers: int) -> dict[str, float]:
     # The first piece of each worker warms it up.
     steady = times[max(workers, 1) - 1 :]
     assert all(before <= after for before, after in pairwise(steady))
-    return {"seconds": end - start, "rate": rows * (len(steady) - 1) / (steady[-1] - steady[0])}
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # of the driver; workers hold one batch each
+    return {
+        "seconds": end - start,
+        "rate": rows * (len(steady) - 1) / (steady[-1] - steady[0]),
+        "megabytes": megabytes,
+    }
 
 
 def main() -> None:
@@ -59,6 +66,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1200)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--note", default="", help="about the machine, e.g. busy")
+    parser.add_argument("--growth", type=Path, metavar="FOLDER", help="time 1,000, 10,000, ... photos of this one, too")
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     found = find_photos(options.photos).photos
@@ -70,10 +78,7 @@ def main() -> None:
     said: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
     for _ in range(options.rounds):
         for name, workers in RUNS.items():
-            command = [sys.executable, "-m", "tools.scale_embed", str(options.photos)]
-            command += ["--most", str(options.most), "--run", str(workers)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            said[name].append(json.loads(done.stdout.splitlines()[-1]))
+            said[name].append(_in_a_process(options.photos, options.most, workers))
             print(name, said[name][-1], flush=True)
     rate = {name: median(run["rate"] for run in runs) for name, runs in said.items()}
     about = f"leap-tiny int8, {len(chosen)} photos, one thread per worker"
@@ -86,7 +91,26 @@ def main() -> None:
         figure("Ray, 1 worker", "overhead over the same shards without Ray", bare / one - 1, about, options.note),
         figure("Ray, 2 workers", "speed over 1 worker", two / one, about, options.note),
     ]
+    count, have = 1000, len(find_photos(options.growth).photos) if options.growth else 0
+    while count <= have * 1.05:  # a set of 99,700 photos is as good as 100,000
+        run = _in_a_process(options.growth, count, RUNS[GROWTH])
+        print(count, run, flush=True)
+        about = f"leap-tiny int8, {min(count, have) // PIECES * PIECES} photos, one thread per worker"
+        rows += [
+            figure(f"{GROWTH}, {count} photos", "seconds in all", run["seconds"], about, options.note),
+            figure(
+                f"{GROWTH}, {count} photos", "megabytes of the driver, at most", run["megabytes"], about, options.note
+            ),
+        ]
+        count *= 10
     write(HERE / "embedding.csv", rows)
+
+
+def _in_a_process(photos: Path, most: int, workers: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "tools.scale_embed", str(photos), "--most", str(most), "--run", str(workers)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 if __name__ == "__main__":

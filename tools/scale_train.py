@@ -165,13 +165,16 @@ def main() -> None:
         start = time.monotonic()
         train_on(hosts, killed, *words, killed=1)
         took = time.monotonic() - start
-        half, whole = seconds_per_step(alone, 32), seconds_per_step(two, 64)
+        shares = Path(folder, "shares")
+        train_on(hosts, shares, *words, "data.by_host=true", f"data.store={folder}/photos")
+        half, whole, own = seconds_per_step(alone, 32), seconds_per_step(two, 64), seconds_per_step(shares, 64)
         steps = [log.read(run / log.FILE)[-1].step for run in (two, killed)]
     about = f"digits, batch 64, {steps[0]} steps, gloo"
     rows = [
         figure("1 host, half the batch", "seconds per step", half, "digits, batch 32", options.note),
         figure("2 hosts", "seconds per step", whole, about, options.note),
         figure("2 hosts", "share of a step beyond the host's own work", 1 - half / whole, about, options.note),
+        figure("2 hosts, a share of the photos each", "seconds per step", own, about, options.note),
         figure("2 hosts, the second killed", "steps at its end", steps[1], about, options.note),
         figure("2 hosts, the second killed", "seconds in all", took, about, options.note),
     ]

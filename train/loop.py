@@ -84,7 +84,8 @@ def train(
         print(f"resumed after step {training.step} of {steps}")
     model, optimizer = fabric.setup(distiller, optimizer)
     augment = Augmenter(recipe.augment, recipe.view_pixels, recipe.seed, *normalisation(teacher.vit))
-    pieces = epochs.pieces(recipe.epochs, training.step, mine.rank, mine.processes, recipe.accumulate)
+    place = mine.among(by_host=recipe.data.by_host)
+    pieces = epochs.pieces(recipe.epochs, training.step, *place, recipe.accumulate)
     batches = read_ahead(photos, pieces, pin=device.type == "cuda")
     written = log.Log(folder / log.FILE, training.step) if mine.first else None
     saved_at, since = time.monotonic(), training.step

@@ -55,15 +55,26 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     found = splits.find_splits(data)
     check_labels(found.train.labels, found.train.classes)
     seed_everything(recipe.seed, verbose=False)
-    with processes.first_ahead():
+    hosts = processes.layout().hosts if data.by_host else 1
+    with processes.first_ahead(of_host=data.by_host):
         photos, probe = _photos(recipe, found)
-        sizes, weights = [len(part) for part in photos.sets], [data.weight, *(weight for _, weight in found.more)]
-        epochs = Epochs.of(
-            sizes, weights, batch=recipe.batch, seed=recipe.seed, photos=data.epoch_photos, views=data.views
-        )
-        teacher = _teacher(recipe, photos, folder, fabric)
+    if data.by_host:  # a broken photo makes one share smaller
+        least = processes.least([len(part) for part in photos.sets])
+        photos = Mixture([part.first(most) for part, most in zip(photos.sets, least, strict=True)])
+    # What is drawn for photo 7 of one machine is not what is drawn for photo 7 of another.
+    own = msgspec.structs.replace(recipe, seed=recipe.seed + processes.layout().host) if data.by_host else recipe
+    epochs = Epochs.of(
+        [len(part) for part in photos.sets],
+        [data.weight, *(weight for _, weight in found.more)],
+        batch=recipe.batch // hosts,
+        seed=own.seed,
+        photos=data.epoch_photos and data.epoch_photos // hosts,
+        views=data.views,
+    )
+    with processes.first_ahead():
+        teacher = _teacher(recipe, found, folder, fabric)
     print(
-        f"{recipe.name}: {len(photos)} photos to learn from, {len(found.held_out)} held out; "
+        f"{recipe.name}: {len(photos) * hosts} photos to learn from, {len(found.held_out)} held out; "
         f"{recipe.epochs} epochs of {epochs.steps} steps of {recipe.batch}"
     )
     if recipe.teacher.head is not None and teacher.classes not in (1000, len(found.train.classes)):
@@ -93,13 +104,13 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     known = None
     if data.views:
         patches = (recipe.preprocessing.size // recipe.student.patch) ** 2
-        known = TargetStore(recipe, photos, teacher, patches)
-    train(recipe, teacher, training, photos, epochs, folder, fabric, known=known, resume=resume, after_epoch=watch)
+        known = TargetStore(own, photos, teacher, patches)
+    train(own, teacher, training, photos, epochs, folder, fabric, known=known, resume=resume, after_epoch=watch)
     if not first:
         return None
     if begun:
         training.distiller.mix_in(begun, recipe.student.kept)
-    result = _finish(recipe, training, teacher, standard, figures, epochs, photos)
+    result = _finish(recipe, training, teacher, standard, figures, epochs, photos.sets[0].classes, len(photos) * hosts)
     save_run(folder, result)
     _draw(folder)
     return result
@@ -109,14 +120,17 @@ def _photos(recipe: Recipe, found: splits.Splits) -> tuple[Mixture, splits.Split
     """What the student learns from, decoded; and what the probe learns from, which is decoded with it if it is all."""
     store, whole = Path(recipe.data.store), Whole(recipe.data.store_side)
     chosen = np.random.default_rng(0).permutation(len(found.train))[: recipe.data.probe_photos]
-    views: list[View] = [whole, Shown(recipe.preprocessing)] if len(chosen) == len(found.train) else [whole]
-    sets = [open_photos(found.train, views, store, "training photos")[0]]
+    mine = processes.layout()
+    host, hosts = (mine.host, mine.hosts) if recipe.data.by_host else (0, 1)
+    both = hosts == 1 and len(chosen) == len(found.train)
+    views: list[View] = [whole, Shown(recipe.preprocessing)] if both else [whole]
+    sets = [open_photos(found.train.share(host, hosts), views, store, "training photos")[0]]
     for number, (split, _) in enumerate(found.more, 1):
-        sets += open_photos(split, [whole], store, f"further photos, set {number}")
+        sets += open_photos(split.share(host, hosts), [whole], store, f"further photos, set {number}")
     return Mixture(sets), found.train.take(np.sort(chosen))
 
 
-def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> Teacher:
+def _teacher(recipe: Recipe, found: splits.Splits, folder: Path, fabric: Fabric) -> Teacher:
     """The recipe's teacher: loaded, or trained here on labels and kept in FOLDER/teacher.safetensors."""
     spec, size = recipe.teacher, recipe.preprocessing.size
     if spec.supervised is None:
@@ -126,13 +140,14 @@ def _teacher(recipe: Recipe, photos: Mixture, folder: Path, fabric: Fabric) -> T
                 "to fetch it by name"
             )
         return Teacher(make_vit(spec, size))
-    file, classes = folder / "teacher.safetensors", len(photos.sets[0].classes)
+    file, classes = folder / "teacher.safetensors", len(found.train.classes)
     if file.is_file():  # a resumed run, or another process of this one
         return Teacher(make_vit(msgspec.structs.replace(spec, checkpoint=str(file), supervised=None), size, classes))
     vit: nn.Module = make_vit(spec, size, classes).to(fabric.device)
-    print(f"training the teacher on {len(photos.sets[0])} labeled photos, {spec.supervised.epochs} epochs")
+    photos = open_photos(found.train, [Whole(recipe.data.store_side)], Path(recipe.data.store), "labeled photos")
+    print(f"training the teacher on {len(photos[0])} labeled photos, {spec.supervised.epochs} epochs")
     augment = Augmenter(msgspec.structs.replace(recipe.augment, mix=False), size, recipe.seed, *normalisation(vit))
-    train_teacher(vit, spec.supervised, Mixture(photos.sets[:1]), augment, recipe.seed)
+    train_teacher(vit, spec.supervised, Mixture(photos), augment, recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / RECIPE)  # killed from here on, the run can be resumed
     with atomic_file(file) as out:
@@ -147,7 +162,8 @@ def _finish(
     standard: Standard,
     teacher_metrics: list[Metric],
     epochs: Epochs,
-    photos: Mixture,
+    classes: tuple[str, ...],
+    photos: int,
 ) -> Run:
     """Evaluate a distilled student and put the run together."""
     distiller = training.distiller.float().eval()
@@ -156,7 +172,7 @@ def _finish(
         distiller, teacher, training.block_images, training.calibration_images, recipe.preprocessing.size
     )
     metrics, pooling, probe = standard.of_student(distiller.student, projection)
-    names = labels.class_labels(photos.sets[0].classes)
+    names = labels.class_labels(classes)
     tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
     tensors |= {f"heads.{recipe.data.head}.weight": probe.weight, f"heads.{recipe.data.head}.bias": probe.bias}
     heads, default = [HeadInfo(name=recipe.data.head, features="embedding", labels=names)], recipe.data.head
@@ -176,7 +192,7 @@ def _finish(
         metrics=metrics,
         teacher_metrics=teacher_metrics,
         last_block_rate_share=round(rate_share, 4),
-        train_photos=len(photos),
+        train_photos=photos,
         images_seen=images,
         train_seconds=round(clock.seconds, 1),
         cpu_seconds=round(clock.cpu_seconds, 1),

@@ -23,23 +23,30 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class Layout(NamedTuple):
-    """Where this process stands: `rank` of `processes`, spread over `nodes` machines."""
+    """Where this process stands: `rank` of `processes`, on machine `host` of `hosts`, the `local`-th process there."""
 
     rank: int = 0
     processes: int = 1
-    nodes: int = 1
+    host: int = 0
+    hosts: int = 1
+    local: int = 0
 
     @property
     def first(self) -> bool:
         """Whether this is the process that prints, writes and evaluates."""
         return self.rank == 0
 
+    def among(self, *, by_host: bool) -> tuple[int, int]:
+        """The place of this process, and the number, among those that share out one order of photos."""
+        return (self.local, self.processes // self.hosts) if by_host else (self.rank, self.processes)
+
 
 def layout() -> Layout:
     """As torchrun says in the environment; one process without it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Layout()
-    return Layout(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
+    keys = ("RANK", "WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK")
+    return Layout(*(int(os.environ[key]) for key in keys))
 
 
 def join(recipe: Recipe) -> Fabric:
@@ -64,8 +71,8 @@ def join(recipe: Recipe) -> Fabric:
         timeout=PATIENCE,
     )
     fabric = Fabric(
-        devices=mine.processes // mine.nodes,
-        num_nodes=mine.nodes,
+        devices=mine.processes // mine.hosts,
+        num_nodes=mine.hosts,
         strategy=together if mine.processes > 1 else "auto",
         precision=PRECISIONS[precision],  # type: ignore[arg-type]
         # Lightning would take a SLURM job for one of its own making: torchrun alone says how many processes there are.
@@ -85,9 +92,12 @@ def usable(precision: Precision) -> Precision:
 
 
 @contextmanager
-def first_ahead() -> Iterator[None]:
-    """The first process goes through the block alone; then the others, who find what it left."""
-    first = layout().first
+def first_ahead(*, of_host: bool = False) -> Iterator[None]:
+    """The first process goes through the block alone; then the others, who find what it left.
+
+    of_host: the first process of each machine goes ahead.
+    """
+    first = layout().local == 0 if of_host else layout().first
     if not first:
         any_of(False)
     yield
@@ -98,6 +108,14 @@ def first_ahead() -> Iterator[None]:
 def any_of(flag: bool) -> bool:
     """Whether it is so for any of the processes; all wait for the last. On the CPU: a GPU would spin all the while."""
     return bool(total(torch.tensor([float(flag)])) > 0)
+
+
+def least(values: list[int]) -> list[int]:
+    """The smallest of each over all processes."""
+    found = torch.tensor(values)
+    if distributed.is_initialized():
+        distributed.all_reduce(found, distributed.ReduceOp.MIN)
+    return [int(value) for value in found]
 
 
 def total(values: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ class Data(_Strict, frozen=True, kw_only=True):
     holdout: Annotated[int, Meta(ge=2)] | None = None  # one photo in so many is kept aside: figures are of those
     epoch_photos: Count | None = None  # photos in an epoch; None: each set once, times its weight
     views: Count | None = None  # a photo has so many augmented views, of which the teacher's tokens are kept in `store`
+    by_host: bool = False  # of several machines, each decodes, stores and learns from its share of every set alone
     probe_photos: Count = 50_000  # the probe and the monitor learn from so many photos of `train` at most
     store: str = "runs/photos"  # folder of decoded photos, which later runs and other processes reuse
     store_side: Count = 160  # whole photos are stored as squares of so many pixels, with their aspect ratio beside them

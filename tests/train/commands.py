@@ -69,20 +69,28 @@ def start(*words: object, output: Path, environment: dict[str, str] | None = Non
     return call(_train, [str(word) for word in words], output=output, environment=environment or {})
 
 
-def start_two(*words: object, output: Path) -> list[Command]:
+def start_two(*words: object, output: Path, hosts: int = 1) -> list[Command]:
     """The command in two processes that meet."""
-    return call_two(_train, [str(word) for word in words], output=output)
+    return call_two(_train, [str(word) for word in words], output=output, hosts=hosts)
 
 
-def call_two(function: Callable[..., int], *arguments: object, output: Path) -> list[Command]:
-    """Two processes, with the environment that torchrun would give them."""
+def call_two(function: Callable[..., int], *arguments: object, output: Path, hosts: int = 1) -> list[Command]:
+    """Two processes of one host, or one of each of two, with the environment that torchrun would give them."""
     port = free_port()
+    of_hosts = {"GROUP_WORLD_SIZE": str(hosts), "LOCAL_WORLD_SIZE": str(2 // hosts)}
     return [
         call(
             function,
             *arguments,
             output=output.with_name(f"{output.stem}-{rank}.txt"),
-            environment={**TORCHRUN, "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            environment={
+                **TORCHRUN,
+                **of_hosts,
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "GROUP_RANK": str(rank if hosts == 2 else 0),
+                "LOCAL_RANK": str(rank if hosts == 1 else 0),
+            },
         )
         for rank in range(2)
     ]

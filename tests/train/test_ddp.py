@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import commands
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -55,6 +56,26 @@ def test_two_processes__stop_together_when_one_is_told_to(growing_recipe: Path, 
     assert checkpoint.load(checkpoint.latest(run / "checkpoints"))["step"] >= 10
 
 
+def test_two_hosts__each_read_their_own_share_of_the_photos(
+    growing_recipe: Path, own_folders: Path, tmp_path: Path
+) -> None:
+    (own_folders / "train" / "blue" / "away_0.png").write_bytes(b"not a photo")
+    run, store = tmp_path / "run", tmp_path / "store"
+    words = [growing_recipe, f"data.train={own_folders / 'train'}", f"data.val={own_folders / 'val'}"]
+    words += [f"data.more=[{own_folders / 'train'}]", f"data.store={store}", "data.by_host=true", "monitor=0"]
+    words += ["data.probe_photos=34"]  # fewer than all: the probe has a store of its own
+    said = commands.finish_all(commands.start_two(*words, "--out", run, output=tmp_path / "said.txt", hosts=2))
+    assert "68 photos to learn from" in said[0]  # of 36 a set; who has no broken photo leaves one out
+    listed = [set(pyarrow.parquet.read_table(index)["path"].to_pylist()) for index in store.glob("*.parquet")]
+    shares = [paths for paths in listed if all("train" in path for path in paths) and len(paths) in (17, 18)]
+    assert len(shares) == 2  # each serves as `train` and as a further set
+    assert not shares[0] & shares[1]
+    assert len(shares[0] | shares[1]) == 35
+    assert load_run(run).report.train_photos == 68
+    rows = log.read(run / log.FILE)
+    assert rows[-1].step == checkpoint.load(checkpoint.latest(run / "checkpoints"))["step"]
+
+
 def test_two_processes__refuse_a_batch_that_they_cannot_share_out(growing_recipe: Path, tmp_path: Path) -> None:
     words = (growing_recipe, "batch=9", "--out", tmp_path / "run")
     for command in commands.start_two(*words, output=tmp_path / "said.txt"):
@@ -92,7 +113,7 @@ def test_two_processes__agree_on_means_and_statistics(tmp_path: Path) -> None:
 
 
 def test_layout__is_what_torchrun_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert processes.layout() == processes.Layout(0, 1, 1)
+    assert processes.layout() == processes.Layout(rank=0, processes=1, host=0, hosts=1, local=0)
     script = tmp_path / "tell.py"
     script.write_text("import json, os, sys\njson.dump(dict(os.environ), open(sys.argv[1] + os.environ['RANK'], 'w'))")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
@@ -106,4 +127,4 @@ def test_layout__is_what_torchrun_says(tmp_path: Path, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             for key, value in told.items():
                 patch.setenv(key, value)
-            assert processes.layout() == processes.Layout(rank, 2, 1)
+            assert processes.layout() == processes.Layout(rank, processes=2, host=0, hosts=1, local=rank)

@@ -30,6 +30,10 @@ class Split:
         """The photos at these positions."""
         return Split([self.sources[i] for i in chosen], self.labels[chosen], self.classes)
 
+    def share(self, host: int, hosts: int) -> Split:
+        """The photos `host`, `host + hosts`, ... of `hosts` equal shares; what is left over is in none."""
+        return self.take(np.arange(host, len(self) // hosts * hosts, hosts))
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,10 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def first(self, most: int) -> Photos:
+        """At most so many of them, still memory-mapped."""
+        return replace(self, pixels=self.pixels[:most], labels=self.labels[:most], aspect=self.aspect[:most])
 
     def take(self, chosen: npt.NDArray[np.intp]) -> Photos:
         """The photos at these positions, copied into memory."""

@@ -1,10 +1,14 @@
-"""Bulk embedding on Ray Data, on one machine or a cluster; extra `ray`.
+"""Bulk embedding and classification on Ray Data, on one machine or a cluster; extra `ray`.
 
     ray.data.read_parquet("s3://lake/photos").map_batches(
-        Embed, fn_constructor_kwargs={"model": "leap-tiny"}, batch_format="pyarrow", concurrency=8
+        Embed,
+        fn_constructor_kwargs={"model": "leap-tiny"},
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=8),
     )
 
-`Embed` is for pipelines of your own. `embed_photos` writes Parquet shards that a later run can complete.
+`Embed` and `Classify` are for pipelines of your own. `embed_photos` and `classify_photos` write Parquet shards that a
+later run can complete.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from leap_zoo.errors import InvalidArgument, LeapZooError, MissingExtra, Unknown
 from leap_zoo.gallery import Kind
 from leap_zoo.loading import choose_artifact, load, locate
 from leap_zoo.locks import locked
-from leap_zoo.model import Model, Space
+from leap_zoo.model import Model, Space, output_of
 from leap_zoo.progress import Progress
 from leap_zoo.settings import read_settings
 from leap_zoo.shards import (
@@ -31,7 +35,7 @@ from leap_zoo.shards import (
     Columns,
     Piece,
     Plan,
-    embed_each,
+    answer_each,
     fetch,
     find_pieces,
     finished,
@@ -40,6 +44,7 @@ from leap_zoo.shards import (
     part_name,
     read_photos,
     save_plan,
+    to_labels,
     to_table,
     write_table,
 )
@@ -114,14 +119,38 @@ class Embed:
     def __call__(self, batch: Any) -> Any:
         """Arrow table -> Arrow table, row by row."""
         photos = fetch(named_rows(batch, self.columns))
-        return to_table(embed_each(self.model, photos, self.kind.space), self.kind)
+        return to_table(answer_each(self.model, photos, output_of(self.kind.space)), self.kind)
+
+
+class Classify:
+    """As `Embed`, but the answer has `label`, `score`, and `unsure` of the best class in place of the vector."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        head: str | None = None,
+        column: str | None = None,
+        id: str = "id",
+        **which: Any,
+    ) -> None:
+        """head: as in `Model.find_head`; the file of a head lies on every node. which: as in `Embed`."""
+        self.model = Which(model=model, **which).open()
+        self.head = self.model.find_head(head)
+        self.columns = Columns(column, id)
+
+    def __call__(self, batch: Any) -> Any:
+        """Arrow table -> Arrow table, row by row."""
+        photos = fetch(named_rows(batch, self.columns))
+        return to_labels(answer_each(self.model, photos, self.head.output), self.head)
 
 
 class _Worker:
-    """Embeds pieces and writes their parts; one per Ray actor."""
+    """Embeds or classifies pieces and writes their parts; one per Ray actor."""
 
     def __init__(self, which: Which, plan: Plan, out: str) -> None:
         self.model, self.plan, self.out = which.open(), plan, out
+        self.head = None if plan.head is None else self.model.find_head(plan.head)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """The numbers and pieces (JSON) of a batch -> how many photos, how many bad ones, and why a piece failed."""
@@ -131,8 +160,12 @@ class _Worker:
             failed = ""
             try:
                 piece = msgspec.json.decode(text, type=Piece)
-                rows = embed_each(self.model, read_photos(piece, self.plan.columns), self.plan.kind.space)
-                table = to_table(rows, self.plan.kind)
+                photos_read = read_photos(piece, self.plan.columns)
+                if self.head is not None:
+                    table = to_labels(answer_each(self.model, photos_read, self.head.output), self.head)
+                else:
+                    output = output_of(self.plan.kind.space)
+                    table = to_table(answer_each(self.model, photos_read, output), self.plan.kind)
                 write_table(table, self.out, part_name(int(number)))
                 photos, bad = len(table), len(table) - table["error"].null_count
             except LeapZooError as error:
@@ -144,7 +177,7 @@ class _Worker:
 
 @dataclass
 class Embedded:
-    """What a run did: photos embedded or refused (`bad`) now, parts written now and before (`kept`) of `pieces`.
+    """What a run did: photos answered or refused (`bad`) now, parts written now and before (`kept`) of `pieces`.
 
     failed: pieces that could not be read or written, by the name of the part, and why; the next run tries them again.
     """
@@ -168,6 +201,7 @@ def embed_photos(
     address: str | None = None,
     workers: int | None = None,
     progress: bool = False,
+    head: str | None = None,
 ) -> Embedded:
     """Embed photos, Parquet and tar files into Parquet parts in `out`, on Ray. A part that is there stays.
 
@@ -175,6 +209,7 @@ def embed_photos(
     that come later want another folder. which: the model; its `threads` are the cores of each worker.
     address: of a Ray cluster (`auto`: the one of this machine); None: a Ray of our own here, which ends with the call.
     workers: default: as many as the cluster has cores for. 0: no Ray, in this process.
+    head: write the classes of this head, not vectors; "": of the default head.
     Raises LeapZooError.
     """
     whole_number(rows, "rows", 1)
@@ -182,6 +217,9 @@ def embed_photos(
         _import_ray()  # before a folder is begun
     which, columns = which or Which(), columns or Columns()
     model = which.open()
+    if head is not None:
+        model.find_head(head or None)  # an unknown one is refused before a folder is begun
+        head = head or model.card.default_head
     which = msgspec.structs.replace(which, model=which.model or model.card.id, revision=model.card.revision)
     wanted = Plan(
         kind=Kind.of(model, space),
@@ -189,6 +227,7 @@ def embed_photos(
         inputs=list(inputs),
         columns=columns,
         rows=rows,
+        head=head,
     )
     plan = load_plan(out)
     if plan is None:

@@ -1,4 +1,4 @@
-"""Shards: many photos in pieces, and the Parquet file of vectors that each piece becomes; extra `ray`.
+"""Shards: many photos in pieces, and the Parquet file of vectors or classes that each piece becomes; extra `ray`.
 
 A plan lists the pieces once, in `_plan.parquet` of the output folder. A piece is a list of photos, one row group of a
 Parquet file, or one tar file. It becomes one `part-NNNNNN.parquet` with a row per photo:
@@ -7,7 +7,9 @@ Parquet file, or one tar file. It becomes one `part-NNNNNN.parquet` with a row p
     vector  float32 (D,), of length 1; null where the photo could not be read
     error   text: why it could not be read; null where it could
 
-A part is written whole or not at all, so a run that was killed continues with the pieces that have no part.
+Classified photos have `label` (text), `score` (float32, 0..1) and `unsure` in place of the vector; `unsure` is null where the
+head has no threshold. A part is written whole or not at all, so a run that was killed continues with the pieces that have
+no part.
 Folders and files are local paths or URLs of fsspec (s3://, gs://, ...).
 """
 
@@ -25,11 +27,13 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from leap_zoo.card import Head
 from leap_zoo.errors import ImageError, InvalidArgument, MissingExtra, UnreadableFile, short
 from leap_zoo.files import atomic_file
 from leap_zoo.folders import JUNK_FOLDERS, PHOTO_SUFFIXES, Found, name_of, photos_below
 from leap_zoo.gallery import Kind
-from leap_zoo.model import Model, Row, output_of
+from leap_zoo.heads import CustomHead
+from leap_zoo.model import Model, Row, predict
 from leap_zoo.preprocess import LIMITS
 
 PLAN = "_plan.parquet"  # readers of Parquet folders skip names that begin with _
@@ -59,11 +63,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[str]
     columns: Columns
     rows: int = ROWS
+    head: str | None = None  # whose classes are written; None: vectors
     pieces: list[Piece] = []
 
     def check_same(self, wanted: Plan, out: str) -> None:
         """Raises InvalidArgument when the folder `out` was begun for something else."""
-        for name in ("kind", "precision", "inputs", "columns", "rows"):
+        for name in ("kind", "precision", "inputs", "columns", "rows", "head"):
             ours, theirs = getattr(self, name), getattr(wanted, name)
             if ours != theirs:
                 raise InvalidArgument(
@@ -224,8 +229,11 @@ def _members(place: str) -> Iterator[Named]:
         yield place, UnreadableFile(f"the tar file cannot be read to its end ({short(error)}): pack it again")
 
 
-def embed_each(model: Model, photos: Iterable[Named], space: str) -> Iterator[tuple[str, Row | None, str | None]]:
-    """For each photo, in order, its id, its vector, and its error. Raises as `Model.answers` does."""
+Answer = tuple[str, Row | None, str | None]
+
+
+def answer_each(model: Model, photos: Iterable[Named], output: str) -> Iterator[Answer]:
+    """For each photo, in order, its id, its row of `output`, and its error. Raises as `Model.answers` does."""
     waiting: deque[tuple[str, str | None]] = deque()
 
     def readable() -> Iterator[str | bytes]:
@@ -234,7 +242,7 @@ def embed_each(model: Model, photos: Iterable[Named], space: str) -> Iterator[tu
             if not isinstance(photo, ImageError):
                 yield photo
 
-    for answer in model.answers(readable(), output_of(space)):
+    for answer in model.answers(readable(), output):
         while waiting[0][1] is not None:
             name, why = waiting.popleft()
             yield name, None, why
@@ -244,8 +252,8 @@ def embed_each(model: Model, photos: Iterable[Named], space: str) -> Iterator[tu
         yield name, None, why
 
 
-def to_table(rows: Iterable[tuple[str, Row | None, str | None]], kind: Kind) -> Any:
-    """An Arrow table of `embed_each`, whose schema's metadata say what the vectors are."""
+def to_table(rows: Iterable[Answer], kind: Kind) -> Any:
+    """An Arrow table of embeddings by `answer_each`, whose schema's metadata say what the vectors are."""
     import pyarrow
 
     ids, vectors, errors = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
@@ -258,6 +266,26 @@ def to_table(rows: Iterable[tuple[str, Row | None, str | None]], kind: Kind) -> 
     columns = {"id": pyarrow.array(ids, pyarrow.string()), "vector": column}
     table = pyarrow.table(columns | {"error": pyarrow.array(errors, pyarrow.string())})
     return table.replace_schema_metadata({KEY: msgspec.json.encode(kind)})
+
+
+def to_labels(rows: Iterable[Answer], head: Head | CustomHead) -> Any:
+    """An Arrow table of the best class of each row that `answer_each` gives of `head.output`."""
+    import pyarrow
+
+    ids, found, errors = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    good = [row for row in found if row is not None]
+    best = iter(predict(head, np.stack(good), 1) if good else [])
+    each = [None if row is None else next(best) for row in found]
+    columns = {
+        "id": pyarrow.array(ids, pyarrow.string()),
+        "label": pyarrow.array([one and one[0].label for one in each], pyarrow.string()),
+        "score": pyarrow.array([one and one[0].score for one in each], pyarrow.float32()),
+        "unsure": pyarrow.array(
+            [one and (None if one.distance is None else one.unsure) for one in each], pyarrow.bool_()
+        ),
+        "error": pyarrow.array(errors, pyarrow.string()),
+    }
+    return pyarrow.table(columns)
 
 
 def read_vectors(place: str) -> Iterator[tuple[Kind | None, list[str], Any]]:

@@ -1,4 +1,4 @@
-"""`leap-zoo embed --engine ray` and `index --from`: many photos by an engine, and its vectors into a gallery."""
+"""`leap-zoo embed|classify --engine ray` and `index --from`: many photos by an engine; vectors into a gallery."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     add_source(ray)  # type: ignore[arg-type]
 
 
-def embed_on_engine(options: argparse.Namespace) -> int:
-    """Embed into the shards of a folder, and say how many."""
+def on_engine(options: argparse.Namespace, **what: Any) -> int:
+    """Embed or classify into the shards of a folder, and say how many. what: for `leap_zoo.ray.embed_photos`."""
     from leap_zoo.ray import Which, embed_photos
     from leap_zoo.shards import Columns
 
@@ -51,7 +51,7 @@ def embed_on_engine(options: argparse.Namespace) -> int:
         options.photos,
         options.out,
         which,
-        space=options.space,
+        **what,
         columns=columns,
         rows=options.shard,
         address=options.address,
@@ -62,7 +62,8 @@ def embed_on_engine(options: argparse.Namespace) -> int:
     for name, why in done.failed.items():
         complain(f"{name} is not written: {why}")
     if options.json:
-        print_json({"out": options.out, "kind": done.plan.kind, **numbers, "failed": done.failed})
+        about = {"head": done.plan.head} if done.plan.head else {}
+        print_json({"out": options.out, "kind": done.plan.kind, **about, **numbers, "failed": done.failed})
     else:
         say(
             f"{done.photos} photos in {done.parts} shards ({done.bad} could not be read) in {options.out}; "

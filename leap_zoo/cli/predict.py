@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from leap_zoo.cli.bulk import add_engine, embed_on_engine
+from leap_zoo.cli.bulk import add_engine, on_engine
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, say
 from leap_zoo.cli.photos import answer_each, reporting, sources, sum_up
@@ -26,6 +26,8 @@ def add(commands: Commands) -> None:
         "--head",
         help="one of the model's heads, or a NAME.head file from `leap-zoo fit` (default: the card's default head)",
     )
+    command.add_argument("--out", metavar="FOLDER", help="with --engine ray: folder or URL of shards (best classes)")
+    add_engine(command)
     command = commands.add("embed", _embed, "compute embeddings of photos", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
@@ -39,6 +41,11 @@ def _classify(options: argparse.Namespace) -> int:
     from leap_zoo.folders import find_photos
     from leap_zoo.model import predict
 
+    if options.engine == "ray":
+        return on_engine(options, head=options.head or "")
+    _check_local(options)
+    if options.out is not None:
+        raise InvalidArgument("--out belongs to --engine ray: use --json for all classes of each photo")
     found = find_photos(*options.photos)
     model = load_model(options)
     head = model.find_head(options.head)
@@ -52,15 +59,19 @@ def _classify(options: argparse.Namespace) -> int:
     return answer_each(options, found, model, head.output, answer, head=options.head or model.card.default_head)
 
 
+def _check_local(options: argparse.Namespace) -> None:
+    if options.address or options.workers or options.source:
+        raise InvalidArgument("--address, --workers and --from belong to --engine ray: add it, or leave them out")
+
+
 def _embed(options: argparse.Namespace) -> int:
     from leap_zoo.embeddings import check_suffix, embed_found
     from leap_zoo.folders import find_photos, name_of, readable
     from leap_zoo.model import output_of
 
     if options.engine == "ray":
-        return embed_on_engine(options)
-    if options.address or options.workers or options.source:
-        raise InvalidArgument("--address, --workers and --from belong to --engine ray: add it, or leave them out")
+        return on_engine(options, space=options.space)
+    _check_local(options)
     if options.out is not None:
         check_suffix(options.out)
     found = find_photos(*options.photos)

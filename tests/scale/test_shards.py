@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import leap_zoo
-from leap_zoo.errors import InvalidArgument
+from leap_zoo.errors import InvalidArgument, UnknownHead
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow (of the extra ray) is not installed")
 pytest.importorskip("fsspec", reason="fsspec (of the extra ray) is not installed")
@@ -21,7 +21,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 from leap_zoo.cli import main  # noqa: E402
 from leap_zoo.gallery import open_gallery  # noqa: E402
 from leap_zoo.gallery.bulk import load_vectors  # noqa: E402
-from leap_zoo.ray import Embed, Embedded, Which, embed_photos  # noqa: E402
+from leap_zoo.ray import Classify, Embed, Embedded, Which, embed_photos  # noqa: E402
 from leap_zoo.shards import Columns, part_name, read_vectors  # noqa: E402
 
 
@@ -63,6 +63,31 @@ def test_folder__is_what_the_loop_in_this_process_gives(folder: Path, tmp_path: 
     assert list(found) == expected.photos
     assert all(row["error"] is None for row in found.values())
     np.testing.assert_allclose([row["vector"] for row in found.values()], expected.vectors, atol=1e-6)
+
+
+def test_classes__are_those_of_the_loop_in_this_process(folder: Path, tmp_path: Path, which: Which) -> None:
+    out = tmp_path / "out"
+    done = embed([str(folder)], str(out), which, rows=3, head="")
+    assert (done.photos, done.bad, done.parts) == (7, 1, 3)
+    found = {Path(row["id"]): row for row in rows(out)}
+    assert "photo" in found.pop(folder / "b" / "torn.jpg")["error"]
+    photos, model = sorted(found), which.open()
+    for photo, best in zip(photos, model.classify(photos, top=1), strict=True):
+        row = found[photo]
+        assert (row["label"], row["error"]) == (best[0].label, None)
+        assert row["score"] == pytest.approx(best[0].score, abs=1e-5)
+        assert row["unsure"] is (None if best.distance is None else best.unsure)
+    table = pa.table({"path": list(map(str, photos))})
+    classified = Classify("leap-tiny-test", zoo=which.zoo)(table)
+    assert classified["label"].to_pylist() == [found[photo]["label"] for photo in photos]
+    assert embed([str(folder)], str(out), which, rows=3, head="").kept == 3
+    with pytest.raises(InvalidArgument, match="begun with another head"):
+        embed([str(folder)], str(out), which, rows=3)
+    with pytest.raises(UnknownHead):
+        embed([str(folder)], str(tmp_path / "other"), which, head="nothing")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(InvalidArgument, match="no columns id and vector"):
+        list(read_vectors(str(out)))
 
 
 def test_every_input__gives_the_same_vectors(folder: Path, tmp_path: Path, which: Which) -> None:

@@ -7,9 +7,8 @@ Parquet file, or one tar file. It becomes one `part-NNNNNN.parquet` with a row p
     vector  float32 (D,), of length 1; null where the photo could not be read
     error   text: why it could not be read; null where it could
 
-Classified photos have `label` (text), `score` (float32, 0..1) and `unsure` in place of the vector; `unsure` is null where the
-head has no threshold. A part is written whole or not at all, so a run that was killed continues with the pieces that have
-no part.
+Classified photos have `label` (text), `score` (float32, 0..1) and `unsure` (null: the head has no threshold) in place
+of the vector. A part is written whole or not at all, so a run that was killed continues with the pieces that have none.
 Folders and files are local paths or URLs of fsspec (s3://, gs://, ...).
 """
 

@@ -56,7 +56,6 @@ COMMANDS = {
     "search": "search {photos} --gallery {gallery} --zoo {zoo}",
     "bench": "bench leap-tiny-test --seconds .01 --format onnx --zoo {zoo}",
     "cache": "cache",
-    "publish": "publish {zoo}/leap-tiny-test --zoo {work}/published",
 }
 
 

@@ -69,10 +69,11 @@ tables: .venv/installed ## rewrite the generated tables of README and docs from 
 clean: ## remove environments and outputs
 	rm -rf .venv .venv-serve .venv-docs runs zoo-out site
 
+# Of 20,000 modules the tests import a part: these are compiled as they are imported, not all of them at once.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q -c constraints.txt torch torchvision
-	.venv/bin/python -m pip install -q -c constraints.txt -e ".[serve,train,export,openvino,sign,heic,qdrant,dev]"
+	.venv/bin/python -m pip install -q --no-compile -c constraints.txt torch torchvision
+	.venv/bin/python -m pip install -q --no-compile -c constraints.txt -e ".[serve,train,export,openvino,sign,heic,qdrant,dev]"
 	touch $@
 
 .venv-serve/installed: pyproject.toml constraints.txt

@@ -109,12 +109,7 @@ Peer = Callable[[Zoo, ModelCard, int], Contender]  # makes a rival for a thread 
 
 
 def bench(
-    names: Sequence[str],
-    plan: Plan,
-    zoo: ZooLocation | None = None,
-    peers: Sequence[Peer] = (),
-    *,
-    shown: bool = False,
+    names: Sequence[str], plan: Plan, zoo: ZooLocation | None = None, peers: Sequence[Peer] = (), *, shown: bool = False
 ) -> tuple[list[Row], list[str]]:
     """Measure the models `names` on this device. Returns the rows, and notes about the files that were left out.
 
@@ -201,10 +196,7 @@ def _row(format: str, model: Model, batch: int, cost: Cost, times: Sequence[floa
 
 
 def take_turns(
-    calls: Sequence[Callable[[], object]],
-    seconds: float,
-    step: Callable[[], None] = lambda: None,
-    rounds: int = ROUNDS,
+    calls: Sequence[Callable[[], object]], seconds: float, step: Callable[[], None] = lambda: None, rounds: int = ROUNDS
 ) -> list[list[float]]:
     """Time all contenders in turns, each for about `seconds` (at least one call per round); milliseconds per call."""
     samples: list[list[float]] = [[] for _ in calls]

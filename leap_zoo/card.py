@@ -41,11 +41,11 @@ Share = Annotated[float, Meta(ge=-1, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A document, or a part of one, in which unknown keys are errors."""
 
 
-class Licences(_Strict, frozen=True):
+class Licences(Strict, frozen=True):
     """Four licenses, because four parties grant them."""
 
     code: Text
@@ -54,7 +54,7 @@ class Licences(_Strict, frozen=True):
     data: Text
 
 
-class Preprocessing(_Strict, frozen=True):
+class Preprocessing(Strict, frozen=True):
     """How a photo becomes the graph's input. Only `leap_zoo.preprocess` implements it.
 
     The short side is resized to `short_side` pixels, then the center `size` x `size` pixels are kept.
@@ -70,7 +70,7 @@ class Preprocessing(_Strict, frozen=True):
             raise ValueError(f"the crop ({self.size}) must not exceed the short side ({self.short_side})")
 
 
-class Doubt(_Strict, frozen=True):
+class Doubt(Strict, frozen=True):
     """When to doubt a head's answer, calibrated on `n` photos of `dataset` that the student was not trained on.
 
     Scores are the softmax of logits / `temperature`. A photo whose distance (`leap_zoo.doubt.energies` of its logits)
@@ -83,7 +83,7 @@ class Doubt(_Strict, frozen=True):
     n: Positive
 
 
-class Head(_Strict, frozen=True, omit_defaults=True):
+class Head(Strict, frozen=True, omit_defaults=True):
     """A named classification head: graph output `output` (batch, len(labels)), logits in the order of `labels`."""
 
     name: Name
@@ -92,7 +92,7 @@ class Head(_Strict, frozen=True, omit_defaults=True):
     doubt: Doubt | None = None
 
 
-class Tensor(_Strict, frozen=True):
+class Tensor(Strict, frozen=True):
     """One input or output of the graph, e.g. `image`, `uint8`, `["batch", 224, 224, 3]`."""
 
     name: Name
@@ -100,14 +100,14 @@ class Tensor(_Strict, frozen=True):
     shape: list[int | str]
 
 
-class EmbeddingDims(_Strict, frozen=True):
+class EmbeddingDims(Strict, frozen=True):
     """Embedding length in each space: D_s and D_t."""
 
     student: Positive
     teacher: Positive
 
 
-class Metric(_Strict, frozen=True):
+class Metric(Strict, frozen=True):
     """One figure measured on the published file: its name, data set, number of photos and confidence interval.
 
     `value` and the 95 % `interval` have the unit of the metric (shares are in 0..1).
@@ -122,7 +122,7 @@ class Metric(_Strict, frozen=True):
     head: str | None = None
 
 
-class File(_Strict, frozen=True):
+class File(Strict, frozen=True):
     """A file beside the card, by plain name."""
 
     file: FileName
@@ -163,7 +163,7 @@ class Artifact(File, frozen=True):
         return sum(file.bytes for file in self.files)
 
 
-class Latency(_Strict, frozen=True):
+class Latency(Strict, frozen=True):
     """Milliseconds per call of one artifact on one device. A row is only meaningful with its device and ISA."""
 
     file: FileName
@@ -179,7 +179,7 @@ class Latency(_Strict, frozen=True):
     peak_memory_bytes: Positive | None = None
 
 
-class CurriculumStep(_Strict, frozen=True):
+class CurriculumStep(Strict, frozen=True):
     """`block` (1-based) became the target at `step`, for `reason`, at `similarity` to the previous target."""
 
     step: Annotated[int, Meta(ge=0)]
@@ -188,7 +188,7 @@ class CurriculumStep(_Strict, frozen=True):
     reason: Text
 
 
-class Teacher(_Strict, frozen=True, omit_defaults=True):
+class Teacher(Strict, frozen=True, omit_defaults=True):
     """The teacher: the model's name, and where its weights came from.
 
     `pixels`: side length of the photos that it saw; None: the same as the student's.
@@ -201,7 +201,7 @@ class Teacher(_Strict, frozen=True, omit_defaults=True):
     metrics: dict[Text, list[Metric]] = {}
 
 
-class Training(_Strict, frozen=True):
+class Training(Strict, frozen=True):
     """How the student was trained.
 
     `teacher_flops_saved` is a share (0..1) of the cost of always running the whole teacher.
@@ -234,7 +234,7 @@ class Golden(File, frozen=True):
                 raise ValueError(f"tolerance of {precision} has no `default`")
 
 
-class Candidate(_Strict, frozen=True):
+class Candidate(Strict, frozen=True):
     """One quantization that was tried, compared with fp32 on photos that no reported figure uses.
 
     `cosine_mean` and `cosine_min` compare embeddings. `relative_ms` is its fastest call divided by that of the fp32
@@ -254,14 +254,14 @@ class Candidate(_Strict, frozen=True):
     outcome: Text
 
 
-class Sensitivity(_Strict, frozen=True):
+class Sensitivity(Strict, frozen=True):
     """The effect of quantizing one layer alone: mean cosine of the embeddings to fp32's."""
 
     layer: Text
     cosine_mean: Share
 
 
-class Search(_Strict, frozen=True):
+class Search(Strict, frozen=True):
     """How the quantized artifacts were chosen: the photos, the machine, and every candidate."""
 
     dataset: Text
@@ -276,7 +276,7 @@ class Search(_Strict, frozen=True):
     sensitivity: list[Sensitivity] = []
 
 
-class Architecture(_Strict, frozen=True):
+class Architecture(Strict, frozen=True):
     """The student in timm's terms: `VisionTransformer(patch_size, embed_dim, depth, num_heads, mlp_ratio, ...)`."""
 
     patch: Positive
@@ -289,7 +289,7 @@ class Architecture(_Strict, frozen=True):
     pooling: Literal["cls", "patch_mean"] = "cls"
 
 
-class ModelCard(_Strict, frozen=True):
+class ModelCard(Strict, frozen=True):
     """Everything published about one model. `id` is also the name of its folder in a zoo."""
 
     id: ModelId
@@ -374,7 +374,7 @@ def default_of(cards: Iterable[ModelCard]) -> ModelCard | None:
     return next(worth, max(known, key=lambda card: (card.general or 0, card.parameters), default=None))
 
 
-class IndexEntry(_Strict, frozen=True):
+class IndexEntry(Strict, frozen=True):
     """One model of a zoo. `sha256` and `bytes` describe its card.json, so that tampering is detected."""
 
     id: ModelId
@@ -384,7 +384,7 @@ class IndexEntry(_Strict, frozen=True):
     description: Text
 
 
-class Index(_Strict, frozen=True):
+class Index(Strict, frozen=True):
     """The `index.json` of a zoo."""
 
     models: list[IndexEntry]

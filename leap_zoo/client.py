@@ -44,9 +44,8 @@ from leap_zoo.files import atomic_file
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
 from leap_zoo.model import Images, Prediction, Predictions, Space, output_of
-from leap_zoo.patience import Again, Pace, Patience, retry_after
 from leap_zoo.preprocess import ImageSource, Limits, image_bytes, many_images, which_image
-from leap_zoo.web import open_http, split_login
+from leap_zoo.web import Again, Pace, Patience, open_http, retry_after, split_login
 
 __all__ = ["Client"]
 

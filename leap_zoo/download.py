@@ -18,27 +18,18 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
+import httpx
+
 from leap_zoo.card import File, Index, ModelCard
-from leap_zoo.errors import (
-    ArtifactCorrupt,
-    DownloadFailed,
-    InvalidArgument,
-    masked,
-    short,
-)
+from leap_zoo.errors import ArtifactCorrupt, DownloadFailed, InvalidArgument, masked, short
 from leap_zoo.locks import locked
-from leap_zoo.patience import Again, Pace, Patience, retry_after
 from leap_zoo.progress import Progress
 from leap_zoo.settings import read_hub_settings, read_settings, zoo_location
-from leap_zoo.store import Cache, ModelFolder, Zoo, differs
-
-if TYPE_CHECKING:
-    import httpx
-
-    _Login = tuple[str, str] | Callable[[httpx.Request], httpx.Request]
+from leap_zoo.store import Cache, ModelFolder, Zoo, check_digest
+from leap_zoo.web import Again, Pace, Patience, open_http, retry_after, split_login
 
 MAX_REDIRECTS = 5
 PATIENCE = Patience()
@@ -48,6 +39,7 @@ _ABSENT = (404, 410)
 _CONTENT_RANGE = re.compile(r"\Abytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 
 _Answer = TypeVar("_Answer")
+Login = tuple[str, str] | Callable[[httpx.Request], httpx.Request]
 
 
 @contextlib.contextmanager
@@ -158,9 +150,7 @@ class Partial:
             os.fsync(self._open.fileno())
             self._open.seek(0)
             found = hashlib.file_digest(self._open, "sha256").hexdigest()
-        if found != self.file.sha256:
-            fix = "ask the zoo's owner to publish it again"
-            raise ArtifactCorrupt(differs(self.file.file, self.file.sha256, found, fix))
+        check_digest(self.file.file, found, self.file.sha256, "ask the zoo's owner to publish it again")
         with self._cache.usable():
             self._open.close()
             os.replace(self._path, self._cache.blob(found))
@@ -180,13 +170,11 @@ class HttpZoo(Zoo):
     refusal = "check the URL, or ask the zoo's owner"  # advice after an error response
 
     def __init__(self, url: str) -> None:
-        import httpx
-
-        from leap_zoo.web import open_http, split_login
-
         self.name = masked(url)
         self._url, login = split_login(httpx.URL(url))
-        self._login: _Login | None = login  # not sent to other servers
+        self._login: tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None = (
+            login  # not sent to other servers
+        )
         self._patience = PATIENCE
         self._reached = False  # if the server never answered, the URL is probably wrong: do not retry
         self._heard = time.monotonic()
@@ -296,8 +284,6 @@ class HttpZoo(Zoo):
 
         Raises Again and DownloadFailed, also inside the block.
         """
-        import httpx
-
         what = self.what(path)
         try:
             url = httpx.URL(f"{self._url}/{quote(path)}")

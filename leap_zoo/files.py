@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -84,7 +83,7 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
         with open(path, "wb") as file:
             yield file
         return
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short: `target` may have the longest possible name
+    temporary = target.parent / f".{os.urandom(8).hex()}.tmp"  # short: `target` may have the longest possible name
     # The replacement of a private file is private from its first byte.
     descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Text
+from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Strict, Text
 from leap_zoo.doubt import bounded, distances
 from leap_zoo.errors import InvalidArgument, InvalidHead, short
 from leap_zoo.files import check_path, read_regular, write_file
@@ -36,11 +36,7 @@ OUTPUTS = {"student": "embedding", "teacher": "teacher_embedding"}
 _REFIT = "fit it again with leap-zoo fit"
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class CrossValidation(_Strict, frozen=True):
+class CrossValidation(Strict, frozen=True):
     """Accuracy (0..1) on held-out photos, over `folds` folds; 95 % Wilson interval.
 
     confidence: mean score of the predicted classes; calibrated scores are close to the accuracy. unsure: share of these
@@ -56,7 +52,7 @@ class CrossValidation(_Strict, frozen=True):
     unsure: _Probability | None = None
 
 
-class HeadCard(_Strict, frozen=True):
+class HeadCard(Strict, frozen=True):
     """A head's description: its model, its classes, and how it was fitted.
 
     photos: number per class, in the order of `labels`. strength: shrinkage of the discriminant analysis, or C of a
@@ -173,17 +169,17 @@ class CustomHead:
             raise InvalidHead(f"{short(path)}: {error}") from error
 
 
-class _Tensor(_Strict, frozen=True):
+class _Tensor(Strict, frozen=True):
     dtype: Literal["F32"]
     shape: Annotated[list[Positive], Meta(min_length=1, max_length=2)]
     data_offsets: tuple[int, int]
 
 
-class _Metadata(_Strict, frozen=True):
+class _Metadata(Strict, frozen=True):
     leap_head: str
 
 
-class _Header(_Strict, frozen=True, rename={"metadata": "__metadata__"}):
+class _Header(Strict, frozen=True, rename={"metadata": "__metadata__"}):
     metadata: _Metadata
     weight: _Tensor
     bias: _Tensor

@@ -11,10 +11,10 @@ from typing import Any, Unpack
 
 from leap_zoo.card import Artifact, Format, ModelCard, Precision
 from leap_zoo.errors import InvalidArgument, nearest, short
-from leap_zoo.model import Model, Options, open_graph
+from leap_zoo.model import Model, Options
 from leap_zoo.model_file import ModelFile, names_a_file, names_a_path, read_model_file
 from leap_zoo.preprocess import LIMITS, Limits
-from leap_zoo.runtime import Provider
+from leap_zoo.runtime import Provider, open_session
 from leap_zoo.settings import read_settings
 from leap_zoo.store import ModelFolder, Zoo, ZooLocation, default_model, find, find_all
 
@@ -53,12 +53,7 @@ def load(
     limits: the largest photo to accept.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, ArtifactRefused, NotPulled, MissingExtra.
     """
-    options: Options = {
-        "exact": exact,
-        "providers": providers,
-        "session_options": session_options,
-        "limits": limits,
-    }
+    options = Options(exact=exact, providers=providers, session_options=session_options)
     if not isinstance(limits, Limits):
         raise InvalidArgument(f"limits must be a leap_zoo.preprocess.Limits, not {type(limits).__name__}")
     if isinstance(name, str) and name.startswith("hf://"):
@@ -71,22 +66,24 @@ def load(
     if isinstance(name, (str, os.PathLike)) and names_a_path(name) and names_a_file(name):
         if precision is not None or format is not None:
             raise InvalidArgument(f"{short(name)} is one file: leave out precision and format, or give its folder")
-        return _load_file(read_model_file(Path(os.fsdecode(name))), zoo, threads, options)
+        return _load_file(read_model_file(Path(os.fsdecode(name))), zoo, threads, limits, options)
     place, card = locate(name, zoo)
     artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
     if not place.holds(card, artifact) and not names_a_path(name):  # not pulled: another zoo may have the same file
         for other, its_card in find_all(str(name), zoo):
             for twin in its_card.artifacts:
                 if twin.sha256 == artifact.sha256 and other.holds(its_card, twin):
-                    return open_artifact(other, its_card, twin, threads, **options)
-    return open_artifact(place, card, artifact, threads, **options)
+                    return open_artifact(other, its_card, twin, threads, limits=limits, **options)
+    return open_artifact(place, card, artifact, threads, limits=limits, **options)
 
 
-def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, options: Options) -> Model:
+def _load_file(
+    file: ModelFile, zoo: ZooLocation | None, threads: int | None, limits: Limits, options: Options
+) -> Model:
     known = file.known(zoo)
     if known is not None:
-        return open_artifact(file.place, *known, threads, **options)
-    session = open_graph(file.artifact, file.contents, threads, options)
+        return open_artifact(file.place, *known, threads, limits=limits, **options)
+    session = open_session(file.artifact, file.contents, threads, **options)
     card = file.card(session.metadata, session.outputs)
     _LOG.warning(
         "%s is not verified: no known card lists its sha256. It claims to be %s, revision %s",
@@ -95,8 +92,8 @@ def _load_file(file: ModelFile, zoo: ZooLocation | None, threads: int | None, op
         card.revision,
     )
     read = partial(file.place.read, card)
-    again = partial(Model.open, card, file.artifact, read, threads, verified=False, **options)
-    return Model(card, file.artifact, session, limits=options["limits"], verified=False, again=again)
+    again = partial(Model.open, card, file.artifact, read, threads, limits=limits, verified=False, **options)
+    return Model(card, file.artifact, session, limits=limits, verified=False, again=again)
 
 
 def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:
@@ -139,7 +136,13 @@ def choose_artifact(
 
 
 def open_artifact(
-    place: Zoo, card: ModelCard, artifact: Artifact, threads: int | None = None, **options: Unpack[Options]
+    place: Zoo,
+    card: ModelCard,
+    artifact: Artifact,
+    threads: int | None = None,
+    *,
+    limits: Limits = LIMITS,
+    **options: Unpack[Options],
 ) -> Model:
     """Check the files of one artifact and load it. Raises as `load` does."""
-    return Model.open(card, artifact, partial(place.read, card), threads, **options)
+    return Model.open(card, artifact, partial(place.read, card), threads, limits=limits, **options)

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from leap_zoo.card import Artifact, File, Head, ModelCard
-from leap_zoo.device import available_threads
 from leap_zoo.doubt import energies
 from leap_zoo.errors import (
     ImageError,
@@ -31,9 +30,7 @@ from leap_zoo.errors import (
 )
 from leap_zoo.heads import OUTPUTS, SUFFIX, CustomHead
 from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_tensor, which_image
-from leap_zoo.runtime import OnnxSession, OpenVinoSession, Provider, Session, open_session
-from leap_zoo.runtime_executorch import ExecutorchSession
-from leap_zoo.settings import parse_threads, read_settings
+from leap_zoo.runtime import Provider, Session, open_session
 from leap_zoo.store import default_model
 
 MAX_BATCH = 32  # larger batches only cost memory: throughput on a CPU is flat from about 8
@@ -44,7 +41,6 @@ Images = ImageSource | Iterable[Any]
 Space = Literal["student", "teacher"]
 Row = npt.NDArray[np.float32]
 Tensor = npt.NDArray[np.uint8]
-AnySession = OnnxSession | OpenVinoSession | ExecutorchSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,6 @@ class Options(TypedDict, total=False):
     exact: bool
     providers: Sequence[Provider] | None
     session_options: Any
-    limits: Limits
 
 
 class Model:
@@ -130,6 +125,7 @@ class Model:
         read: Callable[[File], bytes],
         threads: int | None = None,
         *,
+        limits: Limits = LIMITS,
         verified: bool = True,
         **options: Unpack[Options],
     ) -> Model:
@@ -137,9 +133,9 @@ class Model:
 
         Raises ArtifactRefused, InvalidCard.
         """
-        session = open_graph(artifact, [read(file) for file in artifact.files], threads, options)
-        again = partial(cls.open, card, artifact, read, threads, verified=verified, **options)
-        return cls(card, artifact, session, limits=options.get("limits", LIMITS), verified=verified, again=again)
+        again = partial(cls.open, card, artifact, read, threads, limits=limits, verified=verified, **options)
+        session = open_session(artifact, [read(file) for file in artifact.files], threads, **options)
+        return cls(card, artifact, session, limits=limits, verified=verified, again=again)
 
     @property
     def session(self) -> Session:
@@ -327,27 +323,6 @@ class Model:
                     f"{self.artifact.file} of {self.card.id} gives {found_dtype} {found_shape} for {name!r}, its card "
                     f"says {dtype} (batch, {', '.join(map(str, shape))}): export it again"
                 )
-
-
-def open_graph(artifact: Artifact, files: Sequence[bytes], threads: int | None, options: Options) -> AnySession:
-    """Open the files of an artifact as a session, with the threads of `load`. Raises as `load` does."""
-    theirs = options.get("session_options")
-    if theirs is None:
-        count = parse_threads(threads) if threads is not None else read_settings().threads
-    elif threads is None:
-        count = getattr(theirs, "intra_op_num_threads", None)
-    else:
-        raise InvalidArgument(
-            "threads and session_options exclude each other: set session_options.intra_op_num_threads"
-        )
-    return open_session(
-        artifact,
-        files,
-        count or available_threads(),
-        exact=options.get("exact", True),
-        providers=options.get("providers"),
-        session_options=theirs,
-    )
 
 
 def output_of(space: str) -> str:

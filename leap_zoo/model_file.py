@@ -39,7 +39,7 @@ from leap_zoo.card import (
 )
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, short
 from leap_zoo.runtime import Signature
-from leap_zoo.store import ModelFolder, ZooLocation, differs, models, read_inside
+from leap_zoo.store import ModelFolder, ZooLocation, check_digest, models, read_inside
 
 SUFFIXES = (".onnx", ".xml")
 MAX_XML_BYTES = 8 * 1024 * 1024  # the .xml of a ViT of 12 blocks has about 0.6 MB
@@ -116,13 +116,9 @@ class ModelFile:
             return []
         card = place.card(place.entry())
         ours = {file.file: file.sha256 for file in self.artifact.files}
+        fix = "download it again, or move it away from the card.json, which lists different bytes under its name"
         for listed in card.files:
-            if ours.get(listed.file, listed.sha256) != listed.sha256:
-                what, found = f"{listed.file} of {card.id}", ours[listed.file]
-                fix = (
-                    "download it again, or move it away from the card.json, which lists different bytes under its name"
-                )
-                raise ArtifactCorrupt(differs(what, listed.sha256, found, fix))
+            check_digest(f"{listed.file} of {card.id}", ours.get(listed.file, listed.sha256), listed.sha256, fix)
         return [card]
 
     def card(self, metadata: Mapping[str, str], outputs: Signature) -> ModelCard:

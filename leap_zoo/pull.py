@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from leap_zoo.errors import (
     LeapZooError,
     NotPulled,
     UnknownModel,
-    nearest,
     short,
 )
 from leap_zoo.files import check_path, write_file
@@ -72,7 +70,6 @@ def pull(
     to: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     format: str | None = None,
-    file: str | None = None,
     everything: bool = False,
     shown: bool = False,
 ) -> Pulled:
@@ -82,20 +79,18 @@ def pull(
     source: a folder, a file://, http(s):// or hf://OWNER/NAME URL, of a zoo or of one model; default: LEAP_ZOO_URL,
         or without it, the models on this device.
     to: write the files to the folder to/NAME, with the card, its signature and README.md, and do not touch the cache.
-    precision, format: choose another artifact, or `timm` for timm's files; file: the artifact with this file;
-    everything: all files.
+    precision, format: choose another artifact, or `timm` for timm's files; everything: all files.
     shown: draw a progress bar if stderr is a terminal.
     LEAP_ZOO_OFFLINE=1: no server is asked; this succeeds if everything is already here.
     Raises UnknownModel, InvalidArgument, InvalidCard, ArtifactCorrupt, DownloadFailed, CacheUnusable, MissingExtra.
     """
-    for what, text in (("a model", name), ("a file", file)):
-        if text is not None and not isinstance(text, str):
-            raise InvalidArgument(f"{what} must be a string, not {type(text).__name__}")
+    if name is not None and not isinstance(name, str):
+        raise InvalidArgument(f"a model must be a string, not {type(name).__name__}")
     if to is not None and "\0" in str(check_path(to)):
         raise InvalidArgument(f"{short(to)} has a null character: {_WRITE}")
     settings = read_settings()
     place = source if source is not None else settings.zoo or settings.url
-    choose = _chooser(precision, format, file, everything)
+    choose = _chooser(precision, format, everything)
     offline = place is not None and settings.offline and isinstance(zoo_location(place, "--from"), str)
     if offline and name is None:
         raise DownloadFailed("LEAP_ZOO_OFFLINE is 1, and only the server knows its models: name the model")
@@ -168,7 +163,7 @@ def _written(to: str | os.PathLike[str], zoo: Zoo, model: _Chosen) -> Zoo:
     folder cannot be written, or exists but is not a model's.
     """
     card, folder = model.card, check_path(to)
-    home, staging = folder / card.id, folder / f".{card.id}-{secrets.token_hex(8)}"
+    home, staging = folder / card.id, folder / f".{card.id}-{os.urandom(8).hex()}"
     try:
         if os.path.lexists(home) and (not home.is_dir() or (not (home / CARD).exists() and any(home.iterdir()))):
             raise InvalidArgument(f"{short(home)} exists and is not a model's folder: remove it, or {_WRITE}")
@@ -205,44 +200,33 @@ def _replace(staging: Path, home: Path, card: ModelCard) -> None:
 
 def _from_here(name: str, choose: _Choose, to: str | os.PathLike[str] | None, *, offline: bool) -> Pulled:
     """Without a source: use what is already on this device. Raises UnknownModel, InvalidArgument, DownloadFailed."""
+    failed: LeapZooError = InvalidArgument(f"{short(name)} is on this device, but not the requested files")
     try:
-        held = _held(name, choose)
-        failed: LeapZooError = InvalidArgument(f"{short(name)} is on this device, but not the requested files")
+        for zoo, card in find_all(name):
+            try:
+                model = _choose(zoo, zoo.entry(name), choose)
+            except InvalidArgument:  # another zoo may have more files of the same model
+                continue
+            if all(zoo.has(card, file) for file in model.files):
+                for file in model.files:
+                    zoo.read(card, file)
+                return _pulled(model, zoo if to is None else _written(to, zoo, model))
     except UnknownModel as error:
-        held, failed = None, error
-    if held is not None:
-        zoo, model = held
-        return _pulled(model, zoo if to is None else _written(to, zoo, model))
+        failed = error
     if offline:
         raise DownloadFailed(f"{failed}, and LEAP_ZOO_OFFLINE is 1: unset it, or give --from FOLDER")
     raise type(failed)(f"{failed}; to fetch it, give --from URL_OR_FOLDER or set LEAP_ZOO_URL")
 
 
-def _held(name: str, choose: _Choose) -> tuple[Zoo, _Chosen] | None:
-    """A zoo on this device that has all the chosen files, checked. Raises UnknownModel, ArtifactCorrupt."""
-    for zoo, card in find_all(name):
-        try:
-            model = _choose(zoo, zoo.entry(name), choose)
-        except InvalidArgument:  # another zoo may have more files of the same model
-            continue
-        if all(zoo.has(card, file) for file in model.files):
-            for file in model.files:
-                zoo.read(card, file)
-            return zoo, model
-    return None
-
-
-def _chooser(precision: str | None, format: str | None, file: str | None, everything: bool) -> _Choose:
+def _chooser(precision: str | None, format: str | None, everything: bool) -> _Choose:
     """A function that picks files from a card. Raises InvalidArgument for options that exclude one another."""
-    if ((precision or format) and (file or everything)) or (file and everything):
-        raise InvalidArgument("conflicting options: give precision and format, or one file, or all")
+    if (precision or format) and everything:
+        raise InvalidArgument("conflicting options: give precision and format, or all")
 
     def choose(card: ModelCard, held: Callable[[Artifact], bool]) -> list[File]:
         if everything:
             return card.files
-        if file:
-            chosen = _with_file(card, file)
-        elif format == "timm":
+        if format == "timm":
             chosen = card.timm if precision in (None, "fp32") else []
             if not chosen:
                 raise InvalidArgument(f"{card.id} has no files for timm" + (f" of {precision}" if card.timm else ""))
@@ -251,15 +235,6 @@ def _chooser(precision: str | None, format: str | None, file: str | None, everyt
         return [*(one for one in chosen if one != card.golden), card.golden]
 
     return choose
-
-
-def _with_file(card: ModelCard, name: str) -> list[File]:
-    """A file, together with the files that it needs."""
-    sets: list[list[File]] = [*(artifact.files for artifact in card.artifacts), card.timm, [card.golden]]
-    for together in sets:
-        if name in [file.file for file in together]:
-            return together
-    raise InvalidArgument(f"{card.id} has no file {short(name)}{nearest(name, [file.file for file in card.files])}")
 
 
 def _fetch_all(cache: Cache, zoo: Zoo, model: _Chosen, shown: bool) -> set[str]:

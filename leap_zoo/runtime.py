@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import Artifact
+from leap_zoo.device import available_threads
 from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, short
+from leap_zoo.settings import parse_threads, read_settings
 
 if TYPE_CHECKING:
     from leap_zoo.runtime_executorch import ExecutorchSession
@@ -45,29 +47,37 @@ class Session(Protocol):
 def open_session(
     artifact: Artifact,
     files: Sequence[bytes],
-    threads: int,
+    threads: int | None = None,
     *,
     exact: bool = True,
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
 ) -> OnnxSession | OpenVinoSession | ExecutorchSession:
-    """Open a session from the bytes of an artifact's `files`, in that order.
+    """Open a session from the bytes of an artifact's `files`, in that order; the options are those of `leap_zoo.load`.
 
-    exact, providers, session_options: as in `leap_zoo.load`.
     Raises ArtifactRefused if the runtime cannot load the file, MissingExtra if the runtime is not installed,
     InvalidArgument for an option that the file's runtime does not have.
     """
+    if session_options is None:
+        count = parse_threads(threads) if threads is not None else read_settings().threads
+    elif threads is None:
+        count = getattr(session_options, "intra_op_num_threads", None)
+    else:
+        raise InvalidArgument(
+            "threads and session_options exclude each other: set session_options.intra_op_num_threads"
+        )
+    count = count or available_threads()
     if artifact.format != "onnx" and (providers is not None or session_options is not None):
         raise InvalidArgument("providers and session_options are for ONNX Runtime only: choose format='onnx' with them")
     if artifact.format == "openvino":
-        return OpenVinoSession(files[0], files[1], artifact, threads, exact=exact)
+        return OpenVinoSession(files[0], files[1], artifact, count, exact=exact)
     if not exact:
         raise InvalidArgument("exact=False has an effect on OpenVINO only: choose format='openvino' with it")
     if artifact.format == "executorch":
         from leap_zoo.runtime_executorch import ExecutorchSession
 
-        return ExecutorchSession(files[0], artifact, threads)
-    return OnnxSession(files[0], artifact, threads, providers, session_options)
+        return ExecutorchSession(files[0], artifact, count)
+    return OnnxSession(files[0], artifact, count, providers, session_options)
 
 
 class OnnxSession:
@@ -201,8 +211,7 @@ class OpenVinoSession:
             raise refused(self.runtime, "load", artifact, error) from error
         self._weights = blob  # the graph's constants point into this buffer
         self._compiling = threading.Lock()
-        self._single: _Requests | None = None
-        self._many: _Requests | None = None
+        self._compiled: dict[bool, _Requests] = {}  # whether for one photo
 
     def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """See `Session.run`."""
@@ -212,16 +221,14 @@ class OpenVinoSession:
             raise refused(self.runtime, "run", self._artifact, error) from error
 
     def _requests(self, image: npt.NDArray[np.uint8]) -> _Requests:
+        one = len(image) == 1
         with self._compiling:
-            if len(image) == 1:
-                if self._single is None:
-                    model = self._model.clone()
+            if one not in self._compiled:
+                model = self._model.clone()
+                if one:
                     model.reshape({"image": list(image.shape)})
-                    self._single = _Requests(self._core.compile_model(model, "CPU", self._options))
-                return self._single
-            if self._many is None:
-                self._many = _Requests(self._core.compile_model(self._model, "CPU", self._options))
-            return self._many
+                self._compiled[one] = _Requests(self._core.compile_model(model, "CPU", self._options))
+            return self._compiled[one]
 
 
 class _Requests:

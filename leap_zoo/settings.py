@@ -63,15 +63,19 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in `environ` (default: this process's). Raises InvalidArgument, also for a misspelled name."""
     variables = os.environ if environ is None else environ
     _refuse_misspelt(variables)
-    location = variables.get("LEAP_ZOO_URL")
-    threads = variables.get("LEAP_ZOO_THREADS")
+    location, caches = variables.get("LEAP_ZOO_URL"), variables.get("XDG_CACHE_HOME")
     place = zoo_location(location, "LEAP_ZOO_URL") if location else None
+    threads = variables.get("LEAP_ZOO_THREADS")
+    number = int(threads) if threads and threads.isdecimal() and len(threads) < 10 else threads
+    offline = variables.get("LEAP_ZOO_OFFLINE") or "0"
+    if offline not in ("0", "1"):
+        raise InvalidArgument(f"LEAP_ZOO_OFFLINE must be 0 or 1, not {short(offline)}")
     return Settings(
         zoo=place if isinstance(place, Path) else None,
-        threads=_threads(threads) if threads else None,
+        threads=parse_threads(number, "LEAP_ZOO_THREADS") if threads else None,
         url=place if isinstance(place, str) else None,
-        home=_home(variables),
-        offline=_switch(variables.get("LEAP_ZOO_OFFLINE") or "0", "LEAP_ZOO_OFFLINE"),
+        home=Path(variables.get("LEAP_ZOO_HOME") or (f"{caches}/leap-zoo" if caches else Settings.home)),
+        offline=offline == "1",
         qdrant_key=variables.get("LEAP_ZOO_QDRANT_KEY") or None,
     )
 
@@ -83,9 +87,7 @@ def read_hub_settings() -> HubSettings:
         home = variables.get("HF_HOME") or os.path.join(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
         with contextlib.suppress(OSError, UnicodeError):
             token = read_regular(os.path.expanduser(os.path.join(home, "token")), MAX_TOKEN_BYTES).decode().strip()
-    if not re.fullmatch(
-        "[!-~]*", token
-    ):  # characters that a header allows; otherwise an error message would show the token
+    if not re.fullmatch("[!-~]*", token):  # what a header allows; otherwise an error message would show the token
         raise InvalidArgument("the hub's token contains invalid characters: correct HF_TOKEN, or run `hf auth login`")
     endpoint = zoo_location(variables.get("HF_ENDPOINT") or HUB, "HF_ENDPOINT")
     if not isinstance(endpoint, str) or endpoint.startswith("hf:"):
@@ -133,25 +135,6 @@ def zoo_folder(location: str | os.PathLike[str]) -> Path:
             "or give its folder"
         )
     return place
-
-
-def _home(variables: Mapping[str, str]) -> Path:
-    home = variables.get("LEAP_ZOO_HOME")
-    if home:
-        return Path(home)
-    caches = variables.get("XDG_CACHE_HOME")
-    return Path(caches) / "leap-zoo" if caches else Settings.home
-
-
-def _switch(value: str, what: str) -> bool:
-    if value not in ("0", "1"):
-        raise InvalidArgument(f"{what} must be 0 or 1, not {short(value)}")
-    return value == "1"
-
-
-def _threads(text: str) -> int:
-    number: int | str = int(text) if text.isdecimal() and len(text) < 10 else text
-    return parse_threads(number, "LEAP_ZOO_THREADS")
 
 
 def parse_threads(value: Any, what: str = "threads") -> int:

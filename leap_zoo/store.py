@@ -45,7 +45,6 @@ class Zoo:
     model, with `card.json` and no index.
     """
 
-    remote = False
     whole = True
     lone = False
     advice = "copy the model's folder again from where it was published, or export it again"
@@ -86,7 +85,7 @@ class Zoo:
             data = self.document(self.where(entry.id, "card.json", entry.sha256), entry.bytes)
         except OSError as error:
             raise ArtifactCorrupt(f"{what} is missing ({error.strerror}): {self._fix(entry.id)}") from error
-        check_digest(what, data, entry.sha256, self._fix(entry.id))
+        check_digest(what, hashlib.sha256(data).hexdigest(), entry.sha256, self._fix(entry.id))
         return data
 
     def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
@@ -134,7 +133,7 @@ class Zoo:
             raise ArtifactCorrupt(f"{what} cannot be read ({error.strerror}): {fix}") from error
         if len(data) != published.bytes:
             raise ArtifactCorrupt(f"{what} is corrupt: expected {published.bytes} bytes, found {found}: {fix}")
-        check_digest(what, data, published.sha256, fix)
+        check_digest(what, hashlib.sha256(data).hexdigest(), published.sha256, fix)
         return data
 
     def other(self, entry: IndexEntry, name: str) -> bytes | None:
@@ -396,8 +395,8 @@ def digests_here(zoo: ZooLocation | None = None) -> set[str]:
 def pull_command(card: ModelCard, file: File) -> str:
     """The command that fetches a file of a model."""
     artifact = next((one for one in card.artifacts if file in one.files), None)
-    kind = f"--precision {artifact.precision} --format {artifact.format}" if artifact else f"--file {file.file}"
-    return f"leap-zoo pull {card.id} {kind}"
+    kind = f" --precision {artifact.precision} --format {artifact.format}" if artifact else ""
+    return f"leap-zoo pull {card.id}{kind}"
 
 
 def read_inside(folder: Path, path: Path, limit: int) -> bytes:
@@ -424,16 +423,10 @@ def check_card(entry: IndexEntry, data: bytes) -> ModelCard:
     return card
 
 
-def check_digest(what: str, data: bytes, expected: str, fix: str) -> None:
-    """Raises ArtifactCorrupt unless `expected` is the sha256 of `data`."""
-    found = hashlib.sha256(data).hexdigest()
+def check_digest(what: str, found: str, expected: str, fix: str) -> None:
+    """Raises ArtifactCorrupt unless the sha256 `found` is the published one."""
     if found != expected:
-        raise ArtifactCorrupt(differs(what, expected, found, fix))
-
-
-def differs(what: str, expected: str, found: str, fix: str) -> str:
-    """The message about a file whose sha256 is not the published one."""
-    return f"{what} is corrupt: expected sha256 {expected}, found {found}: {fix}"
+        raise ArtifactCorrupt(f"{what} is corrupt: expected sha256 {expected}, found {found}: {fix}")
 
 
 def _remove(path: Path) -> int:

@@ -18,14 +18,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.card import Artifact, Golden, ModelCard
+from leap_zoo.card import Artifact, Golden, ModelCard, Precision
 from leap_zoo.device import cpu_name, instruction_sets, int8_saturates
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, LeapZooError, MissingExtra
 from leap_zoo.loading import locate, open_artifact
 from leap_zoo.model import Model, softmax
 from leap_zoo.runtime import Provider
 from leap_zoo.signing import check_signature
-from leap_zoo.store import Zoo, ZooLocation
+from leap_zoo.store import Zoo, ZooLocation, pull_command
 
 MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
@@ -119,9 +119,9 @@ def read_golden(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
         raise ArtifactCorrupt(f"the golden file cannot be read ({error}): export the model again") from error
 
 
-def tolerance(golden: Golden, precision: str, isa: tuple[str, ...]) -> float:
+def tolerance(golden: Golden, precision: Precision, isa: tuple[str, ...]) -> float:
     """The card's tolerance for a precision on a CPU with these instruction sets: the strictest that applies."""
-    by_isa = next(by_isa for key, by_isa in golden.tolerance.items() if key == precision)
+    by_isa = golden.tolerance[precision]
     return min((by_isa[name] for name in isa if name in by_isa), default=by_isa["default"])
 
 
@@ -130,8 +130,7 @@ def _verify_artifact(
 ) -> ArtifactReport:
     report = partial(ArtifactReport, artifact.file, artifact.format, artifact.precision)
     if not place.holds(card, artifact):
-        fix = f"leap-zoo pull {card.id} --file {artifact.file}"
-        return report(ok=False, skipped=True, error=f"not pulled: {fix}")
+        return report(ok=False, skipped=True, error=f"not pulled: {pull_command(card, artifact)}")
     try:
         model = open_artifact(place, card, artifact, providers=providers if artifact.format == "onnx" else None)
         outputs, milliseconds = _compare(model, read_golden(place.read(card, card.golden)))

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 `verify` found a model that must not be trusted; 2 something the user can fix, one line on
 stderr.
-Only argparse is imported here; a command imports what it needs when it runs.
+Runtimes, httpx and whatever else takes time are imported by the commands that need them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
+from leap_zoo import __version__
 from leap_zoo.cli import bench, fit, gallery, models, predict, pull
 from leap_zoo.cli.grammar import Commands, Parser
-from leap_zoo.cli.output import complain, drop_streams, open_streams, say
+from leap_zoo.cli.output import complain, drop_streams, open_streams
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
 
 _EXAMPLES = """examples:
@@ -77,16 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=f"leap-zoo {__version__}")
     commands = Commands(parser)
     for module in (models, predict, fit, gallery, pull, bench):
         module.add(commands)
     return parser
-
-
-class _VersionAction(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from leap_zoo import __version__
-
-        say(f"leap-zoo {__version__}")
-        parser.exit()

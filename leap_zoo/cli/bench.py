@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_zoo, at_least_one
 from leap_zoo.cli.output import complain, print_json, say
+from leap_zoo.settings import parse_threads
+from leap_zoo.store import default_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from leap_zoo.bench import Row
 
 BUSY = 1.5  # medians above this many times the fastest call mean that the machine was busy
@@ -35,8 +36,6 @@ def add(commands: Commands) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     from leap_zoo.bench import Plan, bench, slowdown
-    from leap_zoo.settings import parse_threads
-    from leap_zoo.store import default_model
 
     plan = Plan(
         threads=[parse_threads(number, "--threads") for number in options.threads],
@@ -61,32 +60,18 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    """Aligned columns; empty columns are left out."""
-    table = [
-        {
-            "model": row.model,
-            "file": row.file,
-            "runtime": row.runtime,
-            "threads": f"{row.threads}",
-            "batch": f"{row.batch}",
-            "min ms": f"{row.min_ms:.2f}",
-            "median": f"{row.median_ms:.2f}",
-            "p95": f"{row.p95_ms:.2f}",
-            "photos/s": f"{row.images_per_second:.1f}",
-            "n": f"{row.n}",
-            "load ms": "" if row.load_ms is None else f"{row.load_ms:.0f}",
-            "peak MB": "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
-            "x fp32": "" if row.times_fp32 is None else f"{row.times_fp32:.2f}",
-        }
-        for row in rows
-    ]
-    shown = [title for title in table[0] if any(line[title] for line in table)]
-    lines = [{title: title for title in shown}, *table]
-    widths = {title: max(len(line[title]) for line in lines) for title in shown}
-    words = {"model", "file", "runtime"}
-    return [
-        "  ".join(
-            f"{line[t]:{'<' if t in words else '>'}{widths[t]}}" for t in shown
-        ).rstrip()  # align words to the left
-        for line in lines
-    ]
+    """Aligned columns, words to the left; empty columns are left out."""
+    titles = ("model", "file", "runtime", "threads", "batch", "min ms", "median", "p95", "photos/s", "n")
+    lines = [[*titles, "load ms", "peak MB", "x fp32"]]
+    for row in rows:
+        numbers = (f"{row.min_ms:.2f}", f"{row.median_ms:.2f}", f"{row.p95_ms:.2f}", f"{row.images_per_second:.1f}")
+        load = "" if row.load_ms is None else f"{row.load_ms:.0f}"
+        peak = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}"
+        times = "" if row.times_fp32 is None else f"{row.times_fp32:.2f}"
+        words = (row.model, row.file, row.runtime)
+        lines.append([*words, f"{row.threads}", f"{row.batch}", *numbers, f"{row.n}", load, peak, times])
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    for number, column in enumerate(columns):
+        width = max(map(len, column))
+        columns[number] = tuple(cell.ljust(width) if number < 3 else cell.rjust(width) for cell in column)
+    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]

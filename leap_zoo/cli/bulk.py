@@ -1,15 +1,14 @@
-"""`leap-zoo embed|classify --engine ray` and `index --from`: many photos by an engine; vectors into a gallery."""
+"""`leap-zoo embed|classify --engine ray`: many photos by an engine."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from leap_zoo.cli.grammar import at_least_one
 from leap_zoo.cli.output import complain, print_json, say
 from leap_zoo.cli.pull import add_source
-from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.errors import InvalidArgument
 
 
 def add_engine(command: argparse.ArgumentParser) -> None:
@@ -70,38 +69,3 @@ def on_engine(options: argparse.Namespace, **what: Any) -> int:
             f"{done.kept} shards were there already"
         )
     return 2 if done.failed or done.bad else 0
-
-
-def index_vectors(options: argparse.Namespace) -> int:
-    """Load the vectors of Parquet files into a gallery, and say how many."""
-    from leap_zoo.cli.grammar import load_model
-    from leap_zoo.gallery import Kind
-    from leap_zoo.gallery.bulk import load_vectors, quantize
-
-    if options.photos or options.prune:
-        raise InvalidArgument("--from takes vectors that are embedded already: leave out photos and --prune")
-    kind = Kind.of(load_model(options), options.space) if options.model else None
-    gallery, added = load_vectors(options.gallery, options.vectors, kind)
-    with gallery:
-        if options.quantize:
-            quantize(gallery, options.quantize)
-        count = gallery.count()
-    numbers: dict[str, Any] = {"added": added, "count": count}
-    if options.json:
-        return print_json({"gallery": options.gallery, "kind": gallery.kind, **numbers})
-    say(f"{added} vectors added; {count} in {options.gallery} ({gallery.kind})")
-    return 0
-
-
-def snapshot(options: argparse.Namespace) -> int:
-    """Save or restore a collection."""
-    from leap_zoo.gallery.bulk import restore_snapshot, save_snapshot
-
-    file = Path(options.file)
-    if options.action == "save":
-        size = save_snapshot(options.gallery, file)
-        say(f"{size} bytes of {options.gallery} in {short(file)}")
-    else:
-        restore_snapshot(options.gallery, file)
-        say(f"{options.gallery} is what {short(file)} holds")
-    return 0

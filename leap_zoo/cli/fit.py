@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model, not_negative
 from leap_zoo.cli.output import about, complain, say
 from leap_zoo.cli.photos import sum_up
 from leap_zoo.errors import InvalidArgument, plain, short
-
-if TYPE_CHECKING:
-    from leap_zoo.fitting import Fit
+from leap_zoo.fitting import Fit, fit
+from leap_zoo.heads import SUFFIX
 
 _PAIRS = 5  # confused pairs of classes to print
 
@@ -37,9 +35,6 @@ def add(commands: Commands) -> None:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from leap_zoo.fitting import fit
-    from leap_zoo.heads import SUFFIX
-
     if options.head.suffix != SUFFIX or not options.head.absolute().parent.is_dir():
         raise InvalidArgument(
             f"{short(options.head)} must end in {SUFFIX} and be in an existing folder: choose another path"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from leap_zoo.cli.bulk import index_vectors, snapshot
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
-from leap_zoo.cli.output import about, say
+from leap_zoo.cli.output import about, print_json, say
 from leap_zoo.cli.photos import answer_each, reporting, sum_up
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
-
-if TYPE_CHECKING:
-    from leap_zoo.gallery import Kind
-    from leap_zoo.model import Model, Row
+from leap_zoo.folders import find_photos
+from leap_zoo.gallery import Kind, can_query, open_gallery
+from leap_zoo.gallery.indexing import index_photos
+from leap_zoo.model import Model, Row, output_of
 
 DEFAULT_GALLERY = "gallery"
 
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     )
     command = commands.add(
         "snapshot",
-        snapshot,
+        _snapshot,
         "save or restore a Qdrant collection",
         "leap-zoo snapshot save photos.snapshot --gallery URL",
     )
@@ -78,12 +78,8 @@ def _add_gallery(command: argparse.ArgumentParser) -> None:
 
 
 def _index(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos
-    from leap_zoo.gallery import open_gallery
-    from leap_zoo.gallery.indexing import index_photos
-
     if options.vectors:
-        return index_vectors(options)
+        return _index_vectors(options)
     if not options.photos or options.quantize:
         raise InvalidArgument("nothing to index: give photos or folders, or --from PARQUET (and perhaps --quantize)")
     if "-" in options.photos:
@@ -114,11 +110,40 @@ def _index(options: argparse.Namespace) -> int:
     return 2 if found.bad else 0
 
 
-def _search(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos
-    from leap_zoo.gallery import open_gallery
-    from leap_zoo.model import output_of
+def _index_vectors(options: argparse.Namespace) -> int:
+    """Load the vectors of Parquet files into a gallery, and say how many."""
+    from leap_zoo.gallery.bulk import load_vectors, quantize
 
+    if options.photos or options.prune:
+        raise InvalidArgument("--from takes vectors that are embedded already: leave out photos and --prune")
+    kind = Kind.of(load_model(options), options.space) if options.model else None
+    gallery, added = load_vectors(options.gallery, options.vectors, kind)
+    with gallery:
+        if options.quantize:
+            quantize(gallery, options.quantize)
+        count = gallery.count()
+    numbers: dict[str, Any] = {"added": added, "count": count}
+    if options.json:
+        return print_json({"gallery": options.gallery, "kind": gallery.kind, **numbers})
+    say(f"{added} vectors added; {count} in {options.gallery} ({gallery.kind})")
+    return 0
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    """Save or restore a collection."""
+    from leap_zoo.gallery.bulk import restore_snapshot, save_snapshot
+
+    file = Path(options.file)
+    if options.action == "save":
+        size = save_snapshot(options.gallery, file)
+        say(f"{size} bytes of {options.gallery} in {short(file)}")
+    else:
+        restore_snapshot(options.gallery, file)
+        say(f"{options.gallery} is what {short(file)} holds")
+    return 0
+
+
+def _search(options: argparse.Namespace) -> int:
     where = dict(_condition(text) for text in options.where)
     found = find_photos(*options.photos)
     with open_gallery(options.gallery, create=False) as gallery:
@@ -133,8 +158,6 @@ def _search(options: argparse.Namespace) -> int:
 
 def _model_for(options: argparse.Namespace, kind: Kind) -> Model:
     """The model that the user named, or else the gallery's own; for a teacher's gallery, the default model."""
-    from leap_zoo.gallery import can_query
-
     try:
         model = load_model(options, options.model or kind.model)
     except UnknownModel:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from leap_zoo.errors import masked, plain, short
-
-if TYPE_CHECKING:
-    from leap_zoo.model import Model
-
+from leap_zoo.loading import load
+from leap_zoo.model import Model
 
 _DEFAULT = "default: the smallest bundled student that classifies general photos well"
 
@@ -18,9 +16,8 @@ _DEFAULT = "default: the smallest bundled student that classifies general photos
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a mistake in one line, without the usage text."""
 
-    def print_help(self, file: Any = None) -> None:
-        """Print the help, and report a failed write, which argparse ignores."""
-        print(self.format_help(), end="", file=file)
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file)  # argparse would ignore that it cannot be written
 
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
@@ -82,8 +79,6 @@ def add_providers(command: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace, name: str | None = None) -> Model:
     """Load the model that the options of `add_model` and `add_artifact` select; name: overrides the model."""
-    from leap_zoo.loading import load
-
     return load(
         name or options.model,
         zoo=options.zoo,

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from leap_zoo.card import Artifact, File, ModelCard
 from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_zoo
-from leap_zoo.cli.output import complain, print_json, say
+from leap_zoo.cli.output import complain, print_json, say, size
 from leap_zoo.cli.pull import add_source
-from leap_zoo.errors import (
-    ArtifactCorrupt,
-    InvalidArgument,
-    InvalidCard,
-    LeapZooError,
-    NotSigned,
-    UnknownModel,
-    masked,
-)
+from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, LeapZooError, NotSigned, UnknownModel, masked
+from leap_zoo.loading import load, locate
+from leap_zoo.model_file import names_a_file
 from leap_zoo.settings import read_settings
-
-if TYPE_CHECKING:
-    from leap_zoo.card import File, ModelCard
+from leap_zoo.store import digests_here, models
 
 
 def add(commands: Commands) -> None:
@@ -44,14 +37,12 @@ def add(commands: Commands) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from leap_zoo.cli.described import row_lines
-    from leap_zoo.download import open_zoo
-    from leap_zoo.store import digests_here, models
-
     source = _source(options)
     cards: list[ModelCard] = []
     failed: LeapZooError | None = None
     if source is not None:
+        from leap_zoo.download import open_zoo
+
         try:
             with open_zoo(source) as zoo:
                 cards = [zoo.card(entry) for entry in zoo.index().models]
@@ -67,11 +58,15 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print_json(rows)
     else:
-        for line in row_lines(rows):
-            say(line)
+        for row in rows:
+            say(f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters")
+            say(f"    {row['description']}")
+            for file in row["artifacts"]:
+                there = "" if file["here"] else "  (not here)"
+                say(f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}")
         if any(not file["here"] for row in rows for file in row["artifacts"]):
             where = "" if options.source is None else f" --from {masked(options.source)}"
-            complain(f"(not here): leap-zoo pull MODEL{where} --file FILE")
+            complain(f"(not here): leap-zoo pull MODEL{where} --format FORMAT --precision PRECISION")
     if failed is not None:
         complain(f"{failed}")
     return 0 if failed is None else 2
@@ -114,11 +109,7 @@ def _source(options: argparse.Namespace) -> str | None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from leap_zoo.cli.described import card_lines
     from leap_zoo.download import open_zoo
-    from leap_zoo.loading import locate
-    from leap_zoo.model_file import names_a_file
-    from leap_zoo.store import digests_here
 
     source = _source(options)
     if options.source is None and options.model and "://" not in options.model and names_a_file(options.model):
@@ -134,22 +125,79 @@ def _show(options: argparse.Namespace) -> int:
             card = zoo.card(zoo.entry(options.model))
     if options.json:
         return print_json(card)
-    for line in card_lines(card, digests_here(options.zoo)):
+    for line in _card_lines(card, digests_here(options.zoo)):
         say(line)
     return 0
 
 
 def _show_file(options: argparse.Namespace) -> int:
-    from leap_zoo.cli.described import file_lines, listed_as
-    from leap_zoo.loading import load
-
     model = load(Path(options.model), zoo=options.zoo, threads=1)
+    card, artifact = model.card, model.artifact
+    listed = next(one.file for one in card.artifacts if one.sha256 == artifact.sha256) if model.verified else None
     if options.json:
-        about = {"file": options.model, "verified": model.verified, "listed_as": listed_as(model)}
-        return print_json(about | {"artifact": model.artifact, "card": model.card})
-    for line in file_lines(model):
+        about = {"file": options.model, "verified": model.verified, "listed_as": listed}
+        return print_json(about | {"artifact": artifact, "card": card})
+    say(f"{artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.total_bytes)}")
+    say(f"  sha256      {artifact.sha256}")
+    if listed is not None:
+        say(f"  verified    yes, it is {listed} of this card:")
+    else:
+        say("  NOT verified: no known card lists this file. Its own metadata says:")
+    for line in _card_lines(card, {file.sha256 for file in artifact.files}):
         say(line)
     return 0
+
+
+def _card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
+    """A card, without golden file, quantization search and full label lists. here: sha256 of files on this device."""
+    dims, licences = card.embedding_dims, card.licences
+    yield f"{card.id}  revision {card.revision}"
+    yield f"  {card.description}"
+    if card.parameters:
+        yield f"  parameters  {card.parameters:,}"
+    if (student := card.architecture) is not None:
+        yield (
+            f"  student     {student.depth} blocks of width {student.width}, {student.heads} heads, "
+            f"patches of {student.patch} px, {student.registers} registers, pooling {student.pooling}"
+        )
+    spec = card.preprocessing
+    yield f"  photo       short side to {spec.short_side} ({spec.filter}), center {spec.size} x {spec.size}"
+    yield f"  embeddings  student {dims.student}, teacher {dims.teacher}"
+    for head in card.heads:
+        sample = ", ".join(head.labels[:3]) + (", ..." if len(head.labels) > 3 else "")
+        default = " (default)" if head.name == card.default_head else ""
+        yield f"  head        {head.name}{default}: {len(head.labels)} classes: {sample}"
+    yield f"  licenses    code {licences.code}; weights {licences.weights}"
+    yield f"              teacher {licences.teacher}; data {licences.data}"
+    for artifact in card.artifacts:
+        yield from _artifact_lines(card, artifact, here)
+    for file in card.timm:
+        yield f"  {file.file}  timm fp32  {_file(file, here)}"
+    if (training := card.training) is not None:
+        yield f"  training    {training.strategy} from {training.teacher.name}, {training.epochs:g} epochs"
+        yield f"              {training.teacher_flops_saved:.1%} of the teacher's FLOPs saved; commit {training.commit}"
+
+
+def _artifact_lines(card: ModelCard, artifact: Artifact, here: Container[str]) -> Iterable[str]:
+    yield f"  {artifact.file}  {artifact.format} {artifact.precision}  {_file(artifact, here)}"
+    if (weights := artifact.weights) is not None:
+        yield f"    with {weights.file}  {_file(weights, here)}"
+    for metric in artifact.metrics:
+        interval = "" if metric.interval is None else f" ({metric.interval[0]:.4g} to {metric.interval[1]:.4g})"
+        head_name = f" [{metric.head}]" if metric.head else ""
+        where = f"{metric.dataset} {metric.split}, n={metric.n}"
+        yield f"    {metric.name}{head_name}  {metric.value:.4g}{interval}  {where}"
+    for row in (row for row in card.latency if row.file == artifact.file):
+        threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
+        memory = "" if row.peak_memory_bytes is None else f", peak {size(row.peak_memory_bytes)}"
+        yield (
+            f"    {row.median_ms:.3g} ms median ({row.min_ms:.3g} min, {row.p95_ms:.3g} p95)  batch {row.batch}, "
+            f"{threads}{memory}, {row.runtime}, {row.device}"
+        )
+
+
+def _file(file: File, here: Container[str]) -> str:
+    return f"{size(file.bytes)}  sha256 {file.sha256}" + ("" if file.sha256 in here else "  (not here)")
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -8,12 +8,10 @@ import os
 import re
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leap_zoo.errors import masked, plain
-
-if TYPE_CHECKING:
-    from leap_zoo.model import Model
+from leap_zoo.model import Model
 
 
 def say(*parts: object, sep: str = " ") -> None:

@@ -6,15 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from leap_zoo.cli.output import about, complain, print_json, say
+from leap_zoo.folders import Done, Found, name_of, readable
+from leap_zoo.model import Model, Row
+from leap_zoo.progress import Progress
 
-if TYPE_CHECKING:
-    from leap_zoo.folders import Done, Found
-    from leap_zoo.model import Model, Row
-
-    Answer = Callable[[Row], tuple[dict[str, Any], Iterable[str]]]
+Answer = Callable[[Row], tuple[dict[str, Any], Iterable[str]]]
 
 
 def sources(found: Found) -> Iterator[str | BinaryIO]:
@@ -31,7 +30,6 @@ def reporting(found: Found, rows: list[dict[str, Any]], *, prints: bool = False)
 
     prints: whether answers are printed on stdout, where a bar on the same terminal would be in the way.
     """
-    from leap_zoo.progress import Progress
 
     def refused(name: str, error: str) -> None:
         complain(f"{name}: {error}")
@@ -57,7 +55,6 @@ def answer_each(
 
     answer: row -> fields for --json, and lines of text. said: fields of the whole document.
     """
-    from leap_zoo.folders import name_of, readable
 
     rows: list[dict[str, Any]] = []
     read = 0

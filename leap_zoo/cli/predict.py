@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leap_zoo.cli.bulk import add_engine, on_engine
 from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
 from leap_zoo.cli.output import about, say
 from leap_zoo.cli.photos import answer_each, reporting, sources, sum_up
+from leap_zoo.embeddings import check_suffix, embed_found
 from leap_zoo.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from leap_zoo.model import Row
+from leap_zoo.folders import find_photos, name_of, readable
+from leap_zoo.model import Row, output_of, predict
 
 
 def add(commands: Commands) -> None:
@@ -38,9 +38,6 @@ def add(commands: Commands) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from leap_zoo.folders import find_photos
-    from leap_zoo.model import predict
-
     if options.engine == "ray":
         return on_engine(options, head=options.head or "")
     _check_local(options)
@@ -65,10 +62,6 @@ def _check_local(options: argparse.Namespace) -> None:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    from leap_zoo.embeddings import check_suffix, embed_found
-    from leap_zoo.folders import find_photos, name_of, readable
-    from leap_zoo.model import output_of
-
     if options.engine == "ray":
         return on_engine(options, space=options.space)
     _check_local(options)

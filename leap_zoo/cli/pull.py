@@ -8,6 +8,8 @@ from typing import Any
 from leap_zoo.cli.grammar import Commands
 from leap_zoo.cli.output import print_json, say, size
 from leap_zoo.errors import InvalidArgument
+from leap_zoo.settings import read_settings
+from leap_zoo.store import Cache
 
 
 def add(commands: Commands) -> None:
@@ -21,9 +23,7 @@ def add(commands: Commands) -> None:
     command.add_argument("model", nargs="?", help="default: the source's only model, else the default model")
     add_source(command)
     command.add_argument("--to", metavar="DIR", help="write the files to DIR/MODEL instead of the cache")
-    which = command.add_mutually_exclusive_group()
-    which.add_argument("--file", metavar="NAME", help="this file, and the files that it needs")
-    which.add_argument("--all", dest="everything", action="store_true", help="every file")
+    command.add_argument("--all", dest="everything", action="store_true", help="every file")
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: what load would choose")
     command.add_argument(
         "--format",
@@ -61,7 +61,6 @@ def _pull(options: argparse.Namespace) -> int:
         to=options.to,
         precision=options.precision,
         format=options.format,
-        file=options.file,
         everything=options.everything,
         shown=True,
     )
@@ -82,9 +81,6 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from leap_zoo.settings import read_settings
-    from leap_zoo.store import Cache
-
     if (options.action == "rm") != bool(options.models):
         raise InvalidArgument("rm needs a model, list and prune take none: give list, rm MODEL, or prune")
     cache, freed = Cache(read_settings().home), 0

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery, short
 from leap_zoo.files import atomic_file
 from leap_zoo.gallery import Gallery, Kind, open_gallery
-from leap_zoo.gallery.qdrant import QdrantGallery, _import_qdrant, asking, connect
+from leap_zoo.gallery.qdrant import PORT, QdrantGallery, _import_qdrant, asking, connect
 from leap_zoo.settings import read_settings
+
+if TYPE_CHECKING:
+    import httpx
 
 QUANTIZED = ("int8", "binary")
 SECONDS = 3600  # for a snapshot to be made, sent or restored
@@ -59,9 +65,7 @@ def quantize(gallery: Gallery, how: str) -> None:
         raise InvalidArgument(f"vectors are quantized to {' or '.join(QUANTIZED)}, not {short(how)}")
     with asking(gallery.collection):
         gallery.client.update_collection(
-            gallery.collection,
-            vectors_config={"": models.VectorParamsDiff(on_disk=True)},
-            quantization_config=settings,
+            gallery.collection, vectors_config={"": models.VectorParamsDiff(on_disk=True)}, quantization_config=settings
         )
 
 
@@ -70,62 +74,44 @@ def save_snapshot(url: str, file: Path) -> int:
 
     The server's copy is deleted afterwards. Raises InvalidArgument, InvalidGallery, MissingExtra.
     """
-    with _Server(url) as server:
-        name = server.ask("POST", "/snapshots")["name"]
+    with _server(url) as http:
+        place = f"/snapshots/{http.post('/snapshots').json()['result']['name']}"
         try:
-            with atomic_file(file) as target, server.stream(f"/snapshots/{name}") as answer:
-                server.check(answer)
+            with atomic_file(file) as target, http.stream("GET", place) as answer:
                 for chunk in answer.iter_bytes(1 << 20):
                     target.write(chunk)
         finally:
-            server.ask("DELETE", f"/snapshots/{name}")
+            http.delete(place)
     return file.stat().st_size
 
 
 def restore_snapshot(url: str, file: Path) -> None:
     """Make the collection what `file` holds, on this server or another one. What was there is replaced."""
-    with _Server(url) as server, file.open("rb") as snapshot:
-        server.ask("POST", "/snapshots/upload?priority=snapshot&wait=true", files={"snapshot": (file.name, snapshot)})
+    with _server(url) as http, file.open("rb") as snapshot:
+        http.post("/snapshots/upload?priority=snapshot&wait=true", files={"snapshot": (file.name, snapshot)})
 
 
-class _Server:
-    """The REST calls about snapshots, whose files the client does not send or fetch."""
+@contextmanager
+def _server(url: str) -> Iterator[httpx.Client]:
+    """For the REST calls about a collection's snapshots, whose files qdrant_client does not send or fetch."""
+    import httpx
 
-    def __init__(self, url: str) -> None:
-        import httpx
+    client, collection = connect(url)
+    client.close()
 
-        client, self.collection = connect(url)
-        client.close()
-        address = url.replace("qdrant://", "http://", 1).rstrip("/").removesuffix(f"/{self.collection}")
-        if ":" not in address.partition("://")[2]:
-            address += ":6333"
-        self.base = f"{address}/collections/{self.collection}"
-        key = read_settings().qdrant_key
-        self.http = httpx.Client(timeout=SECONDS, headers={"api-key": key} if key else {})
-
-    def __enter__(self) -> _Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.close()
-
-    def ask(self, method: str, path: str, **what: Any) -> Any:
-        import httpx
-
-        try:
-            answer = self.http.request(method, self.base + path, **what)
-        except httpx.HTTPError as error:
-            raise InvalidGallery(f"the Qdrant server does not answer ({error}): is it up?") from error
-        self.check(answer)
-        return answer.json()["result"]
-
-    def stream(self, path: str) -> Any:
-        return self.http.stream("GET", self.base + path)
-
-    def check(self, answer: Any) -> None:
-        if answer.status_code >= 400:
+    def check(answer: httpx.Response) -> None:
+        if answer.is_error:
             text = " ".join(answer.read().decode(errors="replace").split())[:200]
             raise InvalidGallery(
-                f"Qdrant refuses this for {self.collection} ({answer.status_code} {text}): check the collection and "
+                f"Qdrant refuses this for {collection} ({answer.status_code} {text}): check the collection and "
                 "LEAP_ZOO_QDRANT_KEY"
             )
+
+    parts, key = urlsplit(url), read_settings().qdrant_key
+    base = f"{parts.scheme.replace('qdrant', 'http')}://{parts.hostname}:{parts.port or PORT}/collections/{collection}"
+    headers = {"api-key": key} if key else {}
+    try:
+        with httpx.Client(base_url=base, timeout=SECONDS, headers=headers, event_hooks={"response": [check]}) as http:
+            yield http
+    except httpx.HTTPError as error:
+        raise InvalidGallery(f"the Qdrant server does not answer ({error}): is it up?") from error

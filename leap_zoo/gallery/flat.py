@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from leap_zoo.card import FileName, Positive, Sha256
+from leap_zoo.card import FileName, Positive, Sha256, Strict
 from leap_zoo.errors import InvalidGallery, short
 from leap_zoo.files import read_regular, sync_folder
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
@@ -56,11 +56,7 @@ NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Rows = npt.NDArray[np.intp]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class DataFile(_Strict, frozen=True):
+class DataFile(Strict, frozen=True):
     """A file beside the manifest."""
 
     file: FileName
@@ -68,7 +64,7 @@ class DataFile(_Strict, frozen=True):
     sha256: Sha256
 
 
-class SegmentEntry(_Strict, frozen=True):
+class SegmentEntry(Strict, frozen=True):
     """A segment of `rows` rows: its vectors, its items, and its deleted rows (None: no row is deleted)."""
 
     rows: Annotated[Positive, msgspec.Meta(lt=2**32)]
@@ -77,13 +73,13 @@ class SegmentEntry(_Strict, frozen=True):
     deleted: DataFile | None = None
 
 
-class Manifest(_Strict, frozen=True):
+class Manifest(Strict, frozen=True):
     """The `manifest.json`. `sha256` covers the document itself with that field empty."""
 
     kind: Kind
     generation: NotNegative = 0  # increases with every write
     count: NotNegative = 0
-    segments: list[SegmentEntry] = []
+    segments: list[SegmentEntry] = msgspec.field(default_factory=list)
     dtype: Literal["float32"] = "float32"
     schema: Literal[1] = SCHEMA
     sha256: Sha256 | Literal[""] = ""
@@ -104,7 +100,7 @@ class _Version(msgspec.Struct):
     schema: int = SCHEMA
 
 
-class StoredItem(_Strict, frozen=True):
+class StoredItem(Strict, frozen=True):
     """A line of an items file; metadata stays JSON until it is needed."""
 
     id: str

@@ -9,7 +9,7 @@ import pytest
 from zoo_server import ZooServer, make_big, serving
 
 from leap_zoo import download
-from leap_zoo.patience import Patience
+from leap_zoo.web import Patience
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ import leap_zoo
 from leap_zoo import InvalidArgument, ServiceFailed, ServiceRefused
 from leap_zoo import client as client_module
 from leap_zoo.client import Client
-from leap_zoo.patience import Patience
+from leap_zoo.web import Patience
 
 PHOTO = b"any bytes: whether they are a photo is for the service to say"
 

@@ -16,8 +16,8 @@ from zoo_server import Behaviour, Handler, ZooServer, serve_until, serving
 import leap_zoo
 from leap_zoo import download
 from leap_zoo.cli import main
-from leap_zoo.patience import Patience
 from leap_zoo.pull import pull
+from leap_zoo.web import Patience
 
 TINY = "leap-tiny-test"
 INDEX, CARD, FILE = "/index.json", f"/{TINY}/card.json", f"/{TINY}/model_int8.onnx"

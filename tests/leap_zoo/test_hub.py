@@ -12,8 +12,8 @@ from zoo_server import ZooServer, serve_until, serving
 import leap_zoo
 from leap_zoo import download
 from leap_zoo.cli import main
-from leap_zoo.patience import Patience
 from leap_zoo.pull import pull
+from leap_zoo.web import Patience
 
 TINY = "leap-tiny-test"
 FILE = f"/org/zoo/resolve/main/{TINY}/model_int8.onnx"

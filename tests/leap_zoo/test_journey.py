@@ -131,8 +131,6 @@ def test_journey__pull_then_load_and_verify(
         ({}, {"model_int8.onnx"}),
         ({"precision": "fp32"}, {"model.onnx"}),
         ({"format": "timm"}, {"config.json", "model.safetensors"}),
-        ({"file": "config.json"}, {"config.json", "model.safetensors"}),
-        ({"file": "golden.npz"}, set()),
         ({"everything": True}, {"model.onnx", "model_int8.onnx", "config.json", "model.safetensors"}),
     ],
 )
@@ -424,7 +422,7 @@ def test_pull_to__of_a_bundled_model_says_what_is_wrong_with_the_folder(to: Any)
         pull("leap-nano", to=to)
 
 
-@pytest.mark.parametrize("options", [{"name": 5}, {"name": ["x"]}, {"name": TINY, "file": 5}])
+@pytest.mark.parametrize("options", [{"name": 5}, {"name": ["x"]}])
 def test_pull__names_of_a_wrong_type(zoo_copy: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="must be a string"):
         pull(source=zoo_copy, **options)

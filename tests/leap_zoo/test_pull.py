@@ -15,9 +15,9 @@ import leap_zoo
 from leap_zoo import download, store
 from leap_zoo.cli import main
 from leap_zoo.errors import CacheUnusable, DownloadFailed, InvalidArgument, NotPulled, UnknownModel
-from leap_zoo.patience import Patience, retry_after
 from leap_zoo.pull import pull
 from leap_zoo.store import Cache
+from leap_zoo.web import Patience, retry_after
 
 
 def files_of(home: Path) -> list[str]:
@@ -57,12 +57,10 @@ def test_pull__other_artifacts(server: ZooServer) -> None:
     assert leap_zoo.load(TINY).artifact.precision == "fp32"  # of what is here
     with pytest.raises(NotPulled, match=f"leap-zoo pull {TINY} --precision int8 --format onnx"):
         leap_zoo.load(TINY, precision="int8")
-    pull(TINY, server.url, file="model_int8.onnx")
+    pull(TINY, server.url, precision="int8")
     assert leap_zoo.load(TINY).artifact.precision == "int8"
     assert server.ranges("/index.json") == [None, None]
     assert len(server.ranges(f"/{TINY}/golden.npz")) == 1
-    with pytest.raises(InvalidArgument, match=r"did you mean 'model\.onnx'"):
-        pull(TINY, server.url, file="model.onx")
     with pytest.raises(InvalidArgument, match="no 'openvino' file"):
         pull(TINY, server.url, format="openvino")
 
@@ -83,12 +81,9 @@ def test_verify__of_a_pulled_model_skips_what_was_not_pulled(server: ZooServer) 
     ]
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [{"precision": "fp32", "everything": True}, {"format": "onnx", "file": "x"}, {"file": "x", "everything": True}],
-)
+@pytest.mark.parametrize("choices", [{"precision": "fp32", "everything": True}, {"format": "onnx", "everything": True}])
 def test_pull__choices_that_exclude_one_another_are_refused(zoo_copy: Path, choices: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument, match="or one file, or all"):
+    with pytest.raises(InvalidArgument, match="or all"):
         pull(TINY, zoo_copy, **choices)
 
 

@@ -17,8 +17,8 @@ import leap_zoo
 from leap_zoo import download
 from leap_zoo.documents import read_card
 from leap_zoo.errors import DownloadFailed, UnknownModel
-from leap_zoo.patience import Patience
 from leap_zoo.pull import pull
+from leap_zoo.web import Patience
 
 ROOT = Path(leap_zoo.__file__).parent.parent
 

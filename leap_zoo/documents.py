@@ -73,19 +73,14 @@ def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise InvalidCard(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes: publish it again")
     try:
-        _check_schema(data, where)
+        version = msgspec.json.decode(data, type=_Version).schema
+        if version > SCHEMA:  # its unknown keys are not a mistake in the card
+            raise InvalidCard(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidCard(f"{where}: {explain(str(error), kind)}; fix that key or publish it again") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidCard(f"{where} is invalid JSON ({error}); publish it again") from error
-
-
-def _check_schema(data: bytes, where: str) -> None:
-    """Refuse a newer schema first: its unknown keys are not a mistake in the card."""
-    version = msgspec.json.decode(data, type=_Version).schema
-    if version > SCHEMA:
-        raise InvalidCard(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
 
 
 class _Version(msgspec.Struct):

@@ -177,7 +177,6 @@ class HttpZoo(Zoo):
         )
         self._patience = PATIENCE
         self._reached = False  # if the server never answered, the URL is probably wrong: do not retry
-        self._heard = time.monotonic()
         self._client = open_http(timeout=httpx.Timeout(self._patience.silence, connect=self._patience.connect))
 
     def index(self) -> Index:
@@ -214,7 +213,6 @@ class HttpZoo(Zoo):
         reached: bytes so far. An attempt that got clearly further than all before does not count as a failure.
         """
         patience, failures, furthest = self._patience, 0, 0
-        self._heard = time.monotonic()
         while True:
             try:
                 return once()
@@ -223,17 +221,11 @@ class HttpZoo(Zoo):
                 if reached() >= furthest + patience.least:
                     furthest, failures = reached(), 1
                 kept = "; the part that arrived is kept" if reached() else ""
-                silent = time.monotonic() - self._heard
-                if silent >= patience.give_up:
-                    reason = f"no data for {silent:.0f} s ({error})"
-                    raise DownloadFailed(f"{self.what(path)}: {reason}: try again later{kept}") from error
                 if failures >= patience.attempts:
                     reason = f"{error}, {failures} times"
                     raise DownloadFailed(f"{self.what(path)}: {reason}: try again later{kept}") from error
                 wait = patience.back_off * 2 ** (failures - 1) * random.uniform(0.5, 1)
-                pause = min(max(wait, error.after or 0), patience.longest)
-                time.sleep(pause)
-                self._heard += pause  # our own wait does not count as the server's silence
+                time.sleep(min(max(wait, error.after or 0), patience.longest))
 
     def _read(self, path: str, limit: int, optional: bool) -> bytes:
         with self._get(path) as response:
@@ -274,7 +266,6 @@ class HttpZoo(Zoo):
 
     def _chunks(self, response: httpx.Response, pace: Pace) -> Iterator[bytes]:
         for chunk in response.iter_raw():
-            self._heard = time.monotonic()
             yield chunk
             pace.came(len(chunk))
 
@@ -292,7 +283,7 @@ class HttpZoo(Zoo):
                 ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
                 login = self._login if ours else None
                 with contextlib.closing(self._client.send(request, auth=login, stream=True)) as response:
-                    self._reached, self._heard = True, time.monotonic()
+                    self._reached = True
                     if not response.has_redirect_location:
                         if response.status_code in _TRANSIENT:
                             after = retry_after(response.headers.get("retry-after"))

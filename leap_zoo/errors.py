@@ -185,8 +185,5 @@ def plain(text: object) -> str:
     line = str(text)
     if line.isprintable():
         return line
-    return "".join(one if one.isprintable() or category(one) == "Zs" else _escaped(one) for one in line)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    escaped = (one if one.isprintable() or category(one) == "Zs" else ascii(one)[1:-1] for one in line)
+    return "".join(escaped)

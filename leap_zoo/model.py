@@ -342,7 +342,10 @@ def predict(head: Head | CustomHead, rows: npt.NDArray[np.float32], top: int) ->
         distances = energies(rows)
     else:
         logits, limit = rows, None
-    found = [_best(scores, head.labels, top) for scores in softmax(logits)]
+    found = [
+        [Prediction(head.labels[i], float(scores[i]), int(i)) for i in np.argsort(-scores, kind="stable")[:top]]
+        for scores in softmax(logits)
+    ]
     if limit is None:
         return list(map(Predictions, found))
     each = zip(found, distances.tolist(), strict=True)
@@ -354,8 +357,3 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
     probabilities: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def _best(scores: npt.NDArray[np.float32], labels: list[str], top: int) -> list[Prediction]:
-    order = np.argsort(-scores, kind="stable")[:top]
-    return [Prediction(labels[i], float(scores[i]), int(i)) for i in order]

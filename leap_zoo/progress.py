@@ -41,15 +41,12 @@ class Progress:
             self._drawn = now
             filled = _WIDTH * self.done // self.total
             bar = "#" * filled + "." * (_WIDTH - filled)
-            print(f"\r[{bar}] {self._counted()}", end="\x1b[K" if self._unit else "", file=self._stream, flush=True)
+            done, total = self.done / self._scale, self.total / self._scale
+            counted = f"{done:.1f}/{total:.1f} {self._unit}" if self._unit else f"{self.done}/{self.total}"
+            print(f"\r[{bar}] {counted}", end="\x1b[K" if self._unit else "", file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Erase the bar; the next step draws it again."""
         if self._shown:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
             self._drawn = 0.0
-
-    def _counted(self) -> str:
-        if not self._unit:
-            return f"{self.done}/{self.total}"
-        return f"{self.done / self._scale:.1f}/{self.total / self._scale:.1f} {self._unit}"

@@ -106,14 +106,13 @@ def _means(listed: str, host: str) -> bool:
 class Patience:
     """Limits in seconds and bytes. Every `window` must bring `least` bytes; a smaller file may take one `window`.
 
-    A server that sends nothing for `give_up` seconds is given up. attempts: retries without progress. The wait doubles
+    silence: the longest pause between two bytes. attempts: at most, without progress between them. The wait doubles
     each time, is randomized between half and all of that, and never exceeds `longest`, even if the server's
     Retry-After asks for more.
     """
 
     connect: float = 10
-    silence: float = 15
-    give_up: float = 30
+    silence: float = 10
     window: float = 30
     least: int = 10_000
     attempts: int = 5

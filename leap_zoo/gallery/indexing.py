@@ -50,7 +50,9 @@ def index_photos(
         name, error = _id(path), None
         try:
             if name in path_of:
-                _check_same(path, path_of[name])
+                twin = path_of[name]
+                if os.path.abspath(path) != os.path.abspath(twin):
+                    raise UnreadableFile(f"{path!a} and {twin!a} are two spellings of one name: rename one of them")
             else:
                 path_of[name] = path
                 fields = _describe(path, name, model)
@@ -105,11 +107,6 @@ def _describe(path: str, name: str, model: Model) -> dict[str, Value]:
     except InvalidArgument as error:
         raise UnreadableFile(f"the name of {short(path)} cannot be stored ({error}): rename it") from error
     return fields
-
-
-def _check_same(path: str, twin: str) -> None:
-    if os.path.abspath(path) != os.path.abspath(twin):
-        raise UnreadableFile(f"{path!a} and {twin!a} are two spellings of one name: rename one of them")
 
 
 def _gone(absent: set[str], found: Found) -> list[str]:

@@ -117,7 +117,14 @@ class QdrantGallery(Gallery):
         ]
         with asking(self.collection):
             answers = self.client.query_batch_points(self.collection, requests) if requests else []
-        return [[_hit(point) for point in answer.points] for answer in answers]
+        return [
+            [
+                Hit(name, max(-1.0, min(1.0, float(point.score))), fields)
+                for point in answer.points
+                for name, fields in [_named(point.payload)]
+            ]
+            for answer in answers
+        ]
 
     def _pages(self, *, vectors: bool, start: str | None = None) -> Iterator[list[Any]]:
         following: Any = start
@@ -207,11 +214,6 @@ def _named(payload: Any) -> tuple[str, dict[str, Value]]:
         raise InvalidGallery(
             "a point in the collection was not written by leap-zoo: delete it from the collection"
         ) from error
-
-
-def _hit(point: Any) -> Hit:
-    name, fields = _named(point.payload)
-    return Hit(name, max(-1.0, min(1.0, float(point.score))), fields)
 
 
 def _import_qdrant() -> Any:

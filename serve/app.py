@@ -1,5 +1,5 @@
-"""The FastAPI application behind every path but health and metrics: the API, its schema, the pages; one shape for
-every error.
+"""The FastAPI application for every path except health and metrics: the API, its schema and the pages; all errors have
+one format.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ _SAMPLES = Path(__file__).parent / "demo" / "samples"
 
 
 API_VERSION = "1.1.0"
-"""Of the routes under /v1: the second number grows with what is added."""
+"""Version of the routes under /v1: the second number grows with each addition."""
 
-_ABOUT = """Small vision transformers over HTTP. Photos are sent as bytes, as a form, or as base64 in JSON, at most
-{photos} in one request; no address is ever fetched. Every error is `application/problem+json`, and its `code` is
-stable. Every answer has the header `X-Request-ID`: the client's own, or a new one.
+_ABOUT = """Small vision transformers over HTTP. Send photos as bytes, as a form, or as base64 in JSON, at most {photos}
+in one request; the server never fetches URLs. Every error is `application/problem+json`, and its `code` is stable.
+Every answer has the header `X-Request-ID`: the client's own, or a new one.
 
 | code | status | meaning |
 |---|---|---|
 {codes}"""
 
 _TAGS = [
-    {"name": "photos", "description": "Photos to classes or to vectors."},
-    {"name": "models", "description": "What may be asked for."},
-    {"name": "galleries", "description": "Vectors of photos that stay, and the search among them."},
+    {"name": "photos", "description": "Classify and embed photos."},
+    {"name": "models", "description": "The models that are served."},
+    {"name": "galleries", "description": "Collections of photo embeddings, and search in them."},
     {"name": "heads", "description": "Classes of your own, for `/v1/classify?head=NAME`."},
-    {"name": "zoo", "description": "The models themselves, for `leap-zoo pull --from`."},
+    {"name": "zoo", "description": "The model files, for `leap-zoo pull --from`."},
 ]
 _PROBLEM: dict[str, Any] = {
-    "description": "A problem; its `code` says which",
+    "description": "A problem; see its `code`",
     "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
 }
 
 
 def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
-    """The API over `engine`, and over what clients leave in `stores`, which it closes when it ends."""
+    """The API for `engine` and for what clients store in `stores`, which it closes at its end."""
     codes = "\n".join(f"| `{code}` | {status} | {meaning} |" for code, (status, meaning) in sorted(CODES.items()))
-    # For the schema: the gate has looked at the key before.
+    # For the schema only: the gate has checked the key before.
     keys = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app: FastAPI = FastAPIOffline(
         title="LEAP Zoo",
@@ -86,7 +86,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
     app.add_middleware(OldPaths)
     app.include_router(predict.router(engine, stores.heads, settings.max_photos))
-    app.router.routes.insert(0, app.router.routes.pop())  # what is asked the most is found first
+    app.router.routes.insert(0, app.router.routes.pop())  # the busiest routes are found first
     app.include_router(embeddings.router(engine, settings.max_photos))
     app.include_router(models.router(engine))
     app.include_router(galleries.router(engine, stores, settings.max_photos))
@@ -98,7 +98,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
 
 
 def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
-    """The API with the pages: the start page, the demo, the page that runs models in the browser."""
+    """The API and the pages: the start page, the demo, and the page that runs models in the browser."""
     site = make_app(engine, stores, settings)
     page = UI_PATH if settings.ui == "on" else BROWSER_PATH
     model = {
@@ -143,7 +143,7 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
 
 
 class PageFiles(StaticFiles):
-    """The files in some folders, which may be missing. A browser asks again each time; the ETag saves the bytes."""
+    """The files in folders, which may be missing. A browser revalidates each time; the ETag saves the transfer."""
 
     def __init__(self, *folders: Path) -> None:
         super().__init__(html=True)
@@ -168,7 +168,7 @@ def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[
 
 
 def answer_errors(app: Starlette) -> None:
-    """Give every error of `app` the shape of a Problem. None of the answers holds a path or a stack trace."""
+    """Answer every error of `app` with a Problem. No answer contains a path or a stack trace."""
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):
@@ -176,7 +176,7 @@ def answer_errors(app: Starlette) -> None:
         return refusal_of(error).response(request.url.path)
 
     async def fail(_: Request, error: Exception) -> Response:
-        # Starlette raises the error again after this answer, so uvicorn logs it once, with its traceback.
+        # Starlette re-raises the error after this answer, so uvicorn logs it once, with its traceback.
         return internal_error().response()
 
     for kind in (Refused, errors.LeapZooError, ClientDisconnect, HTTPException, RequestValidationError):
@@ -185,6 +185,6 @@ def answer_errors(app: Starlette) -> None:
 
 
 def _options(request: Request) -> list[str]:
-    """The names that the route of `request` has for its query."""
+    """The names of the query options of the route of `request`."""
     operation = request.app.openapi()["paths"].get(request.scope["route"].path, {}).get(request.method.lower(), {})
     return [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"]

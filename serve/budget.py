@@ -1,8 +1,8 @@
-"""The one budget of a process: bytes in memory, places, and time, for what is read and for what is written.
+"""The budget of a process: bytes in memory, places and time, for everything that is read or written.
 
-Every request holds a `Share`. A body that arrives and an answer that leaves count against the same bytes, and both have
-a deadline. When the bytes run out, the request that holds most of them and waits for its client gives way, so that
-clients who send or read slowly cannot keep others out.
+Every request holds a `Share`. A body that arrives and an answer that is sent count against the same bytes, and both
+have a deadline. When the bytes run out, the request that holds the most while it waits for its client is dropped, so
+that clients who send or read slowly cannot keep others out.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from starlette.types import Message, Receive, Scope, Send
 from serve.problems import Refused
 
 READ_SECONDS = 30.0
-"""How long a client may take over sending one body."""
+"""How long a client may take to send one body."""
 
 WRITE_SECONDS = 15.0
-"""How long a client may take over reading one slice of an answer."""
+"""How long a client may take to read one slice of an answer."""
 
 WRITE_RATE = 64 * 1024
-"""Bytes per second that a client must read of a whole answer, beyond WRITE_SECONDS."""
+"""The rate, in bytes per second, at which a client must read an answer after WRITE_SECONDS."""
 
 SLICE = 64 * 1024
-"""Bytes that are written at once: what a client does not read stays here, not in the server's socket buffers."""
+"""Bytes that are written at once: what a client has not read stays here, not in the server's socket buffers."""
 
 LINGER_SECONDS = 2.0
-"""How long the rest of a refused body is thrown away, so that a client still sending can read the answer."""
+"""How long the rest of a refused body is read and discarded, so that a client still sending can read the answer."""
 
 LONG_SECONDS = 30.0
-"""A transfer that has lasted this long gives its place to a new one when there is none left."""
+"""A transfer that has lasted this long gives up its place to a new one when all places are taken."""
 
 
 class Budget:
-    """Bytes that all requests of a process hold together. For one event loop."""
+    """The bytes that all requests of a process hold in total. For one event loop."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.held = 0
-        self.waiting: dict[Share, None] = {}  # those that wait for their client now
+        self.waiting: dict[Share, None] = {}  # shares that wait for their client now
 
     def take(self, share: Share, size: int) -> None:
-        """Count `size` more bytes for `share`. Raises Refused (503) when it is the one that must give way."""
+        """Count `size` more bytes for `share`. Raises Refused (503) if this share must give way."""
         share.size += size
         self.held += size
         if self.held > self.most:
@@ -54,16 +54,16 @@ class Budget:
             largest.give_way()
 
     def free(self, share: Share) -> None:
-        """Count nothing for `share` any more."""
+        """Release all bytes of `share`."""
         self.held -= share.size
         share.size = 0
 
 
 class Share:
-    """What one request holds of a budget, and how it reads from and writes to its client."""
+    """One request's part of a budget; it reads from and writes to the client."""
 
     def __init__(self, budget: Budget, connection: Send) -> None:
-        """connection: the server's own `send`, which is cut off when the client does not read."""
+        """connection: the server's own `send`; the connection is dropped if the client does not read."""
         self.size = 0
         self._budget = budget
         self._connection = connection
@@ -71,18 +71,18 @@ class Share:
         self.gave_way = False
 
     def give_way(self) -> None:
-        """Stop waiting for the client and free the bytes. Takes effect when the event loop comes to it."""
+        """Stop waiting for the client and free the bytes, at the next turn of the event loop."""
         if self._clock is not None and not self.gave_way:
             self.gave_way = True
             self._budget.free(self)
             self._clock.reschedule(asyncio.get_running_loop().time())
 
     def free(self) -> None:
-        """Count nothing any more."""
+        """Release all bytes."""
         self._budget.free(self)
 
     async def read(self, receive: Receive, most: int, announced: int | None) -> bytes | None:
-        """The body, at most `most` bytes; None when the client left before its end.
+        """The body, at most `most` bytes; None if the client disconnected before its end.
 
         Raises Unread: 413 for a larger one, 408 for a slow one, 503 when it must give way.
         """
@@ -115,7 +115,7 @@ class Share:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def write(self, start: Message, body: bytes, send: Send) -> None:
-        """Send a whole answer. A client that does not read in time is cut off: raises ClientGone."""
+        """Send a whole answer. Drops the connection of a client that does not read in time: raises ClientGone."""
         self._budget.take(self, len(body))
         try:
             async with asyncio.timeout(WRITE_SECONDS + len(body) / WRITE_RATE):
@@ -149,9 +149,9 @@ class Share:
 
 
 class Places:
-    """How many requests may be inside at once. For one event loop.
+    """Limits how many requests are handled at once. For one event loop.
 
-    makes_room: a request that has been inside for LONG_SECONDS and waits for its client gives way to a new one.
+    makes_room: a request that has lasted LONG_SECONDS and waits for its client gives way to a new one.
     """
 
     def __init__(self, limit: int, *, makes_room: bool = False) -> None:
@@ -161,11 +161,11 @@ class Places:
 
     @property
     def taken(self) -> int:
-        """How many are inside."""
+        """How many requests are handled now."""
         return len(self._inside)
 
     def check(self) -> None:
-        """Raises Refused (503) when there is no place: before a body is read that would be refused."""
+        """Raises Refused (503) if all places are taken: checked before the body is read."""
         if len(self._inside) >= self.limit and not (self._makes_room and self._oldest_is_long()):
             raise busy(f"{self.limit} requests are being answered already.")
 
@@ -188,7 +188,7 @@ class Places:
 
 
 class Unread(Exception):
-    """A body that was not read to its end, and what its client is told. still_sent: the client may be sending."""
+    """A body that was not read to its end, and the refusal. still_sent: the client may still be sending."""
 
     def __init__(self, refused: Refused, *, still_sent: bool) -> None:
         super().__init__(refused.detail)
@@ -197,16 +197,16 @@ class Unread(Exception):
 
 
 class ClientGone(Exception):
-    """The client does not read its answer: the connection has been cut off."""
+    """The client did not read its answer, and the connection was dropped."""
 
 
 def busy(reason: str) -> Refused:
-    """The refusal of a server that has enough to do."""
+    """The refusal of an overloaded server."""
     return Refused(503, "busy", f"{reason} Try again shortly.", {"retry-after": "1"})
 
 
 def announced_length(scope: Scope) -> int | None:
-    """Content-Length; None where the client gives none."""
+    """Content-Length; None if the client gives none."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() and len(value) < 20 else None
@@ -214,7 +214,7 @@ def announced_length(scope: Scope) -> int | None:
 
 
 async def linger(receive: Receive) -> None:
-    """Throw away what a refused client still sends, for a moment: closing at once would lose the answer."""
+    """Discard what a refused client still sends, for a moment: closing at once would lose the answer."""
     try:
         async with asyncio.timeout(LINGER_SECONDS):
             while (await receive()).get("more_body", False):
@@ -229,7 +229,7 @@ def _too_large(most: int) -> Refused:
 
 
 async def _cut_off(send: Send) -> None:
-    """Drop the connection with what it still has to send: closing it would wait for the client to read that."""
+    """Drop the connection and its unsent data: closing it would wait for the client to read that."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's
     if transport is not None:
         transport.abort()

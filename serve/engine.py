@@ -1,4 +1,4 @@
-"""The one object that answers for the models: the API and the page both call it, so they cannot disagree."""
+"""Runs the models: the API and the page call the same object, so their answers agree."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ from serve.settings import PHOTO, ServeSettings
 __all__ = ["Classified", "Embedded", "Engine", "Models", "Space", "load_models", "start_engine"]
 
 MAX_WAITING = 64
-"""Photos that may queue for a thread. At a few milliseconds each, a longer queue only hides an overload."""
+"""Photos that may wait for a thread. At a few milliseconds each, a longer queue would only hide an overload."""
 
 PART = 8
-"""The most photos that a thread takes at once: those of a large request must not keep everybody else's waiting."""
+"""The most photos that a thread takes at once: a large request must not keep all others waiting."""
 
 UNCOUNTED = 250_000
-"""Pixels that a photo may always have, whatever its header says."""
+"""Pixels that a photo may have in any case, whatever its header says."""
 
 LARGE = 8.0
-"""Megapixels of a photo that takes a thread for long: such photos have threads of their own, half as many."""
+"""Photos of more megapixels occupy a thread for long: they have separate threads, half as many."""
 
 NICENESS = 5
-"""How far behind the engine's threads the one for work of seconds stands; they share the cores."""
+"""How much nicer the threads for slow work are than the engine's threads, with which they share the cores."""
 
 T = TypeVar("T")
 
 
 class Models:
-    """The models in memory, all loaded at the start: a request that names another one is refused.
+    """The models in memory, all loaded at the start: a request for any other model is refused.
 
-    zoo: where models are looked for; default: where `leap_zoo.load` looks.
+    zoo: where to look for models; default: where `leap_zoo.load` looks.
     """
 
     def __init__(self, default: Model, others: Sequence[Model] = (), *, zoo: ZooLocation | None = None) -> None:
@@ -69,9 +69,9 @@ class Models:
             self._by_name.setdefault((model.card.id, model.artifact.precision), model)
 
     def get(self, name: str | None = None, precision: str | None = None) -> Model:
-        """A model. Takes no time.
+        """A model in memory.
 
-        name: a model's id, None: the default model. precision: None: the one that was loaded first of this model.
+        name: a model's id; None: the default model. precision: None: the file of this model that was loaded first.
         Raises UnknownModel; Refused (422) for a precision that is not in memory.
         """
         name = name or self.default.card.id
@@ -79,23 +79,23 @@ class Models:
         if model is not None:
             return model
         if (name, None) in self._by_name:
-            detail = f"The {precision} file of {name} is not loaded. GET /v1/models lists what is."
+            detail = f"The {precision} file of {name} is not loaded. GET /v1/models lists the loaded files."
             raise Refused(422, "model_not_here", detail)
         known = {one for one, _ in self._by_name}
-        raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}: GET /v1/models lists those served here")
+        raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}: GET /v1/models lists the models")
 
     def all(self) -> list[Model]:
-        """The models in memory, the default one first."""
+        """The models in memory, the default model first."""
         return [model for (_, precision), model in self._by_name.items() if precision is not None]
 
     def cards(self) -> list[ModelCard]:
-        """The cards of all models at hand, the served ones' first. Reads the disk."""
+        """The cards of all models of the zoo, those of served models first. Reads the disk."""
         served = {model.card.id: model.card for model in self.all()}
         return [*served.values(), *(card for card in cards_of(self._zoo) if card.id not in served)]
 
 
 def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocation | None = None) -> Models:
-    """Load the default model (None: the package's) and the others, in every precision that can be run here.
+    """Load the default model (None: the package's) and the others, in every precision that can run here.
 
     Raises LeapZooError.
     """
@@ -106,17 +106,17 @@ def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocatio
         rest.append(first)
         for precision in sorted({artifact.precision for artifact in first.card.artifacts}):
             if precision != first.artifact.precision:
-                with contextlib.suppress(LeapZooError):  # a file that was not pulled, or a runtime that is not here
+                with contextlib.suppress(LeapZooError):  # the file or its runtime is not installed
                     rest.append(leap_zoo.load(one, precision=precision, zoo=zoo, threads=1))
     return Models(default, rest[1:], zoo=zoo)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """By which model and file photos were answered, and how long it took.
+    """Which model and file answered, and how long it took.
 
-    decode_ms, inference_ms: of all photos of the request together, whichever threads took them.
-    queue_ms: until a thread took the first of them.
+    decode_ms, inference_ms: of all photos of the request in total, over all threads.
+    queue_ms: until a thread started on the first photo.
     """
 
     model: str
@@ -128,13 +128,13 @@ class Answer:
 
     @property
     def milliseconds(self) -> float:
-        """Decoding and inference, without waiting."""
+        """Decoding and inference, without time in the queue."""
         return round(self.decode_ms + self.inference_ms, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classified(Answer):
-    """Per photo the predictions, best first, of the head called `head` ("" for a CustomHead, which has no name)."""
+    """For each photo the predictions of the head named `head` ("" for a CustomHead, which has no name), best first."""
 
     predictions: list[Predictions]
     head: str
@@ -142,7 +142,7 @@ class Classified(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded(Answer):
-    """float32 (N, D), a row of unit length in `space` per photo."""
+    """float32 (N, D): for each photo a row of unit length in `space`."""
 
     embeddings: npt.NDArray[np.float32]
     space: Space
@@ -151,15 +151,15 @@ class Embedded(Answer):
 class Engine:
     """All models, and the threads that run them: neither decoding nor inference blocks the event loop.
 
-    A photo is decoded and run by one thread: with one thread per core all cores are busy under load, and none is
-    shared between photos, which costs more than it gives for a model of a few milliseconds. The photos of one request
-    are shared out among the threads, and each thread runs its part as one batch.
+    One thread decodes and runs a photo: with one thread per core, all cores are busy under load. Splitting a photo over
+    cores would cost more than it saves for a model of a few milliseconds. The photos of one request are divided among
+    the threads, and each thread runs its part as one batch.
 
-    Work is admitted by photos and by megapixels, until the threads are done with it, also when nobody waits for it any
-    more; then they stop before the next photo.
+    Work is admitted by its number of photos and megapixels. It counts until the threads finish it, even if its client
+    has disconnected; in that case they stop before the next photo.
 
-    limits: the largest photo that is read. megapixels: of all photos in work or waiting.
-    observe: called with the milliseconds in the queue, of decoding and of inference, after each answered request.
+    limits: the largest photo that is accepted. megapixels: the limit on all photos in progress or waiting.
+    observe: called after each answered request with the milliseconds in the queue, of decoding and of inference.
     """
 
     def __init__(
@@ -194,11 +194,11 @@ class Engine:
         head: str | CustomHead | None = None,
         top: int = 5,
     ) -> Classified:
-        """Name what is on each photo (the bytes of a file).
+        """Classify each photo (the bytes of a file).
 
-        head: the name of one of the model's own, or a CustomHead.
+        head: the name of one of the model's own heads, or a CustomHead.
         Raises BadPhoto for the first bad one, UnknownModel, UnknownHead, InvalidArgument, and Refused: 409 for a head
-        of another model, 413 for more pixels than one request may have, 503 when too much is waiting.
+        of another model, 413 for more pixels than one request may have, 503 if too many photos are waiting.
         """
         chosen = self.models.get(model, precision)
         # A client's text must not become the path of a file, as it could in Model.classify.
@@ -226,13 +226,13 @@ class Engine:
         return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Anything else that would block the event loop, on one of the threads. Raises Refused (503)."""
+        """Run any other blocking work on one of the threads. Raises Refused (503)."""
         self._admit(1, 0.0)
         return await self._submit(self._pool, work, 1, 0.0)
 
     async def run_slowly(self, work: Callable[[], T]) -> T:
-        """Work of seconds, as fitting a head, on a thread beside the others. Raises Refused (503) while one is busy,
-        also with work that was given up.
+        """Run work that takes seconds, such as fitting a head, on a separate thread. Raises Refused (503) while that
+        thread is busy, even with work that was given up.
         """
         if self._slow_work is not None and not self._slow_work.done():
             raise Refused(503, "busy", "Another head is being fitted. Try again shortly.", {"retry-after": "5"})
@@ -240,7 +240,7 @@ class Engine:
         return await asyncio.wrap_future(future)
 
     def warm_up(self) -> None:
-        """Run every output of every model once, and load the decoders, for which the first TIFF would wait.
+        """Run every output of every model once, and load the decoders, so that the first request does not wait.
 
         The first run of a graph takes many times as long as the second.
         """
@@ -254,15 +254,15 @@ class Engine:
 
     @property
     def photos_inside(self) -> int:
-        """How many photos are in work or waiting."""
+        """How many photos are in progress or waiting."""
         return self._photos
 
     def _admit(self, photos: int, cost: float) -> None:
-        """Count work as inside, until `_submit` is done with it. Raises Refused: 413, 503."""
+        """Count work as admitted, until `_submit` has finished it. Raises Refused: 413, 503."""
         if cost > self._most_megapixels:
             detail = (
-                f"The photos have {cost:.0f} megapixels together (a quarter of a JPEG's count), and at most "
-                f"{self._most_megapixels:g} are read at once. Send fewer in one request."
+                f"The photos have {cost:.0f} megapixels in total (a JPEG counts a quarter of its own); the limit is "
+                f"{self._most_megapixels:g}. Send fewer in one request."
             )
             raise Refused(413, "too_many_pixels", detail)
         with self._guard:
@@ -272,7 +272,7 @@ class Engine:
             self._megapixels += cost
 
     def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], T], photos: int, cost: float) -> asyncio.Future[T]:
-        """Admitted work on a thread. It stays counted until the thread is done with it, whoever waits."""
+        """Run admitted work on a thread. It counts until the thread finishes it, even if nobody waits for it."""
 
         def done(_: object) -> None:
             with self._guard:
@@ -290,7 +290,7 @@ class Engine:
         output: str,
         finish: Callable[[npt.NDArray[np.float32]], T],
     ) -> tuple[list[T], dict[str, Any]]:
-        """`finish` of the rows of each part, in order, and what an Answer says besides."""
+        """`finish` of the rows of each part, in order, and the other fields of an Answer."""
         submitted = time.perf_counter()
         costs = [megapixels(photo, self.limits) for photo in photos]
         self._admit(len(photos), sum(costs))
@@ -314,7 +314,7 @@ class Engine:
             for part in _parts(costs, min(PART, math.ceil(len(photos) / self.threads)))
         ]
         try:
-            # All are waited for: the problem that is answered is that of the first bad photo, whichever comes first.
+            # Wait for all: the answer must report the first bad photo of the request, not the first that was found.
             answers = [await work[0]] if len(work) == 1 else await asyncio.gather(*work, return_exceptions=True)
         finally:
             given_up.set()
@@ -338,7 +338,7 @@ class Engine:
 @dataclass(frozen=True, slots=True)
 class _Part(Generic[T]):
     result: T
-    start: float  # seconds, as of time.perf_counter
+    start: float  # seconds, from time.perf_counter
     decoding: float
     inference: float
 
@@ -352,9 +352,9 @@ def _work(
     finish: Callable[[npt.NDArray[np.float32]], T],
     given_up: threading.Event,
 ) -> _Part[T]:
-    """Decode and run the photos, of which the first is number `first` of its request; limits: of each.
+    """Decode and run photos. first: the number in its request of the first photo; limits: one for each photo.
 
-    Stops before the next photo when nobody waits any more. Raises BadPhoto.
+    Stops before the next photo if nobody waits for the answer. Raises BadPhoto.
     """
     start = time.perf_counter()
     tensors = []
@@ -383,10 +383,10 @@ def _milliseconds(seconds: float) -> float:
 
 
 def _admitted(cost: float, limits: Limits) -> Limits:
-    """The largest that a photo of this many megapixels may turn out to be.
+    """The limits for a photo that was admitted with this many megapixels.
 
-    A file may have two headers, or a frame larger than its header says: what was not admitted is not decoded. (Twice
-    as many pixels pass, as `cost` counts a quarter of a JPEG's, of which `Limits` allow twice as many.)
+    A file may have two headers, or a frame larger than its header says: pixels that were not admitted are not decoded.
+    (Twice as many pass, because `cost` counts a quarter of a JPEG's pixels, of which `Limits` allow twice as many.)
     """
     pixels = max(UNCOUNTED, math.ceil(2e6 * cost) + 1)
     return limits if pixels >= limits.pixels else dataclasses.replace(limits, pixels=pixels)
@@ -408,14 +408,14 @@ def _parts(costs: Sequence[float], size: int) -> Iterator[range]:
 
 
 def _stand_back() -> None:
-    """On Linux a thread has a niceness of its own; elsewhere the whole process would step back."""
+    """Lower the thread's priority. On Linux, a thread has its own niceness; elsewhere, this would slow the process."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def start_engine(settings: ServeSettings) -> Engine:
-    """Load the models and run each once; what this returns is ready to answer. Raises LeapZooError."""
+    """Load the models and run each once; the result is ready for requests. Raises LeapZooError."""
     engine = Engine(
         load_models(settings.model, settings.models),
         threads=read_settings().threads or max(1, available_threads() // settings.workers),

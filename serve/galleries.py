@@ -1,4 +1,4 @@
-"""Galleries that clients leave here, by name: in folders of a folder, or as collections of a Qdrant server."""
+"""Galleries that clients create, by name: folders inside a folder, or collections of a Qdrant server."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from serve.npz import Export
 from serve.problems import Refused, sentence
 
 HELD = 8  # galleries whose ids and metadata stay in memory between requests
-QDRANT_PREFIX = "leap-zoo-"  # of our collections on a server that may hold others
+QDRANT_PREFIX = "leap-zoo-"  # of this service's collections on a server that may have others
 MAX_COLLECTION = 128  # characters
-KNOWN_SECONDS = 1.0  # for which a Qdrant server is not asked again what a collection holds
+KNOWN_SECONDS = 1.0  # for which a collection's kind is cached
 _DELETED = ".deleted-"
 
 Answer = TypeVar("Answer")
@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class About:
-    """What a gallery is: its name, whose embeddings it holds, how many, their bytes on the disk (None: elsewhere)."""
+    """A gallery: name, model and space of its embeddings, number of items, and bytes on disk (None: elsewhere)."""
 
     name: str
     kind: Kind
@@ -49,15 +49,15 @@ class About:
 
 class Galleries(ABC):
     """Galleries by name. All methods block; several threads and processes may call them. Writers of all galleries take
-    turns, readers wait for nobody.
+    turns; readers never wait.
 
-    They raise Refused: 422 for names, ids and metadata that are none, 404 for a gallery that nobody has, 409 for
-    embeddings of another kind and for what would pass a limit, 503 when the disk or the server fails, 500 for damaged
-    files. What a subclass defines raises InvalidGallery and OSError instead.
+    The methods raise Refused: 422 for invalid names, ids and metadata, 404 for a gallery that does not exist, 409 for
+    embeddings of another kind and for a limit that would be exceeded, 503 if the disk or the server fails, 500 for
+    damaged files. The methods that a subclass defines raise InvalidGallery and OSError instead.
     """
 
     attempts = 1
-    """At reading one that others may replace at that moment."""
+    """How often to try to read a gallery that others may replace at the same time."""
 
     def __init__(self, work: Path, limits: Limits) -> None:
         """work: a folder for the lock of writers, and for exports while they are sent."""
@@ -66,7 +66,7 @@ class Galleries(ABC):
         self.limits = limits
 
     def list(self) -> Sequence[About]:
-        """All of them, by name; those with a damaged manifest are left out."""
+        """All galleries, sorted by name, except those with a damaged manifest."""
         found = []
         with self._refusing(""):
             for name in self._names():
@@ -78,22 +78,22 @@ class Galleries(ABC):
         return [about for about in found if about is not None]
 
     def about(self, name: str) -> About:
-        """What a gallery is."""
+        """Describe a gallery."""
         return self.find(name) or _unknown(name)
 
     def find(self, name: str) -> About | None:
-        """What a gallery is; None when there is none of this name."""
+        """Describe a gallery; None if none has this name."""
         with self._refusing(checked_name(name)):
             return self._about(name)
 
     def kind(self, name: str) -> Kind:
-        """Whose embeddings a gallery holds: before photos are embedded for it."""
+        """The model and space of a gallery's embeddings, to check before photos are embedded for it."""
         return self._read(name, lambda gallery: gallery.kind)
 
     def checked(
         self, ids: Sequence[str], metadata: Sequence[Metadata] | None
     ) -> tuple[Sequence[str], Sequence[Metadata]]:
-        """Ids and metadata that can be kept: before the effort of embedding. Raises Refused (422)."""
+        """Ids and metadata, checked before the cost of embedding. Raises Refused (422)."""
         for number, one in enumerate(ids):
             if len(one) > self.limits.id_characters:
                 detail = f"This id has more than {self.limits.id_characters} characters: shorten it."
@@ -105,7 +105,7 @@ class Galleries(ABC):
         return _checked(ids), fields
 
     def make(self, name: str, kind: Kind) -> About:
-        """The gallery, which is made when there is none."""
+        """The gallery, which is created if it does not exist."""
         with self._writing(name):
             found = self._about(name)
             if found is None:
@@ -117,7 +117,7 @@ class Galleries(ABC):
     def add(
         self, name: str, kind: Kind, ids: Sequence[str], vectors: Vectors, metadata: Sequence[Metadata] | None = None
     ) -> int:
-        """Add or replace items, durably, and make the gallery when there is none; returns how many items it has then.
+        """Add or replace items durably, creating the gallery if needed; returns how many items it then has.
 
         kind: of the vectors (N, D). Raises as `checked` does.
         """
@@ -154,8 +154,8 @@ class Galleries(ABC):
         return self._read(name, lambda gallery: gallery.items(offset, limit, after=after))
 
     def export(self, name: str) -> Export:
-        """All of a gallery as the blocks of an npz file, which the caller must close. Raises Refused (503) when too
-        many are open.
+        """A whole gallery as the blocks of an npz file, which the caller must close. Raises Refused (503) if too many
+        are open.
         """
         if not self._places.acquire(blocking=False):
             detail = "Too many galleries are being exported already. Try again shortly."
@@ -167,20 +167,20 @@ class Galleries(ABC):
             raise
 
     def delete_items(self, name: str, ids: Sequence[str]) -> int:
-        """Take items out; how many of them were there."""
+        """Delete items; returns how many of them existed."""
         names = _checked(ids)
         with self._writing(name):
             return self._read(name, lambda gallery: gallery.delete(names))
 
     def delete(self, name: str) -> None:
-        """Take a gallery away with all that is in it. Searches that run may end or fail."""
+        """Delete a gallery and everything in it. Running searches may finish or fail."""
         with self._writing(name):
             if not self._drop(name):
                 _unknown(name)
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
     @abstractmethod
     def _names(self) -> Sequence[str]:
@@ -188,48 +188,48 @@ class Galleries(ABC):
 
     @abstractmethod
     def _about(self, name: str) -> About | None:
-        """What one is, as cheaply as can be; None when there is none."""
+        """Describe a gallery as cheaply as possible; None if it does not exist."""
 
     @abstractmethod
     def _open(self, name: str) -> Gallery | None:
-        """The newest state of one; None when there is none."""
+        """The newest state of a gallery; None if it does not exist."""
 
     @abstractmethod
     def _make(self, name: str, kind: Kind) -> Gallery:
-        """A new, empty one, which is there for good."""
+        """Create an empty gallery durably."""
 
     @abstractmethod
     def _drop(self, name: str) -> bool:
-        """Take one away, whatever state it is in; whether there was one."""
+        """Delete a gallery in any state; returns whether it existed."""
 
     def _used(self) -> int:
-        """Bytes on the disk of all together."""
+        """Bytes on disk of all galleries in total."""
         return 0
 
     def _explain(self, name: str, error: InvalidGallery) -> Refused:
-        """What a client is told about an error that it did not cause."""
+        """The refusal for an error that the client did not cause."""
         return unavailable(error)
 
     def _made(self, name: str, kind: Kind) -> Gallery:
         if len(self._names()) >= self.limits.galleries:
-            detail = f"There are {self.limits.galleries} galleries, which is the limit here: delete one first."
+            detail = f"There are {self.limits.galleries} galleries, which is the limit: delete one first."
             raise Refused(409, "too_many_galleries", detail)
         return self._make(name, kind)
 
     def _check_room(self, gallery: Gallery | None, names: Sequence[str], size: int) -> None:
-        """Before anything is written."""
+        """Check the limits before anything is written. Raises Refused (409)."""
         count = 0 if gallery is None else gallery.count()
         if gallery is not None and count + len(names) > self.limits.items:
             count -= len({item.id for item in gallery.items()} & set(names))  # they are replaced
         if count + len(names) > self.limits.items:
-            detail = f"A gallery holds at most {self.limits.items} items here: delete some first."
+            detail = f"A gallery holds at most {self.limits.items} items: delete some first."
             raise Refused(409, "gallery_full", detail)
         if self._used() + size > self.limits.gallery_bytes:
-            detail = "The galleries are full (all together): delete some items first."
+            detail = "The galleries have reached their total limit in bytes: delete some items first."
             raise Refused(409, "store_full", detail)
 
     def _read(self, name: str, work: Callable[[Gallery], Answer]) -> Answer:
-        """Reading waits for nobody: the gallery may be deleted and made anew meanwhile, and then is read again."""
+        """Read without a lock: a gallery that is deleted and created again meanwhile is read once more."""
         with self._refusing(checked_name(name)):
             for _ in range(self.attempts - 1):
                 with contextlib.suppress(InvalidGallery):
@@ -252,12 +252,12 @@ class Galleries(ABC):
 
 
 class FolderGalleries(Galleries):
-    """A folder of folders. A few galleries stay loaded: their files are verified once, not at every search."""
+    """A folder of galleries. A few of them stay loaded, so that their files are verified once, not at every search."""
 
     attempts = 5
 
     def __init__(self, folder: Path, work: Path, limits: Limits) -> None:
-        """folder: is there already. What a killed process had begun to delete is taken away."""
+        """folder: must exist. Galleries that a killed process had begun to delete are removed."""
         super().__init__(work, limits)
         self._folder = folder
         self._guard = threading.Lock()
@@ -275,7 +275,7 @@ class FolderGalleries(Galleries):
         return sorted(name for name in map(name_of, stems) if name is not None)
 
     def _about(self, name: str) -> About | None:
-        """The manifest alone is read."""
+        """Reads only the manifest."""
         try:
             manifest = read_manifest(self._place(name))
         except InvalidGallery:
@@ -289,7 +289,7 @@ class FolderGalleries(Galleries):
         with self._guard:
             gallery = self._held.get(name)
         if gallery is not None:
-            with contextlib.suppress(InvalidGallery):  # deleted meanwhile, perhaps made anew with another model
+            with contextlib.suppress(InvalidGallery):  # deleted meanwhile, or replaced by another model's
                 gallery.snapshot()
                 return gallery
             self._forget(name)
@@ -309,7 +309,7 @@ class FolderGalleries(Galleries):
         return self._keep(name, gallery)
 
     def _drop(self, name: str) -> bool:
-        """It is gone at once; its files follow."""
+        """The gallery disappears at once; its files are deleted afterward."""
         there = self._is_there(name)
         self._forget(name)
         aside = self._folder / f"{_DELETED}{uuid.uuid4().hex}"
@@ -322,7 +322,7 @@ class FolderGalleries(Galleries):
     def _used(self) -> int:
         size = 0
         for path in self._folder.rglob("*"):
-            with contextlib.suppress(OSError):  # it has vanished meanwhile
+            with contextlib.suppress(OSError):  # deleted meanwhile
                 status = path.stat()
                 size += status.st_size if stat.S_ISREG(status.st_mode) else 0
         return size
@@ -331,7 +331,7 @@ class FolderGalleries(Galleries):
         if isinstance(error.__cause__, OSError):
             return unavailable(error)
         logger.error("the gallery %r cannot be used: %s", name, error)
-        return Refused(500, "gallery_damaged", "The gallery's files are damaged. The server's log says how.")
+        return Refused(500, "gallery_damaged", "The gallery's files are damaged. See the server's log.")
 
     def _place(self, name: str) -> Path:
         return self._folder / stem_of(name)
@@ -357,17 +357,17 @@ class FolderGalleries(Galleries):
 
 
 class QdrantGalleries(Galleries):
-    """Collections of a server, perhaps shared with other services. It is asked once, as what fails there may take a
-    minute; it keeps readers and writers apart. A search is one request, and one more where the last is a second old.
+    """Collections of a server that other services may share. Requests are not retried, because a failure may take a
+    minute; the server isolates readers from writers. A search is one request, plus one if the last was a second ago.
     """
 
     def __init__(self, url: str, work: Path, limits: Limits) -> None:
-        """url: `qdrant://HOST:PORT`; it is not asked yet. Raises InvalidArgument, MissingExtra."""
+        """url: `qdrant://HOST:PORT`; not contacted yet. Raises InvalidArgument, MissingExtra."""
         super().__init__(work, limits)
         self._client, collection = connect(url)
         if collection:
-            raise InvalidArgument("the URL names a collection: give the server alone, qdrant://HOST:PORT")
-        self._opened: dict[str, tuple[float, QdrantGallery]] = {}  # when, by collection
+            raise InvalidArgument("the URL names a collection: give only the server, qdrant://HOST:PORT")
+        self._opened: dict[str, tuple[float, QdrantGallery]] = {}  # collection -> when it was opened, and the gallery
 
     def close(self) -> None:
         """See `Galleries.close`."""
@@ -409,15 +409,15 @@ class QdrantGalleries(Galleries):
     def _collection(self, name: str) -> str:
         collection = QDRANT_PREFIX + stem_of(name)
         if len(collection) > MAX_COLLECTION:
-            raise Refused(422, "invalid_name", "The name is too long for this server: give a shorter one.")
+            raise Refused(422, "invalid_name", "The name is too long for the Qdrant server: use a shorter one.")
         return collection
 
 
 def require(found: Kind, wanted: Kind) -> None:
     """Raises Refused (409) unless vectors of the two kinds can be compared."""
     if found != wanted:
-        detail = f"The gallery holds embeddings of {found}, not of {wanted}, and these cannot be compared."
-        raise Refused(409, "other_embeddings", f"{detail} Name that model and space, or another gallery.")
+        detail = f"The gallery has embeddings of {found}, which cannot be compared with those of {wanted}."
+        raise Refused(409, "other_embeddings", f"{detail} Use the gallery's model and space, or another gallery.")
 
 
 def _checked(ids: Sequence[str]) -> Sequence[str]:

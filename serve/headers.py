@@ -1,4 +1,4 @@
-"""What a browser is told about every answer."""
+"""The headers that tell a browser what each answer may do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMON = [
 ]
 
 DATA = [*COMMON, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
-"""For answers to programs: a browser that opens one runs and loads nothing."""
+"""For answers to programs: a browser that opens one runs nothing and loads nothing."""
 
 PAGE = [
     *COMMON,
@@ -26,7 +26,7 @@ PAGE = [
         b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
     ),
 ]
-"""For pages: everything comes from this server, and no other site may frame them."""
+"""For pages: everything comes from this server, and other sites may not frame them."""
 
 BROWSER = [
     *COMMON,
@@ -38,7 +38,7 @@ BROWSER = [
 ]
 """For the page that runs models in the browser: WebAssembly, modules of this server, no script in the page itself."""
 
-# What pages of the origins in LEAP_ZOO_SERVE_CORS may use, send and read.
+# The methods and headers that pages of the origins in LEAP_ZOO_SERVE_CORS may use and read.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SENT = ("Authorization", "X-API-Key", "X-Request-ID", "Content-Type", "Range", "If-Range", "If-None-Match")
 READ = ("X-Request-ID", "Retry-After", "ETag", "Content-Range", "Accept-Ranges", "WWW-Authenticate")

@@ -1,4 +1,4 @@
-"""Heads that clients leave here, by name, for classes of their own."""
+"""Heads that clients create, by name, for their own classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve.problems import Refused
 HELD = 16  # in memory, with their weights; cards of all
 
 T = TypeVar("T")
-_Version = tuple[int, int, int]  # of a file: another one has another inode
+_Version = tuple[int, int, int]  # of a file: a new file has a new inode
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Named:
 
 
 class Heads:
-    """The heads of the service. Methods block, `get` hardly; several threads and processes may call them.
+    """The heads of the service. All methods block (`get` only briefly); several threads and processes may call them.
 
     A file is read only when it has changed.
-    They raise Refused: 422 for a name that is none, 409 for one that is taken and for what would pass a limit, 503 when
-    the disk fails, 500 for a damaged file; and UnknownHead.
+    The methods raise Refused: 422 for an invalid name, 409 for a name that is taken and for a limit that would be
+    exceeded, 503 if the disk fails, 500 for a damaged file; and UnknownHead.
     """
 
     def __init__(self, folder: Path, work: Path, limits: Limits) -> None:
-        """folder: where the files lie; it is there already. What a killed writer left is removed. Raises OSError."""
+        """folder: of the files; must exist. Files that a killed writer left are removed. Raises OSError."""
         self._folder, self._lock = folder, work / "lock"
         self.limits = limits
 
@@ -61,11 +61,11 @@ class Heads:
         return self._read(name, self._head)[0]
 
     def show(self, name: str) -> Named:
-        """What the head is."""
+        """Describe the head."""
         return Named(name, *self._read(name, self._card))
 
     def list(self) -> Sequence[Named]:
-        """All of them, by name; damaged ones are left out."""
+        """All heads, sorted by name, except damaged ones."""
         found = []
         for name in self._names():
             with contextlib.suppress(UnknownHead, Refused):
@@ -73,10 +73,11 @@ class Heads:
         return found
 
     def create(self, name: str, head: CustomHead, *, replace: bool = False) -> Named:
-        """Keep a head, durably. replace: in place of one of the same name."""
+        """Store a head durably. replace: overwrite one with the same name."""
         data = encode_head(head)
         if len(data) > self.limits.head_bytes:
-            raise Refused(409, "head_too_large", f"A head has at most {self.limits.head_bytes} bytes here.")
+            detail = f"A head has at most {self.limits.head_bytes} bytes: use fewer classes."
+            raise Refused(409, "head_too_large", detail)
         try:
             with locked(self._lock):
                 self._sweep()
@@ -89,17 +90,17 @@ class Heads:
         return Named(name, head.card, len(data))
 
     def check_room(self, name: str, *, replace: bool = False) -> None:
-        """Whether a head of this name could be created now: before an effort, not after."""
+        """Check that a head with this name could be created, before the cost of fitting it. Raises Refused (409)."""
         there = self._place(name).exists()
         if there and not replace:
-            detail = f"There is a head {name} already: delete it, choose another name, or say replace=true."
+            detail = f"The head {name} already exists: delete it, choose another name, or send replace=true."
             raise Refused(409, "head_exists", detail)
         if not there and len(self._names()) >= self.limits.heads:
-            detail = f"There are {self.limits.heads} heads, which is the limit here: delete one first."
+            detail = f"There are {self.limits.heads} heads, which is the limit: delete one first."
             raise Refused(409, "too_many_heads", detail)
 
     def delete(self, name: str) -> None:
-        """Take a head away, whatever state its file is in."""
+        """Delete a head, even if its file is damaged."""
         try:
             with locked(self._lock):
                 self._place(name).unlink()
@@ -110,7 +111,7 @@ class Heads:
             raise unavailable(error) from error
 
     def _read(self, name: str, what: Callable[[Path, _Version], T]) -> tuple[T, int]:
-        """What is asked for of the file as it is now, and its bytes."""
+        """`what` of the current file, and the file's size in bytes."""
         path = self._place(name)
         try:
             status = os.stat(path)
@@ -123,7 +124,7 @@ class Heads:
             if isinstance(error.__cause__, OSError):
                 raise unavailable(error) from error
             logger.error("the head %r cannot be used: %s", name, error)
-            detail = "The head's file is damaged. The server's log says how."
+            detail = "The head's file is damaged. See the server's log."
             raise Refused(500, "head_damaged", detail) from error
         except OSError as error:
             raise unavailable(error) from error
@@ -136,9 +137,9 @@ class Heads:
         return self._folder / f"{stem_of(checked_name(name))}{SUFFIX}"
 
     def _unknown(self, name: str) -> UnknownHead:
-        return UnknownHead(f"there is no head {name} here{nearest(name, self._names())}")
+        return UnknownHead(f"there is no head {name}{nearest(name, self._names())}: GET /v1/heads lists them")
 
     def _sweep(self) -> None:
-        """Take away what a killed writer left. Nobody else writes now."""
+        """Remove the files that a killed writer left. The caller holds the lock."""
         for left in self._folder.glob(f".*{SUFFIX}.*"):
             left.unlink(missing_ok=True)

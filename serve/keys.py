@@ -1,4 +1,4 @@
-"""API keys: who may call. Kept in a file, compared in constant time, read again when the file changes."""
+"""API keys: who may call. They are in a file, are compared in constant time, and are reloaded when the file changes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger("leap_zoo.serve")
 
 MAX_FILE_BYTES = 1 << 20
 CHECK_SECONDS = 1.0
-"""How often, at most, the file is looked at for a change."""
+"""How often, at most, the file is checked for a change."""
 
 KEY_NAME = "leap_zoo.key"
-"""Where in an ASGI scope the name of the client's key is."""
+"""The key of an ASGI scope that has the name of the client's API key."""
 
 _HASHED = re.compile(r"\A([A-Za-z0-9._-]{1,64}):([0-9a-fA-F]{64})\Z")
 _PLAIN = re.compile(r"\A(?:([A-Za-z0-9._-]{1,64}):)?([A-Za-z0-9._~+/=-]{16,256})\Z")
@@ -31,11 +31,11 @@ _MAX_PRESENTED = 512
 
 
 def parse_keys(text: str, where: str) -> dict[bytes, str]:
-    """sha256 digest of each key -> the name of who has it.
+    """sha256 digest of each key -> the name of its owner.
 
     A line is `name:SHA256` (the hex digest of a key), `name:KEY`, or a KEY alone, of at least 16 characters; a key
-    without a name is called after its line. Empty lines and those that begin with # are left out.
-    Raises InvalidArgument, which never holds a key.
+    without a name is named after its line number. Empty lines and lines that begin with # are skipped.
+    Raises InvalidArgument, whose message never contains a key.
     """
     keys: dict[bytes, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -60,17 +60,17 @@ def parse_keys(text: str, where: str) -> dict[bytes, str]:
 
 
 class Keys:
-    """The keys in the file at `path`. A change that cannot be read is logged, and the keys before it stay valid."""
+    """The keys in the file at `path`. If a changed file cannot be read, that is logged and the old keys stay valid."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InvalidArgument when the file is missing or broken."""
+        """Raises InvalidArgument if the file is missing or invalid."""
         self._path = path
         self._seen = self._state()
         self._keys = self._read()
         self._checked = time.monotonic()
 
     def name_of(self, presented: str | None) -> str | None:
-        """Whose key `presented` is; None for nobody's. Takes as long for a wrong key as for a right one."""
+        """The name of the key `presented`; None if it is unknown. Takes as long for a wrong key as for a right one."""
         self._follow()
         if presented is None or len(presented) > _MAX_PRESENTED:
             return None
@@ -93,9 +93,9 @@ class Keys:
         try:
             self._keys = self._read()
         except LeapZooError as error:
-            logger.error("the API keys stay as they were: %s", error)
+            logger.error("the API keys were not reloaded, and the old ones stay valid: %s", error)
         else:
-            logger.info("the API keys were read again: %d", len(self._keys))
+            logger.info("the API keys were reloaded: %d", len(self._keys))
 
     def _read(self) -> dict[bytes, str]:
         what = f"the keys file {short(self._path)}"
@@ -105,11 +105,11 @@ class Keys:
             fix = "check LEAP_ZOO_SERVE_KEYS_FILE"
             raise InvalidArgument(f"{what} cannot be read ({error.strerror}): {fix}") from error
         if len(data) > MAX_FILE_BYTES:
-            raise InvalidArgument(f"{what} is larger than {MAX_FILE_BYTES} bytes: it holds one key a line")
+            raise InvalidArgument(f"{what} is larger than {MAX_FILE_BYTES} bytes: write one key per line")
         try:
             return parse_keys(data.decode(), what)
         except UnicodeDecodeError as error:
-            raise InvalidArgument(f"{what} is not UTF-8 text: write one key a line") from error
+            raise InvalidArgument(f"{what} is not UTF-8 text: write one key per line") from error
 
     def _state(self) -> tuple[int, int, int] | None:
         try:
@@ -120,10 +120,10 @@ class Keys:
 
 
 def presented_key(headers: Mapping[bytes, bytes], *, password: bool = False) -> str | None:
-    """The key that a request shows: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
+    """The key that a request presents: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
 
-    password: take it also from `Authorization: Basic`, where it is the password. For pages only: a browser sends that
-    one by itself, also when another site makes it call.
+    password: also accept it as the password of `Authorization: Basic`. For pages only: a browser sends that header by
+    itself, even when another site triggers the request.
     """
     if (key := headers.get(b"x-api-key")) is not None:
         return key.decode("latin-1").strip()
@@ -139,13 +139,13 @@ def presented_key(headers: Mapping[bytes, bytes], *, password: bool = False) -> 
 
 
 def key_refusal(presented: str | None, *, page: bool) -> Refused:
-    """What a client is told that shows no key, or an unknown one.
+    """The refusal of a client with no key or an unknown one.
 
-    page: it is a browser, which asks the visitor for a name, that does not matter, and the key as a password.
+    page: the client is a browser, which asks the visitor for a name (any will do) and for the key as a password.
     """
     challenge = 'Basic realm="leap-zoo", charset="UTF-8"' if page else 'Bearer realm="leap-zoo"'
     headers = {"www-authenticate": challenge}
     if presented is None:
-        detail = "An API key is needed: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
+        detail = "An API key is required: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
         return Refused(401, "missing_key", detail, headers)
-    return Refused(401, "wrong_key", "This API key is not known here. Ask whoever runs the server.", headers)
+    return Refused(401, "wrong_key", "This API key is unknown. Ask the server's operator for one.", headers)

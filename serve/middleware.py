@@ -1,7 +1,7 @@
-"""The gate that every request passes, whatever it is for: API, native routes, zoo, pages, health.
+"""The gate that every request passes: for the API, native routes, zoo, pages and health.
 
 In this order: the route's rules, the request id, the host, the origin, the key, a free place, the body within the
-budget, the answer within its time, and the answer within the budget. Metrics and the log see all of them.
+budget, the answer within its time, and the answer within the budget. Metrics and the log record every request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve.stopping import EndingStreams, Stopping, follow_supervisor
 UI_PATH = "/ui"
 BROWSER_PATH = "/browser"
 NATIVE_PATHS = frozenset({"/classify", "/embed", "/search"})
-BENTO_PAGE = "/schema.json"  # which BentoML's clients ask for what they may call
+BENTO_PAGE = "/schema.json"  # BentoML's clients read it for the list of methods
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 _DOCS = "/static-offline-docs"  # Swagger UI's files
 PAGE_PATHS = frozenset(
@@ -37,42 +37,42 @@ PAGE_PATHS = frozenset(
     | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
 
-READ_ONLY_BODY = 1024  # bytes, where no photo is sent: a small JSON object at most
+READ_ONLY_BODY = 1024  # bytes, for requests without photos: a small JSON object at most
 MAX_ANSWER = 8 * 2**20
-"""Bytes of an answer that is made before it is sent; files and exports are read while they are sent."""
+"""The most bytes of an answer that is built before it is sent; files and exports are read while they are sent."""
 
-MAX_TRANSFERS = 64  # downloads of models, exports and the browser page's files, at once: not in the places of photos
-MAX_PAGES = 256  # requests of pages at once; an open tab of the demo holds two
-LARGE_BODY = 256 * 1024  # bytes: from here on it is worth noticing that the client left before it has its answer
+MAX_TRANSFERS = 64  # concurrent downloads of models, exports and the browser page's files, counted apart from photos
+MAX_PAGES = 256  # concurrent requests of pages; an open tab of the demo holds two
+LARGE_BODY = 256 * 1024  # bytes: for larger bodies, watch whether the client disconnects before its answer
 
 _SLOW = re.compile(r"/v1/(heads|galler(?:y|ies)/[^/]*/export\Z)")
-"""Where answers may take longer: fitting embeds many photos, and an export is copied before it is sent."""
+"""Routes whose answers may take longer: fitting embeds many photos, and an export is copied before it is sent."""
 
 _EXPORT = re.compile(r"/v1/galler(?:y|ies)/[^/]*/export\Z")
 _CLOSED = "the handler is closed"
-"""What uvloop says of an answer to a client that asked several times at once and left: no failure of ours."""
+"""uvloop's error when a client pipelined requests and disconnected: not a failure of this service."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What holds for the requests of one kind of path."""
+    """The rules for the requests to one kind of path."""
 
     app: ASGIApp
     body: int = READ_ONLY_BODY
     places: Places | None = None
     seconds: float | None = None  # until the answer begins
-    whole: bool = True  # the answer is made before it is sent, so that its place is free while the client reads it
+    whole: bool = True  # the answer is built before it is sent, so that its place is free while the client reads it
     keys: bool = False
-    page: bool = False  # for a browser, which shows a key as a password
-    shared: bool = False  # with the pages of the origins in LEAP_ZOO_SERVE_CORS
+    page: bool = False  # for a browser, which sends the key as a password
+    shared: bool = False  # pages of the origins in LEAP_ZOO_SERVE_CORS may call it
     headers: headers.Headers = field(default_factory=lambda: headers.DATA)
-    route: str | None = None  # for metrics and log; None: what the router found, or `unmatched`
-    quiet: bool = False  # no line in the log, for probes
+    route: str | None = None  # for metrics and log; None: the route that the router found, or `unmatched`
+    quiet: bool = False  # not logged: probes
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What is known of a request before anything answers it; in its scope as `leap_zoo`."""
+    """A request before it is answered; in its scope as `leap_zoo`."""
 
     rules: Rules
     headers: dict[bytes, bytes]
@@ -82,7 +82,7 @@ class _Asked:
 class Gate:
     """The outermost ASGI application. `site` answers the API and the pages; `bento` native routes, health, metrics.
 
-    A path that nobody serves must not reach BentoML: its labels are raw paths, and a scanner would make a new time
+    An unknown path must not reach BentoML: its metrics are labeled with raw paths, so a scanner would create a new time
     series with every guess.
     """
 
@@ -146,7 +146,7 @@ class Gate:
             await self._bento(scope, receive, send)
 
     def rules(self, path: str) -> Rules:
-        """What holds at a path."""
+        """The rules for a path."""
         if path.startswith("/v1/"):
             if not _SLOW.match(path):
                 return self._api
@@ -160,9 +160,9 @@ class Gate:
         return self._exact.get(path, self._nothing)
 
     def _placed(self, scope: Scope) -> str:
-        """The path as this server knows it.
+        """The path without the proxy's prefix.
 
-        Whether the proxy takes its prefix away or not: the scope then has the whole path and the prefix, as in ASGI.
+        Works whether the proxy strips its prefix or not: afterward, the scope has the full path and the prefix (ASGI).
         """
         root, path = self._settings.root_path, str(scope["path"])
         if root:
@@ -171,7 +171,7 @@ class Gate:
         return path
 
     async def _observed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Around everything: the request's id, headers for browsers, metrics, and a line in the log."""
+        """The outer layer: the request's id, headers for browsers, metrics, and a line in the log."""
         started = time.perf_counter()
         path = self._placed(scope)
         rules, share = self.rules(path), Share(self.budget, send)
@@ -222,7 +222,7 @@ class Gate:
             request_id.reset(token)
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Who asks, whether there is a place, the body, the answer."""
+        """Check the client, find a place, read the body, and answer."""
         asked: _Asked = scope["leap_zoo"]
         rules, share = asked.rules, asked.share
         length = announced_length(scope)
@@ -231,7 +231,7 @@ class Gate:
             if rules.places is not None:
                 rules.places.check()
         except Refused as refused:
-            # The connection stays open where the body that still comes is known to end soon.
+            # The connection stays open if the rest of the body is known to end soon.
             sends_more = b"transfer-encoding" in asked.headers or (length or 0) > READ_ONLY_BODY
             await self._refuse(refused, share, scope, receive, send, sends_more=sends_more)
             return
@@ -245,11 +245,11 @@ class Gate:
             share.free()
             await self._refuse(unread.refused, share, scope, receive, send, sends_more=unread.still_sent)
         except Refused as refused:
-            share.free()  # an answer that found no room is counted no more: the refusal must find some
+            share.free()  # free an answer that did not fit: the refusal needs room
             await self._refuse(refused, share, scope, receive, send, sends_more=False)
 
     def _check_sender(self, scope: Scope, asked: _Asked) -> None:
-        """Raises Refused for a host that is not ours, another site's page, a missing or unknown key, a coded body."""
+        """Raises Refused for an unknown host, another site's page, a missing or unknown key, an encoded body."""
         rules, given = asked.rules, asked.headers
         if not rules.quiet:
             self._check_host(given.get(b"host", b"").decode("latin-1"))
@@ -264,7 +264,7 @@ class Gate:
             scope[KEY_NAME] = name
         coding = given.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         if coding not in ("", "identity"):
-            raise Refused(415, "unsupported_encoding", "A body with Content-Encoding is not read. Send it as it is.")
+            raise Refused(415, "unsupported_encoding", "Content-Encoding is not supported. Send the body without it.")
 
     def _check_host(self, host: str) -> None:
         name = (host.rpartition(":")[0] if re.search(r":\d*\Z", host) else host).strip("[]").lower().rstrip(".")
@@ -273,20 +273,20 @@ class Gate:
             return
         if not known and (self._keys is not None or "." not in name or _is_address(name)):
             return
-        detail = "This server does not answer for this host name. Whoever runs it can allow it: LEAP_ZOO_SERVE_HOSTS."
+        detail = "This server does not answer for this host name. Its operator can allow it with LEAP_ZOO_SERVE_HOSTS."
         raise Refused(421, "unknown_host", detail)
 
     def _check_origin(self, origin: str, host: str) -> None:
         allowed = self._settings.cors
         if "*" in allowed or origin in allowed or (host and origin.partition("://")[2] == host):
             return
-        detail = "Pages of other sites may not call this server. Whoever runs it can allow one: LEAP_ZOO_SERVE_CORS."
+        detail = "Pages of other sites may not call this server. Its operator can allow one with LEAP_ZOO_SERVE_CORS."
         raise Refused(403, "foreign_origin", detail)
 
     async def _answer(
         self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """The application's answer to a request that was read: in its place, within its time. Raises Refused."""
+        """The application's answer to a request whose body was read, within its time limit. Raises Refused."""
         if not rules.whole:
             await self._stream(body, rules, share, scope, receive, send)
             return
@@ -319,7 +319,7 @@ class Gate:
             scope["route"] = asked["route"]
         share.free()
         if size > MAX_ANSWER:
-            detail = f"The answer would be larger than {MAX_ANSWER >> 20} MiB. Ask for less at once."
+            detail = f"The answer would be larger than {MAX_ANSWER >> 20} MiB. Request less at once."
             raise Refused(413, "answer_too_large", detail)
         if start:
             await share.write(start, b"" if is_head else b"".join(parts), send)
@@ -327,7 +327,7 @@ class Gate:
     async def _stream(
         self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """An answer that is sent while it is made; its place is held until the client has read it."""
+        """An answer that is sent while it is built; it holds its place until the client has read it."""
         begun = False
         try:
             async with asyncio.timeout(rules.seconds) as clock:
@@ -349,13 +349,13 @@ class Gate:
     async def _refuse(
         self, refused: Refused, share: Share, scope: Scope, receive: Receive, send: Send, *, sends_more: bool
     ) -> None:
-        """Answer with a problem; a client that may still be sending gets it before the connection closes."""
+        """Answer with a problem; a client that may still be sending receives it before the connection closes."""
         response = refused.response(scope["path"])
         if sends_more:
             response.headers["connection"] = "close"
         start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
         part = b"" if scope["method"] == "HEAD" else bytes(response.body)
-        # Not counted in the budget: when that is full, the refusal must still find room.
+        # Not counted in the budget: if that is full, the refusal must still be sent.
         await share.pass_on(start, send)
         await share.pass_on({"type": "http.response.body", "body": part, "more_body": sends_more}, send)
         if sends_more:
@@ -372,9 +372,9 @@ class Gate:
         return dressed
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Health, by BentoML's word; a server that is about to end is not ready, but alive."""
+        """Health, from BentoML; a server that is shutting down is not ready, but alive."""
         if self.stopping.now and scope["path"].endswith("/readyz"):
-            raise Refused(503, "stopping", "The server has been told to stop.", {"retry-after": "5"})
+            raise Refused(503, "stopping", "The server is shutting down.", {"retry-after": "5"})
         await self._bento(scope, receive, send)
 
 
@@ -388,7 +388,7 @@ def _too_late(rules: Rules) -> Refused:
 
 
 async def _while_connected(answer: Awaitable[None], receive: Receive) -> None:
-    """`answer`, unless the client leaves: then it is cancelled, and the engine stops between two photos."""
+    """`answer`, unless the client disconnects: then it is canceled, and the engine stops between two photos."""
     working, left = asyncio.ensure_future(answer), asyncio.ensure_future(receive())
     try:
         await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -409,7 +409,7 @@ def _is_address(name: str) -> bool:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once and then waits for the client to leave."""
+    """A `receive` that returns the body once and then waits for the client to disconnect."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

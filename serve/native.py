@@ -1,6 +1,6 @@
-"""The methods of the service over HTTP: BentoML's application, in which photos are read and refused as the API does it.
+"""The methods of the service over HTTP: BentoML's application, with photos read and refused as in the API.
 
-BentoML of its own would fetch an address that is sent in place of a photo, and answer a broken one with 500.
+BentoML by itself would fetch a URL that is sent instead of a photo, and would answer a broken photo with 500.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from serve.problems import Refused, invalid_options, refusal_of
 
 
 class NativeApp(ServiceAppFactory):
-    """Makes the application of a service whose methods take a photo, `image`, and options.
+    """Builds the application of a service whose methods take a photo, `image`, and options.
 
-    As BentoML's clients send them, in a form; or the photo alone as the body, and options in the query.
+    They come in a form, as BentoML's clients send it; or the photo is the body, and the options are in the query.
     """
 
     def __call__(self) -> Starlette:
@@ -48,7 +48,7 @@ class NativeApp(ServiceAppFactory):
         for unknown in given.keys() - set(known):
             raise Refused(422, "invalid_option", f"Unknown option {short(unknown)}{nearest(unknown, known)}.")
         try:
-            # Beside the event loop: the photo becomes a file of this request, as methods of BentoML have it.
+            # In a thread: BentoML's methods take a path, so the photo becomes a temporary file of this request.
             found = await asyncio.to_thread(method.input_spec.model_validate, given | {"image": photo})
         except ValidationError as error:
             raise invalid_options(error.errors(), known) from error
@@ -57,7 +57,7 @@ class NativeApp(ServiceAppFactory):
         return await method.output_spec.to_http_response(answer, JSONSerde())
 
     async def schema_view(self, request: Request) -> Response:
-        """What BentoML's clients ask for first. Made once."""
+        """The schema that BentoML's clients request first. Built once."""
         return JSONResponse(self._schema)
 
     @functools.cached_property

@@ -22,19 +22,19 @@ from numpy.lib import format as npy
 from leap_zoo.gallery import Gallery
 
 _ABOUT = ("model", "revision", "space")
-BLOCK = 64 * 1024  # bytes, as many as are written to a client at once
+BLOCK = 64 * 1024  # bytes that are written to a client at once
 
 
 class Export:
-    """The blocks of an npz file of a gallery as it was when this was made: iterate once.
+    """The blocks of an npz file of a gallery, as of the time of creation: iterate once.
 
-    Whoever has it must close it: it holds a temporary file, and a place among the exports.
+    The caller must close it: it holds a temporary file and one of the places for exports.
     """
 
     def __init__(self, gallery: Gallery, folder: Path, closed: Callable[[], object] = lambda: None) -> None:
-        """folder: for files without a name, which the system removes however the process ends.
+        """folder: for temporary files without a name, which the system removes however the process ends.
 
-        closed: called once, when it is closed. Raises OSError when the disk is full.
+        closed: called once, when this is closed. Raises OSError if the disk is full.
         """
         self._closed = closed
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -46,7 +46,7 @@ class Export:
             raise
 
     def close(self) -> None:
-        """Let go of the file and of the place. May be called again."""
+        """Free the file and the place. May be called again."""
         self._file.close()
         closed, self._closed = self._closed, lambda: None
         closed()
@@ -58,7 +58,7 @@ class Export:
 
 def _write(gallery: Gallery, file: IO[bytes], folder: Path) -> None:
     encoder, kind, ids = msgspec.json.Encoder(), gallery.kind, list[str]()
-    # How many there are is only known at the end, and an array begins with it.
+    # An array's header has its length, which is known only at the end.
     with tempfile.TemporaryFile(dir=folder) as vectors, tempfile.TemporaryFile(dir=folder) as lines:
         for names, rows, metadata in gallery.export():
             ids += names

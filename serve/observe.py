@@ -1,7 +1,7 @@
-"""What is known of requests afterwards: Prometheus metrics, and one line in the log for each.
+"""Metrics for Prometheus, and one line in the log per request.
 
-Nothing of a request is logged but what is listed in `Served`: no query, file name, body, address or key. Labels of
-metrics are bounded: a route is a template of ours or `unmatched`, whatever a client asks for.
+Only the fields of `Served` are logged: no query, file name, body, client address or key. Labels of metrics are bounded:
+a route is one of the service's templates or `unmatched`, whatever a client requests.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
-LEFT = 499  # as nginx has it: the client went away before an answer began
+LEFT = 499  # nginx's code: the client disconnected before the answer began
 MAX_LINES = 10_000
-"""Lines of the log that wait for a slow reader; later ones are dropped rather than hold up requests."""
+"""The most log lines that wait for a slow reader; further ones are dropped, so that requests do not wait."""
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that is being answered; tasks and threads that are started for it inherit it."""
@@ -36,14 +36,14 @@ _SANE_ID = re.compile(rb"\A[A-Za-z0-9._-]{1,64}\Z")
 
 
 class Metrics:
-    """Make one per process, in a worker: BentoML runs `prometheus_client` in its multiprocess mode, which decides at
-    its import where the figures go; /metrics adds up the files of all workers, with BentoML's own.
+    """Create one per process, in a worker: BentoML runs `prometheus_client` in multiprocess mode, which chooses the
+    files of its figures at import; /metrics adds up the files of all workers, including BentoML's own.
     """
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        # A registry of our own: in multiprocess mode /metrics reads the files, and a second Metrics is no conflict.
+        # A separate registry: in multiprocess mode, /metrics reads the files, and a second Metrics does not conflict.
         self.registry = registry = CollectorRegistry()
         labels = ["route", "method", "status_class"]
         self._requests = Counter("leap_zoo_requests", "Requests that were answered", labels, registry=registry)
@@ -66,24 +66,24 @@ class Metrics:
         self._inside = Gauge(
             "leap_zoo_in_flight",
             "Requests being answered now",
-            multiprocess_mode="livemostrecent",  # a worker that was killed leaves nothing behind
+            multiprocess_mode="livemostrecent",  # ignores workers that were killed
             registry=registry,
         )
         self._answered = lru_cache(4096)(self._answered_by_labels)
 
     def served(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request. `route` must be one of finitely many."""
+        """Count an answered request. `route` must be one of a finite set."""
         counter, histogram = self._answered(route, method if method in METHODS else "other", status // 100)
         counter.inc()
         histogram.observe(seconds)
 
     def inside(self, change: int) -> None:
-        """Count a request that has come (1) or is answered (-1)."""
+        """Count a request that has arrived (1) or is answered (-1)."""
         self._count += change
         self._inside.set(self._count)
 
     def stages(self, queue_ms: float, decode_ms: float, inference_ms: float) -> None:
-        """Count where a request with photos has spent its time."""
+        """Record how long a request with photos spent in each stage."""
         for stage, milliseconds in zip(self._stages, (queue_ms, decode_ms, inference_ms), strict=True):
             stage.observe(milliseconds / 1000)
 
@@ -105,21 +105,21 @@ class Served:
 
 
 def make_request_id(offered: bytes | None) -> str:
-    """The id that a client, or a proxy before us, has given, when it is one; a new one otherwise."""
+    """The id that a client or a proxy sent if it is valid, otherwise a new one."""
     if offered is not None and _SANE_ID.match(offered):
         return offered.decode("ascii")
     return secrets.token_hex(8)
 
 
 def log_served(served: Served) -> None:
-    """Write the line of a request: a warning where the server failed."""
+    """Log a request; as a warning if the server failed."""
     level = logging.WARNING if served.status >= 500 and served.status != 503 else logging.INFO
     if access.isEnabledFor(level):
         access.log(level, "%s %s %d", served.method, served.route, served.status, extra=vars(served))
 
 
 def configure_log() -> None:
-    """Send the loggers `leap_zoo.*` to stderr as JSON, from a thread: a slow reader holds up no request.
+    """Send the loggers `leap_zoo.*` to stderr as JSON, from a thread, so that a slow reader does not delay requests.
 
     BentoML and uvicorn write lines of their own, which are text, when they start and stop.
     """
@@ -136,7 +136,7 @@ def configure_log() -> None:
 
 
 class _Queued(logging.handlers.QueueHandler):
-    """Puts finished lines into a queue; one that is full drops them."""
+    """Puts finished lines into a queue; a full queue drops them."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(queue.Full):
@@ -144,7 +144,7 @@ class _Queued(logging.handlers.QueueHandler):
 
 
 class JsonLines(OrjsonFormatter):
-    """Writes a record as one line of JSON: what it says, the request's id, and what is known of an answered request.
+    """Writes a record as one line of JSON: its message, the request's id, and the fields of an answered request.
 
     Line breaks in a message are escaped, so that no client can forge a line.
     """

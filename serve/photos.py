@@ -1,7 +1,7 @@
 """The photos in a request: raw body, multipart form or JSON -> bytes, or a refusal that says how to send them.
 
-Whether the bytes are a photo is for `leap_zoo.preprocess` to say. No name a client gives a file is ever used, and no
-address it gives is ever fetched.
+`leap_zoo.preprocess` checks whether the bytes are a photo. File names from clients are never used, and URLs from
+clients are never fetched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HOW_MANY = (
 )
 HOW_ITEMS = (
     "Send the bytes of a photo with Content-Type image/jpeg, a multipart form with a file field `image` for each photo "
-    "(and perhaps a field `id` and a field `metadata`, which is JSON, for each), or JSON "
+    "(and optionally a field `id` and a field `metadata`, which is JSON, for each), or JSON "
     '{"images": ["base64", ...], "ids": [...], "metadata": [{...}, ...]}'
 )
 HOW_CLASSES = (
@@ -45,8 +45,8 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mO4o6EBAAMQAS0
 
 _MAX_TEXT = 64 * 1024  # bytes of a form's text field
 _STANDARD = str.maketrans("-_", "+/")
-_MAX_VALUES = 200_000  # of a JSON body; photos are few and long
-_LARGE = 64 * 1024  # bytes of JSON or base64 that would hold up the event loop for more than a millisecond
+_MAX_VALUES = 200_000  # values in a JSON body; photos are few and long
+_LARGE = 64 * 1024  # bytes of JSON or base64 that would block the event loop for more than a millisecond
 
 T = TypeVar("T")
 Fields = dict[str, Value]
@@ -60,7 +60,7 @@ Form = list[tuple[str, bytes | str]]
 
 @dataclass(frozen=True)
 class Items:
-    """Photos, and as many ids and metadata. Where the client gave no ids, the same photo has the same id."""
+    """Photos, with an id and metadata for each. Without ids from the client, equal photos get equal ids."""
 
     photos: list[bytes]
     ids: list[str]
@@ -88,12 +88,12 @@ class ClassesBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def read_photo(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The one photo in `request`, raw or a form's only file, and the form's other fields, which are options.
+    """The one photo in `request`, raw or the only file of a form, and the form's other fields, which are options.
 
-    Options are JSON, as BentoML's clients write them, or text. Raises Refused: 400 when there is no photo, more than
-    one, or the form is broken; 415 for any other kind of body; 422 for text in place of the photo.
+    Options are JSON, as BentoML's clients write them, or text. Raises Refused: 400 for no photo, for more than one, and
+    for an invalid form; 415 for any other kind of body; 422 for text instead of the photo.
     """
-    form = await _sent(request, 8, HOW_ONE)  # a few are read so that the answer can say what was wrong
+    form = await _sent(request, 8, HOW_ONE)  # a few are read, so that the answer can say what is wrong
     photos = [value for _, value in form if isinstance(value, bytes)]
     options = {name: _option(value) for name, value in form if isinstance(value, str)}
     if "image" in options:
@@ -106,8 +106,8 @@ async def read_photo(request: Request) -> tuple[bytes, dict[str, Any]]:
 async def read_photos(request: Request, most: int) -> list[bytes]:
     """The bytes of the photos in `request`, 1 to `most`, in the order they were sent. Raises Refused.
 
-    400 for no photo, and for a form, JSON or base64 that is broken; 413 for more than `most`; 415 for any other kind of
-    body; 422 for what is no photo. `index` says which one it is about.
+    400 for no photo, and for an invalid form, JSON or base64; 413 for more than `most`; 415 for any other kind of body;
+    422 for something that is not a photo. `index` says which photo has the problem.
     """
     sent = await _sent(request, most, HOW_MANY, ImagesBody)
     if isinstance(sent, ImagesBody):
@@ -116,7 +116,7 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
     if "image" in texts:
         raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_MANY}.")
     if texts:
-        detail = "A form field besides the photo is not read. Put options into the query, as in ?top=3."
+        detail = "The form may have no field besides the photo. Put options into the query, as in ?top=3."
         raise Refused(422, "unexpected_field", detail)
     return none_missing([value for _, value in sent if isinstance(value, bytes)])
 
@@ -124,7 +124,7 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
 async def read_items(request: Request, most: int) -> Items:
     """The photos in `request`, 1 to `most`, for a gallery. Raises Refused as `read_photos` does.
 
-    422 for ids or metadata that are not as many as the photos. A photo that is there twice, without an id, counts once.
+    422 if the number of ids or metadata differs from that of the photos. A photo sent twice without an id counts once.
     """
     sent = await _sent(request, most, HOW_ITEMS, ItemsBody)
     if isinstance(sent, ItemsBody):
@@ -139,14 +139,14 @@ async def read_items(request: Request, most: int) -> Items:
         elif name == "metadata":
             metadata.append(_decode_json(value.encode(), Fields))
         else:
-            detail = f"A text field of the form is neither `id` nor `metadata`. {HOW_ITEMS}."
+            detail = f"The form has a text field that is neither `id` nor `metadata`. {HOW_ITEMS}."
             raise Refused(422, "unexpected_field", detail)
     return _items([value for _, value in sent if isinstance(value, bytes)], ids or None, metadata or None)
 
 
 async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
-    """The photos in `request`, 2 to `most`, by class. Raises Refused as `read_photos` does, though not for bytes that
-    are no photo.
+    """The photos in `request`, 2 to `most`, by class. Raises Refused as `read_photos` does, but not for bytes that are
+    not a photo.
     """
     sent = await _sent(request, most, HOW_CLASSES, ClassesBody, raw=False)
     classes: dict[Label, list[bytes]] = {}
@@ -156,17 +156,17 @@ async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
     else:
         for label, photo in sent:
             if isinstance(photo, str):
-                raise Refused(422, "unexpected_field", f"A text field of the form is not read. {HOW_CLASSES}.")
+                raise Refused(422, "unexpected_field", f"The form may have no text field. {HOW_CLASSES}.")
             classes.setdefault(label, []).append(photo)
     if not any(classes.values()):
         raise Refused(400, "missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
     if len(classes) < 2:
-        raise Refused(422, "invalid_classes", f"A head tells at least two classes apart. {HOW_CLASSES}.")
+        raise Refused(422, "invalid_classes", f"A head needs at least two classes. {HOW_CLASSES}.")
     return classes
 
 
 async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
-    """The photos in `texts`, at most `most`, each in base64 or a data URI with base64. Raises Refused."""
+    """The photos in `texts`, at most `most`, each as base64 or as a data URI with base64. Raises Refused."""
     _check_number(len(texts), most)
 
     def decoded() -> list[bytes]:
@@ -176,7 +176,7 @@ async def photos_of_texts(texts: list[str], most: int) -> list[bytes]:
 
 
 def photo_of_text(text: str, index: int) -> bytes:
-    """The photo in base64, or in a `data:` URI with base64. Raises Refused, about the photo `index`.
+    """The photo from base64 or from a `data:` URI with base64. Raises Refused, with `index` as the photo's number.
 
     Standard or URL-safe (RFC 4648), with or without line breaks (MIME, PEM) and padding.
     """
@@ -197,9 +197,9 @@ def photo_of_text(text: str, index: int) -> bytes:
 
 
 async def read_json(body: bytes, kind: type[T]) -> T:
-    """A JSON body as a `kind`; a large one is read beside the event loop.
+    """A JSON body as a `kind`; a large one is parsed in a thread.
 
-    Raises Refused: 400 for invalid JSON, 413 for too many values, 422 for another shape.
+    Raises Refused: 400 for invalid JSON, 413 for too many values, 422 for an unexpected structure.
     """
     return await asyncio.to_thread(_decode_json, body, kind) if len(body) > _LARGE else _decode_json(body, kind)
 
@@ -209,7 +209,7 @@ async def _sent(request: Request, most: int, how: str) -> Form: ...
 @overload
 async def _sent(request: Request, most: int, how: str, body: type[T], *, raw: bool = True) -> Form | T: ...
 async def _sent(request: Request, most: int, how: str, body: type[T] | None = None, *, raw: bool = True) -> Form | T:
-    """The body: the fields of a form, as which a raw photo counts, too; or JSON. Raises Refused, also for others."""
+    """The body: the fields of a form (a raw photo counts as one field), or JSON. Raises Refused for any other body."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if raw and (kind.startswith("image/") or kind in ("", "application/octet-stream")):
         return [("image", await request.body())]
@@ -217,18 +217,18 @@ async def _sent(request: Request, most: int, how: str, body: type[T] | None = No
         return await _form(request, most, how)
     if kind == "application/json" and body is not None:
         return await read_json(await request.body(), body)
-    raise Refused(415, "unsupported_content_type", f"A body of this Content-Type holds no photo. {how}.")
+    raise Refused(415, "unsupported_content_type", f"A body with this Content-Type does not contain a photo. {how}.")
 
 
 async def _form(request: Request, most: int, how: str) -> Form:
-    """The fields of a form in the order they were sent; files as bytes, their names unread."""
+    """The fields of a form in the order they were sent; files as bytes, without their names."""
     try:
         async with request.form(max_files=most, max_fields=max(8, 2 * most), max_part_size=_MAX_TEXT) as form:
             return [
                 (name, await value.read() if isinstance(value, UploadFile) else value)
                 for name, value in form.multi_items()
             ]
-    except HTTPException as error:  # Starlette's word for a form that it cannot parse
+    except HTTPException as error:  # Starlette raises it for a form that it cannot parse
         if error.detail.startswith("Too many files"):
             _check_number(most + 1, most)
         raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
@@ -248,12 +248,12 @@ def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | 
 
 
 def _decode_json(body: bytes, kind: type[T]) -> T:
-    if len(body) > _LARGE and body.count(b",") > _MAX_VALUES:  # the decoder would keep the interpreter for seconds
+    if len(body) > _LARGE and body.count(b",") > _MAX_VALUES:  # the decoder would hold the GIL for seconds
         raise Refused(413, "body_too_large", f"The JSON has more than {_MAX_VALUES} values. Send fewer in one request.")
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Refused(422, "invalid_body", f"The JSON has an unexpected shape: {error}.") from error
+        raise Refused(422, "invalid_body", f"The JSON has an unexpected structure: {error}.") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Refused(400, "broken_json", "The body is not valid JSON. Check how it was written.") from error
 
@@ -266,7 +266,7 @@ def _option(text: str) -> object:
 
 
 def none_missing(photos: list[bytes], how: str = HOW_MANY) -> list[bytes]:
-    """The photos. Raises Refused (400) when there is none, or an empty one."""
+    """The photos. Raises Refused (400) if there is none or one is empty."""
     if not photos or not all(photos):
         index = photos.index(b"") if len(photos) > 1 else None
         raise Refused(400, "missing_photo", f"The request holds no photo, or an empty one. {how}.", index=index)
@@ -275,5 +275,5 @@ def none_missing(photos: list[bytes], how: str = HOW_MANY) -> list[bytes]:
 
 def _check_number(photos: int, most: int) -> None:
     if photos > most:
-        detail = f"More than {most} photos in one request are not read. Send them in several requests."
+        detail = f"More than {most} photos in one request are not accepted. Send them in several requests."
         raise Refused(413, "too_many_photos", detail)

@@ -1,4 +1,4 @@
-"""How many pixels a photo announces, read from its first bytes: what decoding it would cost, before it is decoded."""
+"""How many pixels a photo's header announces: an estimate of the cost of decoding, before it is decoded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MAX_SEGMENTS = 1000  # of a JPEG before its size; cameras write about ten
 
 
 def megapixels(photo: bytes, limits: Limits) -> float:
-    """What decoding a photo costs, in millions of pixels as its header announces them; 0 for bytes that are no photo.
+    """The cost of decoding a photo, in megapixels as its header announces them; 0 for bytes that are not a photo.
 
-    A JPEG counts a quarter: it is decoded at a fraction of its size. A header that is not read here counts as the
-    largest photo that `limits` allow. Whether the header is right is for the decoder to find.
+    A JPEG counts a quarter, because it is decoded at a fraction of its size. A header that is not understood here
+    counts as the largest photo that `limits` allow. The decoder finds out whether the header is right.
     """
     if photo[:2] == b"\xff\xd8":
         sides = _jpeg_sides(photo)
@@ -35,13 +35,13 @@ def megapixels(photo: bytes, limits: Limits) -> float:
         sides = _boxed_sides(photo) or (limits.pixels, 1)
     elif photo[:4] in (b"II*\0", b"MM\0*"):
         sides = _tiff_sides(photo) or (limits.pixels, 1)
-    elif photo[:4] in (b"II+\0", b"MM\0+"):  # a TIFF of more than 4 GiB, by its name
+    elif photo[:4] in (b"II+\0", b"MM\0+"):  # BigTIFF, the format for more than 4 GiB
         sides = (limits.pixels, 1)
     return min(sides[0] * sides[1], limits.pixels) / 1e6
 
 
 def _jpeg_sides(photo: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG; None where they are not in its first segments."""
+    """Width and height of a JPEG; None if they are not in its first segments."""
     at = 2
     for _ in range(_MAX_SEGMENTS):
         if at + 9 > len(photo) or photo[at] != 0xFF:
@@ -55,7 +55,7 @@ def _jpeg_sides(photo: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_sides(photo: bytes) -> tuple[int, int] | None:
-    """Width and height in a TIFF's first directory; None where they are not in its first entries."""
+    """Width and height in a TIFF's first directory; None if they are not in its first entries."""
     order = "<" if photo[:1] == b"I" else ">"
     found: dict[int, int] = {}
     try:

@@ -1,4 +1,4 @@
-"""What a client is told when a request is refused: RFC 9457 problem details with a stable `code`."""
+"""The answers to requests that are refused: RFC 9457 problem details with a stable `code`."""
 
 from __future__ import annotations
 
@@ -21,85 +21,85 @@ OPENAI_PATH = "/v1/embeddings"
 
 CODES: dict[str, tuple[int, str]] = {
     "missing_photo": (400, "The request holds no photo, or an empty one."),
-    "several_photos": (400, "The route takes one photo, and there are more."),
+    "several_photos": (400, "The route takes one photo, but the request has more."),
     "undecodable_image": (400, "The photo is truncated or broken."),
-    "broken_form": (400, "The multipart form cannot be read."),
+    "broken_form": (400, "The multipart form is invalid."),
     "broken_json": (400, "The body is not valid JSON."),
-    "broken_base64": (400, "A photo is not in base64."),
-    "broken_data_uri": (400, "A data URI is not in base64, as data:image/jpeg;base64,... is."),
-    "client_left": (400, "The client closed the connection before its body had arrived."),
-    "missing_key": (401, "This server wants an API key."),
-    "wrong_key": (401, "The API key is not known here."),
-    "foreign_origin": (403, "Another site's page tried to change something here."),
+    "broken_base64": (400, "A photo is not valid base64."),
+    "broken_data_uri": (400, "A data URI does not contain base64, as data:image/jpeg;base64,... does."),
+    "client_left": (400, "The client closed the connection before the whole body arrived."),
+    "missing_key": (401, "This server requires an API key."),
+    "wrong_key": (401, "The API key is unknown."),
+    "foreign_origin": (403, "A page of another site tried to change something here."),
     "unknown_path": (404, "Nothing is served at this path."),
-    "unknown_file": (404, "No model here has this file."),
-    "unknown_gallery": (404, "There is no gallery of this name here."),
-    "unknown_head": (404, "The model has no head of this name, and none was made here."),
-    "unknown_model": (404, "No model of this name is served."),
-    "wrong_method": (405, "The path does not take that method."),
+    "unknown_file": (404, "No model of this server has this file."),
+    "unknown_gallery": (404, "There is no gallery with this name."),
+    "unknown_head": (404, "Neither the model nor a client has a head with this name."),
+    "unknown_model": (404, "No model with this name is served."),
+    "wrong_method": (405, "The path does not support that method."),
     "body_too_slow": (408, "The body did not arrive in time."),
-    "head_of_another_model": (409, "The head was fitted for another model, or another revision of it."),
+    "head_of_another_model": (409, "The head was fitted for another model or another revision."),
     "gallery_full": (409, "The gallery is full."),
-    "head_exists": (409, "There is a head of this name already."),
-    "head_of_the_model": (409, "The model itself has a head of this name."),
-    "head_too_large": (409, "The head would be larger than one may be."),
+    "head_exists": (409, "A head with this name already exists."),
+    "head_of_the_model": (409, "The model itself has a head with this name."),
+    "head_too_large": (409, "The head would exceed the size limit."),
     "other_embeddings": (409, "The gallery holds embeddings of another model, revision or space."),
-    "store_full": (409, "There is no room for more."),
-    "too_many_galleries": (409, "The limit of galleries is reached."),
-    "too_many_heads": (409, "The limit of heads is reached."),
-    "answer_too_large": (413, "The answer would be larger than this server sends. Ask for less at once."),
-    "body_too_large": (413, "The body is larger than this server takes."),
+    "store_full": (409, "The limit of stored data is reached."),
+    "too_many_galleries": (409, "The limit on galleries is reached."),
+    "too_many_heads": (409, "The limit on heads is reached."),
+    "answer_too_large": (413, "The answer would exceed this server's limit. Request less at once."),
+    "body_too_large": (413, "The body exceeds this server's limit."),
     "image_too_large": (413, "The photo has too many bytes or pixels. Nothing was decoded."),
-    "too_many_photos": (413, "There are more photos in the request than this server takes."),
-    "too_many_pixels": (413, "The photos of the request have too many pixels together. Send fewer in one request."),
-    "too_many_vectors": (413, "There are no vectors in the request, or more than this server takes."),
-    "not_an_image": (415, "The bytes are no photo in a format that is read."),
-    "unsupported_encoding": (415, "A body with Content-Encoding, as gzip, is not read."),
-    "unsupported_content_type": (415, "A body of this Content-Type holds no photo."),
+    "too_many_photos": (413, "The request has more photos than this server accepts."),
+    "too_many_pixels": (413, "The photos of the request have too many pixels in total. Send fewer in one request."),
+    "too_many_vectors": (413, "The request has no vectors, or more than this server accepts."),
+    "not_an_image": (415, "The bytes are not a photo in a supported format."),
+    "unsupported_encoding": (415, "A body with a Content-Encoding, such as gzip, is not supported."),
+    "unsupported_content_type": (415, "A body with this Content-Type does not contain a photo."),
     "range_not_satisfiable": (416, "The range lies outside the file."),
     "unknown_host": (421, "The server does not answer for this host name."),
-    "address_not_fetched": (422, "An address was sent in place of a photo. None is ever fetched."),
+    "address_not_fetched": (422, "A URL was sent instead of a photo. The server never fetches URLs."),
     "image_is_text": (422, "The form's field for the photo is text, not a file."),
-    "invalid_body": (422, "The JSON has another shape than expected."),
-    "invalid_classes": (422, "There are fewer than two classes, or one without a photo that can be read."),
-    "invalid_id": (422, "An id is empty, too long, there twice, or has characters that it must not have."),
-    "invalid_metadata": (422, "Metadata have a name, a value or a size that cannot be kept."),
-    "invalid_name": (422, "A name has other characters than letters, digits, `_`, `.` and `-`."),
-    "invalid_option": (422, "An option is unknown, or out of its range."),
-    "model_not_here": (422, "The model is served, but not in that precision."),
-    "unexpected_field": (422, "The form has a field that is not read."),
-    "uneven_items": (422, "There are more or fewer ids or metadata than photos."),
-    "invalid_vector": (422, "A vector has another length than the gallery's, is 0, or is not finite."),
-    "unknown_space": (422, "Embeddings live in the `student` or the `teacher` space."),
-    "gallery_damaged": (500, "The gallery's files are damaged. The server's log says how."),
-    "head_damaged": (500, "The head's file is damaged. The server's log says how."),
-    "internal_error": (500, "The server failed. Its log says why."),
+    "invalid_body": (422, "The JSON does not have the expected structure."),
+    "invalid_classes": (422, "There are fewer than two classes, or a class has no readable photo."),
+    "invalid_id": (422, "An id is empty, too long, repeated, or has characters that are not allowed."),
+    "invalid_metadata": (422, "Metadata has a name, a value or a size that is not allowed."),
+    "invalid_name": (422, "A name has characters other than letters, digits, `_`, `.` and `-`."),
+    "invalid_option": (422, "An option is unknown or out of range."),
+    "model_not_here": (422, "The model is served, but not with that precision."),
+    "unexpected_field": (422, "The form has an unknown field."),
+    "uneven_items": (422, "The number of ids or metadata differs from the number of photos."),
+    "invalid_vector": (422, "A vector is zero or not finite, or its length differs from the gallery's."),
+    "unknown_space": (422, "The space must be `student` or `teacher`."),
+    "gallery_damaged": (500, "The gallery's files are damaged. See the server's log."),
+    "head_damaged": (500, "The head's file is damaged. See the server's log."),
+    "internal_error": (500, "The server failed. See its log."),
     "busy": (503, "Too many photos are waiting already. Try again after Retry-After seconds."),
-    "stopping": (503, "The server has been told to stop."),
-    "store_unavailable": (503, "The disk, or the server that keeps galleries, fails. Try again later."),
+    "stopping": (503, "The server is shutting down."),
+    "store_unavailable": (503, "The disk, or the server that stores galleries, has failed. Try again later."),
     "timed_out": (503, "The answer took too long. Try again after Retry-After seconds."),
 }
-"""Every code: its status, and what it means. The page at /docs lists them, and no code changes its meaning."""
+"""Every code, with its status and meaning. The page at /docs lists them; the meaning of a code never changes."""
 
 
 class Problem(BaseModel):
     """The body of every 4xx and 5xx answer (`application/problem+json`, RFC 9457)."""
 
     model_config = ConfigDict(extra="forbid")
-    type: str = Field(description="Where this code is explained, relative to the server", examples=["/docs#busy"])
+    type: str = Field(description="Where this code is documented, relative to the server", examples=["/docs#busy"])
     title: str = Field(description="The code in words", examples=["Not an image"])
     status: int = Field(description="The HTTP status", ge=400, le=599, examples=[415])
     code: str = Field(description="Stable: programs may depend on it", examples=["not_an_image"])
     detail: str = Field(description="What is wrong and how to fix it, for people")
-    index: int | None = Field(None, ge=0, description="Which photo of the request it is about, counted from 0")
+    index: int | None = Field(None, ge=0, description="Which photo of the request has the problem, counted from 0")
     error: dict[str, str | None] | None = Field(None, description="For OpenAI's clients: of /v1/embeddings")
 
 
 class Refused(Exception):
     """A request that is answered with a problem instead of a result.
 
-    `detail` reaches the client as it is: it must say how to fix the request, and hold no path of this machine.
-    `index`: which photo of the request it is about, counted from 0.
+    `detail` is sent to the client unchanged: it must say how to fix the request, and must not contain a local path.
+    `index`: which photo of the request has the problem, counted from 0.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Refused(Exception):
         self.index = index
 
     def response(self, path: str = "") -> Response:
-        """The refusal as an HTTP answer. path: that was asked for; OpenAI's clients read `error`."""
+        """The refusal as an HTTP answer. path: of the request; OpenAI's clients read `error`."""
         title = self.code.replace("_", " ").capitalize()
         body = Problem(
             type=f"/docs#{self.code}",
@@ -156,16 +156,16 @@ _CODES: dict[type[Exception], tuple[int, str]] = {
 
 _ROUTING = {
     404: ("unknown_path", "Nothing is served at this path. GET / lists what is."),
-    405: ("wrong_method", "This path does not take that method. GET / says how it is called."),
+    405: ("wrong_method", "This path does not support that method. GET / lists the methods."),
 }
 
 
 def refusal_of(error: Exception) -> Refused:
-    """What a client is told about `error`. One that no client can cause is logged, and answered without its text."""
+    """The answer to `error`. An error that a client cannot cause is logged, and its text is not sent."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, ClientDisconnect):  # an answer that nobody reads
-        return Refused(400, "client_left", "The connection was closed before the body had arrived.")
+        return Refused(400, "client_left", "The connection was closed before the whole body arrived.")
     if isinstance(error, HTTPException):  # of Starlette's router
         code, detail = _ROUTING.get(error.status_code, ("http_error", error.detail))
         return Refused(error.status_code, code, detail, error.headers)
@@ -178,17 +178,17 @@ def refusal_of(error: Exception) -> Refused:
 
 
 def invalid_options(found: Sequence[Any], known: Iterable[str]) -> Refused:
-    """The refusal of options in which pydantic has found errors; known: the names that there are."""
+    """The refusal of options that pydantic found invalid; known: the names of all options."""
     return Refused(422, "invalid_option", " ".join(_explained(one, known) for one in found))
 
 
 def internal_error() -> Refused:
-    """The answer to a request that failed for no fault of its own."""
-    return Refused(500, "internal_error", "The server failed at this request. Its log says why.")
+    """The answer to a request that failed because of the server."""
+    return Refused(500, "internal_error", "The server failed to answer this request. See its log.")
 
 
 def sentence(message: str) -> str:
-    """A message of one of our errors, as a sentence."""
+    """The message of a LeapZooError as a sentence."""
     return message[:1].upper() + message[1:].rstrip(".") + "."
 
 

@@ -1,7 +1,7 @@
 """The BentoML service, named by bentofile.yaml: `bentoml serve` in the repository's root.
 
-BentoML is the launcher and the packager: workers, restarts, health, metrics, bentos. What is answered, and under which
-limits, is in the modules beside this: the worker's outermost application is `serve.middleware.Gate`.
+BentoML launches and packages the service: workers, restarts, health, metrics, bentos. The other modules of this package
+define the answers and the limits; the worker's outermost application is `serve.middleware.Gate`.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from serve.engine import Answer, Engine, Space
 from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
 from serve.stores import Stores
 
-# BentoML reports usage to its makers unless told not to, and may have asked, and remembered, before this module was
-# imported. Nobody who starts a server from here has agreed to that.
+# BentoML reports usage to its makers unless told not to, and may have read and cached the variable before this module
+# was imported. Nobody who starts this service has agreed to that.
 os.environ.setdefault(usage_stats.BENTOML_DO_NOT_TRACK, "True")
 usage_stats.do_not_track.cache_clear()
 
-# glibc of the workers, which inherit this: large blocks go back to the system when they are freed. By default it learns
-# from the first large photo to keep such blocks, and a server that has met a few stays larger for ever.
+# For glibc in the workers, which inherit this: freed large blocks go back to the system. By default, glibc raises its
+# threshold after the first large photo and keeps such blocks, so a server that has read a few stays larger forever.
 for name, value in (("MMAP_THRESHOLD_", 2**20), ("TRIM_THRESHOLD_", 2**20), ("ARENA_MAX", 2)):
     os.environ.setdefault(f"MALLOC_{name}", str(value))
 
 
 class ZooService(Service[object]):
-    """A BentoML service whose outermost layer is ours: middlewares added the usual way run innermost."""
+    """A BentoML service with the gate as its outermost layer: middlewares added the usual way run innermost."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """The worker's application. A worker that cannot make it takes its supervisor along, which would restart it
-        for ever with the port open; the check before the start cannot know everything that a worker needs.
+        """The worker's application. A worker that cannot build it also stops its supervisor, which would otherwise
+        restart it forever with the port open; the check before the start cannot know everything that a worker needs.
         """
         try:
             return self._built(is_main)
@@ -60,7 +60,7 @@ class ZooService(Service[object]):
             raise SystemExit(1) from None
 
     def _built(self, is_main: bool) -> ASGIApp:
-        """Load and warm the models, then build the application around them: the worker accepts nothing before."""
+        """Load and warm up the models, then build the application: until then, the worker accepts no requests."""
         from serve.app import build_site
         from serve.middleware import Gate
         from serve.native import NativeApp
@@ -73,7 +73,7 @@ class ZooService(Service[object]):
         engine.observe = metrics.stages
         site = build_site(engine, stores, settings)
         self.mount_asgi_app(site)
-        site.openapi()  # which is kept; the first wrong option would wait for it
+        site.openapi()  # cached; otherwise the first request with a wrong option would wait for it
         self.inject_config()
         native: ASGIApp = NativeApp(self, is_main=is_main)()
         api: ASGIApp = site
@@ -81,14 +81,14 @@ class ZooService(Service[object]):
             exporter = otlp_exporter()
             native, api = traced(native, exporter), traced(api, exporter)
         gc.collect()
-        gc.freeze()  # what start-up made stays to the end
+        gc.freeze()  # objects from the start stay to the end
         return Gate(native, api, settings, metrics, supervised=server_context.worker_index is not None)
 
 
 def end_with_the_terminal() -> None:
-    """In the supervisor: take the end of its terminal (SIGHUP) for SIGTERM. BentoML's library would restart the worker.
+    """In the supervisor: treat the end of its terminal (SIGHUP) as SIGTERM. BentoML's library would restart the worker.
 
-    Not under nohup, which has the signal ignored.
+    Not under nohup, which sets the signal to be ignored.
     """
     if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return
@@ -129,7 +129,7 @@ def _by(answer: Answer) -> dict[str, Any]:
 
 
 def _workers() -> int:
-    """How many processes answer. Whatever is wrong with the settings, `refuse_to_start` says."""
+    """How many processes answer. `refuse_to_start` reports errors in the settings."""
     try:
         return read_serve_settings().workers
     except InvalidArgument:
@@ -144,13 +144,13 @@ Photo = Annotated[Path, ContentType("image/*")]
     service_class=ZooService,
     workers=_workers(),
     traffic={"timeout": 10},
-    logging={"access": {"enabled": False}},  # serve.observe has a line for each request, without the client's address
-    # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anybody may call.
+    logging={"access": {"enabled": False}},  # serve.observe logs a line per request, without the client's address
+    # Reachable from this machine only, on purpose: without LEAP_ZOO_SERVE_KEYS_FILE anyone may call.
     # `--host 0.0.0.0` opens it.
     http={"host": "127.0.0.1", "port": 3000},
 )
 class LeapZoo:
-    """Small vision transformers over HTTP: one photo, and the default model. The API at /v1 has more."""
+    """Small vision transformers over HTTP: one photo per call, by the default model. The API at /v1 has more."""
 
     def __init__(self) -> None:
         self._running = running()
@@ -162,7 +162,7 @@ class LeapZoo:
         top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 5,
         head: Annotated[str, Field(max_length=64)] | None = None,
     ) -> Classes:
-        """Name what is on a photo. head: one of the model's, or one made at /v1/heads."""
+        """Classify a photo. head: one of the model's, or one created at /v1/heads."""
         photos, options = [await _bytes_of(image)], ClassifyOptions(top=top, head=head)
         answer = await classified(self._running.engine, self._running.stores.heads, photos, options)
         (predictions,) = answer.predictions
@@ -183,7 +183,7 @@ class LeapZoo:
         k: Annotated[int, Field(ge=1, le=MAX_K)] = 10,
         where: dict[str, str | int | bool] | None = None,
     ) -> Hits:
-        """Find what is like a photo in a gallery. where: only items whose metadata have these values."""
+        """Find similar photos in a gallery. where: only items whose metadata has these values."""
         photos, options = [await _bytes_of(image)], SearchOptions(k=k)
         running = self._running
         _, answer, found = await searched(running.engine, running.stores, gallery, photos, options, where)
@@ -192,7 +192,7 @@ class LeapZoo:
     @bentoml.on_deployment
     @staticmethod
     def refuse_to_start() -> None:
-        """Check once, before any worker starts, what a worker needs: one that cannot serve is restarted for ever."""
+        """Check once, before any worker starts, that a worker could serve: one that cannot is restarted forever."""
         from leap_zoo import LeapZooError
         from serve.engine import start_engine
         from serve.keys import Keys

@@ -1,6 +1,6 @@
 """Every environment variable that the server reads, typed and validated, in one place.
 
-What each means is in docs/serving.md, whose table a test compares with the fields here.
+docs/serving.md explains each one; a test compares its table with the fields here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "LEAP_ZOO_SERVE_"
 
 PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)
-"""The largest photo that is read unless the settings say otherwise: anybody may send one."""
+"""The default limit on a photo: anyone may send one."""
 
 
 def _split(separator: str) -> BeforeValidator:
@@ -34,11 +34,11 @@ Seconds = Annotated[float, Field(ge=0.1, le=3600)]
 Names = Annotated[tuple[str, ...], _split(",")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\-\[\]:]{1,255})$")]
 RootPath = Annotated[str, Field(pattern=r"^((/[A-Za-z0-9._~-]+)+)?$")]
-QdrantURL = Annotated[str, Field(pattern=r"^(qdrant|https?)://[^/]")]  # which may hold a password
+QdrantURL = Annotated[str, Field(pattern=r"^(qdrant|https?)://[^/]")]  # which may contain a password
 
 
 class ServeSettings(BaseModel):
-    """Each field is the variable LEAP_ZOO_SERVE_ and its name. Sizes are in MiB, times in seconds."""
+    """Each field NAME is the variable LEAP_ZOO_SERVE_NAME. Sizes are in MiB, times in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,7 +74,7 @@ class ServeSettings(BaseModel):
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest body of a request, in bytes."""
+        """The largest request body, in bytes."""
         return self.max_body_mb * 2**20
 
 
@@ -86,7 +86,7 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
         if not name.startswith(PREFIX):
             continue
         field = name.removeprefix(PREFIX).lower()
-        if field not in ServeSettings.model_fields:  # KEY_FILE=keys would silently open the server to everybody
+        if field not in ServeSettings.model_fields:  # a misspelled KEYS_FILE would silently open the server to everyone
             raise InvalidArgument(_unknown(name))
         if value.strip():
             given[field] = value.strip()
@@ -105,9 +105,9 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
 
 
 def use_checkouts_zoo(environ: MutableMapping[str, str] | None = None, root: Path = ROOT) -> None:
-    """Where LEAP_ZOO_URL is unset, serve the zoo of the checkout that this file is in, if it is in one.
+    """If LEAP_ZOO_URL is unset and this file is in a checkout, serve the zoo of the checkout.
 
-    So `bentoml serve` in a checkout has all students, not only the bundled one. LEAP_ZOO_URL= (empty) leaves it out.
+    So `bentoml serve` in a checkout has all students, not only the bundled one. LEAP_ZOO_URL= (empty) turns this off.
     """
     variables = os.environ if environ is None else environ
     zoo = root / "zoo"

@@ -1,4 +1,4 @@
-"""The zoos that this server hands on as one: which files may be asked for, and that each is what its card says."""
+"""The models that this server hands out: which files clients may request, each checked against its card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("leap_zoo.serve")
 
 @dataclass(frozen=True)
 class Listed:
-    """A file of a model. `sha256` is None for those that no digest is published of: README.md and model.sig."""
+    """A file of a model. `sha256` is None for files without a published digest: README.md and model.sig."""
 
     path: Path
     sha256: str | None
@@ -31,7 +31,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Found:
-    """A file that may be sent now: a regular one, inside its zoo, and with the digest that was published."""
+    """A file that may be sent: a regular file inside its zoo, with the published digest."""
 
     path: Path
     status: os.stat_result
@@ -39,10 +39,10 @@ class Found:
 
 
 class Shelf:
-    """The models of several zoos as one, as they are now; of two with the same id the first counts."""
+    """The models of several zoos as one zoo, read at creation; of two models with the same id, the first is used."""
 
     def __init__(self, zoos: Sequence[Zoo], first: str | None = None) -> None:
-        """first: the model that the index lists before the others. Raises a LeapZooError when a zoo cannot be read."""
+        """first: the model that the index lists first. Raises a LeapZooError if a zoo cannot be read."""
         first = first or store.default_model()
         entries: dict[str, IndexEntry] = {}
         self._listed: dict[tuple[str, str], Listed] = {}
@@ -58,12 +58,12 @@ class Shelf:
         self.index = msgspec.json.format(msgspec.json.encode(Index(models=models)))
 
     def offers(self, model: str, file: str, sha256: str) -> bool:
-        """Whether this file of a model, with this digest, is meant to be here. Does not look at the file."""
+        """Whether this file of a model, with this digest, is listed. Does not read the file."""
         listed = self._listed.get((model, file))
         return listed is not None and listed.sha256 == sha256
 
     def find(self, model: str, file: str) -> Found | None:
-        """A file of a model, None where no card lists it or it is not as published. Reads it whole the first time."""
+        """A file of a model; None if no card lists it or its digest differs. Reads the whole file the first time."""
         listed = self._listed.get((model, file))
         if listed is None:
             return None
@@ -77,13 +77,13 @@ class Shelf:
         except (OSError, RuntimeError):
             return None
         if listed.sha256 not in (None, digest):
-            logger.error("%s of %s is corrupt, and not handed on: copy the model's folder again", file, model)
+            logger.error("%s of %s is corrupt and is not served: copy the model's folder again", file, model)
             return None
         return Found(path, status, digest)
 
 
 def zoos_to_hand_on(settings: ServeSettings) -> list[Zoo]:
-    """The zoos of LEAP_ZOO_SERVE_ZOO and the bundled one; where it is unset, those that models are served from.
+    """The zoos of LEAP_ZOO_SERVE_ZOO and the bundled one; if it is unset, the zoos that models are served from.
 
     Raises a LeapZooError when there is none.
     """

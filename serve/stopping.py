@@ -1,4 +1,4 @@
-"""How a worker ends: it says so, answers what it has, and ends the event streams of open pages."""
+"""How a worker stops: it reports that it is not ready, finishes its requests, and ends the event streams of pages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 READ_SHARE = 0.4
-"""How long uvicorn still reads requests after the last connection was accepted, as a share of the drain."""
+"""How long uvicorn still reads requests after it accepted the last connection, as a fraction of the drain time."""
 
 LAST_WORDS_SECONDS = 3.0
-"""How long a stream of results may still run: an answer that somebody waits for. A heartbeat ends at once."""
+"""How long a stream of results may still run, because a client waits for it. A heartbeat ends at once."""
 
 FOLLOW_SECONDS = 0.5
-"""How often a worker looks whether its supervisor lives."""
+"""How often a worker checks that its supervisor is alive."""
 
 _log = logging.getLogger("leap_zoo.serve")
 
 
 class Stopping:
-    """Whether this process has been told to stop, and for how many seconds it still takes requests then.
+    """Whether this process was told to stop. It still accepts requests for `drain` seconds afterward.
 
-    Meanwhile /readyz answers 503, and every answer asks for its connection to be closed.
+    During that time, /readyz answers 503, and every answer asks to close its connection.
     """
 
     def __init__(self, drain: float) -> None:
@@ -41,21 +41,21 @@ class Stopping:
 
     @property
     def now(self) -> bool:
-        """Whether it has."""
+        """Whether the process was told to stop."""
         return self._event.is_set()
 
     def stop(self) -> None:
-        """Say so."""
+        """Begin to stop."""
         self._event.set()
 
     async def wait(self) -> None:
-        """Until it has."""
+        """Wait until the process is told to stop."""
         await self._event.wait()
 
     def listen(self) -> None:
-        """Hear SIGTERM, SIGINT and SIGHUP before uvicorn, whose handlers are in place when the lifespan starts.
+        """Handle SIGTERM, SIGINT and SIGHUP before uvicorn, whose handlers are installed when the lifespan starts.
 
-        uvicorn hears of the first one after the drain, and of the next one, which means hurry, at once.
+        uvicorn receives the first signal after the drain, and a second one, which means hurry, at once.
         """
         if threading.current_thread() is not threading.main_thread():
             return  # signals belong to the main thread; a server embedded elsewhere stops by other means
@@ -74,12 +74,12 @@ class Stopping:
         def drained() -> None:
             for one in _sockets(getattr(uvicorns, "__self__", None)):
                 with contextlib.suppress(OSError), one:
-                    one.listen(0)  # who comes now tries again in a second, and is refused then
+                    one.listen(0)  # new clients retry after a second and are then refused
             leave(loop.time() + self._drain)
 
         def leave(until: float) -> None:
             server = getattr(uvicorns, "__self__", None)
-            waiting = [_waiting(one) for one in _sockets(server)]  # of all: each copy is closed
+            waiting = [_waiting(one) for one in _sockets(server)]  # a list, not a generator: every copy must be closed
             if any(waiting) and loop.time() < until:
                 loop.call_soon(leave, until)  # the loop accepts them first
                 return
@@ -95,19 +95,19 @@ class Stopping:
 
 
 def follow_supervisor(parent: int | None = None) -> None:
-    """Stop as if told to once the parent process is gone: a worker that outlived it would hold the port."""
+    """Stop when the parent process is gone: a worker that outlived it would keep the port."""
     parent = parent or os.getppid()
     if os.getppid() != parent:
-        _log.warning("The supervisor is gone: its worker stops.")
+        _log.warning("The supervisor is gone: this worker stops.")
         signal.raise_signal(signal.SIGTERM)
     else:
         asyncio.get_running_loop().call_later(FOLLOW_SECONDS, follow_supervisor, parent)
 
 
 def _stop_listening(server: Any) -> None:
-    """Refuse new connections, in the supervisor, too, which shares the socket: it would keep them until it ends.
+    """Refuse new connections, also in the supervisor, which shares the socket and would keep them until it ends.
 
-    The next worker listens anew on the same socket.
+    The next worker listens again on the same socket.
     """
     for shared in _sockets(server):
         with contextlib.suppress(OSError), shared:
@@ -121,19 +121,19 @@ def _sockets(server: Any) -> list[socket.socket]:
 
 
 def _waiting(shared: socket.socket) -> bool:
-    """Whether clients are connected that nobody has accepted yet: closing would reset them. Linux knows."""
+    """Whether connections wait to be accepted: closing the socket would reset them. Works on Linux only."""
     if not hasattr(socket, "TCP_INFO"):
         return False
     with contextlib.suppress(OSError), shared:
         info = shared.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-        return bool(struct.unpack_from("I", info, 24)[0])  # tcpi_unacked: of a listener, its accept queue
+        return bool(struct.unpack_from("I", info, 24)[0])  # tcpi_unacked: a listener's accept queue
     return False
 
 
 class EndingStreams:
     """Ends the `text/event-stream` answers of `app` once the process is stopping.
 
-    uvicorn waits for every answer to end before it stops, and a browser tab keeps one open for as long as it lives.
+    uvicorn waits for every answer to end before it stops, and a browser tab keeps one open as long as it exists.
     """
 
     def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
@@ -162,13 +162,13 @@ class EndingStreams:
             if not answer.done() and streaming:
                 answer.cancel()
                 await asyncio.wait({answer})
-                if streaming:  # not where the application has ended it when it was cancelled
+                if streaming:  # unless the application ended the stream when it was canceled
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await answer
         except RuntimeError as error:
-            # Gradio tells a page whose session it does not know so, within the stream, and then raises: any stranger
-            # could fill the log with tracebacks.
+            # Gradio reports an unknown session within the stream and then raises: without this, any client could fill
+            # the log with tracebacks.
             if not (streaming and isinstance(error.__cause__, HTTPException)):
                 raise
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,7 +1,7 @@
-"""What clients leave here for later: galleries of their photos' embeddings, and heads for their own classes.
+"""What clients store: galleries of their photos' embeddings, and heads for their own classes.
 
-Photos are never kept. Everything lies in one data folder, whose format belongs to `leap_zoo`; galleries may lie on a
-Qdrant server instead. All methods block for as long as a disk or a server takes: call them through `Stores.threads`.
+Photos are never kept. Everything is in one data folder, whose format `leap_zoo` defines; galleries may be on a Qdrant
+server instead. All methods block while they wait for a disk or a server: call them through `Stores.threads`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from serve.problems import Refused
 __all__ = ["Limits", "Stores", "Threads", "open_stores"]
 
 THREADS = 8
-MOST = 64  # under way and waiting, together
+MOST = 64  # running and waiting, in total
 
 T = TypeVar("T")
 
 
 class Threads:
-    """Threads that wait for disks and for other servers, so that none of the engine's does. For one event loop.
+    """Threads that wait for disks and other servers, so that the engine's threads do not. For one event loop.
 
-    One of them writes: writers take turns anyway, and waiting they would keep readers from their threads.
+    Only one of them writes: writers take turns anyway, and waiting writers would occupy the readers' threads.
     """
 
     def __init__(self, threads: int = THREADS, most: int = MOST) -> None:
@@ -44,20 +44,20 @@ class Threads:
         self._inside: Counter[ThreadPoolExecutor] = Counter()
 
     async def run(self, work: Callable[[], T], *, given_up: Callable[[T], object] | None = None) -> T:
-        """The result of `work`. Raises Refused (503) when too much is waiting; what was given up counts to its end.
+        """The result of `work`. Raises Refused (503) if too much is waiting. Abandoned work counts until it ends.
 
-        given_up: called with a result that nobody waits for any more.
+        given_up: called with a result that nobody waits for.
         """
         return await self._run(self._readers, work, given_up)
 
     async def write(self, work: Callable[[], T]) -> T:
-        """The same for what changes something."""
+        """Like `run`, for work that writes."""
         return await self._run(self._writer, work, None)
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T], given_up: Callable[[T], object] | None) -> T:
         with self._guard:
             if self._inside[pool] >= self._most:
-                detail = "Too much that is kept here is being read or written already. Try again shortly."
+                detail = "Too many requests are reading or writing stored data. Try again shortly."
                 raise Refused(503, "busy", detail, {"retry-after": "2"})
             self._inside[pool] += 1
         future = pool.submit(work)
@@ -75,7 +75,7 @@ class Threads:
             raise
 
     def close(self) -> None:
-        """Begin nothing more; what is under way is not waited for."""
+        """Start no more work; do not wait for running work."""
         for pool in (self._readers, self._writer):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -91,7 +91,7 @@ class Stores:
     temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def close(self) -> None:
-        """Let go of connections, and of the folder where it was a temporary one."""
+        """Close connections, and delete the folder if it is temporary."""
         self.threads.close()
         self.galleries.close()
         if self.temporary is not None:
@@ -99,16 +99,16 @@ class Stores:
 
 
 def open_stores(data: Path | None = None, *, qdrant: str | None = None, limits: Limits | None = None) -> Stores:
-    """The stores in the folder `data`, which is made; None: in a temporary one, and the log says that nothing stays.
+    """The stores in the folder `data`, which is created; None: in a temporary folder, with a warning in the log.
 
     qdrant: `qdrant://HOST:PORT` or `https://HOST:PORT`; galleries are collections there. Heads are always in the
-    folder. Raises InvalidArgument when the folder cannot be written, or for an invalid URL; MissingExtra.
+    folder. Raises InvalidArgument if the folder cannot be written or the URL is invalid; MissingExtra.
     """
     bounds, temporary = limits or Limits(), None
     if data is None:
         temporary = tempfile.TemporaryDirectory(prefix="leap-zoo-data-", ignore_cleanup_errors=True)
         data = Path(temporary.name)
-        logger.warning("LEAP_ZOO_SERVE_DATA is not set: heads and galleries are lost when the service ends")
+        logger.warning("LEAP_ZOO_SERVE_DATA is not set: heads and galleries are lost when the service stops")
     try:
         for folder in (data, data / "galleries", data / "heads", data / "work"):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""A span for each request, for LEAP_ZOO_SERVE_OTEL=on; the OTEL_ variables of OpenTelemetry say where spans go.
+"""A span for each request, with LEAP_ZOO_SERVE_OTEL=on; OpenTelemetry's OTEL_ variables set where spans are sent.
 
-Only what the gate lets in has one. A span is called after the route, and is a part of the trace that the client names
-in the header `traceparent`.
+Only requests that pass the gate have one. A span is named after the route, and belongs to the trace that the client
+names in the header `traceparent`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def otlp_exporter() -> SpanExporter:
 
 
 def traced(app: ASGIApp, exporter: SpanExporter) -> ASGIApp:
-    """`app` with a span for each request, which `exporter` gets."""
+    """`app` with a span for each request, sent to `exporter`."""
     from opentelemetry import trace
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
     from opentelemetry.sdk.resources import Resource

@@ -1,1 +1,1 @@
-"""The HTTP routes, a module for each family. Each has `router(...)`, which `serve.app` puts together."""
+"""The HTTP routes, one module per family. Each module has a `router(...)`; `serve.app` combines them."""

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the request that clients of OpenAI's API send, with photos as data URIs in place of texts."""
+"""POST /v1/embeddings: the request of OpenAI's API, with photos as data URIs instead of texts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ImageInput(msgspec.Struct):
 
 
 class EmbeddingsRequest(msgspec.Struct):
-    """The body. `space` and `precision` are ours: `extra_body` of the openai client. Other fields, which clients of
-    several makers add, are not read.
+    """The body. `space` and `precision` are extensions: pass them as `extra_body` of the openai client. Unknown fields,
+    which some clients add, are ignored.
     """
 
     input: Annotated[
@@ -38,8 +38,8 @@ class EmbeddingsRequest(msgspec.Struct):
     ]
     model: Annotated[str, Meta(max_length=64, description="A model's id; GET /v1/models lists them")] | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Meta(description="Must be the model's own number: it cannot be cut")] | None = None
-    user: Annotated[str, Meta(description="Not read")] | None = None
+    dimensions: Annotated[int, Meta(description="Must be the model's: vectors cannot be shortened")] | None = None
+    user: Annotated[str, Meta(description="Ignored")] | None = None
     space: Space = "student"
     precision: Precision | None = None
 
@@ -84,7 +84,7 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
         model = engine.models.get(asked.model, asked.precision)
         dim = getattr(model.card.embedding_dims, asked.space)
         if asked.dimensions not in (None, dim):
-            detail = f"Vectors of {model.card.id} have {dim} dimensions in the {asked.space} space, and cannot be cut."
+            detail = f"Vectors of {model.card.id} always have {dim} dimensions in the {asked.space} space."
             raise Refused(422, "invalid_option", f"{detail} Leave `dimensions` out.")
         answer = await engine.embed(photos, model=asked.model, precision=asked.precision, space=asked.space)
         rows = answer.embeddings

@@ -1,4 +1,4 @@
-"""/zoo: the models themselves, for `leap-zoo pull --from http://this-server/zoo`."""
+"""/zoo: the model files, for `leap-zoo pull --from http://this-server/zoo`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve.shelf import Found, Shelf
 
 _KINDS = {"card.json": "application/json", "README.md": "text/markdown; charset=utf-8"}
 _RANGE = re.compile(r"\Abytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\Z")
-_HEADERS = {"cache-control": "no-cache", "accept-ranges": "bytes"}  # asked again each time; the ETag saves the bytes
+_HEADERS = {"cache-control": "no-cache", "accept-ranges": "bytes"}  # clients revalidate; the ETag saves transfers
 
 
 class ZooEntry(BaseModel):
@@ -33,10 +33,10 @@ class ZooIndex(BaseModel):
     """The answer of GET /zoo/index.json, the default model first."""
 
     models: list[ZooEntry]
-    version: Literal[1] = Field(alias="schema", description="Of this shape")
+    version: Literal[1] = Field(alias="schema", description="Version of this format")
 
 
-_SAME: dict[int | str, dict[str, Any]] = {304: {"description": "The client has this version"}}
+_SAME: dict[int | str, dict[str, Any]] = {304: {"description": "The client already has this version"}}
 _CONTENT: dict[str, Any] = {"application/octet-stream": {}, "application/json": {}, "text/markdown": {}}
 _FILE: dict[int | str, dict[str, Any]] = _SAME | {
     200: {"description": "The file; its ETag is its sha256", "content": _CONTENT},
@@ -48,7 +48,7 @@ FileName = Annotated[str, Path(description="A file that the model's card lists",
 
 
 def router(shelf: Shelf) -> APIRouter:
-    """The routes over what is on `shelf`."""
+    """The routes for the models on `shelf`."""
     routes = APIRouter(tags=["zoo"])
 
     index_headers = _HEADERS | {"etag": f'"{hashlib.sha256(shelf.index).hexdigest()}"'}
@@ -64,7 +64,7 @@ def router(shelf: Shelf) -> APIRouter:
     @routes.head("/zoo/{model}/{file}", include_in_schema=False)
     @routes.get("/zoo/{model}/{file}", response_class=Response, responses=_FILE)
     async def zoo_file(model: ModelId, file: FileName, request: Request) -> Response:
-        """A file that a card lists, whole or a single range of it (Range, If-Range, If-None-Match, HEAD)."""
+        """A file that a card lists, whole or as a single range (Range, If-Range, If-None-Match, HEAD)."""
         found = await asyncio.to_thread(shelf.find, model, file)
         if found is None:
             raise Refused(404, "unknown_file", "No model here has this file. GET /zoo/index.json lists the models.")
@@ -85,7 +85,7 @@ def _has(request: Request, etag: str) -> bool:
 
 
 def _settle_range(request: Request, found: Found, etag: str) -> None:
-    """Leave a Range header that can be answered; drop one that is to be ignored. Raises Refused (416)."""
+    """Keep a Range header that can be answered; drop one that must be ignored. Raises Refused (416)."""
     wanted = request.headers.get("range")
     if wanted is None:
         return

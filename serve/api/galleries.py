@@ -1,4 +1,4 @@
-"""/v1/galleries: embeddings of photos that stay, by name, and the search among them. No photo is kept."""
+"""/v1/galleries: named collections of photo embeddings, and search in them. The photos are not kept."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from serve.photos import HOW_ITEMS, HOW_MANY, ImagesBody, ItemsBody, read_items,
 from serve.problems import Refused
 from serve.stores import Stores, Threads
 
-MAX_K = 100  # with 16 KiB of metadata each, more would make answers that no client expects
+MAX_K = 100  # items may have 16 KiB of metadata each; more of them would make answers too large for most clients
 MAX_PAGE = 1000
 MAX_PAGE_BYTES = 2**20
-MAX_DELETED = 100  # their ids must fit into the request's line
+MAX_DELETED = 100  # their ids must fit into the request line
 
 _Conditions = dict[str, str | int | bool]
 
@@ -34,7 +34,7 @@ GalleryName = Annotated[str, Path(json_schema_extra=NAME, examples=["holiday"], 
 
 
 class NewGallery(BaseModel):
-    """The body of PUT /v1/galleries/{name}: whose embeddings it will hold."""
+    """The body of PUT /v1/galleries/{name}: the model and space of its embeddings."""
 
     model_config = ConfigDict(extra="forbid")
     model: str | None = Field(None, max_length=64, description="A model's id; default: the default model")
@@ -42,7 +42,7 @@ class NewGallery(BaseModel):
 
 
 class CompareOptions(ModelOptions):
-    """Which model embeds photos for a gallery, in which of its spaces."""
+    """The model that embeds photos for a gallery, and the space."""
 
     space: Space | None = Field(None, description="default: the gallery's, and student for a new one")
 
@@ -50,11 +50,11 @@ class CompareOptions(ModelOptions):
 class AddOptions(CompareOptions):
     """The query of POST /v1/galleries/{name}/items."""
 
-    create: bool = Field(False, description="Make the gallery when it is not there")
+    create: bool = Field(False, description="Create the gallery if it does not exist")
 
 
 class OfKind(BaseModel):
-    """Whose embeddings a gallery holds."""
+    """The model and space of a gallery's embeddings."""
 
     model: str = Field(examples=["leap-tiny"])
     revision: str = Field(examples=["7bc54546bcc9"])
@@ -63,24 +63,24 @@ class OfKind(BaseModel):
 
 
 class GalleryInfo(OfKind):
-    """A gallery, and whose embeddings it holds."""
+    """A gallery, and the model and space of its embeddings."""
 
     name: str = Field(examples=["holiday"])
     items: int
-    bytes: int | None = Field(description="On the disk; null where galleries lie on another server")
+    bytes: int | None = Field(description="On disk; null if galleries are stored on another server")
 
 
 class GalleryList(BaseModel):
-    """The answer of GET /v1/galleries, by name."""
+    """The answer of GET /v1/galleries, sorted by name."""
 
     galleries: list[GalleryInfo]
 
 
 class Added(OfKind, Answered):
-    """The answer to photos that were added; they are there for good."""
+    """The answer after photos were added; by then they are on disk."""
 
     gallery: str
-    ids: list[str] = Field(description="Of the photos, in their order; without repetitions")
+    ids: list[str] = Field(description="Of the photos, in their order, without duplicates")
     items: int = Field(description="In the gallery now")
 
 
@@ -88,13 +88,13 @@ class Page(BaseModel):
     """The answer of GET /v1/galleries/{name}/items."""
 
     items: list[Item]
-    offset: int = Field(description="As asked for")
+    offset: int = Field(description="The offset of the request")
     total: int = Field(description="In the gallery")
-    next: str | None = Field(description="What to give as `after` for the next page; null where this is the last")
+    next: str | None = Field(description="Pass this as `after` for the next page; null on the last page")
 
 
 class Deleted(BaseModel):
-    """How many of the items were there, and are gone."""
+    """How many items were deleted; ids that do not exist are not counted."""
 
     deleted: int
 
@@ -103,9 +103,9 @@ class PageOptions(BaseModel):
     """The query of /v1/galleries/{name}/items."""
 
     model_config = ConfigDict(extra="forbid")
-    after: str | None = Field(None, max_length=256, description="The `next` of the page before: begin behind this item")
+    after: str | None = Field(None, max_length=256, description="The `next` of the previous page: start after it")
     offset: int = Field(0, ge=0, le=10**9, description="How many items to skip")
-    limit: int = Field(100, ge=1, le=MAX_PAGE, description="How many to answer at most")
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="The most items to return")
 
 
 class DeleteOptions(BaseModel):
@@ -120,11 +120,11 @@ class DeleteOptions(BaseModel):
 class SearchOptions(CompareOptions):
     """The query of a search."""
 
-    k: int = Field(10, ge=1, le=MAX_K, description="How many items to answer for each photo, nearest first")
+    k: int = Field(10, ge=1, le=MAX_K, description="How many items to return for each photo, nearest first")
     where: str | None = Field(
         None,
         max_length=4096,
-        description="JSON: only items whose metadata have these values (text, whole numbers, truth values)",
+        description="JSON: only items whose metadata has these values (strings, integers, booleans)",
         examples=['{"label":"sea"}'],
     )
 
@@ -137,30 +137,30 @@ class SearchAnswer(OfKind, Answered):
 
 
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
-    """The routes over the galleries of `stores`, whose photos `engine` embeds."""
+    """The routes for the galleries in `stores`; `engine` embeds their photos."""
     router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
     galleries, threads = stores.galleries, stores.threads
 
     @router.get("")
     async def list_galleries() -> GalleryList:
-        """Which galleries there are."""
+        """List the galleries."""
         return GalleryList(galleries=[_info(one) for one in await threads.run(galleries.list)])
 
     @router.get("/{name}")
     async def show_gallery(name: GalleryName) -> GalleryInfo:
-        """What a gallery is."""
+        """Describe a gallery."""
         return _info(await threads.run(lambda: galleries.about(name)))
 
     @router.put("/{name}")
     async def make_gallery(name: GalleryName, wanted: NewGallery | None = None) -> GalleryInfo:
-        """Make a gallery, which is empty. One that is there stays as it is, when it is of the same model and space."""
+        """Create an empty gallery. An existing one of the same model and space stays as it is."""
         wanted = wanted or NewGallery()
         kind = Kind.of(engine.models.get(wanted.model).card, wanted.space)
         return _info(await threads.write(lambda: galleries.make(name, kind)))
 
     @router.post("/{name}/items", response_model=Added, openapi_extra=body(HOW_ITEMS, ItemsBody, ITEMS_FORM))
     async def add_to_gallery(request: Request, name: GalleryName, options: Annotated[AddOptions, Query()]) -> Response:
-        """Add photos, or replace those of the same ids."""
+        """Add photos, or replace those with the same ids."""
         sent = await read_items(request, max_photos)
         await threads.run(lambda: galleries.checked(sent.ids, sent.metadata))
         there = await threads.run(lambda: galleries.find(name) if options.create else galleries.about(name))
@@ -171,12 +171,12 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 
     @router.delete("/{name}", status_code=204)
     async def delete_gallery(name: GalleryName) -> None:
-        """Take a gallery away with all that is in it."""
+        """Delete a gallery and everything in it."""
         await threads.write(lambda: galleries.delete(name))
 
     @router.get("/{name}/items", response_model=Page)
     async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
-        """A page of a gallery's items, in its own order. It ends earlier than `limit` where it would pass 1 MiB."""
+        """List a page of a gallery's items, in its own order. A page of 1 MiB ends before `limit`."""
 
         def page() -> dict[str, Any]:
             total = galleries.about(name).items
@@ -197,7 +197,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 
     @router.delete("/{name}/items")
     async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Deleted:
-        """Take items out. Ids that are not there are no error."""
+        """Delete items. An id that does not exist is not an error."""
         ids = list(dict.fromkeys(options.id))
         return Deleted(deleted=await threads.write(lambda: galleries.delete_items(name, ids)))
 
@@ -205,7 +205,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     async def search_gallery(
         request: Request, name: GalleryName, options: Annotated[SearchOptions, Query()]
     ) -> Response:
-        """Find what is like one photo or several."""
+        """Find the photos most similar to one photo or several."""
         where = _conditions(options.where)
         photos = await read_photos(request, max_photos)
         kind, answer, hits = await searched(engine, stores, name, photos, options, where)
@@ -215,7 +215,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 
     @router.get("/{name}/export", response_class=StreamingResponse, responses=npz)
     async def export_gallery(name: GalleryName) -> Response:
-        """All of a gallery: ids, embeddings, metadata (a line of JSON per item), model, revision, space."""
+        """Download a whole gallery: ids, embeddings, metadata (a line of JSON per item), model, revision, space."""
         export = await threads.run(lambda: galleries.export(name), given_up=Export.close)
         return ExportAnswer(export, f"{name}.npz", threads)
 
@@ -225,7 +225,7 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
 async def searched(
     engine: Engine, stores: Stores, name: str, photos: Sequence[bytes], options: SearchOptions, where: Where | None
 ) -> tuple[Kind, Embedded, Sequence[Sequence[Hit]]]:
-    """The photos' embeddings, and for each its nearest items in a gallery. Raises Refused, and as the engine does."""
+    """The photos' embeddings, and the nearest items of a gallery to each. Raises Refused, and as the engine does."""
     galleries, threads = stores.galleries, stores.threads
     held = await threads.run(lambda: galleries.kind(name))
     kind, answer = await embed_for(engine, held, photos, options)
@@ -236,15 +236,15 @@ async def searched(
 async def embed_for(
     engine: Engine, held: Kind | None, photos: Sequence[bytes], options: CompareOptions
 ) -> tuple[Kind, Embedded]:
-    """Embed with the model and in the space that a gallery holds embeddings of; None: for a new gallery.
+    """Embed with the model and in the space of a gallery; None: a new gallery.
 
-    Raises Refused (409) when the options name another model or space, before any photo is looked at, or when the model
-    has another revision by now; and as `Engine.embed` does.
+    Raises Refused (409) before any photo is read if the options name another model or space, or if the model has
+    another revision by now; and what `Engine.embed` raises.
     """
     model, space = options.model, options.space
     if held is not None:
         if (model or held.model, space or held.space) != (held.model, held.space):
-            detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or take another gallery."
+            detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or use another gallery."
             raise Refused(409, "other_embeddings", detail)
         model, space = held.model, held.space
     answer = await engine.embed(photos, model=model, precision=options.precision, space=space or "student")
@@ -255,7 +255,7 @@ async def embed_for(
 
 
 class ExportAnswer(StreamingResponse):
-    """An export, which is closed when its client has it, or has left."""
+    """An export, which is closed when the client has received it or has disconnected."""
 
     def __init__(self, export: Export, filename: str, threads: Threads) -> None:
         async def blocks() -> AsyncIterator[bytes]:
@@ -289,5 +289,5 @@ def _conditions(text: str | None) -> _Conditions | None:
     try:
         return msgspec.json.decode(text, type=_Conditions)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        detail = 'where is a JSON object of texts, whole numbers and truth values, as {"label":"sea"}.'
+        detail = 'where is a JSON object of strings, integers and booleans, such as {"label":"sea"}.'
         raise Refused(422, "invalid_option", detail) from error

@@ -1,4 +1,4 @@
-"""/v1/heads: classes of your own, from labelled photos, for /v1/classify?head=NAME. The photos are not kept."""
+"""/v1/heads: classes of your own, from labeled photos, for /v1/classify?head=NAME. The photos are not kept."""
 
 from __future__ import annotations
 
@@ -28,79 +28,79 @@ HeadName = Annotated[str, Path(json_schema_extra=NAME, examples=["pets"], descri
 
 
 class Validation(BaseModel):
-    """Accuracy (0..1) on photos that the head had not learned from, in `folds` rounds; 95 % Wilson interval."""
+    """Cross-validated accuracy (0..1) in `folds` rounds, on photos held out of each fit; 95 % Wilson interval."""
 
     model_config = ConfigDict(from_attributes=True)
     accuracy: float
     interval: tuple[float, float]
     n: int
     folds: int
-    confidence: float | None = Field(None, description="Mean score of the classes that were said: near the accuracy")
-    unsure: float | None = Field(None, description="Share of these photos that was taken for none of the classes")
+    confidence: float | None = Field(None, description="Mean score of the predicted classes; close to the accuracy")
+    unsure: float | None = Field(None, description="Share of these photos that were flagged as unsure")
 
 
 class HeadInfo(BaseModel):
-    """A head: its classes, for which model it was fitted, and how good it is."""
+    """A head: its classes, the model it was fitted for, and its accuracy."""
 
     name: str
     labels: list[str]
-    photos: list[int] = Field(description="How many of each class")
+    photos: list[int] = Field(description="How many photos each class has")
     kind: str
     how: str
     model: str
     revision: str
     space: Space
     bytes: int
-    validation: Validation | None = Field(description="null where no class has two photos")
-    threshold: float | None = Field(None, description="The distance beyond which a photo is of none of the classes")
+    validation: Validation | None = Field(description="null if no class has two photos")
+    threshold: float | None = Field(None, description="A photo at a larger distance is flagged as unsure")
 
 
 class HeadList(BaseModel):
-    """The answer of GET /v1/heads, by name."""
+    """The answer of GET /v1/heads, sorted by name."""
 
     heads: list[HeadInfo]
 
 
 class Created(HeadInfo):
-    """The answer to labelled photos: a head, and what came up while it was fitted."""
+    """The answer to labeled photos: a head, and notes from fitting it."""
 
     classes: list[ClassReport]
     confusions: list[Confusion] = Field(description=f"Most frequent first, at most {MAX_CONFUSIONS}")
     skipped: dict[str, str] = Field(description="Photos that could not be read, and why")
     notes: list[str]
-    milliseconds: float = Field(description="Of fitting, embedding included")
+    milliseconds: float = Field(description="Time of fitting, including embedding")
 
 
 class FitOptions(ModelOptions):
     """The query of POST /v1/heads/{name}."""
 
-    space: Space = Field("student", description="Which embeddings the head takes")
+    space: Space = Field("student", description="The embeddings that the head reads")
     seed: int = Field(0, ge=0, lt=2**31, description="The same photos and seed give the same head")
-    replace: bool = Field(False, description="Take the place of a head of the same name")
+    replace: bool = Field(False, description="Replace a head of the same name")
 
 
 def router(engine: Engine, stores: Stores) -> APIRouter:
-    """The routes over the heads of `stores`, which models of `engine` are fitted for."""
+    """The routes for the heads in `stores`, which are fitted to models of `engine`."""
     router = APIRouter(prefix="/v1/heads", tags=["heads"])
     heads, threads = stores.heads, stores.threads
 
     @router.get("")
     async def list_heads() -> HeadList:
-        """Which heads clients have made."""
+        """List the heads that clients have created."""
         return HeadList(heads=[_info(one) for one in await threads.run(heads.list)])
 
     @router.get("/{name}")
     async def show_head(name: HeadName) -> HeadInfo:
-        """What a head is."""
+        """Describe a head."""
         return _info(await threads.run(lambda: heads.show(name)))
 
     @router.post("/{name}", status_code=201, openapi_extra=body(HOW_CLASSES, ClassesBody, CLASSES_FORM, raw=False))
     async def create_head(request: Request, name: HeadName, options: Annotated[FitOptions, Query()]) -> Created:
-        """Fit a head to labelled photos, a few of each class or more.
+        """Fit a head to labeled photos: a few of each class, or more.
 
-        Bytes that are no photo are skipped and named in `skipped`, unless a class has nothing else. One head is fitted
-        at a time; meanwhile this is refused with 503. A head is kept whole or not at all: after `timed_out` it may be
-        there, and then GET shows it.
+        A file that is not a photo is skipped and listed in `skipped`, unless its class has no other. One head is fitted
+        at a time; meanwhile, other requests are refused with 503. A head is stored whole or not at all: after
+        `timed_out` it may exist; GET shows whether it does.
         """
         checked_name(name)
         await threads.run(lambda: heads.check_room(name, replace=options.replace))
@@ -135,14 +135,14 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
 
     @router.get("/{name}/file", response_class=Response, responses=file)
     async def download_head(name: HeadName) -> Response:
-        """The head's file, to be used without this server, on any device."""
+        """Download the head's file, to use it on any device without this server."""
         data = await threads.run(lambda: encode_head(heads.get(name)))
         disposition = {"content-disposition": f'attachment; filename="{name}{SUFFIX}"'}
         return Response(data, media_type="application/octet-stream", headers=disposition)
 
     @router.delete("/{name}", status_code=204)
     async def delete_head(name: HeadName) -> None:
-        """Take a head away."""
+        """Delete a head."""
         await threads.write(lambda: heads.delete(name))
 
     return router

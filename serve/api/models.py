@@ -1,4 +1,4 @@
-"""GET /v1/models: what may be asked for. The list has the shape of OpenAI's, with fields of ours beside it."""
+"""GET /v1/models: the models that are served. The list has the format of OpenAI's, with additional fields."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from serve.engine import Engine, Models, Space
 
 
 class ModelHead(BaseModel):
-    """A classification head and how many classes it knows."""
+    """A classification head and its number of classes."""
 
     name: str
     classes: int
 
 
 class FileInfo(BaseModel):
-    """A published form of a model, as its card lists it; `loaded`: whether it is in memory now."""
+    """A published file of a model, as its card lists it; `loaded`: whether it is in memory now."""
 
     file: str
     format: str
@@ -31,12 +31,12 @@ class FileInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A model, from its card. `default`: whether it answers requests that name none."""
+    """A model, from its card. `default`: whether it answers requests that do not name a model."""
 
     id: str = Field(examples=["leap-tiny"])
     object: Literal["model"] = "model"
     owned_by: Literal["leap-zoo"] = "leap-zoo"
-    created: Literal[0] = Field(0, description="For clients of OpenAI's API; not known")
+    created: Literal[0] = Field(0, description="For clients of OpenAI's API; always 0")
     revision: str
     description: str
     parameters: int
@@ -55,18 +55,18 @@ class ModelList(BaseModel):
 
 
 def router(engine: Engine) -> APIRouter:
-    """The list of the models of `engine`."""
+    """The routes that list the models of `engine`."""
     router = APIRouter(prefix="/v1", tags=["models"])
 
     @router.get("/models")
     async def list_models() -> ModelList:
-        """Which models may be asked for, and in which precisions."""
+        """List the models that are served, and their precisions."""
         cards = {model.card.id: model.card for model in engine.models.all()}
         return ModelList(data=[_info(engine.models, card) for card in cards.values()])
 
     @router.get("/models/{model}")
     async def show_model(model: Annotated[str, Path(examples=["leap-tiny"])]) -> ModelInfo:
-        """What a model is."""
+        """Describe a model."""
         return _info(engine.models, engine.models.get(model).card)
 
     return router

@@ -1,4 +1,4 @@
-"""The paths of version 0.1, which are answered for one more version, with a header that says so."""
+"""The paths of version 0.1, which work for one more version, with a header that says so."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class OldPaths:
-    """Calls `app` by the new path where an old one is asked for.
+    """Maps a request for an old path to the new one and passes it to `app`.
 
-    /v1/gallery[/...] is /v1/galleries[/...], where POST /v1/gallery/NAME, which makes the gallery when it is not there,
-    is POST /v1/galleries/NAME/items?create=true; /v1/search?gallery=NAME is /v1/galleries/NAME/search.
+    /v1/gallery[/...] becomes /v1/galleries[/...]; POST /v1/gallery/NAME, which creates a missing gallery, becomes
+    POST /v1/galleries/NAME/items?create=true; /v1/search?gallery=NAME becomes /v1/galleries/NAME/search.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""POST /v1/classify and /v1/embed: one photo or many, by any model that is served."""
+"""POST /v1/classify and /v1/embed: one photo or several, by any model that is served."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str | None = Field(None, max_length=64, description="A model's id; GET /v1/models lists them")
     precision: Literal["fp32", "fp16", "int8"] | None = Field(
-        None, description="Which file of the model; default: int8 where it has one"
+        None, description="Which file of the model; default: int8 if it has one"
     )
 
 
 class ClassifyOptions(ModelOptions):
     """The query of /v1/classify."""
 
-    top: int = Field(5, ge=1, le=MAX_TOP, description="How many classes to answer, best first")
-    head: str | None = Field(None, max_length=64, description="One of the model's heads, or one made at /v1/heads")
+    top: int = Field(5, ge=1, le=MAX_TOP, description="How many classes to return, best first")
+    head: str | None = Field(None, max_length=64, description="One of the model's heads, or one created at /v1/heads")
 
 
 class EmbedOptions(ModelOptions):
     """The query of /v1/embed."""
 
-    space: Space = Field("student", description="The student's own space, or the teacher's: comparable with its index")
+    space: Space = Field("student", description="teacher: comparable with an index of the teacher's embeddings")
     encoding: Encoding = Field(
         "float",
         description="float: numbers. base64: of little-endian float32. int8: base64 of one signed byte per number, to "
@@ -55,9 +55,9 @@ class EmbedOptions(ModelOptions):
 
 
 class HotRoute(APIRoute):
-    """A route that reads its query by itself: what FastAPI does at each request costs more than all of ours.
+    """A route that parses its own query: FastAPI's work per request costs more than the rest of the service's.
 
-    The endpoint takes the request, and its options.
+    The endpoint takes the request and its options.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +74,7 @@ class HotRoute(APIRoute):
 
 @lru_cache(maxsize=256)
 def _options(endpoint: Callable[..., object], query: bytes) -> ModelOptions:
-    """What is in the query, as the endpoint takes it. Raises RequestValidationError."""
+    """The query as the endpoint's options. Raises RequestValidationError."""
     kind: type[ModelOptions] = get_type_hints(endpoint)["options"]
     try:
         return kind.model_validate(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
@@ -83,13 +83,13 @@ def _options(endpoint: Callable[..., object], query: bytes) -> ModelOptions:
 
 
 def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
-    """The two routes over `engine`; `heads` are those that clients have made."""
+    """The two routes for `engine`; `heads` are those that clients have created."""
     router = APIRouter(prefix="/v1", tags=["photos"], route_class=HotRoute)
     photos_body = body(HOW_MANY, ImagesBody, PHOTOS_FORM)
 
     @router.post("/classify", response_model=Classification, openapi_extra=photos_body)
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
-        """Name what is on one photo or several."""
+        """Classify one photo or several."""
         answer = await classified(engine, heads, await read_photos(request, max_photos), options)
         fields = {"predictions": answer.predictions, "head": answer.head}
         doubt = {
@@ -109,7 +109,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
 
 
 async def classified(engine: Engine, heads: Heads, photos: Sequence[bytes], options: ClassifyOptions) -> Classified:
-    """`Engine.classify` with a head of the model's own, or one that a client has made. Raises as that does."""
+    """`Engine.classify` with one of the model's heads, or one that a client has created. Raises what that raises."""
     answer = await engine.classify(
         photos,
         model=options.model,
@@ -121,7 +121,7 @@ async def classified(engine: Engine, heads: Heads, photos: Sequence[bytes], opti
 
 
 async def _head(engine: Engine, heads: Heads, options: ClassifyOptions) -> str | CustomHead | None:
-    """A model's own head by its name, one of a client by itself."""
+    """The name of a model's own head, or a client's head itself."""
     name = options.head
     if name is None:
         return None

@@ -1,6 +1,6 @@
-"""The schemas of bodies and answers that several routes have, and how numbers are written.
+"""The schemas of bodies and answers that several routes share, and how numbers are written.
 
-FastAPI knows one kind of body for a route, and photos are sent in several. Rows of floats never pass through pydantic.
+FastAPI supports one kind of body per route, but photos are sent in several. Rows of floats never pass through pydantic.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ _RAW: dict[str, Any] = {
 
 
 class Answered(BaseModel):
-    """Who answered, and how long it took."""
+    """Which model answered, and how long it took."""
 
     model: str = Field(examples=["leap-tiny"])
     revision: str = Field(examples=["7bc54546bcc9"])
     precision: str = Field(examples=["int8"])
-    milliseconds: float = Field(description="Decoding and inference of all photos, without waiting")
+    milliseconds: float = Field(description="Decoding and inference of all photos, without time in the queue")
     decode_ms: float
     inference_ms: float
-    queue_ms: float = Field(description="Until a thread took the first photo")
+    queue_ms: float = Field(description="Until a thread started on the first photo")
 
 
 class Classification(Answered):
     """The answer of /v1/classify."""
 
-    predictions: list[list[Prediction]] = Field(description="For each photo its classes, best first")
-    unsure: list[bool] = Field(description="For each photo whether it is unlike all that the head learned from")
+    predictions: list[list[Prediction]] = Field(description="For each photo, its classes, best first")
+    unsure: list[bool] = Field(description="For each photo, whether it is unlike the head's training photos")
     distances: list[float | None] = Field(
-        description="For each photo how far it is from the head's classes; null where the head does not know, and is "
+        description="For each photo, its distance from the head's classes; null if the head has no threshold and is "
         "never unsure"
     )
     head: str = Field(examples=["imagenet1k"])
@@ -68,8 +68,8 @@ class Classification(Answered):
 class Embeddings(Answered):
     """The answer of /v1/embed."""
 
-    embeddings: list[list[float]] | list[str] = Field(description="For each photo a vector of unit length")
-    scales: list[float] = Field([], description="For each photo; only with encoding=int8")
+    embeddings: list[list[float]] | list[str] = Field(description="For each photo, a vector of unit length")
+    scales: list[float] = Field([], description="One per photo; only with encoding=int8")
     encoding: Encoding
     dim: int
     space: Space
@@ -86,7 +86,7 @@ class Classes(_OfOnePhoto):
 
     predictions: list[Prediction] = Field(description="Best first")
     head: str
-    unsure: bool = Field(description="Whether the photo is unlike all that the head learned from")
+    unsure: bool = Field(description="Whether the photo is unlike the head's training photos")
 
 
 class Embedding(_OfOnePhoto):
@@ -139,7 +139,7 @@ def base64_of(row: npt.NDArray[np.float32]) -> str:
 
 
 def body(how: str, json: type[msgspec.Struct], form: dict[str, Any] | None = None, *, raw: bool = True) -> Any:
-    """`openapi_extra` of a route that reads JSON of this type, a form (None: no form), or one photo as it is."""
+    """`openapi_extra` of a route that reads JSON of this type, a form (None: no form), or the bytes of one photo."""
     schemas = msgspec.json.schema_components([json], ref_template="#/$defs/{name}")[1]
     own = schemas.pop(json.__name__)
     content: dict[str, Any] = {"application/json": {"schema": own | ({"$defs": schemas} if schemas else {})}}

@@ -1,4 +1,4 @@
-"""POST /v1/galleries/{name}/vectors: embeddings that were made elsewhere, as those of an export, many at once."""
+"""POST /v1/galleries/{name}/vectors: embeddings that were computed elsewhere, such as an export's, in bulk."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from serve.photos import Fields, read_json
 from serve.problems import Refused
 from serve.stores import Stores
 
-MAX_VECTORS = 10_000  # in one request: what is kept of it waits on the writer's thread for well under a second
+MAX_VECTORS = 10_000  # per request: the writer thread stores so many in well under a second
 
-HOW = "JSON: whose embeddings they are, their ids, their numbers, and perhaps metadata. /export has all of that"
+HOW = "JSON: the embeddings' model, revision and space, their ids and numbers, and optionally metadata, as in /export"
 
 
 class VectorsBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Embeddings, and by which model they were made."""
+    """Embeddings, and the model that computed them."""
 
     model: str
     revision: str
@@ -41,7 +41,7 @@ class VectorsBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Imported(BaseModel):
-    """The answer to vectors that were added, or have replaced those of the same ids; they are there for good."""
+    """The answer after vectors were added or replaced those with the same ids; by then they are on disk."""
 
     gallery: str = Field(examples=["holiday"])
     added: int
@@ -49,13 +49,13 @@ class Imported(BaseModel):
 
 
 def router(stores: Stores) -> APIRouter:
-    """The route over the galleries of `stores`."""
+    """The route for the galleries in `stores`."""
     router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
     galleries, threads = stores.galleries, stores.threads
 
     @router.post("/{name}/vectors", openapi_extra=body(HOW, VectorsBody, raw=False))
     async def add_vectors(request: Request, name: GalleryName) -> Imported:
-        """Add embeddings that are there already. They must be of the gallery's own model, revision and space."""
+        """Add embeddings that were computed elsewhere. They must be from the gallery's model, revision and space."""
         sent = await read_json(await request.body(), VectorsBody)
         held = await threads.run(lambda: galleries.kind(name))
         kind = Kind(model=sent.model, revision=sent.revision, space=sent.space, dim=held.dim)
@@ -73,19 +73,19 @@ def _check(sent: VectorsBody) -> None:
         raise Refused(413, "too_many_vectors", f"One request has 1 to {MAX_VECTORS} vectors. Send several requests.")
     for what, given in (("ids", sent.ids), ("metadata", sent.metadata)):
         if given is not None and len(given) != len(sent.vectors):
-            detail = f"There are {len(sent.vectors)} vectors and {len(given)} {what}. Give as many."
+            detail = f"There are {len(sent.vectors)} vectors and {len(given)} {what}. Send one for each vector."
             raise Refused(422, "uneven_items", detail)
 
 
 def _rows(vectors: list[str | list[float]], dim: int) -> Vectors:
-    """float32 (N, dim). Raises Refused (422), about the first vector that is none."""
+    """float32 (N, dim). Raises Refused (422) for the first invalid vector."""
     rows = np.empty((len(vectors), dim), np.float32)
     for index, one in enumerate(vectors):
         try:
             row = np.frombuffer(base64.b64decode(one, validate=True), "<f4") if isinstance(one, str) else np.array(one)
-            with np.errstate(over="ignore"):  # what float32 does not hold is found below
+            with np.errstate(over="ignore"):  # a number beyond float32 is found below
                 rows[index] = row.reshape(dim)
-        except (binascii.Error, ValueError) as error:  # ValueError: another length
+        except (binascii.Error, ValueError) as error:  # ValueError: wrong length
             raise _no_vector(index, dim) from error
         length = float(np.square(rows[index], dtype=np.float64).sum())
         if not 0 < length < np.inf:
@@ -94,5 +94,5 @@ def _rows(vectors: list[str | list[float]], dim: int) -> Vectors:
 
 
 def _no_vector(index: int, dim: int) -> Refused:
-    detail = f"This is not a vector of {dim} finite numbers, of which one at least is not 0. Send it as /export has it."
+    detail = f"A vector must have {dim} finite numbers, not all of them 0. Send it as /export gives it."
     return Refused(422, "invalid_vector", detail, index=index)

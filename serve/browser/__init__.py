@@ -8,4 +8,4 @@ from pathlib import Path
 PAGE = Path(__file__).with_name("page")
 
 RUNTIME = Path(__file__).with_name("runtime")
-"""Where onnxruntime-web lies unless LEAP_ZOO_SERVE_BROWSER_RUNTIME names another folder. Not in the repository."""
+"""The folder of onnxruntime-web, unless LEAP_ZOO_SERVE_BROWSER_RUNTIME names another. Not in the repository."""

@@ -1,7 +1,7 @@
 """`python -m serve.browser [FOLDER]`: fetch onnxruntime-web for the page, with npm, at the version of package.json.
 
-The CPU runtime alone, as two files: the module with its loader inside, and the WebAssembly, which is kept gzipped: the
-page unpacks it, so that any static host sends a third of the bytes. package.json pins the version and their digests.
+Only the CPU runtime, as two files: the module, which includes its loader, and the WebAssembly, which is stored gzipped:
+the page unpacks it, so that any static host sends a third of the bytes. package.json pins the version and the digests.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from serve.browser import RUNTIME
 
 PIN = Path(__file__).with_name("package.json")
 ABOUT = "runtime.json"
-MODULE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # as npm has them
-KEPT = {MODULE: "ort.wasm.bundle.min.js", WASM: f"{WASM}.gz"}  # not every host knows that .mjs is a script
+MODULE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # their names in the npm package
+KEPT = {MODULE: "ort.wasm.bundle.min.js", WASM: f"{WASM}.gz"}  # some hosts do not serve .mjs as a script
 FLAGS = "--no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error"
 
 
 class CannotFetch(Exception):
-    """The runtime cannot be had; the message says why, and what to do."""
+    """The runtime could not be fetched; the message says why and what to do."""
 
 
 def fetch(folder: Path) -> Path:
-    """Put the pinned runtime into `folder` with npm, and return it. Raises CannotFetch; then `folder` is unchanged."""
+    """Put the pinned runtime into `folder` with npm, and return it. On CannotFetch, `folder` is unchanged."""
     npm = shutil.which("npm")
     if npm is None:
-        raise CannotFetch("npm is not installed: install Node.js (https://nodejs.org), which brings it, and try again")
+        raise CannotFetch("npm is not installed: install Node.js (https://nodejs.org), which has it, and try again")
     with tempfile.TemporaryDirectory() as work:
         shutil.copy(PIN, work)
         done = subprocess.run([npm, "install", *FLAGS.split()], cwd=work, capture_output=True, text=True, check=False)
@@ -45,7 +45,7 @@ def fetch(folder: Path) -> Path:
         about = json.loads((package / "package.json").read_text())
     for name, digest in json.loads(PIN.read_text())["sha256"].items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise CannotFetch(f"{name} has another sha256 than {PIN.name} says: do not use it, and ask who pinned it")
+            raise CannotFetch(f"the sha256 of {name} differs from {PIN.name}: do not use it, and report it")
     files[WASM] = gzip.compress(files[WASM], mtime=0)
     described = {
         "name": about["name"],
@@ -57,12 +57,12 @@ def fetch(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / KEPT[name]).write_bytes(data)
-    (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n")  # the last: it says that the others are there
+    (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n")  # last: it marks the others as complete
     return folder
 
 
 def main() -> int:
-    """Fetch it. Returns the exit status: 2 when it cannot be had."""
+    """Run the command line. Returns the exit status: 2 if the runtime could not be fetched."""
     parser = argparse.ArgumentParser(prog="python -m serve.browser", description="Fetch onnxruntime-web with npm.")
     parser.add_argument("folder", nargs="?", type=Path, default=RUNTIME, help="default: where the server looks for it")
     folder = parser.parse_args().folder

@@ -1,4 +1,4 @@
-"""The demo in the browser: one page with a tab per module, mounted at /ui of the service."""
+"""The demo: one page with a tab per module, mounted at /ui of the service."""
 
 from serve.demo.page import mount_page
 

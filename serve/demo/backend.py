@@ -1,4 +1,4 @@
-"""What the page asks of the service."""
+"""The page's access to the service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOP = 5
 MAX_PHOTO_BYTES = PHOTO.bytes
 INTERNAL_ERROR = "Internal error: see the log of the server."
 UserError = (LeapZooError, Refused)
-"""What a visitor can cause and fix; the message says how."""
+"""Errors that a visitor can cause and fix; the message says how."""
 
 logger = logging.getLogger("leap_zoo.serve")
 
@@ -31,7 +31,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Backend:
-    """The served model, the models at hand, and the engine's threads."""
+    """The served model, the other models of the zoo, and the engine's threads."""
 
     def __init__(self, engine: Engine, shelf: Shelf) -> None:
         self._engine = engine
@@ -41,7 +41,7 @@ class Backend:
         self.threads = engine.threads
 
     def cards(self) -> list[ModelCard]:
-        """The cards of all models at hand, the served one's first."""
+        """The cards of all models of the zoo, the served one's first."""
         return self._engine.models.cards()
 
     def offers(self, card: ModelCard, file: File) -> bool:
@@ -49,7 +49,7 @@ class Backend:
         return self._shelf.offers(card.id, file.file, file.sha256)
 
     async def classify(self, photo: bytes, head: str | CustomHead) -> Classified:
-        """Name what is in a photo. Raises LeapZooError, Refused."""
+        """Classify a photo. Raises LeapZooError, Refused."""
         return await self._engine.classify([photo], head=head, top=TOP)
 
     async def embed(self, photo: bytes) -> npt.NDArray[np.float32]:
@@ -58,16 +58,16 @@ class Backend:
         return np.asarray(vector)
 
     async def thumbnail(self, photo: bytes) -> Image.Image:
-        """The centre square of a photo. Raises ImageError, Refused (503)."""
+        """The center square of a photo. Raises ImageError, Refused (503)."""
         return await self._engine.run(lambda: Image.fromarray(to_tensor(photo, _THUMBNAIL, PHOTO)))
 
     async def fit(self, work: Callable[[], _Answer]) -> _Answer:
-        """Work of seconds, beside the engine's threads. Raises Refused (503) while another visitor's runs."""
+        """Run work that takes seconds on a separate thread. Raises Refused (503) while another visitor's work runs."""
         return await self._engine.run_slowly(work)
 
 
 def explain(error: Exception) -> str:
-    """The message for the visitor, without a path of this machine; an unexpected error goes to the log."""
+    """The message for the visitor, without local paths; an unexpected error is logged."""
     if isinstance(error, UserError):
         return refusal_of(error).detail
     logger.error("internal error in the page", exc_info=error)

@@ -1,4 +1,4 @@
-"""The tab Your classes: drop a few photos per class, fit a head on them, try it, take it home."""
+"""The tab Your classes: drop a few photos per class, fit a head to them, try it, download it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from serve.demo.visitor import MAX_PHOTOS, Member, Visitor
 MAX_NAME = 60
 HEAD_FILE = "my-classes.head"
 LEAD = (
-    "Name a class and drop a few photos of it; then name the next one. Five to ten photos per class are a good start. "
-    "The head is fitted in seconds, on the CPU. Click a photo to take it out again."
+    "Name a class and drop a few photos of it; then do the same for the next class. Five to ten photos per class are a "
+    "good start. Fitting takes seconds on the CPU. Click a photo to remove it."
 )
-NOTHING_FITTED = "Nothing is fitted yet."
+NOTHING_FITTED = "No head has been fitted yet."
 EXAMPLE = {group: [f"{group} {number}" for number in (1, 2, 3)] for group in ("coffee", "pier", "taxi")}
-_GONE = "has been deleted meanwhile: drop it again"
+_GONE = "was deleted in the meantime: drop it again"
 
 
 def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
-    """Lay the tab out inside the present container. heads: the choice on the tab Classify, which gets the new head."""
+    """Lay out the tab in the current container. heads: the choice on the tab Classify, to which a new head is added."""
     gr.Markdown(LEAD)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -47,8 +47,8 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
         with gr.Column(min_width=300):
             report = gr.Markdown(NOTHING_FITTED, elem_id="leap-report")
             table = gr.Dataframe(
-                headers=["Class", "Photos", "Recognised"],
-                label="Class by class",
+                headers=["Class", "Photos", "Recognized"],
+                label="Results by class",
                 interactive=False,
                 visible=False,
                 buttons=[],
@@ -64,7 +64,7 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
         called = " ".join(name.split())[:MAX_NAME]
         if not called:
             gr.Warning("Name the class first, then drop its photos.")
-            return visitor, gr.skip(), None  # an error would leave them in the zone, to be added twice
+            return visitor, gr.skip(), None  # an error would leave them in the zone, and they would be added twice
         good = await gather(backend, paths, MAX_PHOTOS - len(visitor.members))
         visitor.members += [Member(called, name_of(path), thumbnail, path) for path, thumbnail in good]
         return visitor, _wall(visitor), None
@@ -136,39 +136,39 @@ async def _fit(backend: Backend, members: Sequence[Member]) -> Fit:
     for member in members:
         photos.setdefault(member.label, []).append(member.path)
     if len(photos) < 2:
-        raise InvalidArgument("a head needs two classes with a photo each: add some")
+        raise InvalidArgument("a head needs at least two classes with a photo each: add photos")
     found = await backend.fit(lambda: leap_zoo.fit(backend.model, photos))
     names = {member.path: member.name for member in members}
     bad = {names[path]: _GONE if path in text else text for path, text in found.bad.items()}
     notes = []
     for text in found.notes:
-        for path, name in names.items():  # the visitor's names in place of the server's paths
+        for path, name in names.items():  # show the visitor's names instead of the server's paths
             text = text.replace(path, name)
         notes.append(text)
     return Fit(found.head, found.classes, found.confusions, bad, notes)
 
 
 def _report(found: Fit) -> str:
-    """How often the head was right on photos that were put aside, as Markdown."""
+    """The head's cross-validated accuracy, as Markdown."""
     card = found.head.card
     tested = card.validation
     if tested is None:
-        lines = ["### Fitted, but not tested", "No class has two photos, so none could be put aside. Add more."]
+        lines = ["### Fitted, but not tested", "No class has two photos, so none could be held out. Add more."]
     else:
         low, high = tested.interval
         lines = [
-            f"### {tested.accuracy:.1%} recognised",
-            f"Of {tested.n} photos; each was put aside once, in {tested.folds} rounds, and not learned from in that "
-            f"round. 95 % interval: {low:.1%} to {high:.1%}.",
+            f"### {tested.accuracy:.1%} recognized",
+            f"Of {tested.n} photos, by cross-validation: each photo was held out of the fit in one of {tested.folds} "
+            f"rounds. 95 % interval: {low:.1%} to {high:.1%}.",
         ]
-    lines += [f"{one.count} × {one.label} was taken for {one.taken_for}." for one in found.confusions[:3]]
+    lines += [f"{one.count} × {one.label} was classified as {one.taken_for}." for one in found.confusions[:3]]
     lines += [*found.notes, *(f"{name}: {text}" for name, text in found.bad.items())][:6]
     use = f"Use it at home: `leap-zoo classify photo.jpg --model {card.model} --head {HEAD_FILE}`"
     return "\n\n".join([*(escape(line, quote=False) for line in lines), use])
 
 
 def _file_of(found: Fit) -> str:
-    """The head as a file in Gradio's folder, which deletes it within two hours."""
+    """The head as a file in Gradio's folder; Gradio deletes it within two hours."""
     path = Path(tempfile.mkdtemp(dir=get_upload_folder())) / HEAD_FILE
     path.write_bytes(encode_head(found.head))
     return str(path)

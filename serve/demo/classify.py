@@ -11,13 +11,13 @@ from serve.demo.uploads import photo_input, read_upload
 from serve.demo.visitor import Visitor
 from serve.engine import Classified
 
-OWN = "*own"  # no head of a card can be called so
+OWN = "*own"  # not a valid name for a head in a card
 NO_PHOTO = "Drop a photo, choose a file, or paste from the clipboard."
-NOT_SURE = "### Not sure\nThis photo is unlike the photos that the model learned from. The scores are guesses."
+NOT_SURE = "### Not sure\nThis photo is unlike the model's training photos. The scores are guesses."
 
 
 def build(backend: Backend, visitor: gr.State) -> gr.Radio:
-    """Lay the tab out inside the present container. Returns the choice of heads, which `own_head` extends."""
+    """Lay out the tab in the current container. Returns the choice of heads, to which a visitor's head is added."""
     heads = head_choices(backend, None)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -25,7 +25,7 @@ def build(backend: Backend, visitor: gr.State) -> gr.Radio:
             head = gr.Radio(
                 heads,
                 value=backend.card.default_head or (heads[0][1] if heads else None),
-                label="Classes to choose from",
+                label="Classes",
                 visible=len(heads) > 1,
                 elem_id="leap-head",
             )
@@ -52,7 +52,7 @@ def build(backend: Backend, visitor: gr.State) -> gr.Radio:
 
 
 def label_output(elem_id: str) -> gr.Label:
-    """Where the classes of a photo appear."""
+    """The output that shows the classes of a photo."""
     return gr.Label(label="Most likely classes", num_top_classes=TOP, elem_id=elem_id)
 
 
@@ -62,18 +62,18 @@ async def answer(backend: Backend, path: str | None, head: str | CustomHead | No
         return gr.update(value=None), NO_PHOTO
     try:
         found = await backend.classify(read_upload(path), head)
-    except UserError as error:  # in place of the last photo's classes, which a passing notice would leave
+    except UserError as error:  # replaces the last photo's classes, which a notice would leave on the page
         return gr.update(value=None), f"**This photo cannot be used.** {explain(error)}"
     return shown(found)
 
 
 def shown(found: Classified) -> tuple[object, str]:
-    """The label and the note for an answer. A class that the model is not sure of is no heading."""
+    """The label and the note for an answer. An unsure answer has no heading."""
     predictions = found.predictions[0]
     scores: dict[str, float] = {}
     for one in predictions:
-        scores.setdefault(one.label, one.score)  # two classes of ImageNet are called crane
-    times = f"{found.precision}: {found.inference_ms:.1f} ms, and {found.decode_ms:.1f} ms for decoding."
+        scores.setdefault(one.label, one.score)  # two classes of ImageNet have the label crane
+    times = f"{found.precision}: inference {found.inference_ms:.1f} ms, decoding {found.decode_ms:.1f} ms."
     note = f"{NOT_SURE}\n\n{times}" if predictions.unsure else times
     return gr.update(value=scores, show_heading=not predictions.unsure), note
 

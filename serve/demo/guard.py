@@ -1,4 +1,4 @@
-"""What stands before Gradio: a bound on stored uploads, and a clear answer where Gradio itself fails."""
+"""A layer around Gradio: a limit on stored uploads, and a clear answer if Gradio itself fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serve.problems import Refused
 
 MAX_STORED_BYTES = 1024**3
 FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."
-UNKNOWN = "The page has no such function. It is made for browsers; programs use /v1, see /docs."
+UNKNOWN = "The page has no such function. It is for browsers; programs use the API at /v1, see /docs."
 
 _UPLOAD = "/gradio_api/upload"
 _NAMED = ("/gradio_api/queue/join", "/gradio_api/call", "/gradio_api/run", "/gradio_api/component_server")
@@ -23,7 +23,7 @@ _NAMED = ("/gradio_api/queue/join", "/gradio_api/call", "/gradio_api/run", "/gra
 
 
 class Guard:
-    """Limits uploads to the page `app`, and answers for it when it raises."""
+    """Limits uploads to the page `app`, and answers if it raises."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

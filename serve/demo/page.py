@@ -1,4 +1,4 @@
-"""The page itself: its title, its tabs, and how it is mounted so that it needs no other host."""
+"""The page: its title, its tabs, and how it is mounted so that it needs no other host."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from serve.engine import Engine
 from serve.middleware import UI_PATH
 from serve.shelf import Shelf
 
-MAX_QUEUE = 32  # actions of visitors that may wait; the next one is told to come back
+MAX_QUEUE = 32  # actions that may wait in the queue; further ones are refused
 
-# Relative links: they keep the prefix of a reverse proxy. HTML: links in Gradio's Markdown open another window.
+# Relative links keep the prefix of a reverse proxy. HTML, because links in Gradio's Markdown open a new window.
 FOOT = (
-    "<p>Photos stay on this server, and are deleted within two hours. The same for programs: "
+    "<p>Photos stay on this server and are deleted within two hours. Programs can use "
     '<a href="../docs">the API</a>. <a href="../">Start page</a>.</p>'
 )
 
@@ -35,7 +35,7 @@ _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
 def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
     """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts.
 
-    shelf: what can be downloaded.
+    shelf: the models that can be downloaded.
     """
     use_private_folder()
     gr.mount_gradio_app(
@@ -48,7 +48,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        show_error=False,  # an exception's text may hold paths; gr.Error is shown all the same
+        show_error=False,  # an exception's text may contain paths; gr.Error is shown anyway
         pwa=False,
     )
     mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
@@ -56,7 +56,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
 
 
 def build_page(backend: Backend) -> gr.Blocks:
-    """The page over `backend`."""
+    """The page for `backend`."""
     cleaning = (KEEP_SECONDS, KEEP_SECONDS)
     blocks: gr.Blocks
     with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning) as blocks:
@@ -78,13 +78,13 @@ def build_page(backend: Backend) -> gr.Blocks:
         if isinstance(block, gr.components.Component):
             take_uploads_only(block)
     explain_failures(blocks)
-    blocks.queue(max_size=MAX_QUEUE, api_open=False)  # nobody gets past the queue
+    blocks.queue(max_size=MAX_QUEUE, api_open=False)  # no request bypasses the queue
     blocks.state_session_capacity = MAX_VISITORS
     return blocks
 
 
 def explain_failures(blocks: gr.Blocks) -> None:
-    """Show the message of a visitor's mistake; log every other exception, and say that there was one."""
+    """Show the message of a visitor's mistake; log any other exception, and report only that there was one."""
     process = blocks.process_api
 
     async def explained(*args: Any, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sample photos that ship with the demo; samples/ATTRIBUTION.md names author, page and licence of each."""
+"""The sample photos that ship with the demo; samples/ATTRIBUTION.md lists each one's author, page and license."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAMPLES = {path.stem.replace("-", " "): path for path in sorted(FOLDER.glob("*.j
 
 
 def sample_gallery(label: str, elem_id: str, columns: int) -> gr.Gallery:
-    """All samples, to click on; the index of a selection counts as SAMPLES does."""
+    """All samples, to click on, in the order of SAMPLES."""
     return gallery(label, elem_id, columns, [(str(path), name) for name, path in SAMPLES.items()])
 
 

@@ -1,4 +1,4 @@
-"""The tab Search: the photos of a gallery that look most like another photo, by cosine similarity of embeddings."""
+"""The tab Search: the photos of a gallery most similar to another photo, by cosine similarity of embeddings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from serve.demo.uploads import gather, name_of, photo_input, photos_input, read_
 from serve.demo.visitor import MAX_PHOTOS, Kept, Visitor
 
 NEAREST = 6
-NO_QUERY = "Click a photo of the gallery, or drop another: the most similar photos appear here."
-OWN_IS_EMPTY = "Your gallery is empty: add photos first. Only you see them."
+NO_QUERY = "Click a photo of the gallery, or drop another one: the most similar photos appear here."
+OWN_IS_EMPTY = "Your gallery is empty: add photos first. Only you can see them."
 
 Found = tuple[Kept | None, list[tuple[object, str]], str]
-"""The photo that was asked for, the results with their captions, and a sentence about them."""
+"""The query photo, the results with their captions, and a note about them."""
 
 
 class SampleIndex:
-    """The samples with their embeddings, computed once for all visitors, at the first search."""
+    """The samples and their embeddings, computed once for all visitors, at the first search."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -42,7 +42,7 @@ class SampleIndex:
 
 
 def build(backend: Backend, visitor: gr.State) -> None:
-    """Lay the tab out inside the present container."""
+    """Lay out the tab in the current container."""
     index = SampleIndex(backend)
     query = gr.State(None)  # Kept
     with gr.Row(equal_height=False):
@@ -59,7 +59,7 @@ def build(backend: Backend, visitor: gr.State) -> None:
         with gr.Column(min_width=300):
             note = gr.Markdown(NO_QUERY, elem_id="leap-found-note")
             found = gallery("Most similar photos, best first", "leap-found", 3)
-            photo = photo_input("Or search with a photo of your own", "leap-query")
+            photo = photo_input("Or search with your own photo", "leap-query")
 
     async def photos_of(which: str, visitor: Visitor) -> Sequence[Kept]:
         return visitor.gallery if which == "own" else await index.photos()
@@ -102,14 +102,14 @@ def build(backend: Backend, visitor: gr.State) -> None:
 
 
 def nearest(asked: Kept | None, photos: Sequence[Kept]) -> Found:
-    """The photos that are nearest to `asked`, best first, itself left out, with their cosines."""
+    """The photos nearest to `asked`, except itself, with their cosines, best first."""
     others = [kept for kept in photos if kept is not asked]
     if asked is None or not others:
         return asked, [], NO_QUERY if photos else OWN_IS_EMPTY
     scores = np.stack([kept.vector for kept in others]) @ asked.vector
     best = np.argsort(-scores, kind="stable")[:NEAREST]
     captioned = [(others[i].thumbnail, f"{scores[i]:.2f} {others[i].name}") for i in best]
-    return asked, captioned, "Each caption begins with the cosine similarity; 1 is the same photo."
+    return asked, captioned, "Each caption begins with the cosine similarity; 1 means the same photo."
 
 
 def _captioned(photos: Sequence[Kept]) -> list[tuple[object, str]]:

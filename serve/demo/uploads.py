@@ -1,4 +1,4 @@
-"""Files that visitors send: a private folder for them, and only those that Gradio stored there itself are read."""
+"""Files from visitors: they are stored in a private folder, and only files that Gradio stored there are read."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from leap_zoo import InvalidArgument
 from serve.demo.backend import MAX_PHOTO_BYTES, Backend, UserError, explain
 from serve.demo.samples import FOLDER as SAMPLES
 
-KEEP_SECONDS = 3600  # an uploaded photo's life on disk; the page needs it for showing it and for another head
+KEEP_SECONDS = 3600  # how long an upload stays on disk: the page shows it, and may classify it with another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
-_TOLD = 3  # bad photos that are named; the others are counted
+_TOLD = 3  # bad photos that are listed; the others are counted
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the process ends
 
 
 def use_private_folder() -> None:
-    """Give Gradio a folder of this process alone, unless GRADIO_TEMP_DIR names one.
+    """Give Gradio a private folder of this process, unless GRADIO_TEMP_DIR names one.
 
-    Gradio's own choice, /tmp/gradio, belongs to the first user of the machine who started a Gradio page.
+    Gradio's default, /tmp/gradio, belongs to the first user of the machine who started a Gradio page.
     """
     if not os.environ.get("GRADIO_TEMP_DIR"):
         _folders.append(tempfile.TemporaryDirectory(prefix="leap-zoo-ui-", ignore_cleanup_errors=True))
@@ -36,7 +36,7 @@ def use_private_folder() -> None:
 
 
 def photo_input(label: str, elem_id: str) -> gr.Image:
-    """An image input that hands over the path of the uploaded file as it is.
+    """An image input that passes on the path of the uploaded file unchanged.
 
     Gradio's own preprocessing opens the file with Pillow, whatever its size and format.
     """
@@ -58,7 +58,7 @@ def photo_input(label: str, elem_id: str) -> gr.Image:
 
 
 def photos_input(label: str, elem_id: str) -> gr.File:
-    """A drop zone for many photos, which hands over the paths of the uploaded files."""
+    """A drop zone for several photos, which passes on the paths of the uploaded files."""
     zone = gr.File(file_count="multiple", file_types=PHOTO_TYPES, label=label, height=140, elem_id=elem_id)
 
     def as_uploaded(payload: ListFiles | None) -> list[str]:
@@ -69,9 +69,9 @@ def photos_input(label: str, elem_id: str) -> gr.File:
 
 
 def take_uploads_only(component: gr.components.Component) -> None:
-    """Keep `component` from copying files of this machine, or downloading addresses, that a client names as a value.
+    """Keep `component` from copying local files or downloading URLs that a client names as a value.
 
-    Gradio turns every value that looks like a file into one of its cache, and checks where it comes from only in an
+    Gradio copies every value that looks like a file into its cache, and checks where it comes from only in an
     application that was launched, not in one that was mounted.
     """
     to_cache = component.async_move_resource_to_block_cache
@@ -83,32 +83,32 @@ def take_uploads_only(component: gr.components.Component) -> None:
 
 
 def uploaded(path: str | Path | None) -> str | None:
-    """`path` as it is when it is an upload that Gradio has stored, or a sample. Raises gr.Error for any other file."""
+    """`path`, if it is an upload that Gradio stored, or a sample. Raises gr.Error for any other file."""
     if path is None:
         return None
     if any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in (Path(get_upload_folder()), SAMPLES)):
         return str(path)
-    raise gr.Error("Only uploaded photos are read.", print_exception=False)
+    raise gr.Error("Only uploaded photos can be read.", print_exception=False)
 
 
 def read_upload(path: str) -> bytes:
-    """The bytes of an upload, for our decoder to judge. Raises InvalidArgument when it has been deleted meanwhile."""
+    """The bytes of an upload, for the library's decoder. Raises InvalidArgument if it was deleted in the meantime."""
     try:
         with open(path, "rb") as file:
-            return file.read(MAX_PHOTO_BYTES + 1)  # what is longer is refused by the decoder
+            return file.read(MAX_PHOTO_BYTES + 1)  # one byte over the limit, so that the decoder refuses it
     except FileNotFoundError as error:
-        raise InvalidArgument("the photo has been deleted meanwhile: drop it again") from error
+        raise InvalidArgument("the photo was deleted in the meantime: drop it again") from error
 
 
 def name_of(path: str) -> str:
-    """What the visitor called the file, for showing it to that visitor only."""
+    """The visitor's name for the file, to show to that visitor only."""
     return Path(path).stem[:60]
 
 
 async def gather(backend: Backend, paths: Sequence[str], room: int) -> list[tuple[str, Image.Image]]:
     """At most `room` good photos as (path, thumbnail); the visitor is warned about the rest.
 
-    Raises Refused (503) when the server is busy.
+    Raises Refused (503) if the server is busy.
     """
     if len(paths) > room:
         warn(f"There is room for {room} more photos: {len(paths) - room} of the {len(paths)} were left out.")
@@ -129,7 +129,7 @@ async def gather(backend: Backend, paths: Sequence[str], room: int) -> list[tupl
 
 
 def warn(text: str) -> None:
-    """Show a notice, which stays until the visitor closes it."""
+    """Show a notice that stays until the visitor closes it."""
     gr.Warning(escape(text, quote=False), duration=None)
 
 

@@ -1,4 +1,4 @@
-"""What is kept of one visitor while the page is open, in memory and bounded; no visitor ever gets another's."""
+"""The state of one visitor while the page is open, in memory and bounded; visitors never see each other's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 
 from leap_zoo import CustomHead
 
-MAX_PHOTOS = 48  # in the visitor's gallery, and again in the visitor's classes
-MAX_VISITORS = 500  # whose state is held; the longest idle one is forgotten first
+MAX_PHOTOS = 48  # in the visitor's gallery, and as many in the visitor's classes
+MAX_VISITORS = 500  # with state in memory; the longest idle one is dropped first
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A photo of one of the visitor's classes; its file lies at `path` until it is deleted."""
+    """A photo of one of the visitor's classes; its file is at `path` until it is deleted."""
 
     label: str
     name: str
@@ -34,9 +34,9 @@ class Member:
 
 
 class Visitor:
-    """One open page: the visitor's gallery, the photos of the visitor's classes, and the head fitted on them.
+    """One open page: the visitor's gallery, the photos of the visitor's classes, and the head fitted to them.
 
-    No dataclass: Gradio would copy the fields of one into the page's configuration.
+    Not a dataclass: Gradio would copy its fields into the page's configuration.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The tab Zoo: the models at hand, what was measured on each file, and the files to take home."""
+"""The tab Zoo: the models, the figures measured on each file, and the files to download."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from leap_zoo.card import Artifact, File, Metric
 from serve.demo.backend import Backend
 
 FILES = "../zoo"
-"""Where the zoo's files are served, relative to the page, so that the prefix of a reverse proxy is kept."""
+"""The address of the zoo's files, relative to the page, so that the prefix of a reverse proxy is kept."""
 
 BROWSER = "../browser/"
-"""Where the page is that runs a model in the browser."""
+"""The address of the page that runs a model in the browser."""
 
 _KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 
 def build(backend: Backend) -> None:
-    """Lay the tab out inside the present container."""
+    """Lay out the tab in the current container."""
     cards = {card.id: card for card in backend.cards()}
     served = backend.card
     gr.Dataframe(
         [_row(card) for card in cards.values()],
         headers=["Model", "Parameters", "Smallest file", "Embedding", "Download"],
         column_widths=[120, 120, 140, 140, 490],
-        label="Models of this server",
+        label="Models on this server",
         interactive=False,
         wrap=True,
         buttons=[],
@@ -50,7 +50,7 @@ def build(backend: Backend) -> None:
         _moves(served),
         headers=["Step", "Target block", "Similarity", "Why"],
         column_widths=[80, 140, 110, 680],
-        label="How it learned: the block of the teacher that was the target",
+        label="How it learned: the teacher's block that it had to match, step by step",
         interactive=False,
         wrap=True,
         buttons=[],
@@ -70,12 +70,12 @@ def _row(card: ModelCard) -> list[object]:
 
 
 def _about(backend: Backend, card: ModelCard) -> str:
-    """The description, the files with their digests and links, the training and the licences, as Markdown."""
+    """The description, the files with their digests and links, the training and the licenses, as Markdown."""
     files = [_line(backend, card, artifact, file) for artifact in card.artifacts for file in artifact.files]
     lines = [f"## {_text(card.id)}", _text(card.description)]
     if any(artifact.format == "onnx" and backend.offers(card, artifact) for artifact in card.artifacts):
-        lines.append(f"[Run it in this browser]({BROWSER}?model={quote(card.id)}): no photo leaves the device.")
-    lines += [f"### Files of revision {_text(card.revision)}", "\n".join(files), "### Licences"]
+        lines.append(f"[Run it in this browser]({BROWSER}?model={quote(card.id)}): photos never leave your device.")
+    lines += [f"### Files of revision {_text(card.revision)}", "\n".join(files), "### Licenses"]
     licences = card.licences
     lines.append(
         f"Code: {_text(licences.code)}. Weights: {_text(licences.weights)}. Teacher: {_text(licences.teacher)}. "
@@ -86,7 +86,7 @@ def _about(backend: Backend, card: ModelCard) -> str:
         saved = max(0.0, training.teacher_flops_saved)
         lines.append(
             f"### Training\n\n{_text(training.teacher.name)} taught it for {training.epochs:g} epochs, strategy "
-            f"{_text(training.strategy)}; {saved:.1%} of the teacher's FLOPs were saved."
+            f"{_text(training.strategy)}; {saved:.1%} of the teacher's FLOPs were saved by early exit."
         )
     return "\n\n".join(lines)
 
@@ -132,6 +132,6 @@ def _size(size: int) -> str:
 
 
 def _text(text: str) -> str:
-    """A card's text, in which nothing is markup."""
+    """A card's text, with all markup escaped."""
     escaped = escape(text, quote=False)
     return "".join(f"\\{sign}" if sign in "\\`*_[]#|" else sign for sign in escaped)

@@ -130,7 +130,7 @@ def test_classes__are_fitted_tried_and_taken_home(
     with visiting(browser, server.url, size) as page:
         open_tab(page, "Your classes")
         page.locator("#leap-fit").click()
-        expect(page.get_by_text("A head needs two classes with a photo each")).to_be_visible()
+        expect(page.get_by_text("A head needs at least two classes with a photo each")).to_be_visible()
         drop(page, "#leap-drop", [colour_photos["red"]])
         expect(page.get_by_text("Name the class first")).to_be_visible()
         page.locator("#leap-example").click()
@@ -142,7 +142,7 @@ def test_classes__are_fitted_tried_and_taken_home(
         drop(page, "#leap-drop", [colour_photos["red"]])
         expect(members).to_have_count(9)
         page.locator("#leap-fit").click()
-        expect(page.locator("#leap-report")).to_contain_text("recognised")
+        expect(page.locator("#leap-report")).to_contain_text("recognized")
         expect(page.locator("#leap-by-class")).to_contain_text("pure red")
         with page.expect_download() as download:
             page.locator("#leap-head-file").click()
@@ -158,7 +158,7 @@ def test_classes__are_fitted_tried_and_taken_home(
         expect(page.locator("#leap-label").get_by_text("pure red").first).to_be_visible()
         open_tab(page, "Your classes")
         page.locator("#leap-reset").click()
-        expect(page.locator("#leap-report")).to_contain_text("Nothing is fitted yet")
+        expect(page.locator("#leap-report")).to_contain_text("No head has been fitted yet")
         expect(members).to_have_count(0)
 
 
@@ -224,9 +224,9 @@ def test_visitors__see_nothing_of_each_other(browser: Browser, server: Server, c
         one.locator("#leap-example").click()
         expect(one.locator("#leap-members img")).to_have_count(9)
         one.locator("#leap-fit").click()
-        expect(one.locator("#leap-report")).to_contain_text("recognised")
+        expect(one.locator("#leap-report")).to_contain_text("recognized")
         open_tab(other, "Your classes")
         other.locator("#leap-fit").click()
-        expect(other.get_by_text("A head needs two classes with a photo each")).to_be_visible()
+        expect(other.get_by_text("A head needs at least two classes with a photo each")).to_be_visible()
         open_tab(other, "Classify")
         expect(other.get_by_label("your own")).to_have_count(0)

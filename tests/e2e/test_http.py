@@ -225,7 +225,7 @@ def test_ui__reads_uploads_only(http: httpx.Client, colour_photos: dict[str, Pat
             events = http.get("/ui/gradio_api/queue/data", params={"session_hash": session}).text
             (last,) = [message for message in _messages(events) if message["msg"] == "process_completed"]
             assert last["success"] is False, (function["id"], field)
-            assert last["output"]["error"] == "Only uploaded photos are read."
+            assert last["output"]["error"] == "Only uploaded photos can be read."
             tried.add(names[component])
     photos = {"leap-photo", "leap-query", "leap-add", "leap-drop", "leap-try"}
     assert tried == photos if is_stream else tried > photos

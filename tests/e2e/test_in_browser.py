@@ -253,7 +253,7 @@ def test_file__that_was_changed_on_the_way_is_refused(browser: Browser, bundled:
     with visiting(browser, bundled.url, path="/browser/page.css") as page:
         page.route("**/model_int8.onnx", tampered)
         page.goto(bundled.url + PAGE)
-        expect(page.get_by_role("alert")).to_contain_text("model_int8.onnx is not what the card says")
+        expect(page.get_by_role("alert")).to_contain_text("model_int8.onnx differs from its card")
         expect(page.locator(".best")).to_have_count(0)
         page.unroute_all()
         page.reload()
@@ -281,7 +281,7 @@ def test_troubles__are_words_and_pass(browser: Browser, bundled: Server, tmp_pat
     lie = tmp_path / "lie.png"
     lie.write_bytes(b"no photo")
     with visiting(browser, bundled.url, path="/browser/?model=leap-huge") as page:
-        expect(page.get_by_role("alert")).to_contain_text("This zoo has no model leap-huge")
+        expect(page.get_by_role("alert")).to_contain_text("This server has no model leap-huge")
         page.get_by_label("Model", exact=True).select_option(default_model())
         expect(page.locator(".best")).to_have_text("cab")
         expect(page.get_by_role("alert")).to_be_hidden()
@@ -306,7 +306,7 @@ def test_key__is_asked_for_where_one_is_needed(browser: Browser, bundled: Server
         page.goto(bundled.url + PAGE)
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Use it").click()
-        expect(page.get_by_role("alert")).to_contain_text("with a key only")
+        expect(page.get_by_role("alert")).to_contain_text("requires an API key")
         page.get_by_label("API key").fill(KEY)
         page.keyboard.press("Enter")
         expect(page.locator(".best")).to_have_text("cab")

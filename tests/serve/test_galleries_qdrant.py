@@ -242,11 +242,11 @@ def test_threads__what_is_too_much_is_refused() -> None:
         threads, go = Threads(threads=1, most=2), threading.Event()
         waiting = [asyncio.create_task(threads.run(lambda: go.wait(10))) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="being read or written"):
+        with pytest.raises(Refused, match="reading or writing stored data"):
             await threads.run(go.is_set)
         waiting[0].cancel()  # its thread goes on, and counts
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="being read or written"):
+        with pytest.raises(Refused, match="reading or writing stored data"):
             await threads.run(go.is_set)
         go.set()
         assert await waiting[1]

@@ -1,4 +1,5 @@
-// Does the model give here what it gave where it was published? The card names golden photos, outputs and a tolerance.
+// Checks that the model gives the same outputs here as where it was published. The card lists golden photos, outputs and
+// a tolerance.
 
 import { LeapZooError } from "./errors.js";
 import { softmax } from "./model.js";
@@ -18,7 +19,7 @@ export async function verify(model) {
   const found = await model.run(golden.image.data, expected.map(([name]) => name));
   const differences = expected.map(([name, array]) => furthest(found[name], array, logits.has(name)));
   const difference = Math.max(...differences); // NaN stays NaN, and is not ok
-  const tolerance = card.golden.tolerance[artifact.precision].default; // WebAssembly says of no ISA to be stricter about
+  const tolerance = card.golden.tolerance[artifact.precision].default; // WebAssembly does not reveal the instruction set, so no stricter tolerance applies
   return { ok: difference <= tolerance, difference, tolerance };
 }
 

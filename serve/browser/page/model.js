@@ -8,13 +8,13 @@ import { canCheck, Zoo } from "./zoo.js";
 /**
  * Fetch a model of a zoo, check it, and make it ready to run.
  *
- * zoo, runtime: addresses of folders. key: for servers that ask for one. onProgress(what, bytes so far, bytes).
- * Throws LeapZooError; its message says what is wrong and how to mend it.
+ * zoo, runtime: URLs of folders. key: for servers that require one. onProgress(what, bytes so far, bytes).
+ * Throws LeapZooError; its message says what is wrong and how to fix it.
  */
 export async function loadModel(id, { zoo, runtime, key, onProgress = () => {} }) {
   const place = new Zoo(zoo, { key });
   const entry = (await place.index()).find((one) => one.id === id);
-  if (!entry) throw new LeapZooError(`This zoo has no model ${id}. Choose another one.`);
+  if (!entry) throw new LeapZooError(`This server has no model ${id}. Choose another one.`);
   const card = await place.card(entry);
   const artifact = chooseArtifact(card);
   const progress = (what) => (got, all) => onProgress(what, got, all);
@@ -27,11 +27,11 @@ export async function loadModel(id, { zoo, runtime, key, onProgress = () => {} }
   return new Model(place, card, artifact, engine, session);
 }
 
-/** The int8 ONNX file where there is one, else the smallest. */
+/** The int8 ONNX file if there is one, otherwise the smallest ONNX file. */
 export function chooseArtifact(card) {
   const files = card.artifacts.filter(({ format }) => format === "onnx").sort((a, b) => a.bytes - b.bytes);
   const chosen = files.find(({ precision }) => precision === "int8") ?? files[0];
-  if (!chosen) throw new LeapZooError(`${card.id} has no ONNX file, which a browser needs. Choose another model.`);
+  if (!chosen) throw new LeapZooError(`${card.id} has no ONNX file, and browsers run only those. Choose another model.`);
   return chosen;
 }
 
@@ -40,23 +40,23 @@ export class Model {
     Object.assign(this, { zoo, card, artifact, engine, session, checked: canCheck() });
   }
 
-  /** The head of this name (none: the default one): { name, output, labels }. Throws LeapZooError. */
+  /** The head with this name (default: the model's default head): { name, output, labels }. Throws LeapZooError. */
   head(name = this.card.default_head) {
     const found = this.card.heads.find((head) => head.name === name);
     if (found) return found;
-    throw new LeapZooError(`${this.card.id} has no head ${name}: there are ` +
+    throw new LeapZooError(`${this.card.id} has no head ${name}. Its heads: ` +
       `${this.card.heads.map((head) => head.name).join(", ")}.`);
   }
 
-  /** A photo (Blob) -> the `top` best classes of a head, best first: [{ label, score, index }], scores in 0..1. `unsure` of
-   *  the list: whether the photo is unlike what the head learned from. */
+  /** A photo (Blob) -> the `top` best classes of a head, best first: [{ label, score, index }], scores in 0..1. The list's
+   *  `unsure`: whether the photo is unlike the head's training photos. */
   async classify(photo, { head, top = 5 } = {}) {
     const { output } = this.head(head);
     const found = await this.run(await toTensor(photo, this.card.preprocessing), [output]);
     return this.best(found[output], head, top);
   }
 
-  /** A photo (Blob) -> a Float32Array of unit length. space: "student", or "teacher" for that of its big teacher. */
+  /** A photo (Blob) -> a Float32Array of unit length. space: "student", or "teacher" for the large teacher's. */
   async embed(photo, { space = "student" } = {}) {
     const output = space === "teacher" ? "teacher_embedding" : "embedding";
     return (await this.run(await toTensor(photo, this.card.preprocessing), [output]))[output];
@@ -79,7 +79,7 @@ export class Model {
     return Object.assign(found, { unsure: doubt != null && energy(logits) > doubt.threshold });
   }
 
-  /** Free the runtime's memory of this model. */
+  /** Free the memory that the runtime holds for this model. */
   async close() {
     await this.session.release();
   }
@@ -93,7 +93,7 @@ export function softmax(logits, temperature = 1) {
   return powers.map((value) => value / sum);
 }
 
-/** Logits of one photo -> its distance from all classes, as of leap_zoo.doubt. */
+/** Logits of one photo -> its distance from all classes, as in leap_zoo.doubt. */
 function energy(logits) {
   const most = largest(logits);
   return -(most + Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)));

@@ -1,4 +1,4 @@
-// numpy's .npz: a zip of .npy files. As much of both as our golden files use; anything else is refused.
+// numpy's .npz: a zip of .npy files. Supports only what golden files use; anything else is refused.
 
 import { LeapZooError } from "./errors.js";
 
@@ -47,7 +47,7 @@ async function inflate(data, method, size) {
   const out = new Uint8Array(size);
   let length = 0;
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    out.set(part.value, length); // which throws for more than the entry announces
+    out.set(part.value, length); // throws if there is more than the entry announces
     length += part.value.length;
   }
   if (length !== size) throw new Error("an entry is cut off");

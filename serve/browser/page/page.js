@@ -1,4 +1,4 @@
-// The page: which model, which photo, and what comes of it. One thing at a time runs; what is asked last is shown.
+// The page: choose a model and a photo, and show the answer. Work runs one piece at a time; the last request is shown.
 
 import { verify } from "./golden.js";
 import { loadModel } from "./model.js";
@@ -9,13 +9,13 @@ import { KeyNeeded, Zoo } from "./zoo.js";
 const ZOO = "../zoo";
 const RUNTIME = "runtime";
 const FIRST_PHOTO = "taxi-1.jpg";
-const RUNS = 9; // of which the median is shown
+const RUNS = 9; // the page shows their median
 
 const $ = (id) => document.getElementById(id);
 const state = { key: undefined, model: undefined, photo: undefined, head: undefined };
 let turn = Promise.resolve();
 
-/** Do `work` after what is under way; what goes wrong is said on the page. */
+/** Run `work` after the current work; errors are shown on the page. */
 function next(work) {
   turn = turn.then(() => ($("trouble").hidden = true)).then(work).catch(complain);
   return turn;
@@ -31,7 +31,7 @@ function complain(error) {
 }
 
 async function start() {
-  progress("Asking for the models");
+  progress("Fetching the list of models");
   const entries = await new Zoo(ZOO, { key: state.key }).index();
   $("asked").hidden = true;
   const wanted = new URLSearchParams(location.search).get("model");
@@ -53,7 +53,7 @@ async function load(id) {
     state.head = head;
     next(classify);
   });
-  progress("Comparing with the golden outputs");
+  progress("Checking the golden outputs");
   facts($("facts"), model, await verify(model));
   $("loading").hidden = true;
   await (state.photo ? classify() : take(await (await fetch(FIRST_PHOTO)).blob()));

@@ -1,4 +1,4 @@
-// The same as leap_zoo.preprocess: short side to `short_side`, centre crop to `size`, both in one step.
+// The same as leap_zoo.preprocess: short side to `short_side`, center crop to `size`, both in one step.
 
 import { openPhoto } from "./photo.js";
 import { resize } from "./resize.js";
@@ -11,14 +11,14 @@ import { resize } from "./resize.js";
 export async function toTensor(blob, spec) {
   const photo = await openPhoto(blob);
   try {
-    return resize(photo, centre(photo, spec), spec.size, spec.filter);
+    return resize(photo, center(photo, spec), spec.size, spec.filter);
   } finally {
     photo.close();
   }
 }
 
-/** [left, top, right, bottom] of what survives the crop, in the photo's pixels. */
-export function centre({ width, height }, { size, short_side }) {
+/** [left, top, right, bottom] of the region that the crop keeps, in the photo's pixels. */
+export function center({ width, height }, { size, short_side }) {
   const side = (Math.min(width, height) * size) / short_side;
   const left = (width - side) / 2;
   const top = (height - side) / 2;

@@ -1,8 +1,8 @@
-// Pillow's resize of 8-bit images, to the bit: weights in 22-bit fixed point, rounded to 8 bits after each of the two
-// passes. A canvas scales otherwise, and differently in each browser.
+// Pillow's resize of 8-bit images, bit for bit: weights in 22-bit fixed point, rounded to 8 bits after each of the two
+// passes. A canvas scales differently in each browser.
 
 const FRACTION_BITS = 22;
-const STRIP_ROWS = 256; // of the photo held as pixels at once, so that a large one fits into a phone
+const STRIP_ROWS = 256; // of the photo in memory at once, so that a phone can handle a large one
 
 const KERNELS = {
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -19,25 +19,25 @@ function cubic(x) {
 }
 
 /**
- * Which input pixels make up each output pixel of one axis, and with which weights.
+ * The input pixels, with their weights, that make up each output pixel of one axis.
  *
- * length: pixels of the whole axis; from, to: the part that is resized, in pixels, fractions allowed; size: output.
+ * length: pixels of the whole axis; from, to: the part to resize, in pixels, fractions allowed; size: output.
  * Returns first and count (size), and weights (size * stride), as fixed-point integers.
  */
 export function taps(length, from, to, size, filter) {
   const { support, weight } = KERNELS[filter];
-  const scale = Math.fround(to - from) / size; // Pillow has the box in single precision
-  const stretch = Math.max(scale, 1); // reducing, the kernel grows with the scale, which is what antialiases
+  const scale = Math.fround(to - from) / size; // Pillow stores the box in single precision
+  const stretch = Math.max(scale, 1); // when shrinking, the kernel grows with the scale (antialiasing)
   const reach = support * stretch;
   const stride = Math.ceil(reach) * 2 + 1;
   const first = new Int32Array(size);
   const count = new Int32Array(size);
   const weights = new Int32Array(size * stride);
   for (let at = 0; at < size; at++) {
-    const centre = from + (at + 0.5) * scale;
-    const low = Math.max(0, Math.trunc(centre - reach + 0.5));
-    const high = Math.min(length, Math.trunc(centre + reach + 0.5));
-    const exact = Array.from({ length: high - low }, (_, k) => weight((k + low - centre + 0.5) / stretch));
+    const center = from + (at + 0.5) * scale;
+    const low = Math.max(0, Math.trunc(center - reach + 0.5));
+    const high = Math.min(length, Math.trunc(center + reach + 0.5));
+    const exact = Array.from({ length: high - low }, (_, k) => weight((k + low - center + 0.5) / stretch));
     const sum = exact.reduce((total, value) => total + value, 0);
     first[at] = low;
     count[at] = high - low;
@@ -81,7 +81,7 @@ function shrinkRows(rgba, rows, width, { first, count, weights, stride }, size, 
         green += rgba[from + 1] * weight;
         blue += rgba[from + 2] * weight;
       }
-      const to = (row * size + at) * 3; // a Uint8ClampedArray keeps to 0..255 by itself
+      const to = (row * size + at) * 3; // a Uint8ClampedArray clamps to 0..255
       out[to] = red >> FRACTION_BITS;
       out[to + 1] = green >> FRACTION_BITS;
       out[to + 2] = blue >> FRACTION_BITS;

@@ -7,7 +7,7 @@ const MOST_THREADS = 4;
 
 let loading; // one per page: the runtime's settings are global
 
-/** address of the folder -> { ort, version, licence }. onProgress(bytes so far, bytes). Throws LeapZooError. */
+/** URL of the folder -> { ort, version, licence }. onProgress(bytes so far, bytes). Throws LeapZooError. */
 export function loadRuntime(address, onProgress = () => {}) {
   loading ??= load(new URL(address.replace(/\/?$/, "/"), document.baseURI), onProgress);
   loading.catch(() => (loading = undefined));
@@ -29,6 +29,6 @@ async function fetched(folder, name) {
     throw new LeapZooError(`${name} could not be fetched. Is the server still running? Load the page again.`);
   });
   if (answer.ok) return answer;
-  throw new LeapZooError("onnxruntime-web, which runs the model, is not on this server. Whoever runs it can fetch it " +
-    "with `make browser` (which needs npm) in the checkout, and start the server again.");
+  throw new LeapZooError("onnxruntime-web, which runs the model, is not on this server. The server's operator can fetch it " +
+    "with `make browser` (which needs npm) in the checkout and restart the server.");
 }

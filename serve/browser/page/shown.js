@@ -1,8 +1,8 @@
-// What the page shows of a model and its answers. Text from cards is set as text, never as markup.
+// How the page shows a model and its answers. Text from cards is set as text, never as markup.
 
-const NOT_SURE = "Not sure: unlike the photos it learned from";
+const NOT_SURE = "Not sure: unlike the training photos";
 
-/** The classes of a photo, best first, and how long they took; null: there is no answer. */
+/** Show the classes of a photo, best first, and the times; null: there is no answer. */
 export function answer(place, predictions, times) {
   if (!predictions) {
     place.replaceChildren(made("p", { className: "soft", textContent: "No answer." }));
@@ -23,7 +23,7 @@ export function answer(place, predictions, times) {
   );
 }
 
-/** A choice among a card's heads, the default one first; none where there is but one. */
+/** A choice among a card's heads, the default one first; hidden if there is only one. */
 export function headChoice(place, { heads, default_head }, onChoice) {
   const sorted = [...heads].sort((a, b) => (b.name === default_head) - (a.name === default_head));
   const choices = sorted.map(({ name, labels }, at) => {
@@ -35,23 +35,23 @@ export function headChoice(place, { heads, default_head }, onChoice) {
   place.hidden = heads.length < 2;
 }
 
-/** What runs, whether it is what was published, and whether it answers as it should. */
+/** Show which file runs, whether it is the published one, and whether its outputs are right. */
 export function facts(place, model, { ok, difference, tolerance }) {
   const { card, artifact, engine, checked } = model;
   const { numThreads } = engine.ort.env.wasm;
   const digest = checked
     ? `${artifact.sha256}, checked`
-    : `${artifact.sha256}, NOT checked: browsers compute digests on https and localhost only`;
+    : `${artifact.sha256}, NOT checked: browsers compute digests only on https and localhost`;
   const golden = ok
-    ? `As published: the greatest difference is ${difference.toFixed(4)}, at most ${tolerance} is allowed`
-    : `NOT as published: an output differs by ${difference.toFixed(4)}, at most ${tolerance} is allowed. Try another browser`;
+    ? `As published: the largest difference is ${difference.toFixed(4)} (limit: ${tolerance})`
+    : `NOT as published: an output differs by ${difference.toFixed(4)} (limit: ${tolerance}). Try another browser`;
   const rows = [
     ["Model", `${card.id}, revision ${card.revision}: ${card.description}`],
     ["File", `${artifact.file}, ${artifact.precision}, ${(artifact.bytes / 1e6).toFixed(1)} MB`],
     ["sha256", digest, !checked],
     ["Golden outputs", golden, !ok],
-    ["Runtime", `onnxruntime-web ${engine.version} (licence: ${engine.licence}), WebAssembly on the CPU, ${numThreads} thread${numThreads === 1 ? "" : "s"}`],
-    ["Licence of the weights", card.licences.weights],
+    ["Runtime", `onnxruntime-web ${engine.version} (license: ${engine.licence}), WebAssembly on the CPU, ${numThreads} thread${numThreads === 1 ? "" : "s"}`],
+    ["License of the weights", card.licences.weights],
   ];
   place.replaceChildren(
     ...rows.map(([name, value, bad]) =>

@@ -1,9 +1,9 @@
-// Chromium turns photos upright by the EXIF orientation of JPEG and PNG, not of WebP. Here it is taken out of the file
-// before the browser decodes it, so that no browser turns what we turn.
+// Chromium applies the EXIF orientation of JPEG and PNG, but not of WebP. So this module removes the orientation from a
+// WebP file before the browser decodes it, and applies it itself, in every browser.
 
 const ORIENTATION = 0x0112;
 
-/** Where a WebP file keeps its orientation: { at, little, value } in `bytes`, or undefined. */
+/** The position of a WebP file's orientation: { at, little, value } in `bytes`, or undefined. */
 function find(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const text = (at) => String.fromCharCode(...bytes.subarray(at, at + 4));
@@ -23,7 +23,7 @@ function find(bytes) {
   return undefined;
 }
 
-/** A file (Blob) -> { blob, orientation }: for a WebP file the blob says upright, and `orientation` is what it said. */
+/** A file (Blob) -> { blob, orientation }: a WebP file's orientation is reset to upright in the blob and returned. */
 export async function takeOrientation(blob) {
   const start = new Uint8Array(await blob.slice(0, 12).arrayBuffer());
   if (String.fromCharCode(...start.subarray(8)) !== "WEBP") return { blob, orientation: 1 };
@@ -32,14 +32,14 @@ export async function takeOrientation(blob) {
   try {
     found = find(bytes);
   } catch {
-    // broken metadata does not make a broken photo
+    // a photo with broken metadata may be fine
   }
   if (!found) return { blob, orientation: 1 };
   new DataView(bytes.buffer).setUint16(found.at, 1, found.little);
   return { blob: new Blob([bytes]), orientation: found.value };
 }
 
-/** An ImageBitmap, upright by an EXIF orientation (1 to 8; others change nothing); transparency is laid over white. */
+/** An ImageBitmap turned by an EXIF orientation (1 to 8; others change nothing); transparency becomes white. */
 export async function turn(bitmap, orientation) {
   const { width: w, height: h } = bitmap;
   const matrix = {

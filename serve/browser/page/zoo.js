@@ -1,14 +1,14 @@
-// A zoo over HTTP: index.json -> card.json -> files, each against the digest that the one before it names.
+// A zoo over HTTP: index.json -> card.json -> files, each checked against the digest in the one before it.
 
 import { LeapZooError } from "./errors.js";
 
 const MOST_INDEX_BYTES = 4 * 2 ** 20;
 
-/** Whether this page may compute digests: browsers allow it on https and localhost only. */
+/** Whether this page can compute digests: browsers allow it only on https and localhost. */
 export const canCheck = () => globalThis.crypto?.subtle !== undefined;
 
 export class Zoo {
-  /** address: of the folder that holds index.json; key: for servers that ask for one. */
+  /** address: the URL of the folder with index.json; key: for servers that require one. */
   constructor(address, { key } = {}) {
     this.address = new URL(address.replace(/\/?$/, "/"), document.baseURI);
     this.headers = key ? { "X-API-Key": key } : {};
@@ -26,21 +26,21 @@ export class Zoo {
   }
 
   /**
-   * The bytes of a file of a model, once its length and sha256 are what they should be. Where `canCheck()` is false the
-   * digest is left out. file: { file, bytes, sha256 } as in a card; onProgress(bytes so far, bytes).
+   * The bytes of a file of a model, after a check of its length and sha256. If `canCheck()` is false, the digest is not
+   * checked. file: { file, bytes, sha256 } as in a card; onProgress(bytes so far, bytes).
    */
   async file(id, { file, bytes, sha256 }, onProgress = () => {}) {
     const data = await this.#get(`${encodeURIComponent(id)}/${encodeURIComponent(file)}`, bytes, onProgress);
     if (data.length !== bytes || (canCheck() && (await digest(data)) !== sha256)) {
-      throw new LeapZooError(`${file} is not what the card says (its sha256 or its length differs), and was not used. ` +
-        "Load the page again; if that does not help, whoever runs the server should copy the model's folder anew.");
+      throw new LeapZooError(`${file} differs from its card (in sha256 or length) and was not used. ` +
+        "Reload the page; if that does not help, the server's operator must copy the model's folder again.");
     }
     return data;
   }
 
   async #get(path, most, onProgress = () => {}) {
     const answer = await fetch(new URL(path, this.address), { headers: this.headers }).catch(() => {
-      throw new LeapZooError(`${path} could not be fetched. Is the server still running? Load the page again.`);
+      throw new LeapZooError(`${path} could not be fetched. Check that the server is running, and reload the page.`);
     });
     if (answer.status === 401) throw new KeyNeeded();
     if (!answer.ok) {
@@ -50,10 +50,10 @@ export class Zoo {
   }
 }
 
-/** The server hands its models only to those who have a key. */
+/** The server requires a key for its models. */
 export class KeyNeeded extends LeapZooError {
   constructor() {
-    super("This server hands on its models with a key only: type yours in.");
+    super("This server requires an API key for its models: enter yours.");
   }
 }
 
@@ -67,7 +67,7 @@ export async function readAll(answer, most, onProgress = () => {}) {
       if (done) return data.subarray(0, length);
       if (length + value.length > most) {
         await reader.cancel();
-        throw new LeapZooError(`${answer.url} is larger than announced, and was not used. Load the page again.`);
+        throw new LeapZooError(`${answer.url} is larger than announced and was not used. Reload the page.`);
       }
       data.set(value, length);
       length += value.length;
@@ -75,7 +75,7 @@ export async function readAll(answer, most, onProgress = () => {}) {
     }
   } catch (error) {
     if (error instanceof LeapZooError) throw error;
-    throw new LeapZooError(`${answer.url} broke off. Load the page again.`);
+    throw new LeapZooError(`${answer.url} was not received completely. Reload the page.`);
   }
 }
 
@@ -88,6 +88,6 @@ function parse(data, name) {
   try {
     return JSON.parse(new TextDecoder().decode(data));
   } catch {
-    throw new LeapZooError(`${name} is no JSON. Is this the address of a zoo?`);
+    throw new LeapZooError(`${name} is not valid JSON. Check that this is the address of a zoo.`);
   }
 }

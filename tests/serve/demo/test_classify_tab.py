@@ -18,7 +18,7 @@ def test_shown__a_sure_answer_has_its_class_as_the_heading() -> None:
     label, note = shown(classified(unsure=False))
     assert label["show_heading"]
     assert label["value"] == {"crane": 0.6, "dog": 0.1}
-    assert note == "int8: 2.0 ms, and 1.0 ms for decoding."
+    assert note == "int8: inference 2.0 ms, decoding 1.0 ms."
 
 
 def test_shown__not_sure_instead_of_a_wrong_word() -> None:

@@ -41,7 +41,7 @@ def test_uploaded__takes_uploads_and_samples_only(folder: Path) -> None:
 def test_read_upload__says_so_when_a_photo_is_gone(folder: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         read_upload(str(folder / "gone.jpg"))
-    assert explain(caught.value) == "The photo has been deleted meanwhile: drop it again."
+    assert explain(caught.value) == "The photo was deleted in the meantime: drop it again."
 
 
 def test_gather__keeps_what_is_good_and_names_what_is_not(

@@ -1,4 +1,4 @@
-"""`python -m export RUN --zoo FOLDER`: a finished run becomes verified files in a zoo."""
+"""`python -m export RUN --zoo FOLDER`: export a finished run as verified files in a zoo."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from train.errors import TrainError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 when an artifact was refused, 2 for a user's mistake."""
+    """Run the command line; returns the exit status: 0, 1 if a file was refused, 2 for a user's mistake."""
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
-    from export import publish, text  # torch takes seconds to import; --help needs none of it
+    from export import publish, text  # torch takes seconds to import, and --help does not need it
     from export.built import DEFAULT, NAMES
     from export.errors import ExportError
     from export.heads import without_dead_head
@@ -31,9 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
             and (not options.precision or kind[1] in options.precision)
         ]
         if not kinds:
-            known = "ONNX has fp32, fp16 and int8, OpenVINO fp16 and int8, ExecuTorch fp32 and int8"
-            raise ExportError(f"there is no such file: {known}")
-        figure = None  # of a head that is left out
+            known = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
+            raise ExportError(f"the format does not have this precision: {known}")
+        figure = None  # the top-1 of a head that is left out
         if options.world is not None:
             world = open_world(options.world, SHOWN)[0]
             run, figure = without_dead_head(run, options.run, world, Cache(options.cache, Path(run.recipe.data.store)))
@@ -55,33 +55,33 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Export a run folder: ONNX and OpenVINO, fp32, fp16 and int8, checked against torch and each other "
-        "on photos, with a card. In int8 the layers that the answers need stay in float.",
+        description="Export a run folder as ONNX and OpenVINO files in fp32, fp16 and int8, checked on photos against "
+        "torch and each other, with a card. int8 files keep the most sensitive layers in float.",
         epilog="examples:\n"
         "  python -m export runs/leap-digits --zoo zoo-out\n"
         "  python -m export runs/leap-nano --zoo leap_zoo/bundled --format onnx --precision int8\n"
         "  python -m export runs/leap-nano --zoo zoo-out data.train=photos/train data.val=photos/val",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="run folder, as `python -m train` left it")
+    parser.add_argument("run", type=Path, help="run folder that `python -m train` wrote")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="where the run's photos are now")
     parser.add_argument(
         "--world",
         type=Path,
         metavar="PHOTOS.csv",
-        help="photos of ImageNet's classes that nobody learned from: the teacher's head is left out of the files where "
-        "the student is right on less than half as many as the teacher",
+        help="photos of ImageNet's classes that no model was trained on: the files omit the teacher's head if the "
+        "student classifies less than half as many correctly as the teacher",
     )
     parser.add_argument(
-        "--cache", type=Path, default=Path("runs/embeddings"), help="folder of embeddings of --world (%(default)s)"
+        "--cache", type=Path, default=Path("runs/embeddings"), help="cache for embeddings of --world (%(default)s)"
     )
-    parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
+    parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; created if missing")
     for name, choices in (("--format", ["onnx", "openvino", "executorch"]), ("--precision", ["fp32", "fp16", "int8"])):
         parser.add_argument(
             name,
             action="append",
             choices=choices,
-            help="publish only this one (may be repeated; default: all, of ONNX and OpenVINO)",
+            help="publish only this one (may be repeated; default: all of ONNX and OpenVINO)",
         )
     return parser
 

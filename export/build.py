@@ -1,4 +1,4 @@
-"""From a run to files: the float forms, and the int8 forms that a search finds."""
+"""From a run to files: the float files, and the int8 files that a search finds."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ Say = Callable[[str], None]
 
 
 def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -> tuple[list[Built], Search | None]:
-    """The files of `kinds`, the fp32 ONNX file first in any case, and the account of the search if there was one.
+    """The files of `kinds`, always with the fp32 ONNX file first, and the record of the search if there was one.
 
-    Raises GateFailed when the fp32 file is not what torch computes, ExportError for a student that is no plain ViT.
+    Raises GateFailed if the fp32 file differs from torch, ExportError for a student that is not a plain ViT.
     """
     say("building the fp32 graph")
     metadata = describe.metadata(run)
     weights = weights_of(model)
     proto = onnx_writer.finish(onnx_writer.write(weights).proto, metadata)
     reference = Built(("onnx", "fp32"), (proto.SerializeToString(deterministic=True),))
-    # Before the quantisation, which takes minutes, and which a NaN makes fail in ways that explain nothing.
+    # Before quantization, which takes minutes, and whose errors do not explain a NaN.
     worst = gate.check_parity(open_built(run, model, reference), model, draw(run.recipe.preprocessing.size))
-    say(f"against torch at batch 1, 2, 5 it differs by {worst:.1e} at most ({gate.PARITY_TOLERANCE:g} allowed)")
+    say(f"largest difference from torch at batch 1, 2, 5: {worst:.1e} (limit: {gate.PARITY_TOLERANCE:g})")
     forms = [reference]
     if ("onnx", "fp16") in kinds:
         half = onnx_writer.finish(compact.halve(proto), metadata).SerializeToString(deterministic=True)
@@ -65,14 +65,14 @@ def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -
 
 
 def open_built(run: Run, model: DeployedStudent, built: Built, threads: int | None = None) -> Model:
-    """Built files as a model, without a zoo around them."""
+    """Built files as a model, without a zoo."""
     return Model.open(describe.card(run, model, [built.artifact]), built.artifact, built.read, threads)
 
 
 def _search(
     run: Run, model: DeployedStudent, weights: Weights, reference: Built, formats: list[Format], say: Say
 ) -> tuple[list[Built], Search]:
-    """The int8 file of each format, where one passes, and the account of the search."""
+    """The int8 file of each format for which one passes, and the record of the search."""
     started = time.monotonic()
     calibration, selection = _photos(run)
     say(f"int8: calibrated on {len(calibration.labels)} photos of the training split, "
@@ -97,7 +97,7 @@ def _search(
 
 
 def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str, str]) -> dict[str, int8.Make]:
-    """What makes the int8 files of each format; and of the library that ours are compared with."""
+    """The functions that build the int8 files of each format, and those of the library for comparison."""
     calibrated = cache(lambda alpha: quantize.calibrate(weights, photos, alpha))
 
     def ours(alpha: float, kept: tuple[str, ...]) -> Built:
@@ -125,7 +125,7 @@ def _bytes(proto: ModelProto, metadata: dict[str, str]) -> bytes:
 
 
 def _photos(run: Run) -> tuple[Labelled, Labelled]:
-    """Calibration and selection: photos of the training split, none in both."""
+    """Calibration and selection: disjoint photos of the training split."""
     train = run.photos().train
     order = np.random.default_rng(run.recipe.seed).permutation(len(train))
     count = min(CALIBRATION_PHOTOS, len(train) // 2)
@@ -140,7 +140,7 @@ def _photos(run: Run) -> tuple[Labelled, Labelled]:
 
 
 def _by_teacher(run: Run, selection: Labelled) -> list[Labelled]:
-    """The same photos with the teacher's own classes, where the run has its head."""
+    """The same photos with the teacher's own classes, if the run has its head."""
     indices = run.teacher_classes()
     return (
         []
@@ -152,7 +152,7 @@ def _by_teacher(run: Run, selection: Labelled) -> list[Labelled]:
 def _sensitivity(
     run: Run, model: DeployedStudent, calibrated: quantize.Calibrated, reference: Model, selection: Labelled
 ) -> list[Sensitivity]:
-    """What int8 in one linear alone does, the worst first."""
+    """The effect of int8 in one linear alone, for each linear, worst first."""
     pixels = selection.pixels[:SENSITIVITY_PHOTOS]
     expected = reference.run(pixels, ["embedding"])["embedding"]
     found = []

@@ -1,4 +1,4 @@
-"""The forms that a student is published in: which format and precision, under which names, built how."""
+"""The files of a student: their formats and precisions, their names, and how they were built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leap_zoo.card import Artifact, File, Format, Precision
 
 Kind = tuple[Format, Precision]
 
-# Suffixes as browser and hub users expect them. An IR's weights are in a .bin of the same name.
+# The suffixes that browser and hub users expect. An IR's weights are in a .bin of the same name.
 NAMES: Final[dict[Kind, str]] = {
     ("onnx", "fp32"): "model.onnx",
     ("onnx", "fp16"): "model_fp16.onnx",
@@ -29,7 +29,7 @@ DEFAULT: Final[tuple[Kind, ...]] = tuple(kind for kind in NAMES if kind[0] != "e
 
 @dataclass(frozen=True)
 class Built:
-    """One form, as bytes: one file, or an IR's .xml and .bin. `recipe`: how it was quantised; None for floats."""
+    """One artifact, as bytes: one file, or an IR's .xml and .bin. `recipe`: how it was quantized; None for floats."""
 
     kind: Kind
     contents: tuple[bytes, ...]
@@ -38,7 +38,7 @@ class Built:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The card's row for these files; its metrics come from the gate."""
+        """The card's entry for these files; the gate adds its metrics."""
         form, precision = self.kind
         name = NAMES[self.kind]
         first = file_of(name, self.contents[0])

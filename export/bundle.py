@@ -1,6 +1,6 @@
-"""`python -m export.bundle MODEL_FOLDER --zoo ZOO --file NAME`: publish some files of a model that was exported before.
+"""`python -m export.bundle MODEL_FOLDER --zoo ZOO --file NAME`: publish some of the files of an exported model.
 
-The bundled zoo has one file of a student whose other forms are elsewhere: same card, same figures, fewer files.
+The bundled zoo has one file per student; the others are elsewhere. The card and figures are the same.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from leap_zoo.verify import read_golden
 
 
 def bundle(source: Path, zoo: Path, files: Collection[str]) -> ModelCard:
-    """Publish the artifacts `files` of the model in `source` into `zoo`; the card and golden outputs shrink to them.
+    """Publish the artifacts `files` of the model in `source` into `zoo`, with a card and golden outputs for them only.
 
-    `model.safetensors` among `files` keeps all that timm and torch read. Raises InvalidArgument for a name that the
-    card does not list, ArtifactCorrupt, InvalidCard.
+    `model.safetensors` among `files` includes all files that timm and torch read. Raises InvalidArgument for a name
+    that the card does not list, ArtifactCorrupt, InvalidCard.
     """
     card, folder = read_card(source / "card.json"), ModelFolder(source)
     known = [artifact.file for artifact in card.artifacts] + [WEIGHTS] * bool(card.timm)
@@ -74,11 +74,11 @@ def main() -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m export.bundle",
-        description="Publish some files of a model that was exported already.",
+        description="Publish some of the files of an exported model.",
         epilog="example: python -m export.bundle zoo/leap-nano --zoo leap_zoo/bundled --file model_int8.onnx",
     )
     parser.add_argument("folder", type=Path, help="a model's folder, with its card.json")
-    parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; made when missing")
+    parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; created if missing")
     parser.add_argument("--file", action="append", required=True, metavar="NAME", help="may be repeated")
     options = parser.parse_args()
     try:

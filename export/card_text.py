@@ -1,4 +1,4 @@
-"""What is generated from a model's card: its README, which begins with the YAML that hubs read, and its figure."""
+"""Files generated from a model's card: its README, which begins with the YAML that hubs read, and its figure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from export import figures, text
 from export import zoo as publishing
 from leap_zoo.card import Latency, Metric, ModelCard
 
-# Licences under the names that hubs know; another one is `other`, and named beside it.
+# Licenses by the names that hubs know; any other is `other`, with its name in `license_name`.
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0")
-# Parts of a metric's name -> what a hub calls the task and the metric. Comparisons with other files are not among them.
+# Parts of a metric's name -> a hub's names for the task and the metric. Comparisons with other files are left out.
 HUB_METRICS = {
     "linear probe": ("image-classification", "accuracy"),
     "-NN": ("image-classification", "accuracy"),
@@ -29,7 +29,7 @@ Columns = dict[str, dict[str, Metric]]  # title of a column -> metric by name
 
 
 def list_model(card: ModelCard, zoo: Path) -> None:
-    """README, figure, card.json and index; the files that the card lists are in the zoo. Raises ArtifactCorrupt."""
+    """Write README, figure, card.json and index; the card's files must be in the zoo. Raises ArtifactCorrupt."""
     home = zoo / card.id
     (home / "README.md").write_text(render(card))
     picture = figures.curriculum(card)
@@ -60,7 +60,7 @@ def render(card: ModelCard) -> str:
 
 
 def metadata(card: ModelCard) -> dict[str, Any]:
-    """The front matter: what a hub's search and its page of results are made of. Figures are of the first file."""
+    """The front matter, from which a hub builds its search and results. Figures are of the first file."""
     licence = card.licences.weights.lower()
     known = licence in HUB_LICENCES
     formats = dict.fromkeys(artifact.format for artifact in card.artifacts)
@@ -89,7 +89,7 @@ def _hub_metric(metric: Metric) -> tuple[str, str] | None:
 
 
 def _results(figures: Sequence[tuple[Metric, str, str]]) -> list[dict[str, Any]]:
-    """A result per task, data set and split, with its metrics."""
+    """One result per task, data set and split, with its metrics."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for metric, task, kind in figures:
         name = f"{metric.name}, head {metric.head}" if metric.head else metric.name
@@ -111,7 +111,7 @@ def _slug(name: str) -> str:
 
 
 def _measured(card: ModelCard) -> list[tuple[tuple[str, str, str | None, int], Columns]]:
-    """Per data set, split, head and number of photos, a column per artifact, the teacher's own first."""
+    """For each data set, split, head and number of photos: a column per artifact, after the teacher's."""
     own = card.training.teacher.metrics if card.training else {}
     columns = {f"teacher, {pixels}": reached for pixels, reached in own.items()}
     columns |= {text.label(artifact): artifact.metrics for artifact in card.artifacts}
@@ -121,13 +121,13 @@ def _measured(card: ModelCard) -> list[tuple[tuple[str, str, str | None, int], C
 
 
 def _by_name(columns: Mapping[str, Mapping[str, Metric]]) -> Iterator[tuple[str, list[Metric | None]]]:
-    """A row per metric: its name, and what each column has of it."""
+    """One row per metric: its name and its value in each column."""
     for name in dict.fromkeys(name for column in columns.values() for name in column):
         yield name, [column.get(name) for column in columns.values()]
 
 
 def _tolerances(card: ModelCard) -> list[list[str]]:
-    """The titles, then a row per precision: what is allowed on each instruction set."""
+    """The titles, then one row per precision: the tolerance on each instruction set."""
     sets = list(dict.fromkeys(isa for by_isa in card.golden.tolerance.values() for isa in by_isa))
     rows = [[name, *(text.number(by_isa.get(isa)) for isa in sets)] for name, by_isa in card.golden.tolerance.items()]
     return [["precision", *sets], *rows]

@@ -1,7 +1,7 @@
-"""`python -m export.cards`: the figures of `results/zoo.csv` into the cards of a zoo, their READMEs and its index.
+"""`python -m export.cards`: write the figures of `results/zoo.csv` into a zoo's cards, READMEs and index.
 
-With --time all files are timed again, in turns within one run, so that students can be compared.
-Weights and revision stay as they are; the sha256 of the card, which the index has, changes with it.
+With --time, all files are timed again, in turns within one run, so that students can be compared.
+Weights and revisions do not change; the sha256 of each changed card does, and so does the index.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from train.research.results import Result, read_results
 
 
 def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
-    """The card with these figures of its files, and of its teacher as the reference.
+    """The card with these figures of its files, and of its teacher for reference.
 
-    They take the place of earlier ones of the same name, data set and split; the gate's, which name a head, stay.
+    They replace earlier ones of the same name, data set and split; the gate's figures, which name a head, stay.
     Raises InvalidArgument for an artifact without figures.
     """
     artifacts = [_measured(card.id, artifact, figures) for artifact in card.artifacts]
@@ -57,7 +57,7 @@ def _measured(model: str, artifact: Artifact, figures: Sequence[Result]) -> Arti
     ]
     if not ours:
         raise InvalidArgument(
-            f"{artifact.file} of {model} was not measured as it is now: run python -m train.evaluate on the zoo again"
+            f"{artifact.file} of {model} has changed since it was measured: run python -m train.evaluate zoo again"
         )
     new = {_key(metric) for metric in ours}
     return replace(artifact, metrics=[*(metric for metric in artifact.metrics if _key(metric) not in new), *ours])
@@ -80,7 +80,7 @@ def _key(metric: Metric) -> tuple[str | None, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the cards; exit status 2, with nothing written, for what the user can fix."""
+    """Write the cards; exit status 2, with nothing written, for an error that the user can fix."""
     parser = argparse.ArgumentParser(
         prog="python -m export.cards",
         description="Write the figures that python -m train.evaluate measured into the cards of a zoo.",
@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
-    parser.add_argument("--time", action="store_true", help="time all files again, on this device, which is best idle")
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="of --time, per file (%(default)s)")
+    parser.add_argument("--time", action="store_true", help="time all files again on this device, which should be idle")
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="--time per file (%(default)s)")
     options = parser.parse_args(arguments)
     try:
         figures = read_results(options.figures)
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"export.cards: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     for before, after in zip(cards, fresh, strict=True):
-        print(f"{after.id} {after.revision}: {'as it was' if before == after else 'card, README and index written'}")
+        print(f"{after.id} {after.revision}: {'unchanged' if before == after else 'card, README and index written'}")
     return 0
 
 

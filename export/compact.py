@@ -1,8 +1,8 @@
-"""Fewer bytes in an ONNX file: weights stored in float16, and numbers in the place of names.
+"""Fewer bytes in an ONNX file: weights stored in float16, and numbers instead of names.
 
-Arithmetic stays in float32. A CPU has few half-precision kernels, and runtimes without them would insert a cast at
-every node. So a cast stands behind every weight instead: runtimes fold it when they load the file, and what then runs
-is the fp32 graph. In a small int8 file the names that people read are more bytes than the biases.
+Arithmetic stays in float32. CPUs have few half-precision kernels, and runtimes without them would insert a cast at
+every node. So each weight is followed by a cast instead: runtimes fold it when they load the file and then run the fp32
+graph. In a small int8 file, readable names take more bytes than the biases.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-SMALLEST = 1024  # elements; below, a cast costs more bytes than it saves
+SMALLEST = 1024  # elements; for smaller weights, a cast costs more bytes than it saves
 
 
 def halve(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its large float32 weights in float16. Raises ValueError when a weight overflows float16."""
+    """The graph with its large float32 weights in float16. Raises ValueError if a weight overflows float16."""
     half = onnx.ModelProto()
     half.CopyFrom(proto)
     casts = []
@@ -34,7 +34,7 @@ def halve(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def halved(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float16]:
-    """The values in float16. Raises ValueError, which names them, where one is beyond its range."""
+    """The values in float16. Raises ValueError, with their name, if one is out of range."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if not np.isfinite(half).all():
@@ -43,7 +43,7 @@ def halved(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float16
 
 
 def shorten(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its tensors numbered in the order of their first use, and its nodes unnamed.
+    """The graph with its tensors numbered in the order of first use, and its nodes unnamed.
 
     Inputs and outputs keep their names. The same graph gives the same names.
     """

@@ -1,4 +1,4 @@
-"""What a card says about a run: everything but the files and what was measured on them."""
+"""The card of a run: everything except the files and the figures measured on them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GOLDEN = "golden.npz"
 
 
 def revision(run: Run) -> str:
-    """Twelve digits of the weights' sha256: other weights, other revision."""
+    """Twelve digits of the weights' sha256: different weights have different revisions."""
     return hashlib.sha256(save(dict(run.student.state_dict())) + save(run.tensors)).hexdigest()[:12]
 
 
 def metadata(run: Run) -> dict[str, str]:
-    """What travels inside the file, for whoever finds it alone."""
+    """The metadata inside each file, for anyone who has the file without its card."""
     spec = run.recipe.preprocessing
     return {
         "model_id": run.recipe.name,
@@ -36,14 +36,14 @@ def metadata(run: Run) -> dict[str, str]:
 
 
 def licences(run: Run) -> cards.Licences:
-    """Of code, weights, teacher and data."""
+    """The licenses of code, weights, teacher and data."""
     return cards.Licences(
         code=CODE_LICENCE, weights=CODE_LICENCE, teacher=run.recipe.teacher.licence, data=run.recipe.data.licence
     )
 
 
 def architecture(run: Run) -> cards.Architecture:
-    """The student's shape."""
+    """The student's architecture."""
     student, block = run.student, run.student.blocks[0]
     return cards.Architecture(
         patch=student.patch_embed.patch_size[0],
@@ -69,7 +69,7 @@ def card(
     artifacts: list[cards.Artifact],
     search: cards.Search | None = None,
 ) -> cards.ModelCard:
-    """The card of a run with these artifacts, no golden file yet, and how its int8 was found."""
+    """The card of a run with these artifacts, without a golden file yet. search: how its int8 files were found."""
     recipe, report, info = run.recipe, run.report, run.info
     size = recipe.preprocessing.size
     student, teacher = model.student.embed_dim, model.space_weight.shape[0]

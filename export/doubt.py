@@ -1,8 +1,8 @@
 """`python -m export.doubt zoo/leap-tiny --photos FOLDER`: calibrated scores and a threshold of doubt, into the card.
 
-On photos that the student did not learn from, run by the published file: the temperature that makes scores honest, and
-the distance that 5 % of such photos exceed. Files stay as they are. The card also says how honest the scores are, and
-how much of what is no photo of the world is flagged.
+Both are fitted with the published file on photos that the student was not trained on: the temperature that calibrates
+the scores, and the distance that 5 % of these photos exceed. The files do not change. The card also gets the
+calibration error, and the share of noise, text pages and drawings that is flagged.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Integers = npt.NDArray[np.int64]
 TEMPERATURES = np.geomspace(0.25, 4, 161)
 BINS = 15
 SHOWN = Path("results/demo_photos.csv")
-DRAWN = 300  # pictures that are no photos, of each kind
+DRAWN = 300  # pictures of each kind that is not a photo
 ECE, FLAGGED = "expected calibration error", "flagged as unlike what was learned"
 
 
 def temperature(logits: Floats, labels: Integers) -> float:
-    """What logits (N, C) are divided by, for the best likelihood of labels (N,). Guo et al. 2017."""
+    """The divisor of logits (N, C) that maximizes the likelihood of labels (N,). Guo et al. 2017."""
     rows = np.arange(len(labels))
     losses = [doubt.energies(scaled).mean() + scaled[rows, labels].mean() for scaled in _scaled(logits)]
     return float(TEMPERATURES[int(np.argmax(losses))])
@@ -61,7 +61,7 @@ def calibration_error(scores: Floats, labels: Integers) -> float:
 
 
 def noise(count: int = DRAWN) -> list[Image.Image]:
-    """In turns: uniform noise of each pixel and channel, grey Gaussian noise, coarse coloured blocks."""
+    """In turn: uniform noise per pixel and channel, gray Gaussian noise, coarse colored blocks."""
     random, pictures = np.random.default_rng(0), []
     for number in range(count):
         side = (256, 256, int(random.integers(4, 64)))[number % 3]
@@ -89,7 +89,7 @@ def text_pages(count: int = DRAWN) -> list[Image.Image]:
 
 
 def labelled(folder: Path, head: Head) -> tuple[list[Source], Integers]:
-    """Photos of the head's classes: names that begin with a wnid, or a folder per class, of its wnid or its label.
+    """Photos of the head's classes: file names begin with a wnid, or each class has a folder named by wnid or label.
 
     Raises TrainError.
     """
@@ -106,7 +106,7 @@ def labelled(folder: Path, head: Head) -> tuple[list[Source], Integers]:
 
 
 def fit(model: Model, folders: Sequence[Path], world: Path | None, drawings: Path | None) -> ModelCard:
-    """The model's card with the doubt of its default head, and what it is worth. Raises TrainError, ImageError."""
+    """The model's card with the doubt of its default head, and figures for it. Raises TrainError, ImageError."""
     head = model.card.head()
     assert head is not None
     found = [labelled(folder, head) for folder in folders]
@@ -114,7 +114,7 @@ def fit(model: Model, folders: Sequence[Path], world: Path | None, drawings: Pat
     name = ", ".join(folder.resolve().name for folder in folders)
     labels = np.concatenate([each for _, each in found])
     if len(labels) < 20:
-        raise TrainError(f"{name} has {len(labels)} photos: give at least 20 that the student did not learn from")
+        raise TrainError(f"{name} has {len(labels)} photos: give at least 20 that the student was not trained on")
     logits = _logits(model, head, [photo for photos, _ in found for photo in photos])
     known = Doubt(
         temperature=temperature(logits, labels),
@@ -124,7 +124,7 @@ def fit(model: Model, folders: Sequence[Path], world: Path | None, drawings: Pat
     )
     halves = np.arange(len(labels)) % 2
     of_other = [temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)]
-    scores = softmax(logits / np.array(of_other, np.float32)[halves][:, None])  # nothing is judged on itself
+    scores = softmax(logits / np.array(of_other, np.float32)[halves][:, None])  # by the other half's temperature
     metrics = [
         _metric(ECE, head, (name, "kept aside"), len(labels), calibration_error(scores, labels)),
         _metric(f"{ECE}, before", head, (name, "kept aside"), len(labels), calibration_error(softmax(logits), labels)),
@@ -170,7 +170,7 @@ def _metric(
 
 
 def _with(model: Model, head: Head, metrics: Sequence[Metric]) -> ModelCard:
-    """The card with this head, and these metrics of the file that was run in the place of earlier ones."""
+    """The card with this head; these metrics replace earlier ones of the same file."""
     card = model.card
     others = [old for old in model.artifact.metrics if not old.name.startswith((ECE, FLAGGED))]
     measured = replace(model.artifact, metrics=[*others, *metrics])
@@ -182,15 +182,15 @@ def _with(model: Model, head: Head, metrics: Sequence[Metric]) -> ModelCard:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status, 2 for what the user can fix, and then nothing was written."""
+    """Run the command line; returns the exit status: 2, with nothing written, for an error that the user can fix."""
     parser = argparse.ArgumentParser(prog="python -m export.doubt", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of a model in a zoo, with its card.json")
+    parser.add_argument("folder", type=Path, help="a model's folder in a zoo, with its card.json")
     parser.add_argument(
         "--photos", type=Path, nargs="+", required=True, metavar="FOLDER",
-        help="photos that the student did not learn from: named WNID_*, or in a folder per class",
+        help="photos that the student was not trained on: named WNID_*, or in a folder per class",
     )  # fmt: skip
     parser.add_argument(
-        "--world", type=Path, metavar="PHOTOS.csv", help="also measure on these; nothing is fitted there"
+        "--world", type=Path, metavar="PHOTOS.csv", help="also measure on these photos; nothing is fitted on them"
     )
     parser.add_argument("--drawings", type=Path, metavar="FOLDER", help="also measure how many of these are flagged")
     options = parser.parse_args(arguments)

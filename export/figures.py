@@ -1,4 +1,4 @@
-"""Two pictures, the same bytes for the same figures: a model's curriculum, and every published file as a point."""
+"""Two reproducible pictures: a model's curriculum, and every published file as a point."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from export.quality import Column, Line, columns_of
 from leap_zoo.card import GENERAL, WORLD, CurriculumStep, ModelCard
 
-CURRICULUM = "curriculum.svg"  # of a model's folder, beside its README
-ZOO = "zoo.svg"  # of docs/images: accuracy against milliseconds and megabytes
+CURRICULUM = "curriculum.svg"  # in a model's folder, beside its README
+ZOO = "zoo.svg"  # in docs/images: accuracy against milliseconds and megabytes
 
-# Marker, colour (Okabe and Ito's, which colour-blind readers can tell apart) and meaning, as in `train.panels`.
+# Marker, color (Okabe and Ito's palette, for color-blind readers) and meaning, as in `train.panels`.
 REASONS = {
     "start": ("s", "#000000", "start"),
     "calibration": ("D", "#000000", "calibration: the block most like the fresh student"),
@@ -29,10 +29,10 @@ REASONS = {
     "schedule": ("^", "#56B4E9", "schedule: by the step count alone"),
     "retreat": ("v", "#CC79A7", "retreat: back, the student had lost touch"),
 }
-OTHER = ("P", "#E69F00")  # of a reason that is none of these
+OTHER = ("P", "#E69F00")  # for any other reason
 GREY = "#666666"
 STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # a dollar in a name is no formula
+    "text.parse_math": False,  # a dollar sign in a name does not start a formula
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -48,7 +48,7 @@ STYLE: dict[Any, Any] = {
 METADATA = {"Date": None, "Creator": "leap-zoo"}
 PANELS = (GENERAL, "linear probe, embedding")  # the first column of each, photos of the world before others
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
-# Marker, where its label goes (points from the marker) and how it is called in the label.
+# Marker, offset of its label in points, and its name in the label.
 KINDS = {
     ("onnx", "fp32"): ("o", (0, 9), "fp32", "ONNX fp32"),
     ("onnx", "fp16"): ("D", (0, 9), "fp16", "ONNX fp16"),
@@ -63,10 +63,10 @@ TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def curriculum(card: ModelCard) -> bytes | None:
-    """The curriculum as SVG, the same bytes for the same card; None when the card tells of none."""
+    """The curriculum as SVG, the same bytes for the same card; None if the card has no curriculum."""
     if card.training is None or not card.training.curriculum:
         return None
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):  # whatever the user's matplotlibrc says
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):  # regardless of the user's matplotlibrc
         title = f"{card.id}: the target block of {card.training.teacher.name}, and why it moved"
         return _svg(_curriculum(card.training.curriculum, title), METADATA)
 
@@ -82,7 +82,7 @@ def _curriculum(moves: list[CurriculumStep], title: str) -> Figure:
     steps, blocks = [move.step for move in moves], [move.block for move in moves]
     axes.set_ylim(0.5, max(blocks) + 0.7)
     axes.plot(steps, blocks, drawstyle="steps-post", color=GREY, linewidth=1.5, zorder=2)
-    # The card does not say when training ended: an open end, about as long as a usual stay.
+    # The card does not say when training ended: draw an open end, about as long as a typical stay.
     end = steps[-1] + max(1, (steps[-1] - steps[0]) / max(1, len(moves) - 1))
     axes.plot(
         [steps[-1], end], [blocks[-1]] * 2, ":", color=GREY, linewidth=1.5, label="to the end of the training", zorder=2
@@ -99,7 +99,7 @@ def _curriculum(moves: list[CurriculumStep], title: str) -> Figure:
 
 
 class Point(NamedTuple):
-    """A file on one panel: shares in per cent."""
+    """A file on one panel: shares in percent."""
 
     model: str
     kind: tuple[str, str]
@@ -110,7 +110,7 @@ class Point(NamedTuple):
 
 
 def zoo(lines: Sequence[Line]) -> bytes | None:
-    """SVG, the same bytes for the same figures and versions; None when no file was measured and timed."""
+    """SVG, the same bytes for the same figures and versions; None if no file was measured and timed."""
     drawn = digest(lines)
     if drawn is None:
         return None
@@ -120,9 +120,9 @@ def zoo(lines: Sequence[Line]) -> bytes | None:
 
 
 def digest(lines: Sequence[Line]) -> str | None:
-    """Of all that is drawn: it stands in the file, so drift shows also where another matplotlib drew it.
+    """A digest of everything that is drawn. The file contains it, so drift shows even with another matplotlib.
 
-    None when no file was measured.
+    None if no file was measured.
     """
     columns = _columns(lines)
     if not any(_points(lines, column, axis) for column in columns for axis in ("ms", "MB")):
@@ -153,7 +153,7 @@ def _points(lines: Sequence[Line], column: Column, axis: str) -> list[Point]:
 
 
 def _levels(lines: Sequence[Line], column: Column) -> list[tuple[str, float]]:
-    """What the teacher reaches, wherever it was measured."""
+    """The teacher's figures at each resolution at which it was measured."""
     return [
         (line.model, 100 * line.figures[column].value)
         for line in lines
@@ -167,7 +167,7 @@ def _panels(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
     colours = dict(zip(dict.fromkeys(line.model for line in lines if line.card), COLOURS * 9, strict=False))
     for row, column in zip(panels, columns, strict=True):
         first = next(line.figures[column] for line in lines if column in line.figures)
-        row[0].set_ylabel("per cent")
+        row[0].set_ylabel("percent")
         row[0].set_title(f"{column.title}, n = {first.n}")
         for axes, axis, label in zip(row, ("ms", "MB"), ("ms per photo, one thread", "MB of the file"), strict=True):
             axes.set_xlabel(label)
@@ -203,7 +203,7 @@ def _draw_panel(
 
 
 def _legend(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line2D]:
-    """Shapes, and the teacher's lines; colours are named by the labels of the points."""
+    """The legend's shapes and the teacher's lines; the labels of the points explain the colors."""
     kinds = dict.fromkeys(point.kind for column in columns for point in _points(lines, column, "MB"))
     handles = [
         Line2D([], [], marker=KINDS[kind][0], color=GREY, linestyle="", markersize=7, label=KINDS[kind][3])

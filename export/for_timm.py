@@ -1,7 +1,7 @@
-"""The student as timm reads it: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+"""The student in timm's format: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-`config.json` and `model.safetensors` are timm's own files. Its classifier is one head of the student. What timm has no
-place for, the projection into the teacher's space and the other heads, is in `projection.safetensors`.
+`config.json` and `model.safetensors` are timm's own files. timm's classifier is one head of the student. The parts that
+timm cannot represent, the projection into the teacher's space and the other heads, are in `projection.safetensors`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from leap_zoo.errors import InvalidArgument
 from train.run import HeadInfo
 
 CONFIG, WEIGHTS, PROJECTION = "config.json", "model.safetensors", "projection.safetensors"
-ARCHITECTURE = "vit_tiny_patch16_224"  # any plain ViT of timm: `model_args` says all that it would decide
+ARCHITECTURE = "vit_tiny_patch16_224"  # any plain ViT of timm: `model_args` overrides all that the name sets
 
 
 def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, description: str) -> dict[str, bytes]:
-    """Name -> content of the files that torch users read.
+    """Name -> content of the files for torch users.
 
-    Without a classification, timm's model gives the `embedding` before its L2 norm. Its classifier is the default head
-    where that reads the same token, else the first head that does; with none, `num_classes` is 0.
+    Before its classifier, timm's model gives the `embedding` without L2 normalization. The classifier is the default
+    head if that reads the same token, otherwise the first head that does; without one, `num_classes` is 0.
     """
     chosen = _classifier(model)
     weights = {name: tensor.contiguous() for name, tensor in model.student.state_dict().items()}
@@ -50,20 +50,20 @@ def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, descript
             weights |= {"head.weight": weight.contiguous(), "head.bias": bias}
     return {
         CONFIG: json.dumps(_config(model, spec, chosen, licence, description), indent=1).encode() + b"\n",
-        PROJECTION: save(rest, metadata={"reads": json.dumps(reads)}),  # one entry: several come in any order
+        PROJECTION: save(rest, metadata={"reads": json.dumps(reads)}),  # one entry: several would be in any order
         WEIGHTS: save(weights, metadata={"format": "pt"}),
     }
 
 
 class Place(Protocol):
-    """A zoo, or anything else that has a model's files."""
+    """A zoo, or anything else that provides a model's files."""
 
     def read(self, card: ModelCard, published: File, /) -> bytes:
-        """The content of a file that the card lists."""
+        """The content of a file in the card."""
 
 
 class TimmStudent(nn.Module):
-    """The student as torch users meet it, read from these files: the same outputs as `DeployedStudent`."""
+    """The student as torch users load it, from these files: the same outputs as `DeployedStudent`."""
 
     def __init__(self, place: Place, card: ModelCard) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class TimmStudent(nn.Module):
                 (Path(folder) / file.file).write_bytes(place.read(card, file))
             self.student = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             with safe_open(Path(folder) / PROJECTION, "pt") as tensors:
-                self.tensors = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, no dict
+                self.tensors = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, not a dict
                 self.reads = json.loads(tensors.metadata()["reads"])
         config = self.student.pretrained_cfg
         mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
@@ -131,7 +131,7 @@ def _config(
         "init_values": 1.0 if hasattr(block.ls1, "gamma") else None,
         "num_classes": classes,
         "global_pool": pooling,
-        "fc_norm": False,  # the last norm is of the tokens, before they are pooled
+        "fc_norm": False,  # the last norm applies to the tokens, before pooling
     }
     return {
         "architecture": ARCHITECTURE,
@@ -159,7 +159,7 @@ def _config(
 
 
 def _crop(spec: Preprocessing) -> float:
-    """The share of the short side that is kept: timm resizes the short side to floor(size / share) pixels."""
+    """The share of the short side that the crop keeps: timm resizes the short side to floor(size / share) pixels."""
     share = spec.size / spec.short_side
     while math.floor(spec.size / share) < spec.short_side:
         share = math.nextafter(share, 0)

@@ -1,4 +1,4 @@
-"""The gate: what an artifact must show, as the file that will be published, run by `leap_zoo`, before it is listed."""
+"""The gate: the checks that a file must pass, run through `leap_zoo`, before it is published."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from leap_zoo.model import Model
 from train.run import Run
 
 PARITY_BATCHES = (1, 2, 5)
-PARITY_TOLERANCE = 1e-4  # largest absolute difference to torch, on embeddings and on logits of up to 10
+PARITY_TOLERANCE = 1e-4  # largest absolute difference from torch, for embeddings and for logits up to 10
 LARGEST_DROP = 0.005  # of top-1, against fp32
-SMALLEST_COSINE = 0.995  # mean, of a file's embeddings and those of fp32
-SELECTION_MARGIN = 0.001  # more is asked of a candidate on the selection photos: the gate judges it on others
-GATE_PHOTOS = 1000  # with fewer, a few photos decide about half a point: only a drop beyond doubt is refused
+SMALLEST_COSINE = 0.995  # mean cosine of a file's embeddings to those of fp32
+SELECTION_MARGIN = 0.001  # by which candidates must exceed the limit on the selection photos: the gate uses others
+GATE_PHOTOS = 1000  # with fewer, a few photos make half a point: only a significant drop is refused
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Preprocessed photos uint8 (N, size, size, 3), their class indices (N,) in `head`, and where they come from."""
+    """Preprocessed photos uint8 (N, size, size, 3), their class indices (N,) in `head`, and their origin."""
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -41,14 +41,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Metrics per file; the files that must not be published, with the reason."""
+    """Metrics per file, and the files that must not be published, with the reason."""
 
     metrics: dict[str, list[Metric]]
     refused: dict[str, str]
 
 
 def judge(run: Run, files: dict[str, Model], reference: str, say: Callable[[str], None]) -> Verdict:
-    """Measure the files of a run, by name; `reference` is the fp32 ONNX file, which `check_parity` has passed."""
+    """Measure the files of a run, by name; `reference` is the fp32 ONNX file, which has passed `check_parity`."""
     metrics: dict[str, list[Metric]] = {name: [] for name in files}
     refused: dict[str, str] = {}
     for photos in _test_sets(run):
@@ -71,9 +71,9 @@ def judge(run: Run, files: dict[str, Model], reference: str, say: Callable[[str]
 
 
 def check_parity(file: Model, model: DeployedStudent | TimmStudent, pixels: npt.NDArray[np.uint8]) -> float:
-    """Largest difference of the file's outputs to torch's, at batch 1, 2 and 5. Raises GateFailed.
+    """Largest difference of the file's outputs from torch's, at batch 1, 2 and 5. Raises GateFailed.
 
-    It is absolute; of an output with values beyond 10, it is relative to a tenth of the largest.
+    It is absolute; for an output with values beyond 10, it is divided by a tenth of the largest value.
     """
     worst = 0.0
     for size in PARITY_BATCHES:
@@ -82,13 +82,14 @@ def check_parity(file: Model, model: DeployedStudent | TimmStudent, pixels: npt.
             expected = model(torch.from_numpy(batch))
         outputs = file.run(batch, model.names)
         for name, value in zip(model.names, expected, strict=True):
-            # float32 has seven digits: of logits of 50, a student of few classes may have them, the fifth is rounding.
+            # float32 has seven digits: in logits of 50, which students of few classes may have, the fifth decimal is
+            # rounding.
             size_of_values = max(1.0, float(value.abs().max()) / 10)
             difference = float(np.abs(outputs[name] - value.numpy()).max()) / size_of_values
             if not difference <= PARITY_TOLERANCE:  # NaN fails too
                 raise GateFailed(
                     f"{file.artifact.file} differs from torch by {difference:.2g} on {name} at batch {size} "
-                    f"(at most {PARITY_TOLERANCE:g} is allowed): not published; look for what the exporter changed"
+                    f"(limit: {PARITY_TOLERANCE:g}) and was not published: find out what the exporter changed"
                 )
             worst = max(worst, difference)
     return worst
@@ -114,19 +115,19 @@ COSINE, LEAST_COSINE = "embedding cosine to fp32, mean", "embedding cosine to fp
 
 
 def recall_at_1(embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Per photo, whether its nearest neighbour among all others is of its class. embeddings: (N, D), unit length."""
+    """For each photo, whether its nearest neighbor has the same class. embeddings: (N, D), unit length."""
     nearest = []
     for start in range(0, len(embeddings), 1024):
         similar = embeddings[start : start + 1024] @ embeddings.T
         rows = np.arange(len(similar))
-        similar[rows, start + rows] = -np.inf  # a photo is no neighbour of itself
+        similar[rows, start + rows] = -np.inf  # a photo is not its own neighbor
         nearest.append(similar.argmax(1))
     right: npt.NDArray[np.bool_] = labels[np.concatenate(nearest)] == labels
     return right
 
 
 def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
-    """Why an artifact with this fidelity must not be published; None when it may. margin: of the cosine, on top."""
+    """Why an artifact with this fidelity must not be published; None if it may. margin: added to the cosine's limit."""
     by_name = {metric.name: metric for metric in compared}
     drop, cosine = by_name[DROP], by_name[COSINE]
     if drop.n >= GATE_PHOTOS and not drop.value <= LARGEST_DROP:
@@ -140,7 +141,7 @@ def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
 
 
 def _test_sets(run: Run) -> list[Labelled]:
-    """val for the probe; for the teacher's own classes, where it has them, photos that no training saw."""
+    """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
     recipe, splits = run.recipe, run.photos()
     val = run.decode(splits.val, "validation photos")
     sets = [Labelled(val.pixels, val.labels, recipe.data.head, recipe.data.name, "val")]
@@ -158,7 +159,7 @@ def _share(name: str, right: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
 
 
 def _drop(name: str, before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
-    """How much rarer `after` is right than `before`, photo by photo."""
+    """The paired drop in accuracy from `before` to `after`, with its 95 % interval."""
     loss = before.astype(float) - after.astype(float)  # per photo: -1, 0, 1
     drop, half = float(loss.mean()), Z95 * float(loss.std()) / math.sqrt(len(loss))
     return _metric(name, drop, photos, (drop - half, drop + half))

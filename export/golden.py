@@ -1,6 +1,6 @@
-"""The golden file that `leap_zoo.verify` reads: what a model gave where it was published, for photos drawn by code.
+"""The golden file that `leap_zoo.verify` reads: a model's outputs where it was published, for pictures drawn by code.
 
-Anybody may publish such photos, and they are the same everywhere.
+Such pictures have no license to respect, and they are the same everywhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from leap_zoo.errors import InvalidArgument
 
 COUNT = 4
 
-# Largest absolute difference, on L2-normalised embeddings and on softmax scores. fp32 differs between CPUs by the order
-# of sums alone (about 1e-5). int8 with vnni / dotprod accumulates exactly, so only rounding at the edges of a
-# quantisation step remains; older x86 saturates 16-bit sums of products and may be far off without being wrong. A
-# model that has collapsed differs by .25 and more in some element.
+# Largest absolute difference, on L2-normalized embeddings and on softmax scores. fp32 differs between CPUs only by the
+# order of sums (about 1e-5). int8 with vnni / dotprod accumulates exactly, so only rounding at the edges of a
+# quantization step remains; older x86 saturates 16-bit sums of products and may be far off without being wrong. A
+# model that has collapsed differs by .25 or more in some element.
 TOLERANCE: dict[str, dict[str, float]] = {
     "fp32": {"default": 1e-3},
     "fp16": {"default": 1e-2},
@@ -32,7 +32,7 @@ Outputs = Mapping[str, Mapping[str, npt.NDArray[np.float32]]]  # file -> output 
 
 
 def draw(size: int) -> npt.NDArray[np.uint8]:
-    """Uint8 (COUNT, size, size, 3): smooth colour fields with a few shapes on them, none like another."""
+    """Uint8 (COUNT, size, size, 3): smooth color fields with a few shapes on them, all different."""
     return np.stack([_draw(size, seed) for seed in range(COUNT)])
 
 
@@ -44,8 +44,8 @@ def write_golden(path: str | os.PathLike[str], images: npt.NDArray[np.uint8], ou
 def golden_bytes(images: npt.NDArray[np.uint8], outputs: Outputs) -> bytes:
     """The content of a golden file; the same arrays give the same bytes.
 
-    images: uint8 (N, H, W, 3), preprocessed. outputs: file -> output -> float32 (N, D), as the graph gave them.
-    Raises InvalidArgument when an array has another dtype or length.
+    images: uint8 (N, H, W, 3), preprocessed. outputs: file -> output -> float32 (N, D), as the graph returned them.
+    Raises InvalidArgument if an array has the wrong dtype or length.
     """
     arrays: dict[str, npt.NDArray[np.generic]] = {"image": images}
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:

@@ -1,9 +1,9 @@
 """The deployed graph: uint8 pixels in; embedding, teacher_embedding and a logits output per head out.
 
-Everything that a user could get wrong (scaling, normalisation, L2) is inside. Only resize and crop stay outside, in
+Everything that a user could get wrong (scaling, normalization, L2) is inside. Only resize and crop stay outside, in
 `leap_zoo.preprocess`. `DeployedStudent` is the graph in torch. `weights_of` gives it as plain arrays, with everything
-foldable folded, so that files are written from them: pixel scaling and normalisation go into the patch embedding, the
-attention scale into q, LayerScale into the linear before it, in double precision and rounded once.
+foldable folded; files are written from these. Pixel scaling and normalization are folded into the patch embedding, the
+attention scale into q, and LayerScale into the linear before it, in double precision and rounded once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ F64 = npt.NDArray[np.float64]
 Linear = tuple[F32, F32]  # weight (in, out), bias (out,)
 Norm = tuple[F32, F32]  # weight, bias
 
-CENTRE = 128  # taken from every byte, so that float32 does not lose digits in a large sum that the bias takes back
+CENTER = 128  # subtracted from every byte, so that float32 does not lose digits in a large sum that the bias cancels
 
 
 class DeployedStudent(nn.Module):
     """image uint8 (B, H, W, 3) RGB -> float32 outputs in the order of `names`.
 
-    embedding (B, D_s) and teacher_embedding (B, D_t), both L2-normalised; logits_<head> (B, classes) for each head.
+    embedding (B, D_s) and teacher_embedding (B, D_t), both L2-normalized; logits_<head> (B, classes) for each head.
     """
 
     scale: Tensor
@@ -43,7 +43,7 @@ class DeployedStudent(nn.Module):
         super().__init__()
         info = run.info
         self.student = run.student
-        self.prefix = run.student.num_prefix_tokens  # CLS and registers, which are no patches
+        self.prefix = run.student.num_prefix_tokens  # CLS and registers, which are not patches
         self.pooling = info.pooling
         self.heads, self.default_head = info.heads, info.default_head
         self.mean, self.std, self.tensors = info.mean, info.std, run.tensors
@@ -79,7 +79,7 @@ def _mean(tokens: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """L2-normalised rows. Not functional.normalize: its norm becomes an operator that opset 17 cannot express."""
+    """L2-normalized rows. Not functional.normalize: its norm becomes an operator that opset 17 cannot express."""
     return x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-12)
 
 
@@ -97,14 +97,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Weights:
-    """All that the graph needs, as plain arrays, so that quantisation can rewrite them."""
+    """All weights of the graph, as plain arrays, so that quantization can rewrite them."""
 
     size: int
     patch: int
     heads: int
     epsilon: float
     pooling: Literal["cls", "patch_mean"]
-    embed: Linear  # (patch * patch * 3, D), for bytes - CENTRE in (row, column, channel) order
+    embed: Linear  # (patch * patch * 3, D), for bytes - CENTER in (row, column, channel) order
     prefix: F32  # (P, D): CLS and registers, positions included
     positions: F32  # (N, D): of the patches
     blocks: tuple[Block, ...]
@@ -114,13 +114,13 @@ class Weights:
 
 
 def weights_of(model: DeployedStudent) -> Weights:
-    """The model's tensors, folded. Raises ExportError for a student that is no plain ViT."""
+    """The model's tensors, folded. Raises ExportError for a student that is not a plain ViT."""
     vit = model.student
     _check_plain(vit)
     conv = vit.patch_embed.proj
     kernel = _array(conv.weight)  # (D, 3, p, p)
     scale, shift = _array(model.scale).reshape(1, 3, 1, 1), _array(model.shift).reshape(1, 3, 1, 1)
-    bias = (kernel * (shift + CENTRE * scale)).sum((1, 2, 3)) + (0 if conv.bias is None else _array(conv.bias))
+    bias = (kernel * (shift + CENTER * scale)).sum((1, 2, 3)) + (0 if conv.bias is None else _array(conv.bias))
     embed = (kernel * scale).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
     prefix = _array(vit.cls_token)[0]
     if getattr(vit, "reg_token", None) is not None:
@@ -153,7 +153,7 @@ def weights_of(model: DeployedStudent) -> Weights:
 
 
 def _check_plain(vit: Any) -> None:
-    """What `Weights` has no place for would silently be left out. `vit`: a timm VisionTransformer."""
+    """Refuse modules that `Weights` would silently drop. `vit`: a timm VisionTransformer. Raises ExportError."""
     for name, module in (
         ("norm_pre", vit.norm_pre),
         ("q_norm", vit.blocks[0].attn.q_norm),
@@ -162,15 +162,15 @@ def _check_plain(vit: Any) -> None:
         ("mlp.norm", getattr(vit.blocks[0].mlp, "norm", nn.Identity())),
     ):
         if not isinstance(module, nn.Identity):
-            raise ExportError(f"the student has a {name}, which the exported graph has no place for: train one without")
+            raise ExportError(f"the student has a {name}, which the exporter does not support: train one without it")
     if vit.cls_token is None or not isinstance(vit.norm, nn.LayerNorm):
-        raise ExportError("the student has no CLS token, or no LayerNorm at its end: train a plain ViT")
+        raise ExportError("the student has no CLS token or no final LayerNorm: train a plain ViT")
     if not isinstance(vit.blocks[0].mlp.act, nn.GELU):
         raise ExportError("the student's activation is not GELU: train a plain ViT")
 
 
 def _block(block: Any) -> Block:
-    """`block`: of a timm VisionTransformer."""
+    """One block's weights, folded. `block`: of a timm VisionTransformer."""
     weight, bias = _linear(block.attn.qkv)
     dim = weight.shape[1] // 3
     factor = np.ones(3 * dim)

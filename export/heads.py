@@ -1,4 +1,4 @@
-"""Whether the teacher's classifier is worth shipping in a student's files: on photos that nobody learned from."""
+"""Decides whether a student's files include the teacher's classifier, on photos that no model was trained on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from train.run import Run
 
 
 def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> tuple[Run, Metric | None]:
-    """The run without the teacher's head where the student makes too little of it, and then its top-1 for the card.
+    """The run, and None; or, if the student is too poor with the teacher's head: the run without it, and its top-1.
 
-    world: photos with labels among the head's 1000 classes. The head is dead when its top-1 (0..1) is less than
-    DEAD_HEAD times the teacher's, given photos of the size that is best for the teacher. Raises ExportError without
-    such a head, TrainError for photos or a teacher that are not there.
+    world: photos with labels among the head's 1000 classes. The head is dropped if its top-1 (0..1) is less than
+    DEAD_HEAD times the teacher's at the teacher's best resolution. Raises ExportError if the run has no such head,
+    TrainError if photos or the teacher are missing.
     """
     name = str(run.recipe.teacher.head)
     if not any(head.name == name and len(head.labels) == 1000 for head in run.info.heads):
@@ -32,13 +32,13 @@ def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> t
     student = replace(from_run(run, folder), open=partial(_features, run, name), classifies=True)
     teacher = teachers_of([], msgspec.structs.replace(run.recipe.teacher, pixels=None))[0]
     ours, theirs = (_top1(candidate, world, cache) for candidate in (student, teacher))
-    print(f"{name} on {world.name}: {ours.value:.1%} of {ours.n} photos right, the teacher {theirs.value:.1%}")
+    print(f"{name} on {world.name}: top-1 {ours.value:.1%} on {ours.n} photos; the teacher's is {theirs.value:.1%}")
     if ours.value >= DEAD_HEAD * theirs.value:
         return run, None
-    print(f"{name} is left out of the files: less than {DEAD_HEAD:.0%} of what the teacher reaches")
+    print(f"{name} is left out of the files: its top-1 is less than {DEAD_HEAD:.0%} of the teacher's")
     heads = [head for head in run.info.heads if head.name != name]
     if not heads:
-        raise ExportError(f"no head is left without {name}: set data.head to have a probe")
+        raise ExportError(f"no head would be left without {name}: set data.head to train a probe")
     info = msgspec.structs.replace(run.info, heads=heads, default_head=heads[0].name)
     tensors = {key: tensor for key, tensor in run.tensors.items() if not key.startswith(f"heads.{name}.")}
     return msgspec.structs.replace(run, info=info, tensors=tensors), ours
@@ -50,7 +50,7 @@ def _top1(candidate: Candidate, world: Dataset, cache: Cache) -> Metric:
 
 
 def _features(run: Run, head: str) -> Features:
-    """What the run's student says, with `logits` by its own copy of the teacher's head."""
+    """The outputs of the run's student, with `logits` from its copy of the teacher's head."""
     features = of_run(run)
     weight, bias = (run.tensors[f"heads.{head}.{key}"] for key in ("weight", "bias"))
 

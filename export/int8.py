@@ -1,7 +1,7 @@
-"""int8 by one rule: every linear in int8, then the worst left in float, one by one, until the answers stay.
+"""int8 by one rule: every linear in int8, then the worst ones in float, one by one, until the file is accurate.
 
-The answers stay when the file would pass the gate (`export.gate`) on photos that no figure is from. Layers are
-ranked by what int8 in each of them alone does to the embedding. Everything that was tried goes into the card.
+It is accurate if it would pass the gate (`export.gate`) on photos that no figure uses. Layers are ranked by the effect
+on the embedding of int8 in that layer alone. Every attempt is recorded in the card.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.model import Model
 
 SMOOTHING = (0.0, 0.5, 0.75)  # SmoothQuant's alpha; 0: none
-MOST_FLOAT = 16  # layers; a student that needs more is not worth int8
-ROUNDS = 40  # of turns; the fastest call of each counts
+MOST_FLOAT = 16  # layers; a student that needs more does not benefit from int8
+ROUNDS = 40  # of timing; the fastest call of each file counts
 THREADS = 1
-LARGEST_OTHER_DROP = 0.01  # of top-1 with a further head, on the selection photos
-RIVAL = "ONNX Runtime's static quantisation, the same layers float"
+LARGEST_OTHER_DROP = 0.01  # of top-1 with any other head, on the selection photos
+RIVAL = "ONNX Runtime's static quantization, the same layers float"
 
 Make = Callable[[float, tuple[str, ...]], Built]  # alpha, float layers -> the files
 Open = Callable[[Built], Model]
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Trial:
-    """A file that was tried. `model` is None when it could not be built; `objection` says why it is out."""
+    """A file that was tried. `model` is None if it could not be built; `objection` says why it was rejected."""
 
     name: str
     format: cards.Format
@@ -52,15 +52,15 @@ class Trial:
 
     @property
     def cosine(self) -> float:
-        """Mean, of its embeddings to those of fp32; -1 where there are none."""
+        """Mean cosine of its embeddings to those of fp32; -1 if there are none."""
         return -1.0 if self.compared is None else self.compared[gate.COSINE]
 
 
 class Search:
-    """Looks for a good int8 file of each format.
+    """Finds a good int8 file of each format.
 
-    open_built: makes a model of built files, on one thread. selections: the selection photos, with the labels of each
-    head; a file that loses more than a point of top-1 with a head behind the first is out. layers: the worst first.
+    open_built: opens built files as a model on one thread. selections: the selection photos with the labels of each
+    head; a file that loses more than a point of top-1 with a head after the first is rejected. layers: worst first.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Search:
         self.winners: dict[cards.Format, Trial] = {}
 
     def run(self, form: cards.Format, make: Make) -> tuple[str, ...] | None:
-        """Try one format; returns the layers that its winner leaves in float, None where nothing passes."""
+        """Try one format; returns the layers that the chosen file keeps in float, or None if no file passes."""
         trials = [self.attempt(form, make, alpha, ()) for alpha in SMOOTHING]
         alpha, best = max(zip(SMOOTHING, trials, strict=True), key=lambda pair: pair[1].cosine)
         kept: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class Search:
             trial.recipe = trial.built.recipe or {}
             trial.model = self._open(trial.built)
             found = [_answers(trial.model, photos) for photos in self._selections]
-        except Exception as error:  # a quantiser fails in ways of its own; the other trials go on
+        except Exception as error:  # quantizers raise errors of all kinds; the other trials go on
             trial.objection = " ".join(f"it failed: {error}".split())[:200]
             self._say(f"{form}, {trial.name}: {trial.objection}")
             return trial
@@ -111,7 +111,7 @@ class Search:
         return trial
 
     def account(self, calibration_photos: int, sensitivity: list[cards.Sensitivity], seconds: float) -> cards.Search:
-        """What was tried and how fast it is, for the card. Milliseconds are measured here, in turns."""
+        """All trials and their speed, for the card. Milliseconds are measured here, in turns."""
         timed = [trial for trial in self.trials if trial in self.winners.values() or trial.name == RIVAL]
         pixels, labelled = self._selections[0].pixels, self._selections[0]
         base = _measure(self._reference, [trial for trial in timed if trial.model], pixels)
@@ -155,9 +155,9 @@ class Search:
 
 
 def rival(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8], kept: Sequence[str]) -> onnx.ModelProto:
-    """The fp32 graph by ONNX Runtime's own quantiser, ranges by the extremes on photos uint8 (N, H, W, 3).
+    """The fp32 graph, quantized by ONNX Runtime with min-max ranges on photos uint8 (N, H, W, 3).
 
-    kept: linears that stay float. Attention stays float, too, as in ours.
+    kept: linears that stay float. Attention also stays float, as in this project's files.
     """
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -187,7 +187,7 @@ class _OneByOne(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime ha
 
 
 def _loses_classes(metrics: list[cards.Metric]) -> str | None:
-    """Why a file is out by a further head: it has many classes, which are near to each other, and little room."""
+    """Why a file is rejected because of another head, whose classes may be many and similar; None if it is not."""
     drop = next(metric for metric in metrics if metric.name == gate.DROP)
     if drop.value <= LARGEST_OTHER_DROP:
         return None
@@ -195,9 +195,9 @@ def _loses_classes(metrics: list[cards.Metric]) -> str | None:
 
 
 def _measure(reference: Model, trials: list[Trial], pixels: npt.NDArray[np.uint8]) -> float:
-    """Fill in the fastest call of each trial; returns that of the reference. Milliseconds.
+    """Record the fastest call of each trial; returns that of the reference. Milliseconds.
 
-    In turns, one thread, batch 1, so that whatever else the machine does hits all alike.
+    In turns, one thread, batch 1, so that other load on the machine affects all alike.
     """
     models = [reference, *(trial.model for trial in trials if trial.model is not None)]
     names = list(reference.session.outputs)
@@ -205,7 +205,7 @@ def _measure(reference: Model, trials: list[Trial], pixels: npt.NDArray[np.uint8
     for turn in tqdm(range(ROUNDS + 2), "timing", leave=False):
         photo = pixels[turn % len(pixels)][None]
         for number, model in enumerate(models):
-            model.session.run(photo, names)  # brings its weights back into the caches
+            model.session.run(photo, names)  # loads its weights into the caches
             started = time.perf_counter()
             model.session.run(photo, names)
             if turn >= 2:
@@ -216,7 +216,7 @@ def _measure(reference: Model, trials: list[Trial], pixels: npt.NDArray[np.uint8
 
 
 def _share(value: float | None) -> float | None:
-    """Within -1..1, which a cosine in float32 leaves by a rounding; None for what is not finite."""
+    """Clipped to -1..1, because a cosine in float32 may exceed it by rounding; None if it is not finite."""
     return None if value is None or not np.isfinite(value) else float(np.clip(value, -1, 1))
 
 

@@ -1,4 +1,4 @@
-"""What was measured how fast: the CSV files of `results/latency`, the tables made of them, and the rows of cards."""
+"""Latencies: the CSV files of `results/latency`, the tables generated from them, and the rows of cards."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from leap_zoo.files import atomic_file
 from leap_zoo.store import ZooLocation
 
 FOLDER = Path("results") / "latency"
-PEAK = Path("results") / "int8_peak.csv"  # of tools.int8_peak
+PEAK = Path("results") / "int8_peak.csv"  # written by tools.int8_peak
 _SHORT = {"onnxruntime": "ort", "openvino": "ov"}
 
 
 class Measured(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A row, also of a peer in PyTorch: `torch`, or `torch-onnx`, which is what torch.onnx.export makes of it.
+    """A row, which may also be the same model in PyTorch (`torch`) or exported by torch.onnx.export (`torch-onnx`).
 
-    times_eager, times_exported: as `times_fp32`, beside PyTorch eager and beside PyTorch's own ONNX file.
+    times_eager, times_exported: like `times_fp32`, relative to PyTorch eager and to PyTorch's own ONNX file.
     """
 
     times_eager: float | None = None
@@ -37,7 +37,7 @@ COLUMNS = Measured.__struct_fields__
 
 
 def card_rows(rows: Sequence[Row]) -> list[Latency]:
-    """The rows that belong in a card: those of published files."""
+    """The rows for a card: those of published files."""
     return [
         Latency(
             isa=row.isa.split(), **{name: getattr(row, name) for name in Latency.__struct_fields__ if name != "isa"}
@@ -48,23 +48,23 @@ def card_rows(rows: Sequence[Row]) -> list[Latency]:
 
 
 def latency_rows(name: str, zoo: ZooLocation, *, seconds: float = SECONDS) -> list[Latency]:
-    """Rows for the card of a model in a (staged) zoo: every file that runs here, one thread, one photo per call."""
+    """Rows for the card of a model in a (staged) zoo: every file that runs here, on one thread, one photo per call."""
     return card_rows(bench([name], Plan(seconds=seconds), zoo)[0])
 
 
 def file_name(rows: Sequence[Row]) -> str:
     """Hardware and versions as a file's name, e.g. `amd-epyc-avx2-avx512-vnni-ort1.32.0-ov2026.4.1.csv`."""
-    runtimes = sorted({" ".join(row.runtime.split()[:2]) for row in rows})  # "torch 2.14.1 eager": not how
+    runtimes = sorted({" ".join(row.runtime.split()[:2]) for row in rows})  # "torch 2.14.1 eager": without the mode
     versions = [f"{_SHORT.get(name, name)}{version}" for name, version in (line.split(" ", 1) for line in runtimes)]
     parts = [_slug(rows[0].device), *rows[0].isa.split(), *versions]
     return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part) for part in parts)[:200] + ".csv"
 
 
 def write_rows(folder: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
-    """Write the rows of a run into `folder`, which is made when missing; returns the file.
+    """Write the rows of a run into `folder`, which is created if missing; returns the file.
 
-    A model's rows are replaced together, so that they are always of one run; other models in the file stay. Raises
-    InvalidArgument when the folder cannot be written or the file there is not one of ours.
+    A model's rows are replaced together, so that they are always from one run; other models in the file stay. Raises
+    InvalidArgument if the folder cannot be written or its file is not a table of latencies.
     """
     path = Path(folder) / file_name(rows)
     measured = {row.model for row in rows}
@@ -84,12 +84,12 @@ def write_rows(folder: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Measured]:
-    """The rows of one file. Raises InvalidArgument when it is not one that `write_rows` wrote."""
+    """The rows of one file. Raises InvalidArgument if `write_rows` did not write it."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if "model" not in (reader.fieldnames or []):
-                raise TypeError("it has no column `model`")
+                raise TypeError("there is no column `model`")
             lines = list(reader)
         filled = [{key: value for key, value in line.items() if value != ""} for line in lines]
         return msgspec.convert(filled, list[Measured], strict=False)
@@ -100,7 +100,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Measured]:
 
 
 def newest(folder: str | os.PathLike[str]) -> list[list[Measured]]:
-    """Per hardware (device and instruction sets), every model's rows of its newest run; sorted by hardware, model."""
+    """For each hardware (device and instruction sets), each model's newest rows; sorted by hardware, model."""
     runs: dict[tuple[str, str, str], list[Measured]] = {}
     for path in sorted(Path(folder).glob("*.csv")):
         rows = read_rows(path)
@@ -116,7 +116,7 @@ def newest(folder: str | os.PathLike[str]) -> list[list[Measured]]:
 
 
 def latency_tables(measured: Sequence[Sequence[Measured]]) -> str:
-    """Markdown, a table per hardware: milliseconds per call, and how many times faster than others in the same run."""
+    """Markdown, one table per hardware: milliseconds per call, and the speedup over others in the same run."""
     return text.render("latency.md", measured=measured).rstrip("\n")
 
 

@@ -1,14 +1,14 @@
 """The deployed student as one ONNX file, written node by node in the shape that runtimes run fast.
 
-Opset 17 and a low IR version, standard operators only, our metadata only. What differs from what torch's exporter
-writes, all of it exact up to rounding (1e-5), beside what `export.graph` has folded:
+Opset 17 and a low IR version, standard operators only, this project's metadata only. Besides the folding in
+`export.graph`, it differs from the output of torch's exporter as follows, all exact up to rounding (1e-5):
 - Gelu in the order of factors that ONNX Runtime fuses (it does not fuse the exporter's x * (0.5 * (1 + erf)));
 - no Shape/Slice/Squeeze arithmetic around attention;
 - pooling `cls`: the last block computes queries, projection and MLP for the CLS token only.
 
 Two layouts of the same computation:
 - `rows`, for ONNX Runtime: every linear is one Gemm with bias over (batch * tokens, D), in int8 one QGemm;
-  patches are bytes times a matrix, so int8 needs no quantisation there.
+  patches are bytes times a matrix, so int8 needs no quantization there.
 - `tokens`, for OpenVINO: MatMul + Add over (batch, tokens, D), and a convolution, which its CPU plugin fuses best.
 """
 
@@ -24,20 +24,20 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import CENTRE, F32, Block, Linear, Norm, Weights
+from export.graph import CENTER, F32, Block, Linear, Norm, Weights
 
 OPSET = 17
-IR = 8  # what ONNX 1.10 wrote; ONNX Runtime reads it from 1.10 on, opset 17 from 1.12 on
+IR = 8  # the version of ONNX 1.10; ONNX Runtime reads it since 1.10, opset 17 since 1.12
 MINIMUM_RUNTIME = "1.12"
-Range = tuple[float, float]  # of a linear's input
+Range = tuple[float, float]  # minimum and maximum of a linear's input
 Layout = Literal["rows", "tokens"]
-WEIGHT_LIMIT, BIAS_LIMIT = 127, 2**30  # of the integers that stand for them: int8, and int32 with room for rounding
-PIXELS: Range = (0.0, 255.0)  # bytes: already quantised, exactly
+WEIGHT_LIMIT, BIAS_LIMIT = 127, 2**30  # of quantized values: int8, and int32 with room for rounding
+PIXELS: Range = (0.0, 255.0)  # bytes: already quantized, exactly
 
 
 @dataclass(frozen=True)
 class Written:
-    """A graph; per linear the tensor that it reads."""
+    """A graph, and for each linear the tensor that it reads."""
 
     proto: onnx.ModelProto
     reads: dict[str, str]
@@ -53,12 +53,12 @@ def write(
 ) -> Written:
     """Weights -> graph.
 
-    ranges: of the linears to write as int8 (layout rows only).
-    split_heads: attention head by head: a few percent faster on ONNX Runtime, more nodes. taps: what the linears read
-    is an output too, for calibration.
+    ranges: input ranges of the linears to write as int8 (layout rows only).
+    split_heads: attention head by head: a few percent faster on ONNX Runtime, more nodes. taps: add the inputs of the
+    linears to the outputs, for calibration.
     """
     if ranges and layout != "rows":
-        raise ValueError("int8 is written in the layout rows")
+        raise ValueError("int8 needs the layout rows")
     g = Writer(ranges or {}, layout)
     dim, count = len(weights.norm[0]), len(weights.prefix)
     tokens = count + len(weights.positions)
@@ -95,7 +95,7 @@ def write(
 
 
 def finish(proto: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Strip what tools leave behind (stack traces with the builder's folder, docs), set the IR, write our metadata."""
+    """Strip what tools add (stack traces with local paths, docs), set the IR version, and write the metadata."""
     proto.ir_version = IR
     proto.producer_name, proto.producer_version = "leap-zoo", ""
     proto.doc_string = ""
@@ -154,7 +154,7 @@ def _attend(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int)
 
 
 def _attend_cls(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int) -> str:
-    """Only the CLS token asks. Returns its row."""
+    """Attention with the CLS token as the only query. Returns its row."""
     dim = len(block.norm1[0])
     weight, bias = block.qkv
     query = (np.ascontiguousarray(weight[:, :dim]), bias[:dim])
@@ -197,7 +197,7 @@ def _first(g: Writer, name: str, x: str, tokens: int, dim: int) -> str:
 
 
 def _heads(g: Writer, weights: Weights, x: str, tokens: int) -> dict[str, int]:
-    """The outputs, with their sizes. x: after the last norm; the CLS token only when that is the embedding."""
+    """The outputs, with their sizes. x: after the last norm; only the CLS token if that is the embedding."""
     dim, count = len(weights.norm[0]), len(weights.prefix)
     if weights.pooling == "cls":
         cls = embedding = x if g.layout == "rows" else g.reshape(x, "cls", -1, dim)
@@ -217,7 +217,7 @@ def _heads(g: Writer, weights: Weights, x: str, tokens: int) -> dict[str, int]:
 
 @dataclass
 class Writer:
-    """Collects nodes and initializers. A linear whose input range is in `ranges` is written as int8 (QDQ)."""
+    """Collects nodes and initializers. Linears with an input range in `ranges` are written as int8 (QDQ)."""
 
     ranges: Mapping[str, Range]
     layout: Layout
@@ -226,7 +226,7 @@ class Writer:
     reads: dict[str, str] = field(default_factory=dict)  # linear -> the tensor that it reads
 
     def constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
-        """An initializer; the same name is the same value."""
+        """An initializer; equal names have equal values."""
         if name not in self.initializers:
             self.initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=dtype), name)
         return name
@@ -236,12 +236,12 @@ class Writer:
         return self.constant("ints_" + "_".join(map(str, values)).replace("-", "m"), values, np.int64)
 
     def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
-        """A node named after its first output, which is returned."""
+        """Add a node named after its first output; returns that name."""
         self.nodes.append(helper.make_node(kind, inputs, list(outputs), name=outputs[0], **attributes))
         return outputs[0]
 
     def reshape(self, x: str, output: str, *shape: int) -> str:
-        """One axis may be -1."""
+        """Reshape; one axis may be -1."""
         return self.op("Reshape", [x, self.ints(*shape)], output)
 
     def norm(self, name: str, x: str, norm: Norm, epsilon: float) -> str:
@@ -250,7 +250,7 @@ class Writer:
         return self.op("LayerNormalization", [x, weight, bias], name, axis=-1, epsilon=epsilon)
 
     def linear(self, name: str, x: str, linear: Linear, *, gemm: bool = False) -> str:
-        """x (..., in) -> (..., out). gemm: x has two axes, whatever the layout."""
+        """x (..., in) -> (..., out). gemm: x has two axes in any layout."""
         self.reads[name] = x
         if name in self.ranges:
             return self._int8(name, x, linear, self.ranges[name])
@@ -260,10 +260,10 @@ class Writer:
         return self.op("Add", [self.op("MatMul", [x, weight], f"{name}.product"), bias], name)
 
     def _int8(self, name: str, x: str, linear: Linear, seen: Range) -> str:
-        """Gemm of dequantised inputs: what ONNX Runtime turns into one QGemm (uint8 x int8 -> float)."""
+        """Gemm of dequantized inputs, which ONNX Runtime fuses into one QGemm (uint8 x int8 -> float)."""
         weight, bias = linear
         if seen == PIXELS:
-            weight = weight * CENTRE
+            weight = weight * CENTER
         scale, zero = _uint8(seen)
         least = np.abs(bias) / (scale * BIAS_LIMIT)  # a channel of small weights may have a large bias
         scales = _half_up(np.maximum(np.abs(weight).max(0) / WEIGHT_LIMIT, least))  # per output channel
@@ -273,10 +273,10 @@ class Writer:
         half = self.constant(f"{name}.weight_scale_fp16", scales, np.float16)
         weight_scale = self.op("Cast", [half], f"{name}.weight_scale", to=TensorProto.FLOAT)
         weight_int = self.constant(f"{name}.weight_int", np.rint(weight / scales), np.int8)
-        # Written although they are zero: without them ONNX Runtime 1.32 does not fuse (4x slower).
+        # Zero points are written even if zero: without them, ONNX Runtime 1.32 does not fuse (4x slower).
         zeros = self.constant(f"zeros_{len(scales)}", np.zeros(len(scales)), np.int8)
         w = self.op("DequantizeLinear", [weight_int, weight_scale, zeros], f"{name}.weight_back", axis=1)
-        # Not stored: runtimes multiply constants when they load a file.
+        # Not stored as a product: runtimes multiply constants when they load a file.
         bias_scale = self.op("Mul", [weight_scale, at[0]], f"{name}.bias_scale")
         bias_int = self.constant(f"{name}.bias_int", np.rint(bias.astype(np.float64) / (scales * scale)), np.int32)
         b = self.op("DequantizeLinear", [bias_int, bias_scale], f"{name}.bias_back", axis=0)
@@ -289,9 +289,9 @@ class Writer:
         return self.op("Mul", [self.op("Mul", [x, plus], f"{name}.mul"), self.constant("half", 0.5)], name)
 
     def centred(self, name: str, x: str) -> str:
-        """Bytes -> floats around zero."""
+        """Bytes -> floats centered at zero."""
         floats = self.op("Cast", [x], f"{name}.float", to=TensorProto.FLOAT)
-        return self.op("Sub", [floats, self.constant("centre", float(CENTRE))], name)
+        return self.op("Sub", [floats, self.constant("centre", float(CENTER))], name)
 
     def unit(self, name: str, x: str) -> str:
         """L2-normalised rows."""
@@ -303,15 +303,15 @@ class Writer:
 
 
 def _half_up(scales: F32) -> F32:
-    """The next float16 that is no smaller, as float32: stored in two bytes, and no weight is beyond the range."""
+    """Rounded up to a float16, as float32: it takes two bytes, and no weight is out of range."""
     half = np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
     return np.where(half < scales, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
 
 
 def _uint8(seen: Range) -> tuple[float, int]:
-    """Range -> scale and zero point; 0 is exact."""
+    """Range -> scale and zero point; 0 is represented exactly."""
     if seen == PIXELS:
-        return 1 / CENTRE, CENTRE  # bytes as -1 to 1: their weights are then not too small for scales in float16
+        return 1 / CENTER, CENTER  # bytes as -1 to 1: otherwise their weights are too small for scales in float16
     low, high = min(seen[0], 0.0), max(seen[1], 0.0)
     scale = max((high - low) / 255, 1e-8)
     return scale, int(np.clip(round(-low / scale), 0, 255))

@@ -25,7 +25,7 @@ MINIMUM_RUNTIME = "2024.0"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How NNCF quantises; written into the card.
+    """NNCF's settings for quantization; written into the card.
 
     smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
     float_layers: linears that are computed in float.
@@ -44,11 +44,11 @@ def convert(proto: onnx.ModelProto) -> Any:
     """An ONNX graph as an `openvino.Model`."""
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
-    del bare.metadata_props[:]  # the converter would copy it into the file under a name of its own
+    del bare.metadata_props[:]  # the converter would copy it into the file under its own name
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(bare.SerializeToString(deterministic=True))
-        # Not Core.read_model: that leaves Gelu in pieces, and NNCF then quantises inside it (slower, less exact).
+        # Not Core.read_model: that leaves Gelu in pieces, and NNCF then quantizes inside it (slower, less accurate).
         return openvino.convert_model(path)
 
 
@@ -59,7 +59,7 @@ def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
 
     nncf.set_log_level(logging.ERROR)
     kept = core()
-    with patch("openvino.Core", lambda: kept):  # NNCF would make one after the other, which is not safe: see `core`
+    with patch("openvino.Core", lambda: kept):  # NNCF would create one after the other, which is not safe: see `core`
         return nncf.quantize(
             model,
             nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
@@ -75,7 +75,7 @@ def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
 
 
 def halve_floats(model: Any) -> None:
-    """Store what stays float in an int8 model in half precision: OpenVINO's own compression leaves such models alone.
+    """Store the float parts of an int8 model in half precision: OpenVINO's own compression skips such models.
 
     The runtime folds the conversions when it compiles the model.
     """
@@ -90,20 +90,20 @@ def halve_floats(model: Any) -> None:
 def serialize(model: Any, metadata: dict[str, str], *, fp16: bool) -> tuple[bytes, bytes]:
     """The .xml and the .bin. The same graph and tools give the same bytes, in any folder.
 
-    metadata: written under `leap_zoo` in the file's `rt_info`. fp16: float weights are stored in half precision;
-    arithmetic stays what the runtime makes it, which is 32 bits on a CPU unless it is asked otherwise.
+    metadata: written under `leap_zoo` in the file's `rt_info`. fp16: store float weights in half precision; the runtime
+    chooses the precision of arithmetic, by default 32 bits on a CPU.
     """
     for number, operation in enumerate(model.get_ordered_ops()):
         if operation.get_type_name() not in ("Parameter", "Result"):
-            # Names that tools make up count on through the process: other names in every export.
+            # Tools number their names per process, so they would differ in every export.
             operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     information = model.get_rt_info()
-    for key in list(information.keys()):  # how it was converted and quantised: the card says that, without paths
+    for key in list(information.keys()):  # of the conversion, with local paths: the card has the settings
         del information[key]
     for key in sorted(metadata):
         model.set_rt_info(metadata[key], ["leap_zoo", key])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=fp16)
-        xml = re.sub(rb"\n\t+", b"\n", path.read_bytes())  # an eighth of it is indentation
+        xml = re.sub(rb"\n\t+", b"\n", path.read_bytes())  # an eighth of the file is indentation
         return xml, path.with_suffix(".bin").read_bytes()

@@ -1,4 +1,4 @@
-"""From run folder to zoo: build in memory, judge through `leap_zoo`, then write once, check and move into place."""
+"""From run folder to zoo: build in memory, measure through `leap_zoo`, then write once, check and move into place."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from leap_zoo.verify import verify as verify_published
 from train.run import Run
 
 REFERENCE = NAMES["onnx", "fp32"]
-TIMING_SECONDS = 3.0  # per file, for the latencies in the card
+TIMING_SECONDS = 3.0  # of timing per file, for the card
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """The files of a model by name, read as those of a zoo are."""
+    """A model's files in memory, read like those of a zoo."""
 
     by_name: Mapping[str, bytes]
 
@@ -43,12 +43,12 @@ class _Contents:
 def publish(
     run: Run, zoo: Path, kinds: Collection[Kind] = DEFAULT, *, left_out: Metric | None = None, say: Say = print
 ) -> tuple[ModelCard, list[str]]:
-    """Export, judge and publish `run` into the folder `zoo`.
+    """Export, check and publish `run` into the folder `zoo`.
 
-    kinds: which files to publish; the fp32 ONNX file is built in any case: the gate compares with it. left_out: what
-    a head that is not in the files was worth, for the card.
-    Returns the card and the reasons for which files were refused. Raises GateFailed, with the zoo unchanged, when the
-    fp32 file is wrong or nothing is left to publish; TrainError when the run's photos are not there.
+    kinds: the files to publish; the fp32 ONNX file is always built, because the gate compares with it. left_out: the
+    top-1 of a head that is left out, for the card.
+    Returns the card and the reasons why files were refused. Raises GateFailed, with the zoo unchanged, if the fp32 file
+    is wrong or no file is left to publish; TrainError if the run's photos are missing.
     """
     model, images = DeployedStudent(run).eval(), draw(run.recipe.preprocessing.size)
     zoo.mkdir(parents=True, exist_ok=True)
@@ -97,20 +97,20 @@ def _opened(place: _Contents, card: ModelCard, artifact: Artifact) -> Model:
 
 
 def _without_a_way(missing: Collection[str], search: Search | None) -> list[str]:
-    """Why files are not there at all: nothing in int8 passed on the selection photos."""
+    """Why int8 files are missing: none passed on the selection photos."""
     candidates = [] if search is None else search.candidates
     reasons = []
     for kind, name in NAMES.items():
         if name in missing:
             tried = [f"{c.name}: {c.outcome}" for c in candidates if c.format == kind[0]]
-            reasons.append(f"{name} was not published: nothing in int8 passed; {'; '.join(tried)}")
+            reasons.append(f"{name} was not published: no int8 file passed; {'; '.join(tried)}")
     return reasons
 
 
 def _move(card: ModelCard, staging: Path, zoo: Path) -> None:
-    """Swap the model's folder in the zoo for the new one, then list it.
+    """Replace the model's folder in the zoo with the new one, then update the index.
 
-    A reader in between finds an index that does not fit the card, and says so; it never gets a mixture of files.
+    A reader in between finds an index that does not match the card, and reports that; it never gets mixed files.
     """
     home, old = zoo / card.id, staging / ".old"
     if home.exists():

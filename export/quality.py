@@ -1,4 +1,4 @@
-"""The published files of a zoo beside their figures: a line per file, the teacher's first, a column per figure."""
+"""The published files of a zoo and their figures: a line per file, the teacher's first, a column per figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.research.results import Result
 
 
 class Column(NamedTuple):
-    """What was measured, and on what."""
+    """A figure: what was measured, and on which data."""
 
     metric: str
     dataset: str
@@ -21,7 +21,7 @@ class Column(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Short enough for the head of a table."""
+        """Short enough for a table's header."""
         name = self.metric.removesuffix(", embedding").removesuffix(" through the teacher's head")
         for long, short in (("linear probe", "probe"), ("retrieval mAP", "mAP"), ("the teacher", "teacher")):
             name = name.replace(long, short)
@@ -29,15 +29,15 @@ class Column(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Shares are shown in per cent, cosines as they are."""
+        """Whether it is shown in percent; cosines are not."""
         return "cosine" not in self.metric
 
 
 @dataclass(frozen=True)
 class Line:
-    """A published file with its figures by column, and what it costs. The teacher and a `peer` have no card.
+    """A published file with its figures by column, and its costs. The teacher and a `peer` have no card.
 
-    A peer is a model by others, which a user would take instead.
+    A peer is another project's model that a user might choose instead.
     """
 
     model: str
@@ -50,13 +50,13 @@ class Line:
 
     @property
     def latency(self) -> Latency | None:
-        """Of one photo on one thread, where the card has it."""
+        """For one photo on one thread, if the card has it."""
         rows = self.card.latency if self.card else []
         return next((row for row in rows if (row.file, row.threads, row.batch) == (self.file, 1, 1)), None)
 
 
 def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line]:
-    """The teacher at each resolution, every artifact, then peers. Figures of a file not published are left out.
+    """The teacher at each resolution, every artifact, then peers. Figures of unpublished files are left out.
 
     A line whose file was not measured has no figures.
     """
@@ -81,7 +81,7 @@ def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line
 
 
 def teacher_of(model: str) -> str | None:
-    """The name of the teacher or peer that `NAME at N px` says was measured; None for a model of the zoo."""
+    """The name of the teacher or peer in `NAME at N px`; None for a model of the zoo."""
     name, at, pixels = model.rpartition(" at ")
     return name if at and pixels.endswith(" px") else None
 
@@ -92,7 +92,7 @@ def columns_of(lines: Sequence[Line]) -> list[Column]:
 
 
 def students_of(lines: Sequence[Line]) -> list[Line]:
-    """One line per student, smallest first: the file that `leap_zoo.load` takes, int8 ONNX where there is one."""
+    """One line per student, smallest first: the file that `leap_zoo.load` opens, int8 ONNX if there is one."""
     chosen = []
     for card in dict.fromkeys(line.card.id for line in lines if line.card):
         ours = [line for line in lines if line.model == card and line.card is not None]
@@ -106,12 +106,12 @@ def students_of(lines: Sequence[Line]) -> list[Line]:
 
 
 def number(column: Column, value: float) -> str:
-    """A value of a column; shares in per cent, without the sign."""
+    """A value of a column; shares in percent, without the sign."""
     return f"{100 * value:.1f}" if column.is_share else f"{value:.3f}"
 
 
 def with_interval(column: Column, figure: Result | None) -> str:
-    """The value, and in brackets its 95 % interval; nothing for what was not measured."""
+    """The value, with its 95 % interval in brackets; empty if it was not measured."""
     if figure is None:
         return ""
     value = number(column, figure.value)
@@ -121,7 +121,7 @@ def with_interval(column: Column, figure: Result | None) -> str:
 
 
 def with_half(column: Column, figure: Result | None) -> str:
-    """The value, and half of its 95 % interval."""
+    """The value, and half of its 95 % interval; empty if it was not measured."""
     if figure is None:
         return ""
     half = "" if figure.low is None or figure.high is None else f" ± {number(column, (figure.high - figure.low) / 2)}"

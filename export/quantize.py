@@ -1,8 +1,8 @@
-"""int8 for ONNX Runtime: static, calibrated on photos, SmoothQuant at no cost.
+"""int8 for ONNX Runtime: static, calibrated on photos, with SmoothQuant at no cost at run time.
 
-Every linear but small ones at the end is uint8 x int8 per channel; attention products, Softmax, LayerNorm, Gelu and the
-residual stream stay float. The factors of SmoothQuant (arXiv 2211.10438) go into the LayerNorm before qkv and fc1, and
-into V before proj, where a general quantiser leaves them as nodes of their own.
+Every linear except small ones at the end is uint8 x int8 per channel; attention products, Softmax, LayerNorm, Gelu and
+the residual stream stay float. The factors of SmoothQuant (arXiv 2211.10438) are folded into the LayerNorm before qkv
+and fc1, and into V before proj; a general quantizer leaves them as separate nodes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import onnxruntime
 from export.graph import F32, Block, Weights
 from export.onnx_writer import PIXELS, Range, write
 
-FLOAT_BELOW = 64 * 1024  # weights: linears of one row that are smaller gain nothing
+FLOAT_BELOW = 64 * 1024  # weights: smaller linears with a single row gain nothing
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to quantise; written into the card.
+    """Settings for quantization; written into the card.
 
     smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
     float_layers: linears that are computed in float.
@@ -39,14 +39,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Smoothed weights, and the range that the input of each linear had on the calibration photos."""
+    """Smoothed weights, and the input range of each linear on the calibration photos."""
 
     weights: Weights
     ranges: dict[str, Range]
 
 
 def calibrate(weights: Weights, photos: npt.NDArray[np.uint8], alpha: float) -> Calibrated:
-    """See what each linear reads, on photos uint8 (N, H, W, 3), one at a time; smooth; see again."""
+    """Measure the inputs of each linear on photos uint8 (N, H, W, 3), one at a time; smooth; measure again."""
     if alpha > 0:
         weights = _smooth(weights, _observe(weights, photos), alpha)
     ranges = {name: (seen.low, seen.high) for name, seen in _observe(weights, photos).items()}
@@ -84,7 +84,7 @@ class _Seen:
 
 
 def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, _Seen]:
-    """By linear; only running extremes are kept, so any number of photos needs the memory of one."""
+    """Input extremes by linear. Only running extremes are stored, so memory does not grow with the photos."""
     written = write(weights, "rows", taps=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -111,7 +111,7 @@ def _smooth(weights: Weights, seen: dict[str, _Seen], alpha: float) -> Weights:
 
 
 def _smooth_block(block: Block, qkv: F32, proj: F32, fc1: F32, alpha: float) -> Block:
-    """The block with its factors folded in; qkv, proj, fc1: largest magnitudes of what they read, per channel."""
+    """The block with its factors folded in; qkv, proj, fc1: largest magnitudes of their inputs, per channel."""
     first = _factors(qkv, block.qkv[0], alpha)
     second = _factors(fc1, block.fc1[0], alpha)
     third = _factors(proj, block.proj[0], alpha)
@@ -127,7 +127,7 @@ def _smooth_block(block: Block, qkv: F32, proj: F32, fc1: F32, alpha: float) -> 
 
 
 def _factors(channels: F32, weight: F32, alpha: float) -> F32:
-    """By what the activations are divided and the weights multiplied, per channel; their geometric mean is 1."""
+    """The factors by which activations are divided and weights multiplied, per channel; their geometric mean is 1."""
     factors = np.maximum(channels, 1e-5) ** alpha / np.maximum(np.abs(weight).max(1), 1e-5) ** (1 - alpha)
     centred: F32 = (factors / np.exp(np.log(factors).mean())).astype(np.float32)
     return centred

@@ -23,23 +23,23 @@ PAGE = ROOT / "docs" / "zoo.md"
 SPACE = ROOT / "docs" / "teacher-space.md"
 BENCH = ROOT / "docs" / "bench.md"
 FORMATS = ROOT / "docs" / "formats.md"
-LIMITS = ROOT / "results" / "limits.json"  # of tools.check_limits
+LIMITS = ROOT / "results" / "limits.json"  # written by tools.check_limits
 PICTURE = ROOT / "docs" / "images" / figures.ZOO
 ZOO = ROOT / "zoo"
 FIGURES = ROOT / "results" / "zoo.csv"
 PEERS = ROOT / "results" / "peers.csv"
 IN_SPACE = ROOT / "results" / "teacher_space.csv"
-TAUGHT = sorted((ROOT / "results").glob("leap-*.json"))  # a run's own report, by the name of its model
-TRIALS = {  # title of a section of docs/zoo.md -> what was tried
+TAUGHT = sorted((ROOT / "results").glob("leap-*.json"))  # reports of runs, by the model's name
+TRIALS = {  # title of a section of docs/zoo.md -> its results
     "What each change gave": ROOT / "results" / "ablations.csv",
     "Against a plain `last` student of equal cost": ROOT / "results" / "zoo_rivals.csv",
 }
 
 
 def main() -> int:
-    """Rewrite them, or with --check exit 1 when one differs from what would be written."""
+    """Rewrite the tables, or with --check, exit 1 if one differs from what would be written."""
     parser = argparse.ArgumentParser(prog="python -m export.tables", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing, fail on drift")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table has drifted")
     check = parser.parse_args().check
     try:
         lines = zoo_lines()
@@ -58,7 +58,7 @@ def main() -> int:
         drifted.append(PICTURE)
     if check and drifted:
         names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
-        print(f"{names}: drifted from cards and results: run `make tables`", file=sys.stderr)
+        print(f"{names}: out of date with cards and results: run `make tables`", file=sys.stderr)
         return 1
     if not check:
         for path, text in fresh.items():
@@ -69,13 +69,13 @@ def main() -> int:
 
 
 def zoo_lines() -> list[Line]:
-    """The published files of zoo/ with their figures, where they were measured, and peers. Raises TrainError."""
+    """The published files of zoo/ with the figures measured on them, and peers. Raises TrainError."""
     measured = [row for file in (FIGURES, PEERS) if file.is_file() for row in read_results(file)]
     return lines_of(models(ZOO), measured)
 
 
 def render(text: str) -> str:
-    """The README's text with its generated blocks made anew."""
+    """The README's text with newly generated blocks."""
     return _replace(text, "zoo", zoo_page.compact_table(zoo_lines()))
 
 
@@ -87,7 +87,7 @@ def page() -> str:
 
 
 def read_trials() -> dict[str, list[Result]]:
-    """What was tried in training, by the title of its section, where it was measured. Raises TrainError."""
+    """Results of training experiments, by the title of their section. Raises TrainError."""
     return {title: read_results(path) for title, path in TRIALS.items() if path.is_file()}
 
 

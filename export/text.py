@@ -1,7 +1,7 @@
 """Markdown from the Jinja2 templates of `templates/`, fed with cards and results.
 
-A template may be spaced as it reads best: several empty lines become one. Tables are made by two functions, whatever
-is in their cells: `{{ head("file", "MB") }}` and `{{ row(file.file, file.bytes|mega) }}`.
+A template may have any number of empty lines: several become one. Two functions write tables and escape their cells:
+`{{ head("file", "MB") }}` and `{{ row(file.file, file.bytes|mega) }}`.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: object) -> str:
-    """The text of `templates/TEMPLATE`, with one line end at its end. Raises jinja2.UndefinedError for a lost name."""
+    """The text of `templates/TEMPLATE`, ending in one newline. Raises jinja2.UndefinedError for an unknown name."""
     text = _ENVIRONMENT.get_template(template).render(values)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
 def line(text: object) -> str:
-    """Text that may have line breaks, as one line; nothing for None."""
+    """Text as one line, without its line breaks; empty for None."""
     return "" if text is None else " ".join(str(text).split())
 
 
 def row(*cells: object) -> str:
-    """A line of a table."""
+    """A row of a table."""
     return f"| {' | '.join(line(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def head(*titles: object) -> str:
-    """The first two lines of a table."""
+    """The header of a table and the line below it."""
     return f"{row(*titles)}\n{'|---' * len(titles)}|"
 
 
 def number(value: float | None, form: str = "g") -> str:
-    """By a format specification; nothing for None. Per cent have a space: `50.0 %`."""
+    """Formatted by a specification; empty for None. Percentages have a space: `50.0 %`."""
     return "" if value is None else format(value, form).replace("%", " %")
 
 
 def mega(value: float | None, digits: int = 2) -> str:
-    """Millions; nothing for None."""
+    """In millions; empty for None."""
     return "" if value is None else f"{value / 1e6:.{digits}f}"
 
 
 def metric(found: Metric | None) -> str:
-    """Its value, and its 95 % interval in brackets; nothing for None."""
+    """Its value, with its 95 % interval in brackets; empty for None."""
     if found is None:
         return ""
     return metric_value(found) + (f" ({metric_interval(found)})" if found.interval else "")
 
 
 def metric_value(found: Metric) -> str:
-    """Shares as per cent, cosines as they are."""
+    """Shares in percent, cosines as they are."""
     return number(found.value, _form(found))
 
 
 def metric_interval(found: Metric) -> str:
-    """The 95 % interval, or nothing."""
+    """The 95 % interval, or an empty string."""
     return " to ".join(number(end, _form(found)) for end in found.interval) if found.interval else ""
 
 
 def label(artifact: Artifact) -> str:
-    """How an artifact is called in tables."""
+    """The name of an artifact in tables."""
     return f"{RUNTIMES[artifact.format].partition(' ')[0]} {artifact.precision}"
 
 

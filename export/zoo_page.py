@@ -13,12 +13,12 @@ from leap_zoo.card import GENERAL, WORLD, Artifact, Metric, ModelCard
 from train.research.results import Result
 from train.run import RunReport
 
-CLOSE = "leap-tiny"  # which is meant to be close to its teacher
-POINTS = 0.05  # a student is close to its teacher when it is not further below it than this
-LIKENESS = ("agreement", "cosine")  # of a student to its teacher: the teacher's own would be whole
+CLOSE = "leap-tiny"  # the student that should be close to its teacher
+POINTS = 0.05  # a student is close to its teacher if it is not further below it than this
+LIKENESS = ("agreement", "cosine")  # of a student to its teacher: the teacher's would be 1
 
 WORLDS = {"On photos of the world": WORLD, "On corrupted photos of the world": f"{WORLD}, corrupted"}  # title, data
-# Title, and the parts of a metric's name that put it into the table; photos of the world have their own.
+# Title, and the parts of a metric's name that select it for the table; photos of the world have their own table.
 TABLES = {
     "Classes by a linear probe and by 10-NN": ("linear probe", "-NN"),
     "Retrieval": ("mAP", "recall@1"),
@@ -64,7 +64,7 @@ def render(
 
 
 def compact_table(lines: Sequence[Line]) -> str:
-    """The README's: of each student the file that is loaded, what it costs, and two figures of what it is worth."""
+    """The README's table: for each student the file that is loaded by default, its costs, and two figures."""
     chosen = [Column(GENERAL, WORLD, "test"), Column("retrieval mAP, embedding", "grocery", "test")]
     shown = [*students_of(lines), *(line for line in lines if line.card is None and line.costs)]
     return text.render(
@@ -85,7 +85,7 @@ def compact_table(lines: Sequence[Line]) -> str:
 
 
 def teacher_space(rows: Sequence[Result]) -> str:
-    """A line per data set and figure, a column per pair; per cent, 95 % intervals in brackets."""
+    """One line per data set and figure, one column per pair; in percent, 95 % intervals in brackets."""
     by = {(row.dataset, row.split, row.metric.partition(",")[0], row.variant): row for row in rows}
     pairs = list(dict.fromkeys(row.variant for row in rows if " asks " in row.variant))
     places = dict.fromkeys((row.dataset, row.split) for row in rows if row.variant in pairs)
@@ -103,7 +103,7 @@ def teacher_space(rows: Sequence[Result]) -> str:
 
 
 def int8_peak(rows: Sequence[Result]) -> str:
-    """Per device and int8 file, the rate that it reaches beside that of a plain product in int8."""
+    """For each device and int8 file, its rate compared with that of a plain matrix product in int8."""
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for each in rows:
         found.setdefault((each.hardware, each.subject, each.variant), {})[each.metric] = each.value
@@ -118,13 +118,13 @@ def int8_peak(rows: Sequence[Result]) -> str:
 
 
 def limits(found: Mapping[str, Any]) -> str:
-    """A line per published ONNX file and place where `tools.check_limits` tried it."""
+    """One line per published ONNX file and runtime in which `tools.check_limits` tried it."""
     return text.render("limits.md", **found).rstrip("\n")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two lines, the columns that both have, and those of them that are worth a row: their cells."""
+    """Two lines, the columns that both have, and the cells of the columns that get a row."""
 
     one: Line
     other: Line
@@ -133,14 +133,14 @@ class Compared:
 
 
 def _compare(small: Line, large: Line) -> Compared:
-    """The columns on which the larger of two students is not better."""
+    """For each pair of students, the columns on which the larger one is not better."""
     both = [column for column in columns_of([large]) if column in small.figures]
     worse = [column for column in both if large.figures[column].value <= small.figures[column].value]
     return Compared(small, large, both, [[*_cells(c, small, large), _overlap(c, small, large)] for c in worse])
 
 
 def _close_to_teacher(lines: Sequence[Line], students: Sequence[Line]) -> list[Compared]:
-    """Per teacher and student, the columns on which the student is more than five points below."""
+    """For each teacher and student, the columns on which the student is more than five points below."""
     found = []
     for student in students:
         for teacher in (line for line in lines if line.card is None and not line.peer):
@@ -156,7 +156,7 @@ def _close_to_teacher(lines: Sequence[Line], students: Sequence[Line]) -> list[C
 
 
 def _beside_peers(lines: Sequence[Line], students: Sequence[Line]) -> list[tuple[Compared, int]]:
-    """Per peer, all columns that it and the largest student have, and on how many it is better: these are bold."""
+    """For each peer, the columns that it shares with the largest student; those on which it is better are bold."""
     found = []
     for peer in (line for line in lines if line.peer and students):
         ours = students[-1]
@@ -170,7 +170,7 @@ def _beside_peers(lines: Sequence[Line], students: Sequence[Line]) -> list[tuple
 
 
 def _trials(trials: Sequence[Result]) -> dict[str, Any]:
-    """A row per change of a recipe, the first being what the others are compared with, and a column per figure."""
+    """One row per change of a recipe, the first being the baseline, and one column per figure."""
     rows: dict[tuple[str, str], list[Result]] = {}
     for trial in trials:
         rows.setdefault((trial.subject, trial.variant), []).append(trial)
@@ -184,12 +184,12 @@ def _trials(trials: Sequence[Result]) -> dict[str, Any]:
         body.append([change, student, *spent, minutes, *(with_interval(c, found.get(c)) for c in columns)])
     counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in trials if t.n is not None)
     where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in trials)
-    notes = [*counts, "shares in per cent, 95 % intervals in brackets", *where]
+    notes = [*counts, "shares in percent, 95 % intervals in brackets", *where]
     return {"titles": [column.title for column in columns], "rows": body, "notes": notes}
 
 
 def _tables(lines: Sequence[Line]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title of a section, titles of its columns, and a row per line that has one of them."""
+    """Title of a section, titles of its columns, and one row per line that has any of them."""
     known = columns_of(lines)
     named = {title: [c for c in known if c.dataset == name] for title, name in WORLDS.items()}
     others = [c for c in known if c.dataset not in WORLDS.values()]
@@ -210,7 +210,7 @@ def _tables(lines: Sequence[Line]) -> list[tuple[str, list[str], list[list[str]]
 
 
 def _gate(card: ModelCard, artifact: Artifact) -> dict[str, Metric]:
-    """What the gate measured of a file when it was published, with the default head, by name."""
+    """The gate's figures of a file when it was published, with the default head, by name."""
     return {m.name: m for m in artifact.metrics if m.head == card.default_head and m.name in FIDELITY}
 
 

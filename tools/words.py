@@ -45,7 +45,7 @@ BRITISH = re.compile(
     re.IGNORECASE,
 )
 # Cards generate READMEs of models; tests quote other texts.
-SKIPPED = re.compile(r"^(zoo|results|leap_zoo/bundled|tests|serve|export)/|^tools/words\.py$")
+SKIPPED = re.compile(r"^(zoo|results|leap_zoo/bundled|tests)/|^tools/words\.py$")
 
 
 def main() -> int:

@@ -1,1 +1,1 @@
-"""Formats for further devices, each behind an extra of its own; they pass the same gate as the others."""
+"""Formats for other devices, each with its own extra; they pass the same gate as the others."""

@@ -1,7 +1,7 @@
-"""The deployed student as an ExecuTorch program (.pte), for phones: one file, run by XNNPACK's kernels.
+"""The deployed student as an ExecuTorch program (.pte) for phones: one file, run by XNNPACK's kernels.
 
-Same input and outputs as the other files. A program does not name its outputs, so a method `leap_zoo` of it gives a
-JSON text: their names, and what the other files say about themselves.
+Input and outputs are the same as in the other files. A program does not name its outputs, so its method `leap_zoo`
+returns JSON: their names, and the metadata that the other files have.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from export.graph import DeployedStudent
 
 IR = 12  # of the program's identifier, `ET12`
 MINIMUM_RUNTIME = "1.5"  # the only one that was tried
-MOST_PHOTOS = 8  # in a call: memory is laid out for so many before the first
-INT8: dict[str, object] = {"method": "XNNPACK, int8 weights per channel, activations quantised as they come"}
+MOST_PHOTOS = 8  # photos per call: memory is planned for this many in advance
+INT8: dict[str, object] = {"method": "XNNPACK, int8 weights per channel, activations quantized at run time"}
 TOOLS = ("torch", "timm", "executorch", "torchao")
 
 
 def build(model: DeployedStudent, metadata: Mapping[str, str], *, int8: bool) -> bytes:
     """The program; the same student and versions give the same bytes. Raises ExportError without the extra.
 
-    int8: linears only; what they read is quantised at run time, so no photos calibrate it.
+    int8: linears only; their inputs are quantized at run time, so no photos are needed for calibration.
     """
     try:
         from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
@@ -39,7 +39,7 @@ def build(model: DeployedStudent, metadata: Mapping[str, str], *, int8: bool) ->
         ) from error
     photos = torch.from_numpy(draw(model.student.patch_embed.img_size[0])[:2])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch will drop one day
+        warnings.simplefilter("ignore")  # deprecation warnings of torch
         program = _exported(model, photos)
         partitioners = [XnnpackPartitioner()]
         if int8:

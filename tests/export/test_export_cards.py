@@ -86,7 +86,7 @@ def test_cards__of_a_file_that_was_not_measured_nothing_is_written(zoo_copy: Pat
     ]
     assert write(zoo_copy, stale) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"export\.cards: model_int8\.onnx of .* python -m train\.evaluate on the zoo again\n", error)
+    assert re.fullmatch(r"export\.cards: model_int8\.onnx of .* python -m train\.evaluate zoo again\n", error)
     assert (zoo_copy / "index.json").read_bytes() == before
 
 

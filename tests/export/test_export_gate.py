@@ -167,7 +167,7 @@ def test_publish__lists_fp32_alone_when_nothing_in_int8_passes(
     card, refused = publish.publish(run, tmp_path, FLOAT_AND_INT8, say=silent)
     assert [artifact.precision for artifact in card.artifacts] == ["fp32"]
     assert len(refused) == 1
-    assert "model_int8.onnx was not published: nothing in int8 passed; smooth 0.5: refused: it" in refused[0]
+    assert "model_int8.onnx was not published: no int8 file passed; smooth 0.5: refused: it" in refused[0]
     assert [candidate.outcome[:7] for candidate in card.search.candidates] == ["refused"] * 2
     assert not (tmp_path / "leap-digits" / "model_int8.onnx").exists()
     assert list(leap_zoo.load("leap-digits", zoo=tmp_path).card.golden.tolerance) == ["fp32"]

@@ -71,9 +71,9 @@ def test_latency__a_row_per_measurement() -> None:
 
 
 def test_search__every_candidate_and_the_worst_layers() -> None:
-    text = section("How the quantised files were chosen")
+    text = section("How the quantized files were chosen")
     assert "700 photos of drawn, selection" in text
-    assert "300 photos calibrated" in text
+    assert "after calibration on 300 other photos" in text
     assert "took 12.5 minutes with 1 thread on a made-up CPU (avx2, vnni)" in text
     cells = rows(text)
     assert cells[1:4] == [
@@ -96,7 +96,7 @@ def test_contract__says_all_that_another_language_needs() -> None:
 
 
 def test_golden__tolerances_per_instruction_set() -> None:
-    assert rows(section("Is another runtime right?")) == [
+    assert rows(section("Checking another runtime")) == [
         ["precision", "default", "vnni"],
         ["fp32", "0.001", ""],
         ["fp16", "0.01", ""],
@@ -111,7 +111,7 @@ def test_training_and_licences() -> None:
     assert "Teacher: vit_made_up (made by code)" in text
     assert f"]({figures.CURRICULUM})" in text
     assert rows(text)[1:3] == [["0", "3", "", "calibration"], ["400", "4", "0.710", "similarity"]]
-    assert [row[1] for row in rows(section("Licences"))[1:]] == ["Apache-2.0", "MIT", "CC-BY-4.0", "research only"]
+    assert [row[1] for row in rows(section("Licenses"))[1:]] == ["Apache-2.0", "MIT", "CC-BY-4.0", "research only"]
 
 
 def test_metadata__is_what_a_hub_reads() -> None:
@@ -185,7 +185,7 @@ def run_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_readme__leaves_out_what_the_card_does_not_say() -> None:
     bare = msgspec.structs.replace(whole_card(), training=None, search=None, latency=[], architecture=None)
     text = card_text.render(bare)
-    for title in ("Training", "Latency", "How the quantised files were chosen"):
+    for title in ("Training", "Latency", "How the quantized files were chosen"):
         assert f"## {title}\n" in README
         assert f"## {title}\n" not in text
     assert figures.CURRICULUM not in text

@@ -5,7 +5,7 @@ export BENTOML_DO_NOT_TRACK = True
 export GRADIO_ANALYTICS_ENABLED = False
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help serve browser test lint docs format students train-demo bench-serve tables clean
+.PHONY: help serve browser test lint docs axe format students train-demo bench-serve tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ lint: .venv/installed ## ruff, mypy, spelling and wording
 
 docs: .venv-docs/installed ## the website, into site/: strict, with no asset from elsewhere
 	.venv-docs/bin/mkdocs build
+
+axe: docs .venv/installed ## WCAG A and AA on the website, and on a running service: make axe URL=http://localhost:3000
+	.venv/bin/python -m tools.axe site $(URL)  # needs npm and chromium
 
 format: .venv/installed ## let ruff fix what it can
 	.venv/bin/ruff check --fix .

@@ -47,7 +47,7 @@ from leap_zoo.loading import load
 from leap_zoo.model import Model, Prediction, Predictions
 from leap_zoo.store import models
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ArtifactCorrupt",

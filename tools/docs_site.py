@@ -26,14 +26,17 @@ _PARAMETER = re.compile(r"^(`?[a-z_]\w*`?(?:, `?[a-z_]\w*`?)*): (?=\S)")
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace links that lead out of docs/."""
+    """Replace links that lead out of docs/, or to a file that the website leaves out."""
     here = Path(page.file.abs_src_path or ".").parent
 
     def replaced(match: re.Match[str]) -> str:
         is_image, text, target, _ = match.groups()
         path = Path(os.path.normpath(here / target))
-        if "://" in target or target.startswith("mailto:") or path.is_relative_to(config.docs_dir):
+        if "://" in target or target.startswith("mailto:"):
             return match[0]
+        if path.is_relative_to(config.docs_dir):
+            file = files.get_file_from_path(path.relative_to(config.docs_dir).as_posix())
+            return text if file is not None and file.inclusion.is_excluded() else match[0]
         if not path.is_relative_to(ROOT) or not path.exists():
             LOG.warning("%s links to %s, which does not exist", page.file.src_uri, target)
             return match[0]

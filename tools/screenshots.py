@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DESK, PHONE = (1120, 800), (390, 844)
-TALLEST = 1300  # pixels; a card goes on for long
-SCALE = 0.72  # of a picture, which must stay below 100 KB
+TALLEST = 1300  # pixels; cards are long
+SCALE = 0.72  # of each picture, to stay below 100 KB
 
 
 def main() -> None:
@@ -49,21 +49,21 @@ def main() -> None:
 
 def classify(page: Page) -> None:
     """A sample photo, named."""
-    _tab(page, "Classify")
+    open_tab(page, "Classify")
     page.locator("#leap-samples button").nth(4).click()
     page.wait_for_selector("#leap-label .confidence-set")
 
 
 def search(page: Page) -> None:
     """What looks like a taxi?"""
-    _tab(page, "Search")
+    open_tab(page, "Search")
     page.locator("#leap-wall button").nth(8).click()
     page.wait_for_selector("#leap-found img")
 
 
 def classes(page: Page) -> None:
     """Three classes of samples, fitted."""
-    _tab(page, "Your classes")
+    open_tab(page, "Your classes")
     page.click("#leap-example")
     page.wait_for_selector("#leap-members img")
     page.click("#leap-fit")
@@ -73,7 +73,7 @@ def classes(page: Page) -> None:
 
 def zoo(page: Page) -> None:
     """The models, and a card."""
-    _tab(page, "Zoo")
+    open_tab(page, "Zoo")
 
 
 def _open(page: Page) -> Page:
@@ -82,7 +82,8 @@ def _open(page: Page) -> Page:
     return page
 
 
-def _tab(page: Page, name: str) -> None:
+def open_tab(page: Page, name: str) -> None:
+    """Open a tab of the demo; a narrow page keeps some behind a menu."""
     tab = page.get_by_role("tab", name=name, exact=True)
     if not tab.is_visible():
         page.locator("#leap-tabs .overflow-menu > button").click()
@@ -93,7 +94,7 @@ def _tab(page: Page, name: str) -> None:
 def _shot(page: Page, show: Callable[[Page], None], tallest: int) -> Image.Image:
     show(page)
     page.mouse.move(0, 0)
-    page.wait_for_timeout(1500)  # until what moves has arrived
+    page.wait_for_timeout(1500)  # until animations have ended
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     return picture.crop((0, 0, picture.width, min(picture.height, tallest)))
 

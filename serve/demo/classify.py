@@ -29,10 +29,10 @@ def build(backend: Backend, visitor: gr.State) -> gr.Radio:
                 visible=len(heads) > 1,
                 elem_id="leap-head",
             )
-            samples = sample_gallery("No photo at hand? Click one of these", "leap-samples", 4)
         with gr.Column(min_width=300):
             label = label_output("leap-label")
             note = gr.Markdown(NO_PHOTO, elem_id="leap-note")
+    samples = sample_gallery("No photo at hand? Click one of these", "leap-samples", 6)
 
     async def show(path: str | None, name: str, visitor: Visitor) -> tuple[object, str]:
         return await answer(backend, path, visitor.head if name == OWN and visitor.head else name)

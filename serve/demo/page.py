@@ -28,8 +28,16 @@ FOOT = (
 )
 
 _CSS = Path(__file__).with_name("demo.css")
+_NAMES = Path(__file__).with_name("names.js").read_text(encoding="utf-8")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
+_CONTRAST = {  # WCAG AA asks for 4.5:1; Gradio's defaults are 2.5:1
+    "body_text_color_subdued": "*neutral_600",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_hover_dark": "*primary_800",
+}
 
 
 def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
@@ -38,12 +46,14 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
     shelf: the models that can be downloaded.
     """
     use_private_folder()
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO)
     gr.mount_gradio_app(
         site,
         build_page(Backend(engine, shelf)),
         path=UI_PATH,
-        theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO),
+        theme=theme.set(**_CONTRAST),
         css_paths=[_CSS],
+        js=_NAMES,
         max_file_size=MAX_PHOTO_BYTES,
         footer_links=[],
         run_history=False,

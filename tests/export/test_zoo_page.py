@@ -123,11 +123,12 @@ def test_peers__columns_on_which_they_are_better() -> None:
     ]
     lines = lines_of(made_up_cards(), [*made_up_figures(), *(replace(row, digest="e" * 64) for row in theirs)])
     assert [line.model for line in lines if line.peer] == ["other_net at 224 px"]
-    text = section("Beside models by others", zoo_page.render(made_up_cards(), lines, {}))
+    text = section("Comparison with other projects' models", zoo_page.render(made_up_cards(), lines, {}))
     assert "other_net at 224 px (4.60 M parameters) against `leap-tiny`" in text
     assert "the peer is better on 1 of 2 columns" in text
     assert [row[0] for row in rows(text)[1:]] == ["**drawn, val: probe**", "grocery, test: mAP"]
-    assert "Beside models" not in zoo_page.render(made_up_cards(), lines_of(made_up_cards(), made_up_figures()), {})
+    cards = made_up_cards()
+    assert "Comparison with other" not in zoo_page.render(cards, lines_of(cards, made_up_figures()), {})
 
 
 def test_larger__lists_where_it_is_not_better(lines: list[Line]) -> None:

@@ -137,7 +137,7 @@ class Heads:
         return self._folder / f"{stem_of(checked_name(name))}{SUFFIX}"
 
     def _unknown(self, name: str) -> UnknownHead:
-        return UnknownHead(f"there is no head {name}{nearest(name, self._names())}: GET /v1/heads lists them")
+        return UnknownHead(f"no client has created a head {name}{nearest(name, self._names())}")
 
     def _sweep(self) -> None:
         """Remove the files that a killed writer left. The caller holds the lock."""

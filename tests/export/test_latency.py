@@ -119,7 +119,7 @@ def test_tables__show_every_row_of_the_newest_files(tmp_path: Path) -> None:
 
 
 def test_tables__say_so_when_nothing_was_measured() -> None:
-    assert latency_tables([]) == "Nothing was measured yet."
+    assert latency_tables([]) == "Nothing has been measured yet."
 
 
 def test_page__has_the_newest_latencies() -> None:

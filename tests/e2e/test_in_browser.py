@@ -197,7 +197,7 @@ def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: 
         expect(page.locator(".best")).to_have_text("cab")
         expect(page.locator("ol li")).to_have_count(5)
         facts = page.locator("#facts")
-        for text in ("sha256", ", checked", "As published", "onnxruntime-web 1.30.0 (licence: MIT)", "1 thread"):
+        for text in ("sha256", ", checked", "As published", "onnxruntime-web 1.30.0 (license: MIT)", "1 thread"):
             expect(facts).to_contain_text(text)
         expect(facts.locator(".bad")).to_have_count(0)
         expect(page.locator(".times")).to_contain_text("median of")

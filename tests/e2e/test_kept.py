@@ -170,7 +170,7 @@ def test_stop__takes_the_temporary_folder_away(start, variables: dict[str, str],
         added = httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60)
         assert added.status_code == 200
         assert len(list(folder.glob("leap-zoo-data-*"))) == 1
-        assert "heads and galleries are lost when the service ends" in server.log.read_text()
+        assert "heads and galleries are lost when the service stops" in server.log.read_text()
         server.terminate(seconds=120)
         assert list(folder.glob("leap-zoo-data-*")) == []
 

@@ -63,7 +63,7 @@ def connections(server: Server, sent: list[bytes]) -> Iterator[list[socket.socke
             one.close()
 
 
-def test_readers__who_never_read_keep_nobody_out(attacked: Server, photo: bytes) -> None:
+def test_readers__who_never_read_do_not_block_others(attacked: Server, photo: bytes) -> None:
     large = {f"n{key}": "x" * 1000 for key in range(15)}
     with httpx.Client(base_url=attacked.url, timeout=120) as http:
         for part in range(15):
@@ -75,7 +75,7 @@ def test_readers__who_never_read_keep_nobody_out(attacked: Server, photo: bytes)
         assert answers(attacked, photo) == [200] * 10
 
 
-def test_senders__who_never_end_share_one_budget(attacked: Server, photo: bytes) -> None:
+def test_senders__who_never_finish_share_one_budget(attacked: Server, photo: bytes) -> None:
     """Together they send more than all bodies may have, over routes of every kind."""
     heads = [
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {19 * MEBI}\r\n\r\n"

@@ -34,7 +34,7 @@ def test_classify__names_what_is_on_a_photo(
         expect(page.locator("#leap-photo img[src*=elephant]")).to_be_visible()
 
 
-def test_classify__explains_a_file_that_is_no_photo(
+def test_classify__explains_a_file_that_is_not_a_photo(
     browser: Browser, server: Server, tmp_path: Path, colour_photos: dict[str, Path]
 ) -> None:
     with visiting(browser, server.url) as page:
@@ -212,7 +212,9 @@ def test_page__works_by_keyboard(browser: Browser, server: Server, colour_photos
         expect(page.locator("#leap-wall button").first).to_be_visible()
 
 
-def test_visitors__see_nothing_of_each_other(browser: Browser, server: Server, colour_photos: dict[str, Path]) -> None:
+def test_visitors__are_isolated_from_each_other(
+    browser: Browser, server: Server, colour_photos: dict[str, Path]
+) -> None:
     with visiting(browser, server.url) as one, visiting(browser, server.url, color_scheme="dark") as other:
         for page, names in ((one, ["red", "green"]), (other, ["blue"])):
             open_tab(page, "Search")

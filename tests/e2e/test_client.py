@@ -178,6 +178,6 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def test_client__address_of_something_else(server) -> None:
+def test_client__url_of_another_page(server) -> None:
     with Client(server.url + "/docs") as client, pytest.raises(leap_zoo.ServiceRefused, match="Nothing is served"):
         client.models()

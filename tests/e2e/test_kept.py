@@ -204,7 +204,7 @@ def test_qdrant__keeps_galleries_for_a_server(
         assert http.get("/v1/gallery").json() == {"galleries": []}
 
 
-def test_qdrant__that_is_gone_holds_nothing_else_up(start, variables: dict[str, str]) -> None:
+def test_qdrant__that_is_gone_does_not_block_other_requests(start, variables: dict[str, str]) -> None:
     pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
     from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
 

@@ -69,7 +69,7 @@ def log_lines(server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
 
 
-def test_metrics__ours_are_beside_bentomls(server, red: bytes) -> None:
+def test_metrics__include_bentomls(server, red: bytes) -> None:
     image = {"content-type": "image/jpeg", "x-request-id": "known"}
     answer = httpx.post(server.url + "/v1/embed", content=red, headers=image, timeout=60)
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "known")

@@ -41,7 +41,7 @@ def test_wheel__has_nothing_that_only_a_checkout_can_use(edge_python: Path) -> N
     assert pages == []
 
 
-def test_weight__says_what_is_too_much() -> None:
+def test_weight__lists_the_limits_that_are_exceeded() -> None:
     times = {"fastest": 0.2, "median": 0.3}
     found = {"megabytes": 216, "import_seconds": times, "first_prediction_seconds": times, "forbidden": ["torch"]}
     assert weigh.exceeded(found) == [

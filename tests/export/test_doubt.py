@@ -71,7 +71,7 @@ def test_doubt__is_added_to_a_published_model(zoo_copy: Path, aside: Path, tmp_p
     assert json.loads(capsys.readouterr().out)["photos"][0]["unsure"] is True
 
 
-def test_doubt__again_replaces_what_was_there(zoo_copy: Path, aside: Path) -> None:
+def test_doubt__run_twice_replaces_the_first_result(zoo_copy: Path, aside: Path) -> None:
     command = [str(zoo_copy / TINY), "--photos", str(aside)]
     assert doubt.main(command) == 0
     card = (zoo_copy / TINY / "card.json").read_bytes()

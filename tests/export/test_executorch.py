@@ -76,7 +76,7 @@ def test_program__same_student_same_bytes_and_says_what_it_is(run: Run, zoo: Pat
 
 
 @needs_executorch
-def test_program__that_is_none_and_options_of_others_are_refused(zoo: Path) -> None:
+def test_program__invalid_file_and_foreign_options_are_refused(zoo: Path) -> None:
     with pytest.raises(InvalidArgument, match="providers"):
         leap_zoo.load("leap-digits", zoo=zoo, format="executorch", providers=["CPUExecutionProvider"])
     with pytest.raises(InvalidArgument, match="exact"):
@@ -87,7 +87,7 @@ def test_program__that_is_none_and_options_of_others_are_refused(zoo: Path) -> N
 
 
 @pytest.mark.skipif(INSTALLED, reason="ExecuTorch is installed")
-def test_without_the_extra__export_and_load_say_so(run: Run, card: ModelCard) -> None:
+def test_without_the_extra__export_and_load_explain_it(run: Run, card: ModelCard) -> None:
     with pytest.raises(ExportError, match=r"leap-zoo\[executorch\]"):
         executorch.build(DeployedStudent(run).eval(), {}, int8=False)
     program = Artifact(

@@ -16,7 +16,7 @@ from leap_zoo.verify import verify
 ROOT = Path(__file__).parents[2]
 
 
-def test_bundle__keeps_one_file_and_what_is_said_of_it(published: Path, tmp_path: Path) -> None:
+def test_bundle__keeps_one_file_and_its_figures(published: Path, tmp_path: Path) -> None:
     card = bundle(published / "leap-digits", tmp_path, ["model_int8.onnx"])
     assert [artifact.file for artifact in card.artifacts] == ["model_int8.onnx"]
     assert {row.file for row in card.latency} == {"model_int8.onnx"}

@@ -202,7 +202,7 @@ def test_publish__of_int8_alone_that_fails_lists_nothing(
     assert snapshot(tmp_path) == {}
 
 
-def test_publish__again_replaces_the_model_and_keeps_its_neighbours(
+def test_publish__again_replaces_the_model_and_keeps_others(
     run: Run, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_file(monkeypatch, lambda value: value)

@@ -90,7 +90,7 @@ def test_file__is_for_old_runtimes_and_stands_alone(published: Path, file: str) 
     assert [axis.dim_value for axis in rest] == [32, 32, 3]
 
 
-def test_files__carry_what_a_finder_needs(published: Path, card: leap_zoo.ModelCard) -> None:
+def test_files__have_complete_metadata(published: Path, card: leap_zoo.ModelCard) -> None:
     for artifact in (artifact for artifact in card.artifacts if artifact.format == "onnx"):
         proto = onnx_format.load(published / "leap-digits" / artifact.file)
         found = {entry.key: entry.value for entry in proto.metadata_props}
@@ -165,7 +165,7 @@ def test_revision__follows_the_weights(run: Run) -> None:
     assert describe.revision(run) != before
 
 
-def test_golden_photos__are_drawn_alike_everywhere_and_differ() -> None:
+def test_golden_photos__are_reproducible_and_all_different() -> None:
     photos = draw(48)
     assert photos.dtype == np.uint8
     assert photos.shape == (4, 48, 48, 3)

@@ -275,7 +275,7 @@ def test_int8_file__is_fused_and_folded_by_the_runtime(int8_file: bytes, tmp_pat
     assert kinds["Cast"] == kinds["DequantizeLinear"] == 0
 
 
-def test_shorten__numbers_what_is_inside_and_changes_no_answer(model: DeployedStudent) -> None:
+def test_shorten__numbers_tensors_and_keeps_outputs(model: DeployedStudent) -> None:
     full = onnx_writer.write(weights_of(model)).proto
     short = compact.shorten(full)
     inside = {tensor.name for tensor in short.graph.initializer}
@@ -305,7 +305,7 @@ def test_alone__only_that_layer_is_int8(model: DeployedStudent) -> None:
     assert integers == {"blocks.2.proj.weight_int", f"zeros_{model.student.embed_dim}"}
 
 
-def test_rival__is_what_the_library_makes_with_the_same_layers_float(model: DeployedStudent) -> None:
+def test_rival__keeps_the_same_layers_float(model: DeployedStudent) -> None:
     kept = ("blocks.2.fc1", "blocks.3.proj")
     proto = onnx_writer.finish(int8.rival(onnx_writer.write(weights_of(model)).proto, draw(32), kept), {})
     assert cosine(model, proto) > 0.9
@@ -338,7 +338,7 @@ def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: De
     assert (before * after).sum(1).min() > 0.99
 
 
-def test_layouts__say_the_same(model: DeployedStudent) -> None:
+def test_layouts__give_the_same_outputs(model: DeployedStudent) -> None:
     assert cosine(model, onnx_writer.finish(onnx_writer.write(weights_of(model), "tokens").proto, {})) > 1 - 1e-6
     with pytest.raises(ValueError, match="rows"):
         onnx_writer.write(weights_of(model), "tokens", {"blocks.0.fc1": (0.0, 1.0)})
@@ -379,7 +379,7 @@ def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: De
         (lambda vit: setattr(vit.blocks[0].mlp, "act", vit.blocks[0].norm1), "GELU"),
     ],
 )
-def test_weights__a_student_that_is_no_plain_vit_is_refused(
+def test_weights__a_student_that_is_not_a_plain_vit_is_refused(
     model: DeployedStudent, spoil: Callable[[object], None], named: str
 ) -> None:
     spoil(model.student)

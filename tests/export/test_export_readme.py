@@ -85,7 +85,7 @@ def test_search__every_candidate_and_the_worst_layers() -> None:
     assert layers == [f"`blocks.{block}.mlp`" for block in range(11, 1, -1)]
 
 
-def test_contract__says_all_that_another_language_needs() -> None:
+def test_contract__is_complete_for_another_language() -> None:
     text = section("The file without leap_zoo")
     for part in ("apply_exif_orientation", "* 224.0 / 256.0", "BILINEAR", "antialias", "tensor<uint8_t> input({1, 224"):
         assert part in text
@@ -114,7 +114,7 @@ def test_training_and_licences() -> None:
     assert [row[1] for row in rows(section("Licenses"))[1:]] == ["Apache-2.0", "MIT", "CC-BY-4.0", "research only"]
 
 
-def test_metadata__is_what_a_hub_reads() -> None:
+def test_metadata__is_valid_for_hubs() -> None:
     """By the hub's own client, which knows the schema."""
     hub = pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
     data = hub.ModelCard(README, ignore_metadata_errors=False).data

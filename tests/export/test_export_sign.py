@@ -116,7 +116,7 @@ def test_verify__tampered_file(signed_zoo: Path, keys: Path) -> None:
 @pytest.mark.parametrize(
     "signature", [b"", b"{}", b"[]", b"\xff", b'{"mediaType": 5}', b"[" * 60_000, b"x" * 100_000], ids=range(7)
 )
-def test_verify__signature_that_is_none(signed_zoo: Path, keys: Path, signature: bytes) -> None:
+def test_verify__invalid_signature(signed_zoo: Path, keys: Path, signature: bytes) -> None:
     (signed_zoo / TINY / "model.sig").write_bytes(signature)
     assert exit_code(signed_zoo, keys / "ours.pub") == 1
 

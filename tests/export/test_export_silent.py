@@ -20,7 +20,7 @@ print(os.environ["ORT_DISABLE_TELEMETRY"])
 """
 
 
-def test_export__reports_to_nobody(tmp_path: Path) -> None:
+def test_export__sends_no_telemetry(tmp_path: Path) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed")
     environ = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name and "NNCF" not in name}
     environ |= {"HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -65,7 +65,7 @@ def test_reindex__lists_every_model_folder(zoo_copy: Path) -> None:
     assert tree(zoo_copy) == before
 
 
-def test_reindex__of_what_is_no_zoo_is_refused(zoo_copy: Path, tmp_path: Path) -> None:
+def test_reindex__of_a_folder_without_models_is_refused(zoo_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(leap_zoo.InvalidArgument, match="no model folders"):
         reindex(tmp_path / "absent")
     (zoo_copy / TINY).rename(zoo_copy / "another")

@@ -89,7 +89,7 @@ def test_tables__the_teacher_first_and_a_line_per_file(lines: list[Line]) -> Non
     assert found[4] == ["leap-micro", "`model_int8.onnx`", "20.0 [19.4, 20.6]"]
 
 
-def test_tables__of_another_revision_say_nothing_of_this_one(lines: list[Line]) -> None:
+def test_tables__skip_figures_of_another_revision(lines: list[Line]) -> None:
     cards = made_up_cards()
     fresh = [replace(artifact, sha256="9" * 64) for artifact in cards[1].artifacts]
     cards[1] = replace(cards[1], artifacts=fresh)

@@ -117,7 +117,7 @@ def test_costs__peak_memory_is_of_its_own_process_and_grows_with_the_batch(tiny_
     assert large > small + photos
 
 
-def test_costs__errors_of_the_other_process_are_ours(tiny_zoo: Path) -> None:
+def test_costs__errors_of_the_other_process_are_raised_here(tiny_zoo: Path) -> None:
     with pytest.raises(UnknownModel, match="unknown model 'absent'"):
         measure_cost(partial(leap_zoo.load, "absent", zoo=tiny_zoo), 1)
     with pytest.raises(ArtifactRefused, match="was killed"):

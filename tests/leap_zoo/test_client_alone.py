@@ -75,7 +75,7 @@ def test_classify__doubt_of_a_head_arrives(service: StandIn, client: Client) -> 
         client.classify([PHOTO, PHOTO])
 
 
-def test_busy__is_asked_again_after_what_it_says(service: StandIn, client: Client, waits: list[float]) -> None:
+def test_busy__is_retried_after_the_stated_delay(service: StandIn, client: Client, waits: list[float]) -> None:
     service.says(refused(503, "busy", retry_after="2"), refused(429, "busy", retry_after="3"), classified())
     assert client.classify(PHOTO)[0].label == "cat"
     assert len(service.asked) == 3
@@ -187,7 +187,7 @@ def test_answer__that_is_compressed_is_not_unpacked(service: StandIn, client: Cl
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b'{"data": 3}', b'{"data": [3]}', b'{"data": ["\xff"]}', b"[" * 100_000]
 )
-def test_answer__that_is_something_else(service: StandIn, client: Client, body: bytes) -> None:
+def test_answer__of_unexpected_type(service: StandIn, client: Client, body: bytes) -> None:
     service.says(Answer(body))
     for ask in (client.models, client.galleries, client.heads, lambda: client.classify(PHOTO)):
         with pytest.raises(ServiceFailed, match="an unexpected answer"):
@@ -207,7 +207,7 @@ def test_answer__that_is_something_else(service: StandIn, client: Client, body: 
         classified(),
     ],
 )
-def test_embedding__that_is_none(service: StandIn, client: Client, answer: Answer) -> None:
+def test_embedding__invalid(service: StandIn, client: Client, answer: Answer) -> None:
     service.says(answer)
     with pytest.raises(ServiceFailed, match="an unexpected answer"):
         client.embed(PHOTO)
@@ -250,7 +250,7 @@ def test_many__are_sent_in_halves_where_the_service_takes_fewer(service: StandIn
 
 
 @pytest.mark.parametrize("index", [-1, 2, 10**9, None])
-def test_many__an_index_of_no_photo_is_not_told(service: StandIn, client: Client, index: int | None) -> None:
+def test_many__an_invalid_index_is_not_shown(service: StandIn, client: Client, index: int | None) -> None:
     service.says(refused(415, "not_an_image", "No photo.", index=index))
     with pytest.raises(leap_zoo.NotAnImage, match=r"^No photo\.$"):
         client.classify([PHOTO, PHOTO])
@@ -312,7 +312,7 @@ def test_refusals__words_are_one_printable_line(service: StandIn, client: Client
     assert len(str(raised.value)) <= client_module.MAX_DETAIL
 
 
-def test_redirect__is_told_and_not_followed(service: StandIn) -> None:
+def test_redirect__is_reported_and_not_followed(service: StandIn) -> None:
     service.says(Answer(b"", 308, {"location": "https://elsewhere.example/v1/models"}))
     with Client(service.url, key="a-secret-key") as client, pytest.raises(ServiceRefused, match="https://elsewhere"):
         client.models()
@@ -438,7 +438,7 @@ def test_export__that_breaks_leaves_the_file_as_it_was(service: StandIn, client:
     assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"after"]
 
 
-def test_head__that_is_none(service: StandIn, client: Client) -> None:
+def test_head__invalid(service: StandIn, client: Client) -> None:
     service.says(Answer(b"\x00" * 100))
     with pytest.raises(leap_zoo.InvalidHead):
         client.head("pets")
@@ -480,7 +480,7 @@ _HEADERS = st.dictionaries(
 
 @given(_BODIES, st.sampled_from([200, 201, 204, 301, 400, 404, 415, 422, 429, 500, 503]), _HEADERS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_answers__of_any_kind_raise_nothing_but_ours(
+def test_answers__of_any_kind_raise_only_own_errors(
     service: StandIn, client: Client, tmp_path: Path, body: bytes, status: int, headers: dict[str, str]
 ) -> None:
     service.says(Answer(b"" if status == 204 else body, status, headers))

@@ -26,7 +26,7 @@ def test_quota__host_path_inside_a_container_falls_back_to_the_mount(tmp_path: P
     assert device.cgroup_quota(tmp_path / "proc", tmp_path / "cgroup") == 2.0
 
 
-def test_quota__absent_or_rubbish_is_no_quota(tmp_path: Path) -> None:
+def test_quota__missing_or_invalid_means_none(tmp_path: Path) -> None:
     assert device.cgroup_quota(tmp_path / "absent", tmp_path) is None
     write(tmp_path / "proc", "rubbish\n0::/\n\n")
     write(tmp_path / "cgroup/cpu.max", "nonsense\n")

@@ -145,7 +145,7 @@ def test_fit__bad_arguments(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("per_class", [1, 2, 8])
-def test_learn__separates_what_is_apart(classes: int, per_class: int) -> None:
+def test_learn__separates_distant_classes(classes: int, per_class: int) -> None:
     vectors, labels = clouds(per_class, classes, noise=0.2)
     weight, bias = learn(vectors, labels, classes)
     assert (weight.shape, weight.dtype) == ((classes, 16), np.float32)
@@ -154,7 +154,7 @@ def test_learn__separates_what_is_apart(classes: int, per_class: int) -> None:
     assert ((others @ weight.T + bias).argmax(axis=1) == theirs).mean() > 0.95
 
 
-def test_learn__sees_through_what_varies_within_classes() -> None:
+def test_learn__ignores_variation_within_classes() -> None:
     """Where one direction is loud and says nothing, nearest class means are misled and the discriminant is not."""
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1], 20)
@@ -175,7 +175,7 @@ def test_judge__accuracy_on_noise_is_chance() -> None:
     assert abs(np.mean(accuracies) - 0.25) < 0.05
 
 
-def test_judge__says_of_new_photos_what_is_true() -> None:
+def test_judge__accuracy_holds_on_new_photos() -> None:
     """Accuracy, mean score and false alarms of cross-validation are near those of photos that nobody had seen."""
     differences = []
     for seed in range(10):
@@ -199,7 +199,7 @@ def test_judge__says_of_new_photos_what_is_true() -> None:
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (1, 2), (1, 1, 9), (3, 3, 3), (1, 1, 4, 12), (40, 5)])
-def test_judge__puts_every_photo_aside_once_but_the_only_one_of_its_class(counts: tuple[int, ...]) -> None:
+def test_judge__holds_out_each_photo_once_except_the_only_one_of_its_class(counts: tuple[int, ...]) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     vectors = np.random.default_rng(0).normal(size=(len(labels), 6)).astype(np.float32)
     steps = []
@@ -211,7 +211,7 @@ def test_judge__puts_every_photo_aside_once_but_the_only_one_of_its_class(counts
     assert np.isfinite(found.threshold)
 
 
-def test_judge__perfect_separation_is_no_certainty() -> None:
+def test_judge__perfect_separation_is_not_certainty() -> None:
     """Eight photos that are all recognised support nine in ten, whatever the photo."""
     vectors, labels = clouds(4, 2, noise=0.05)
     found = judge(vectors, labels, 2)

@@ -123,7 +123,7 @@ def test_add__replaces_by_id(reopen: Open) -> None:
     assert gallery.search(EYE[:1], k=2)[0][0].score == pytest.approx(0, abs=1e-6)
 
 
-def test_delete__counts_what_was_there(reopen: Open) -> None:
+def test_delete__counts_existing_items(reopen: Open) -> None:
     gallery = reopen()
     gallery.add(["x", "y", "z"], EYE[:3])
     assert gallery.delete(["y", "stranger"]) == 1
@@ -144,7 +144,7 @@ def test_reopened__is_the_same(reopen: Open) -> None:
     assert gallery.items(3, 9) == gallery.items()[3:]
 
 
-def test_items__after_one_are_those_behind_it_whatever_was_deleted(reopen: Open) -> None:
+def test_items__after_an_id_are_stable_under_deletion(reopen: Open) -> None:
     gallery = reopen()
     gallery.add(["a", "b", "c", "d"], EYE)
     order = [item.id for item in gallery.items()]
@@ -157,7 +157,7 @@ def test_items__after_one_are_those_behind_it_whatever_was_deleted(reopen: Open)
         gallery.items(after=order[0])
 
 
-def test_export__is_what_another_gallery_takes(reopen: Open, tmp_path: Path) -> None:
+def test_export__can_be_imported_into_another_gallery(reopen: Open, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     gallery = reopen()
     gallery.add([str(i) for i in range(50)], random.normal(size=(50, 4)), [{"i": i} for i in range(50)])
@@ -216,7 +216,9 @@ def test_where__tells_text_numbers_and_truth_values_apart(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("every", [1, 2, 7, 1000])
-def test_where__few_rows_or_many_are_found_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+def test_where__finds_the_same_in_few_rows_and_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     monkeypatch.setattr(flat, "BLOCK_BYTES", 4096)  # several blocks
     rows = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
     gallery = open_gallery(tmp_path / "gallery", kind=KIND)
@@ -458,7 +460,7 @@ def test_open__name_that_is_too_long(tmp_path: Path) -> None:
         open_gallery(tmp_path / ("x" * 5000), kind=KIND)
 
 
-def test_add__takes_generators_and_refuses_what_is_no_list(tmp_path: Path) -> None:
+def test_add__accepts_generators_and_refuses_other_types(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path / "new", kind=KIND)
     rows = np.eye(2, KIND.dim, dtype=np.float32)
     gallery.add((name for name in "ab"), rows, ({"n": n} for n in range(2)))  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def test_classify__a_name_is_never_a_file(model: Model, tmp_path: Path, monkeypa
         model.classify(np.zeros((40, 40, 3), np.uint8), head="absent.head")
 
 
-def test_load__what_is_no_file(tmp_path: Path) -> None:
+def test_load__path_that_is_not_a_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.head", "null\0.head"):
         with pytest.raises(InvalidHead):
             CustomHead.load(path)
@@ -217,13 +217,13 @@ def test_decode__cards_that_break_the_schema_are_refused(change: dict[str, objec
 
 
 @given(st.binary(max_size=300))
-def test_decode__random_bytes_raise_nothing_else(data: bytes) -> None:
+def test_decode__random_bytes_raise_only_the_documented_error(data: bytes) -> None:
     with pytest.raises(InvalidHead):
         decode_head(data)
 
 
 @given(st.integers(0, len(GOOD) - 1))
-def test_decode__truncation_raises_nothing_else(length: int) -> None:
+def test_decode__truncation_raises_only_the_documented_error(length: int) -> None:
     with pytest.raises(InvalidHead):
         decode_head(GOOD[:length])
 

@@ -278,7 +278,7 @@ HEADER = st.tuples(st.sampled_from([name.encode() for name in NAMES]) | st.binar
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(status=STATUS | st.binary(max_size=30), headers=st.lists(HEADER, max_size=4), body=st.binary(max_size=50))
 @pytest.mark.parametrize("path", [INDEX, FILE])
-def test_hostile_server__whatever_it_says_is_one_error_of_ours(
+def test_hostile_server__any_answer_raises_one_of_our_errors(
     server: ZooServer, path: str, status: bytes, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
     def say(handler: Handler, data: bytes) -> None:

@@ -114,7 +114,7 @@ def test_hub__hostile_files_are_refused(hub: ZooServer, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("source", ["hf://org/absent", "hf://org/zoo@v2"])
-def test_hub__what_is_not_there_is_one_clear_error(
+def test_hub__missing_repository_is_one_clear_error(
     hub: ZooServer, capsys: pytest.CaptureFixture[str], source: str
 ) -> None:
     assert main(["pull", TINY, "--from", source]) == 2

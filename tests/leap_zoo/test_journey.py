@@ -341,7 +341,7 @@ def test_cache__rm_removes_a_model_and_nothing_else(
     assert "was not pulled" in capsys.readouterr().err
 
 
-def test_cache__rm_mends_what_is_damaged(zoo_copy: Path, no_pulled_models: Path) -> None:
+def test_cache__rm_and_prune_remove_a_damaged_model(zoo_copy: Path, no_pulled_models: Path) -> None:
     card = next(file for file in pull(TINY, zoo_copy).files if file.file == "card.json")
     Path(card.path).write_text("{")
     assert main(["cache", "rm", TINY]) == 0
@@ -350,7 +350,7 @@ def test_cache__rm_mends_what_is_damaged(zoo_copy: Path, no_pulled_models: Path)
 
 
 @pytest.mark.parametrize("arguments", [["rm"], ["list", "x"], ["prune", "x"], ["remove"]])
-def test_cache__what_is_not_clear_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_cache__wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
         assert main(["cache", *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -407,7 +407,7 @@ def _umask() -> int:
 
 
 @pytest.mark.parametrize("command", [["list"], ["show", TINY]])
-def test_offline__no_server_is_asked_what_it_has(
+def test_offline__makes_no_request(
     server: ZooServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     monkeypatch.setenv("LEAP_ZOO_OFFLINE", "1")

@@ -203,7 +203,7 @@ def test_embed__a_generator_is_drawn_two_batches_ahead_at_most(model: Model, mon
 
 
 @pytest.mark.parametrize("images", [None, 5, {"a.jpg": "b.jpg"}, np.zeros((2, 2, 4, 4, 3), np.uint8), [[b""]]])
-def test_classify__what_is_no_image_is_refused(model: Model, images: object) -> None:
+def test_classify__refuses_what_is_not_an_image(model: Model, images: object) -> None:
     with pytest.raises(InvalidArgument):
         model.classify(images)
 

@@ -98,7 +98,7 @@ def test_load__folder_with_another_file_than_its_card_lists(zoo_copy: Path) -> N
             leap_zoo.load(place)
 
 
-def test_load__folders_that_are_no_models(zoo_copy: Path, tmp_path: Path) -> None:
+def test_load__folders_that_are_not_models(zoo_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"zoo=FOLDER"):
         leap_zoo.load(zoo_copy)
     for folder in (tmp_path / "absent", tmp_path, Path(os.devnull), f"{tmp_path}/a\0b"):
@@ -124,7 +124,7 @@ def test_load__folders_that_are_no_models(zoo_copy: Path, tmp_path: Path) -> Non
         ("https://host/model.onnx", False),
     ],
 )
-def test_load__what_names_a_path(name: str | Path, is_path: bool) -> None:
+def test_load__names_that_are_paths(name: str | Path, is_path: bool) -> None:
     assert names_a_path(name) is is_path
 
 
@@ -159,7 +159,7 @@ def test_load__file_under_another_name_that_a_zoo_lists(tiny_zoo: Path, tmp_path
         leap_zoo.load(path, zoo=tiny_zoo, precision="fp32")
 
 
-def test_bundled__files_are_known_and_say_what_their_card_says(tmp_path: Path) -> None:
+def test_bundled__files_match_their_cards(tmp_path: Path) -> None:
     for card in models(BUNDLED):
         for artifact in card.artifacts:
             copy = Path(shutil.copy(BUNDLED / card.id / artifact.file, tmp_path / "copy.onnx"))
@@ -207,7 +207,7 @@ def test_load__precision_of_an_unverified_file(tiny_zoo: Path, bare: bytes, tmp_
     assert leap_zoo.load(onnx_file(bare, tmp_path / "b.onnx", ENTRIES)).artifact.precision == "fp32"
 
 
-def test_load__file_of_others_is_told_from_no_model(bare: bytes, tmp_path: Path) -> None:
+def test_load__explains_a_file_without_our_metadata(bare: bytes, tmp_path: Path) -> None:
     path = onnx_file(bare, tmp_path / "a.onnx", {"author": "x"})
     with pytest.raises(InvalidArgument, match="without leap-zoo's metadata"):
         leap_zoo.load(path)
@@ -280,7 +280,7 @@ def test_load__another_graph_than_a_students(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(50), b"\x08\x08" + b"\x40\x01" * 5, b"\x08\x08" * 200_001]
 )
-def test_load__what_is_no_model_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_load__refuses_files_that_are_not_models(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "hostile.onnx").write_bytes(content)
     with pytest.raises((ArtifactRefused, InvalidArgument)) as caught:
         leap_zoo.load(tmp_path / "hostile.onnx")
@@ -298,7 +298,7 @@ def test_load__what_is_no_model_file_is_refused(tmp_path: Path, content: bytes) 
         b"<a>" * 1_000_000,
     ],
 )
-def test_load__what_is_no_openvino_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_load__refuses_files_that_are_not_openvino(tmp_path: Path, content: bytes) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     (tmp_path / "hostile.xml").write_bytes(content)
     with pytest.raises(InvalidArgument, match=r"hostile\.bin|hostile\.xml"):
@@ -347,7 +347,9 @@ def test_load__an_openvino_file_says_the_same(tiny_xml: Path, tiny_onnx: Path) -
     assert replace(found.card, artifacts=[]) == replace(expected.card, artifacts=[])
 
 
-def test_verify__a_lone_file_says_what_does(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify__of_a_lone_file_says_what_to_verify_instead(
+    tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["verify", str(tiny_onnx)]) == 2
     assert "is one file" in (error := capsys.readouterr().err)
     assert "leap-zoo show FILE" in error

@@ -157,7 +157,7 @@ def places(tiny_zoo: Path, colour_photos: dict[str, Path], tmp_path_factory: pyt
 
 @pytest.mark.skipif(os.name == "nt", reason="HOME and TMPDIR as POSIX has them")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command__asks_nobody_and_writes_only_where_it_was_told(
+def test_command__uses_no_network_and_writes_only_to_its_folder(
     places: dict[str, Path], tmp_path: Path, command: str
 ) -> None:
     work = tmp_path / "out"

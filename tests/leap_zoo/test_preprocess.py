@@ -332,7 +332,7 @@ def test_open_image__files(tmp_path: Path) -> None:
         open_image(io.BytesIO())
 
 
-def test_path__a_number_is_no_path_and_its_file_stays_open(tmp_path: Path) -> None:
+def test_path__a_number_is_not_a_path_and_its_file_stays_open(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     for read in (open_image, read_photo):
         with pytest.raises(InvalidArgument, match="int"):
@@ -377,7 +377,7 @@ def test_jpeg__cases_without_their_end(name: str) -> None:
     assert np.array_equal(np.asarray(open_image(CASES / name)), np.asarray(open_image(CASES / "small.jpg")))
 
 
-def test_open_image__paths_that_are_no_photo_files(tmp_path: Path) -> None:
+def test_open_image__paths_that_are_not_photos(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.jpg", tmp_path, "a\0b", Path(os.devnull)):
         with pytest.raises(UnreadableFile):
             open_image(path)
@@ -630,7 +630,7 @@ def test_open_image__file_that_cannot_be_read(error: Exception) -> None:
         open_image(Odd(error))
 
 
-def test_open_image__text_file_is_told_the_mode(tmp_path: Path) -> None:
+def test_open_image__text_mode_file_is_explained(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(encode(quadrants(), "PNG"))
     with (tmp_path / "photo.png").open(encoding="utf-8") as file, pytest.raises(InvalidArgument, match="binary mode"):
         open_image(file)  # type: ignore[arg-type]
@@ -641,6 +641,6 @@ class NoPath:
         return 3  # type: ignore[return-value]
 
 
-def test_read_photo__path_that_is_none() -> None:
+def test_read_photo__object_whose_path_is_invalid() -> None:
     with pytest.raises(InvalidArgument, match="does not give a path"):
         read_photo(NoPath())

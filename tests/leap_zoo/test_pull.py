@@ -99,7 +99,7 @@ def test_pull__again_downloads_no_file(server: ZooServer) -> None:
     assert len(server.ranges(FILE)) == 1
 
 
-def test_pull__mends_what_rotted(server: ZooServer) -> None:
+def test_pull__repairs_corrupt_files(server: ZooServer) -> None:
     path = Path(next(file for file in pull(TINY, server.url).files if file.file == "model_int8.onnx").path)
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -122,9 +122,7 @@ def test_pull__newer_revision_replaces_and_prune_forgets(server: ZooServer, no_p
     assert [one.revision for one in leap_zoo.models() if one.id == TINY] == ["big0"]
 
 
-def test_pull__offline_is_content_with_what_is_here(
-    server: ZooServer, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pull__offline_uses_local_files(server: ZooServer, zoo_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAP_ZOO_OFFLINE", "1")
     with pytest.raises(DownloadFailed, match="LEAP_ZOO_OFFLINE"):
         pull(TINY, server.url)
@@ -226,7 +224,7 @@ def test_pull__environment_that_cannot_be_used_is_one_clear_error(
         pull(TINY, server.url)
 
 
-def test_pull__home_that_is_no_folder_is_one_clear_error(
+def test_pull__home_that_is_not_a_folder_is_one_clear_error(
     server: ZooServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -269,7 +267,7 @@ def test_pull__too_little_room_is_known_before(
     assert not server.ranges(FILE)
 
 
-def test_cache__broken_index_says_how_to_mend_it(server: ZooServer, no_pulled_models: Path) -> None:
+def test_cache__broken_index_says_how_to_fix_it(server: ZooServer, no_pulled_models: Path) -> None:
     pull(TINY, server.url)
     (no_pulled_models / "index.json").write_text("{")
     with pytest.raises(leap_zoo.InvalidCard, match=r"remove .* and pull again"):

@@ -139,7 +139,7 @@ def test_write__to_a_full_device_is_an_error() -> None:
 
 @posix
 @pytest.mark.parametrize("linked", [False, True])
-def test_write__to_dev_stdout_reaches_who_reads_it(tmp_path: Path, linked: bool) -> None:
+def test_write__to_dev_stdout_reaches_the_reader(tmp_path: Path, linked: bool) -> None:
     path = "/dev/stdout"
     if linked:
         (tmp_path / "out").symlink_to(path)

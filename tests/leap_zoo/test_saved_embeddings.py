@@ -78,7 +78,7 @@ def test_load__an_exported_gallery_goes_into_another(tmp_path: Path) -> None:
         ({"metadata": np.frombuffer(b"[1]\n[2]\n[3]\n", np.uint8)}, "object"),
     ],
 )
-def test_load__refuses_what_breaks_its_promise(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_load__refuses_invalid_arrays(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     arrays = {name: value for name, value in (GOOD | change).items() if value is not None}
     np.savez(tmp_path / "all.npz", **arrays)
     with pytest.raises(InvalidArgument, match=message) as caught:
@@ -128,6 +128,6 @@ def test_load__of_damaged_headers_raises_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [5, None, b"x.npz"])
-def test_save__to_what_is_no_path(path: Any) -> None:
+def test_save__to_an_invalid_path(path: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"str or a Path|path of bytes"):
         check_suffix(path)

@@ -25,7 +25,7 @@ def test_settings__bad_threads(threads: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["https://localhost/zoo", "http://localhost:8000", "hf://org/repo"])
-def test_settings__url_of_a_server_is_no_folder(url: str) -> None:
+def test_settings__url_of_a_server_is_not_a_folder(url: str) -> None:
     settings = read_settings({"LEAP_ZOO_URL": url + "/"})
     assert (settings.zoo, settings.url) == (None, url)
 

@@ -118,7 +118,7 @@ def test_stdout__that_is_closed_is_one_line_and_nothing_is_done(run: Run, tmp_pa
 
 @posix
 @pytest.mark.parametrize("command", ["help", "list", "classify", "search"])
-def test_stdout__that_nobody_reads_is_no_error(run: Run, command: str) -> None:
+def test_stdout__unread_is_not_an_error(run: Run, command: str) -> None:
     done = run(command, "{{ {}; echo $? >code; }} | true; cat code")
     assert done.stdout in (b"0\n", b"2\n")  # 2: of the photo that is not one
     lines(done.stderr)
@@ -127,9 +127,7 @@ def test_stdout__that_nobody_reads_is_no_error(run: Run, command: str) -> None:
 @posix
 @pytest.mark.parametrize("closed", ["2>/dev/full", "2>&- <&-"])
 @pytest.mark.parametrize(("command", "lines"), [("classify", 12), ("show nobody", 0), ("--no-such-option", 0)])
-def test_stderr__that_takes_nothing_changes_neither_answer_nor_exit_code(
-    run: Run, command: str, lines: int, closed: str
-) -> None:
+def test_stderr__closed_changes_neither_output_nor_exit_code(run: Run, command: str, lines: int, closed: str) -> None:
     done = run(command, "{} " + closed)
     assert (done.returncode, done.stderr) == (2, b"")
     assert done.stdout.count(b"\n") == lines

@@ -191,7 +191,7 @@ def test_embed_folder__odd_files_spoil_nothing(model: Model, odd: Path, deny: Ca
     assert all(name.encode() for name in found.photos)  # valid Unicode
 
 
-def test_commands__report_alike(
+def test_commands__have_the_same_report_format(
     tiny_zoo: Path, odd: Path, deny: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deny(odd / "locked")
@@ -293,7 +293,7 @@ def ids(gallery: Gallery, root: Path) -> set[str]:
     return {os.path.relpath(item.id, root) for item in gallery.items()}
 
 
-def test_index__prune_takes_out_only_what_is_known_to_be_gone(
+def test_index__prune_removes_only_photos_known_to_be_deleted(
     gallery: Gallery, model: Model, tmp_path: Path, deny: Callable[[Path], None]
 ) -> None:
     root = tmp_path / "photos"

@@ -74,7 +74,7 @@ def test_zoo__on_a_server_is_pulled_first(location: str) -> None:
         leap_zoo.models(location)
 
 
-def test_find__of_a_server_says_pull_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find__of_a_server_says_pull_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAP_ZOO_URL", "http://127.0.0.1:9/zoo")
     with pytest.raises(UnknownModel, match=r"leap-zoo pull MODEL --from http://127\.0\.0\.1:9/zoo"):
         store.find(TINY)
@@ -204,7 +204,7 @@ def test_load__newer_minimum_runtime_says_update(zoo_copy: Path) -> None:
         leap_zoo.load(TINY, zoo=zoo_copy)
 
 
-def test_load__published_file_that_is_no_graph_is_refused(zoo_copy: Path) -> None:
+def test_load__published_file_that_is_not_a_graph_is_refused(zoo_copy: Path) -> None:
     data = b"this is no ONNX file, but its sha256 is the published one"
     (zoo_copy / TINY / "model_int8.onnx").write_bytes(data)
     card = read_card(zoo_copy / TINY / "card.json")

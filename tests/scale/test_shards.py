@@ -119,7 +119,7 @@ def test_every_input__gives_the_same_vectors(folder: Path, tmp_path: Path, which
     assert rows(tmp_path / "out1")[4]["id"] == f"{tmp_path}/paths.parquet:4"
 
 
-def test_torn_tar__keeps_what_came_before(folder: Path, tmp_path: Path, which: Which) -> None:
+def test_torn_tar__keeps_the_members_before_the_tear(folder: Path, tmp_path: Path, which: Which) -> None:
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as archive:
         for path in sorted((folder / "a").iterdir()):

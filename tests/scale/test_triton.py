@@ -14,7 +14,7 @@ from leap_zoo.store import find
 MODEL = "leap-tiny-test"
 
 
-def test_repository__is_what_triton_reads(tiny_zoo: Path, tmp_path: Path) -> None:
+def test_repository__has_tritons_layout(tiny_zoo: Path, tmp_path: Path) -> None:
     text_format = pytest.importorskip("google.protobuf.text_format", reason="protobuf is not installed")
     spec = importlib.util.find_spec("tritonclient")
     if spec is None or not spec.submodule_search_locations:

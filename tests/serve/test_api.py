@@ -161,7 +161,7 @@ def test_embed__refuses_an_unknown_space(client: TestClient, red: bytes) -> None
 
 
 @pytest.mark.parametrize("path", ["/classify", "/embed"])
-def test_photo__refused_when_it_is_none(client: TestClient, path: str) -> None:
+def test_photo__invalid_is_refused(client: TestClient, path: str) -> None:
     assert_refused(client.post(path, files={"image": b"hello, I am a text"}), 415, "not_an_image")
     assert_refused(client.post(path, files={"image": b"%PDF-1.7 \n"}), 415, "not_an_image")
 

@@ -44,7 +44,7 @@ def test_page__is_served_and_kept_by_its_etag(client: TestClient) -> None:
     "name",
     ["none.js", "../__main__.py", "..%2f__main__.py", "runtime/..%2f..%2fkeys.py", "runtime/x", "runtime/", "x%00"],
 )
-def test_page__nothing_else_is_looked_up(client: TestClient, name: str) -> None:
+def test_page__other_paths_are_not_served(client: TestClient, name: str) -> None:
     answer = client.get(f"/browser/{name}")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
 

@@ -111,7 +111,7 @@ def test_body__that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(run())
 
 
-def test_body__of_a_client_that_left_bothers_nobody() -> None:
+def test_body__of_a_disconnected_client_gets_no_answer() -> None:
     async def run() -> None:
         client = Client()
         client.go_on.set()
@@ -145,7 +145,7 @@ def test_budget__is_one_for_all_entries_and_the_largest_unfinished_body_gives_wa
     asyncio.run(run())
 
 
-def test_answer__that_nobody_reads_holds_no_place_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer__unread_frees_its_place_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 sockets that did not read their answers kept all others out for as long as they liked."""
     monkeypatch.setattr(budget, "WRITE_SECONDS", 0.2)
 

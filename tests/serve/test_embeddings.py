@@ -74,7 +74,9 @@ def test_embeddings__refuses(client: TestClient, uris: list[str], change: dict[s
         {"modality": "image"},  # infinity's
     ],
 )
-def test_embeddings__takes_what_other_clients_add(client: TestClient, uris: list[str], sent: dict[str, Any]) -> None:
+def test_embeddings__ignores_fields_that_other_clients_add(
+    client: TestClient, uris: list[str], sent: dict[str, Any]
+) -> None:
     assert client.post("/v1/embeddings", json={"model": "leap-tiny-test", "input": uris} | sent).status_code == 200
 
 

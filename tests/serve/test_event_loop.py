@@ -28,7 +28,7 @@ ZEROS = "A" * 200_000  # base64 of no photo
         ("/v1/galleries/g/vectors", {"model": "m", "revision": "r", "ids": ["a"], "vectors": [ZEROS]}),
     ],
 )
-def test_json__a_large_body_holds_up_nobody(
+def test_json__a_large_body_does_not_block_other_requests(
     engine: Engine, stores: Stores, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
     begun, may_end = threading.Event(), threading.Event()

@@ -82,7 +82,7 @@ def test_range__is_a_part(zoo: TestClient, data: bytes, asked: str) -> None:
 
 
 @pytest.mark.parametrize("asked", ["bytes=9-5", "bytes=1-2,4-5", "lines=1-2", "bytes", "bytes=-", "bytes=a-b", ""])
-def test_range__that_is_none_is_ignored(zoo: TestClient, data: bytes, asked: str) -> None:
+def test_range__invalid_is_ignored(zoo: TestClient, data: bytes, asked: str) -> None:
     answer = zoo.get(FILE, headers={"range": asked})
     assert (answer.status_code, answer.content) == (200, data)
 
@@ -194,7 +194,7 @@ def test_shelf__of_no_zoo_is_refused(tmp_path: Path) -> None:
         Shelf([Zoo(tmp_path)])
 
 
-def test_shelf__what_was_pulled_is_handed_on_where_it_is_served(
+def test_shelf__serves_pulled_files(
     tiny_zoo: Path, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEAP_ZOO_HOME", str(tmp_path / "home"))

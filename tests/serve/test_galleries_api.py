@@ -76,7 +76,7 @@ def test_add__the_same_id_is_replaced(colours: TestClient, photos: dict[str, byt
     assert {"now": "blue"} in [hit["metadata"] for hit in top]
 
 
-def test_show_and_list__say_whose_embeddings(colours: TestClient, photos: dict[str, bytes]) -> None:
+def test_show_and_list__name_the_model_of_the_embeddings(colours: TestClient, photos: dict[str, bytes]) -> None:
     colours.post("/v1/gallery/Teachers?space=teacher", content=photos["red"], headers=JPEG)
     listed = {one["name"]: one for one in colours.get("/v1/gallery").json()["galleries"]}
     assert sorted(listed) == ["Teachers", "colours"]

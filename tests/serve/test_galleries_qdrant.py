@@ -104,7 +104,7 @@ def test_search__is_one_request_or_two(
     assert asked == [["get_collection", "query_batch_points"], ["query_batch_points"]]
 
 
-def test_gallery__another_service_has_replaced_is_known_anew(
+def test_gallery__replaced_by_another_service_is_read_again(
     open_again: Callable[..., Stores], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "KNOWN_SECONDS", 0)
@@ -134,7 +134,7 @@ def test_gallery__deleted_makes_room_for_another_kind(stores: Stores) -> None:
     assert stores.galleries.add("g", other, ["a"], EYE[:1]) == 1
 
 
-def test_gallery__nobody_has(stores: Stores) -> None:
+def test_gallery__missing(stores: Stores) -> None:
     for call in (
         lambda: stores.galleries.about("g"),
         lambda: stores.galleries.search("g", KIND, EYE[:1], 1),
@@ -157,7 +157,7 @@ def test_names__too_long_for_a_collection(stores: Stores) -> None:
     assert stores.galleries.add("a" * 64, KIND, ["a"], EYE[:1]) == 1
 
 
-def test_server__shared_with_others_shows_ours_alone(stores: Stores, url: str) -> None:
+def test_server__shared_with_others_lists_only_own_collections(stores: Stores, url: str) -> None:
     from qdrant_client import models
 
     client, _ = store.connect(url)
@@ -188,7 +188,7 @@ def test_export__is_an_npz(stores: Stores) -> None:
         assert file["metadata"].tobytes().splitlines()[at.index("a")] == b'{"n":1}'
 
 
-def test_server__that_is_gone_is_told_without_its_address(
+def test_server__that_is_gone_is_reported_without_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LEAP_ZOO_QDRANT_KEY", KEY)
@@ -208,7 +208,7 @@ def test_server__that_is_gone_is_told_without_its_address(
     stores.close()
 
 
-def test_open__a_url_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_open__invalid_url_is_one_line(tmp_path: Path) -> None:
     for url in ("qdrant://host/collection", "qdrant://user:secret@host", "ftp://host"):
         with pytest.raises(InvalidArgument) as caught:
             open_stores(tmp_path, qdrant=url)
@@ -237,7 +237,7 @@ def test_server__that_hangs_keeps_no_photo_waiting(
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
-def test_threads__what_is_too_much_is_refused() -> None:
+def test_threads__refuse_work_beyond_the_limit() -> None:
     async def run() -> None:
         threads, go = Threads(threads=1, most=2), threading.Event()
         waiting = [asyncio.create_task(threads.run(lambda: go.wait(10))) for _ in range(2)]

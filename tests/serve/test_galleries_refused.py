@@ -30,7 +30,7 @@ def ids_of(client: TestClient, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_name__that_is_none(api: TestClient, photos: dict[str, bytes], name: str) -> None:
+def test_name__invalid(api: TestClient, photos: dict[str, bytes], name: str) -> None:
     path = f"/v1/gallery/{name}"
     for response in (
         api.get(path),
@@ -47,7 +47,7 @@ def test_name__that_is_none(api: TestClient, photos: dict[str, bytes], name: str
     assert api.get("/v1/gallery").json() == {"galleries": []}
 
 
-def test_gallery__nobody_has(api: TestClient, photos: dict[str, bytes]) -> None:
+def test_gallery__missing(api: TestClient, photos: dict[str, bytes]) -> None:
     for response in (
         api.get("/v1/gallery/g"),
         api.delete("/v1/gallery/g"),
@@ -141,7 +141,7 @@ def test_form__fields(api: TestClient, photos: dict[str, bytes], fields: list[tu
     assert refusal(api.post("/v1/gallery/g", files=files)) == (code, None)
 
 
-def test_body__that_is_none(api: TestClient) -> None:
+def test_body__invalid(api: TestClient) -> None:
     for path in ("/v1/gallery/g", "/v1/search?gallery=g"):
         response = api.post(path, content=b"x", headers={"content-type": "text/plain"})
         assert refusal(response)[0] in ("unsupported_content_type", "unknown_gallery")
@@ -211,7 +211,7 @@ def test_limits__are_conflicts_and_lose_nothing(site: Opener, photos: dict[str, 
     assert full.delete("/v1/gallery/g").status_code == 204
 
 
-def test_damaged__gallery_is_told_without_a_path_and_can_be_deleted(
+def test_damaged_gallery__is_reported_without_a_path_and_can_be_deleted(
     colours: TestClient, site: Opener, tmp_path: Path, photos: dict[str, bytes]
 ) -> None:
     for file in (tmp_path / "data" / "galleries" / "colours").iterdir():

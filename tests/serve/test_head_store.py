@@ -46,7 +46,7 @@ def test_head__replaced_by_another_process_is_the_new_one(tmp_path: Path, head: 
         other.get("mine")
 
 
-def test_head__nobody_has(stores: Stores, head: CustomHead) -> None:
+def test_head__missing(stores: Stores, head: CustomHead) -> None:
     stores.heads.create("mine", head)
     with pytest.raises(UnknownHead, match="did you mean 'mine'"):
         stores.heads.get("mime")
@@ -85,7 +85,7 @@ def test_head__leftovers_of_a_killed_writer_are_swept(tmp_path: Path, head: Cust
     assert [path.name for path in (tmp_path / "heads").iterdir()] == ["mine.head"]
 
 
-def test_head__damaged_is_told_without_a_path(stores: Stores, head: CustomHead, tmp_path: Path) -> None:
+def test_head__damaged_is_reported_without_a_path(stores: Stores, head: CustomHead, tmp_path: Path) -> None:
     stores.heads.create("mine", head)
     (tmp_path / "data/heads/mine.head").write_bytes(b"x")
     with pytest.raises(Refused) as caught:

@@ -121,7 +121,7 @@ def test_create__replaces_only_when_told(api: TestClient, classes: Classes) -> N
     assert body["predictions"][0][0]["label"] == "day"
 
 
-def test_create__skips_what_is_no_photo_and_says_so(api: TestClient, classes: Classes) -> None:
+def test_create__skips_and_reports_files_that_are_not_photos(api: TestClient, classes: Classes) -> None:
     bad = [b"no photo", classes["warm"][0][:200], b""]
     sent = {"cold": classes["cold"], "warm": [classes["warm"][0], *bad, *classes["warm"][1:]]}
     for name, body in (("form", {"files": form(sent)}), ("json", {"json": document(sent)})):
@@ -141,7 +141,7 @@ def test_create__notes_copies(api: TestClient, classes: Classes) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_name__that_is_none(api: TestClient, classes: Classes, name: str) -> None:
+def test_name__invalid(api: TestClient, classes: Classes, name: str) -> None:
     path = f"/v1/heads/{name}"
     for response in (
         api.get(path),
@@ -153,7 +153,7 @@ def test_name__that_is_none(api: TestClient, classes: Classes, name: str) -> Non
     assert api.get("/v1/heads").json() == {"heads": []}
 
 
-def test_head__nobody_has(api: TestClient) -> None:
+def test_head__missing(api: TestClient) -> None:
     for response in (api.get("/v1/heads/h"), api.get("/v1/heads/h/file"), api.delete("/v1/heads/h")):
         assert refusal(response) == ("unknown_head", None)
 
@@ -173,7 +173,7 @@ def test_create__not_under_the_name_of_the_models_own(api: TestClient, classes: 
         ({"cold": [b"x"], "w" * 301: [b"y"]}, "invalid_classes"),
     ],
 )
-def test_classes__that_are_none(api: TestClient, sent: Classes, code: str) -> None:
+def test_classes__invalid(api: TestClient, sent: Classes, code: str) -> None:
     assert refusal(api.post("/v1/heads/h", json=document(sent))) == (code, None)
     if any(sent.values()) and all(sent):
         assert refusal(api.post("/v1/heads/h", files=form(sent))) == (code, None)
@@ -243,7 +243,7 @@ def test_limits__are_conflicts(site: Opener, classes: Classes) -> None:
     assert [one["name"] for one in small.get("/v1/heads").json()["heads"]] == ["h"]
 
 
-def test_damaged__head_is_told_without_a_path_and_can_be_replaced(
+def test_damaged_head__is_reported_without_a_path_and_can_be_replaced(
     api: TestClient, classes: Classes, tmp_path: Path
 ) -> None:
     api.post("/v1/heads/h", files=form(classes))
@@ -260,7 +260,7 @@ def test_damaged__head_is_told_without_a_path_and_can_be_replaced(
     assert api.post("/v1/heads/h?replace=true", files=form(classes)).status_code == 201
 
 
-def test_disk__that_cannot_be_written_is_told_without_a_path(
+def test_disk__unwritable_is_reported_without_a_path(
     api: TestClient, classes: Classes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:

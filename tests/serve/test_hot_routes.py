@@ -96,7 +96,7 @@ def test_method__other_than_post_is_left_to_fastapi(both: tuple[TestClient, Test
     assert short[0] == 405
 
 
-def test_failure__of_ours_is_answered_with_500(
+def test_failure__internal_is_answered_with_500(
     both: tuple[TestClient, TestClient], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:

@@ -128,7 +128,7 @@ class Held:
         await PlainTextResponse("done")(scope, receive, send)
 
 
-def test_load__what_is_too_much_is_refused_at_once() -> None:
+def test_load__beyond_the_places_is_refused_at_once() -> None:
     async def run() -> None:
         site = Held()
         app = gate(site, concurrency=3)
@@ -244,7 +244,7 @@ def test_origins__another_sites_page_changes_nothing() -> None:
     assert "access-control-allow-origin" not in read.headers
 
 
-def test_origins__those_that_are_allowed_may(keys_file: Path) -> None:
+def test_origins__allowed_ones_may_call(keys_file: Path) -> None:
     friend = "https://friend.example"
     app = gate(cors=(friend,), keys_file=keys_file)
     asked = {"origin": friend, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}

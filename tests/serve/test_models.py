@@ -80,7 +80,7 @@ def test_models__that_are_not_loaded_are_refused_and_the_default_one_is_answered
     assert names(engine.models) == [(TINY, "int8"), (TINY, "fp32")]
 
 
-def test_models__lists_what_may_be_asked_for(client: TestClient) -> None:
+def test_models__lists_the_served_models(client: TestClient) -> None:
     body = client.get("/v1/models").json()
     assert body["object"] == "list"
     (model,) = body["data"]

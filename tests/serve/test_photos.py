@@ -17,12 +17,12 @@ CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 
 
 @given(st.binary(), st.sampled_from(["", "data:;base64,", "DATA:image/png;BASE64,", "data:image/svg+xml;x=1;base64,"]))
-def test_photo_of_text__is_what_was_written(photo: bytes, prefix: str) -> None:
+def test_photo_of_text__round_trips(photo: bytes, prefix: str) -> None:
     assert photo_of_text(prefix + base64.b64encode(photo).decode(), 0) == photo
 
 
 @given(st.sampled_from(["", "data:", "data:image/png;base64,", "http://", "AA=="]), st.text(), st.text())
-def test_photo_of_text__refuses_everything_else(start: str, before: str, after: str) -> None:
+def test_photo_of_text__refuses_other_texts(start: str, before: str, after: str) -> None:
     with pytest.raises(Refused) as caught:
         photo_of_text(start + before + "!" + after, 3)  # which base64 has not
     assert caught.value.index == 3

@@ -77,7 +77,7 @@ def test_settings__a_password_in_a_url_is_not_shown() -> None:
     assert "secret" not in repr(read(QDRANT="https://user:secret@qdrant:6333"))
 
 
-def test_checkout__serves_its_zoo_where_nothing_else_is_said(tmp_path: Path) -> None:
+def test_checkout__serves_its_zoo_by_default(tmp_path: Path) -> None:
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "index.json").write_text("{}")
     installed: dict[str, str] = {}
@@ -93,7 +93,7 @@ def test_checkout__serves_its_zoo_where_nothing_else_is_said(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("path", ["leap", "/leap/", "/", "//leap", "/a b", "/leap?x"])
-def test_root_path__that_is_none_is_refused(path: str) -> None:
+def test_root_path__invalid_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_SERVE_ROOT_PATH"):
         read_serve_settings({"LEAP_ZOO_SERVE_ROOT_PATH": path})
 

@@ -77,7 +77,7 @@ def test_ending_streams__does_not_wait_long_for_results(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("cause", "ended"), [(HTTPException(404), True), (ValueError(), False)])
-def test_ending_streams__an_unknown_session_is_no_failure(cause: Exception, ended: bool) -> None:
+def test_ending_streams__an_unknown_session_is_not_a_failure(cause: Exception, ended: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         raise RuntimeError("response already started") from cause

@@ -50,7 +50,7 @@ def test_stem__is_different_for_different_names_on_any_disk(one: str, other: str
 
 
 @given(st.text(max_size=20))
-def test_name_of__takes_only_what_stem_of_gives(stem: str) -> None:
+def test_name_of__accepts_only_results_of_stem_of(stem: str) -> None:
     name = name_of(stem)
     assert name is None or stem_of(name) == stem
 
@@ -58,7 +58,7 @@ def test_name_of__takes_only_what_stem_of_gives(stem: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".a", "-a", "a/b", "a\\b", "a\0", "a\n", "ä", "a" * 65, "%2e%2e", "a b"]
 )
-def test_name__that_is_none_is_refused_before_anything(stores: Stores, head: CustomHead, name: str) -> None:
+def test_name__invalid_is_refused_first(stores: Stores, head: CustomHead, name: str) -> None:
     for call in (
         lambda: stores.galleries.add(name, KIND, ["a"], vectors(1)),
         lambda: stores.galleries.find(name),
@@ -105,7 +105,7 @@ def test_gallery__refuses_other_embeddings(stores: Stores) -> None:
     assert stores.galleries.about("g").items == 1
 
 
-def test_gallery__nobody_has_is_404(stores: Stores) -> None:
+def test_gallery__missing_is_404(stores: Stores) -> None:
     for call in (
         lambda: stores.galleries.about("g"),
         lambda: stores.galleries.search("g", KIND, vectors(1), 1),
@@ -118,7 +118,7 @@ def test_gallery__nobody_has_is_404(stores: Stores) -> None:
     assert stores.galleries.find("g") is None
 
 
-def test_gallery__made_anew_with_another_model_is_the_new_one(tmp_path: Path) -> None:
+def test_gallery__recreated_with_another_model_is_the_new_one(tmp_path: Path) -> None:
     one, other = open_stores(tmp_path), open_stores(tmp_path)  # as two processes
     one.galleries.add("g", KIND, ["a"], vectors(1))
     new = Kind(model="n", revision="1", space="student", dim=DIM)
@@ -214,7 +214,7 @@ def test_add_and_delete__by_several_processes_lose_nothing(tmp_path: Path) -> No
     assert [one.name for one in galleries.list()] == ["kept"]
 
 
-def test_search__while_the_gallery_is_deleted_and_made_anew(stores: Stores) -> None:
+def test_search__while_the_gallery_is_deleted_and_recreated(stores: Stores) -> None:
     stores.galleries.add("g", KIND, ["a", "b"], vectors(2))
     stop, seen = threading.Event(), set()
 
@@ -263,7 +263,7 @@ def test_killed__writer_leaves_no_lock_after_the_next_start(tmp_path: Path) -> N
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_damaged__gallery_is_told_without_a_path_and_can_be_deleted(
+def test_damaged_gallery__is_reported_without_a_path_and_can_be_deleted(
     stores: Stores, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stores.galleries.add("g", KIND, ["a"], vectors(1))
@@ -336,7 +336,7 @@ def test_search__conditions_are_few(stores: Stores) -> None:
 # the folder
 
 
-def test_open__without_a_folder_says_that_nothing_stays(caplog: pytest.LogCaptureFixture) -> None:
+def test_open__without_a_folder_warns_that_data_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "leap_zoo.serve"):
         stores = open_stores()
     stores.galleries.add("g", KIND, ["a"], vectors(1))

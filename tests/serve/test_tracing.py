@@ -49,7 +49,7 @@ def test_span__is_named_after_its_route_and_continues_the_trace(
     assert span.resource.attributes["service.name"] == "leap-zoo"
 
 
-def test_span__of_what_the_gate_refuses_there_is_none(
+def test_span__is_absent_for_requests_that_the_gate_refuses(
     engine: Engine, stores: Stores, spans: InMemorySpanExporter
 ) -> None:
     from serve.app import make_app

@@ -75,7 +75,7 @@ def test_vectors__are_numbers_too(empty: tuple[TestClient, dict[str, Any]]) -> N
         ({"more": 1}, ("invalid_body", None)),
     ],
 )
-def test_vectors__that_are_none_are_refused_and_nothing_is_kept(
+def test_vectors__invalid_are_refused_and_nothing_is_stored(
     empty: tuple[TestClient, dict[str, Any]], changed: dict[str, Any], expected: tuple[str, int | None]
 ) -> None:
     api, about = empty

@@ -13,7 +13,7 @@ from tools import check_aarch64
 from tools.check_aarch64 import CannotEmulate
 
 
-def test_page__has_what_was_found() -> None:
+def test_page__shows_the_results() -> None:
     found = json.loads(check_aarch64.RESULT.read_text())
     page = check_aarch64.PAGE.read_text()
     assert check_aarch64.render(page, found) == page, "run `python -m tools.check_aarch64`"
@@ -41,7 +41,7 @@ def test_main__cannot_is_two_and_writes_nothing(
     assert not out.exists()
 
 
-def test_command__that_dies_is_told_by_its_last_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_command__that_dies_is_reported_with_its_last_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     died = subprocess.CompletedProcess([], -11, "", "one\nSegmentation fault\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
     with pytest.raises(CannotEmulate, match="neoverse-n1: Segmentation fault"):

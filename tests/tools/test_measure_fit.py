@@ -42,7 +42,7 @@ def test_own_classes__more_photos_are_better_and_claims_are_near() -> None:
     assert ten["accuracy"].std() > 0  # every draw has other classes and photos
 
 
-def test_own_classes__what_is_far_is_doubted() -> None:
+def test_own_classes__distant_photos_are_unsure() -> None:
     train, test = clouds(12, 8, 0, 0.5), clouds(50, 8, 1, 0.5)
     far = -functional.normalize(test[0].mean(0, keepdim=True) + 0 * test[0], dim=1).numpy()
     found = own_classes(*train, *test, {"far": far}, classes=4, shots=10)

@@ -49,7 +49,7 @@ def same(one: Any, other: Any) -> bool:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees)
-def test_checkpoint__gives_back_what_was_saved(tmp_path: Path, tree: Any) -> None:
+def test_checkpoint__round_trips(tmp_path: Path, tree: Any) -> None:
     state = {"state": tree, "step": 1}
     path = checkpoint.save(state, tmp_path / "folder")
     assert same(checkpoint.load(path), state)
@@ -62,7 +62,7 @@ def test_checkpoint__of_tied_tensors_is_saved(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.load(path)["b"], shared)
 
 
-def test_checkpoint__the_newest_two_of_a_run_stay_and_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
+def test_checkpoint__keeps_the_newest_two_and_removes_incomplete_ones(tmp_path: Path) -> None:
     (tmp_path / ".step-00000002.safetensors.a1b2").write_bytes(b"half a file")
     for step in (9, 10, 110):
         checkpoint.save({"step": step}, tmp_path)

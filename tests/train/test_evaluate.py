@@ -36,7 +36,7 @@ def test_knn__is_the_weighted_vote_of_brute_force(seed: int, gallery: int, queri
         assert votes[answer] == pytest.approx(max(votes.values()), rel=1e-3)
 
 
-def test_knn__weighs_near_neighbours_more_than_many_far_ones() -> None:
+def test_knn__weighs_near_neighbors_more_than_many_far_ones() -> None:
     gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert knn(gallery, torch.tensor([0, 1, 1]), torch.tensor([[5.0, 1.0]]), k=3).tolist() == [0]
 

@@ -99,7 +99,7 @@ def test_monitor__resumed_run_has_no_row_twice(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [monitor.FILE]
 
 
-def test_monitor__says_when_the_file_is_not_its_own(tmp_path: Path) -> None:
+def test_monitor__refuses_an_invalid_table(tmp_path: Path) -> None:
     file = tmp_path / monitor.FILE
     file.write_text("epoch,step\n1,zwei\n")
     with pytest.raises(TrainError, match=r"monitor\.csv is not a table of Measurement rows"):

@@ -232,6 +232,6 @@ def test_study_figure__has_a_run_of_equal_flops_where_there_is_one(tmp_path: Pat
     assert ahead(drawn.axes[1], "leap") == [pytest.approx([30])]  # the seed that was not trained again is left out
 
 
-def test_study_figure__of_the_baseline_alone_is_none(tmp_path: Path) -> None:
+def test_study_figure__is_absent_for_the_baseline_alone(tmp_path: Path) -> None:
     assert study_figure([row for row in STUDY if row.subject == "last"], tmp_path / "study.png", "last") is None
     assert not (tmp_path / "study.png").exists()

@@ -84,7 +84,7 @@ def test_recipes__of_the_paper_are_found_in_their_folder(name: str) -> None:
         ("name=../elsewhere", "name"),
     ],
 )
-def test_override__that_is_wrong_is_one_line_that_says_where(override: str, named: str) -> None:
+def test_override__wrong_is_one_line_with_its_place(override: str, named: str) -> None:
     with pytest.raises(TrainError) as caught:
         load_recipe(find_recipe("digits"), [override])
     assert named in str(caught.value)
@@ -143,7 +143,7 @@ def test_recipe__misspelt_in_the_file_is_named(write: Callable[..., Path]) -> No
 @pytest.mark.parametrize(
     "content", ["", "- a\n- b\n", "epochs: [1\n", "\x00", "epochs: !!python/object/apply:os.getcwd []\n"]
 )
-def test_recipe__that_is_no_mapping_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
+def test_recipe__that_is_not_a_mapping_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(content)
     with pytest.raises(TrainError, match=r"odd\.yaml") as caught:
         load_recipe(tmp_path / "odd.yaml")
@@ -171,7 +171,7 @@ def test_accumulate__cuts_the_batch_into_equal_pieces(write: Callable[..., Path]
         load_recipe(write(), ["batch=8", "accumulate=3"])
 
 
-def test_differences__are_of_what_is_learned_not_of_how_often_it_is_saved(write: Callable[..., Path]) -> None:
+def test_differences__ignore_how_often_a_run_is_saved(write: Callable[..., Path]) -> None:
     one = load_recipe(write())
     assert differences(one, load_recipe(write(), ["checkpoint_minutes=1", "data.train=elsewhere"])) == []
     assert differences(one, load_recipe(write(), ["accumulate=2"])) == ["accumulate"]

@@ -184,7 +184,7 @@ def test_whole__keeps_the_photo_to_its_edges_and_its_aspect(tmp_path: Path) -> N
     assert (photos.pixels[1, :, 13:] == (0, 0, 255)).all()
 
 
-def test_in_memory__is_what_the_store_gives(photo_folders: Path, tmp_path: Path) -> None:
+def test_in_memory__equals_the_store(photo_folders: Path, tmp_path: Path) -> None:
     split = labelled_folder(photo_folders / "val")
     memory, (disk,) = in_memory(split, SHOWN), opened(split, tmp_path, SHOWN)
     for name in ("pixels", "labels", "aspect"):
@@ -194,7 +194,7 @@ def test_in_memory__is_what_the_store_gives(photo_folders: Path, tmp_path: Path)
     assert not isinstance(part.pixels.base, np.memmap)
 
 
-def test_store__that_another_process_makes_at_the_same_time_is_no_error(
+def test_store__written_by_two_processes_at_once_is_not_an_error(
     photo_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split, write = labelled_folder(photo_folders / "val"), store.pyarrow.parquet.write_table
@@ -212,7 +212,7 @@ def test_store__that_another_process_makes_at_the_same_time_is_no_error(
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet", ".u8"]
 
 
-def test_store__of_arrays_is_told_from_another_by_their_pixels(tmp_path: Path) -> None:
+def test_store__of_arrays_is_named_by_their_pixels(tmp_path: Path) -> None:
     arrays = [np.full((8, 8), shade, np.uint8) for shade in (10, 20)]
     for shades in ([0, 1], [1, 0]):
         (photos,) = opened(unlabelled([arrays[i] for i in shades]), tmp_path)

@@ -46,7 +46,7 @@ def test_student__puts_registers_between_cls_and_patches() -> None:
     assert tokens[0, :, 0].tolist() == [1, 2, 3, 4, 5] + [7] * 9
 
 
-def test_student__scales_its_branches_when_told() -> None:
+def test_student__scales_its_branches_with_layerscale() -> None:
     plain = make_student(Student(size="digits", patch=8), pixels=24)
     scaled = make_student(Student(size="digits", patch=8, layerscale=1e-4), pixels=24)
     assert not any("gamma" in name for name, _ in plain.named_parameters())

@@ -59,12 +59,12 @@ def test_teacher__embeds_once_for_all_its_students(asked: Asked) -> None:
     ],
     ids=["other pixels", "other preprocessing", "other photos"],
 )
-def test_teacher__of_other_figures_embeds_anew(asked: Asked, parts: dict, count: int) -> None:
+def test_teacher__with_other_figures_embeds_again(asked: Asked, parts: dict, count: int) -> None:
     assert asked()[0] == 2
     assert asked(**parts)[0] == count
 
 
-def test_teacher__of_other_weights_embeds_anew(asked: Asked, make_teacher: Callable[..., Teacher]) -> None:
+def test_teacher__with_other_weights_embeds_again(asked: Asked, make_teacher: Callable[..., Teacher]) -> None:
     other = make_teacher(num_classes=3)
     assert asked()[0] == 2
     assert asked(other)[0] == 0
@@ -73,7 +73,7 @@ def test_teacher__of_other_weights_embeds_anew(asked: Asked, make_teacher: Calla
     assert asked(other)[0] == 2
 
 
-def test_broken_file__is_embedded_anew(asked: Asked, tmp_path: Path) -> None:
+def test_broken_file__is_embedded_again(asked: Asked, tmp_path: Path) -> None:
     count, metrics = asked()
     for file in tmp_path.glob("*.safetensors"):
         file.write_text("{")

@@ -75,7 +75,7 @@ def test_make_vit__refuses_the_file_of_another_size_or_family(teacher_file: Path
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", None], ids=["empty", "text", "truncated"])
-def test_make_vit__refuses_what_is_no_safetensors_file(
+def test_make_vit__refuses_files_that_are_not_safetensors(
     content: bytes | None, teacher_file: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.safetensors"

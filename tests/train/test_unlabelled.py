@@ -51,7 +51,7 @@ def test_folder__is_searched_to_any_depth(tmp_path: Path) -> None:
     assert shades(find_photos(tmp_path)) == [10, 20, 30]
 
 
-def test_folder__thumbnails_and_other_junk_are_no_photos(tmp_path: Path) -> None:
+def test_folder__thumbnails_and_other_junk_are_skipped(tmp_path: Path) -> None:
     for name, shade in (("a.jfif", 10), ("@eaDir/a.png", 20), (".thumbnails/a.png", 30), ("._a.png", 40)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(photo(shade))
@@ -83,7 +83,7 @@ def test_tar__is_read_in_place(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["shard.tar"]
 
 
-def test_tar__links_and_devices_are_no_photos(tmp_path: Path) -> None:
+def test_tar__links_and_devices_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind in (("a.png", tarfile.SYMTYPE), ("b.png", tarfile.LNKTYPE), ("c.png", tarfile.CHRTYPE)):

@@ -38,13 +38,13 @@ def test_uploaded__takes_uploads_and_samples_only(folder: Path) -> None:
             uploaded(path)
 
 
-def test_read_upload__says_so_when_a_photo_is_gone(folder: Path) -> None:
+def test_read_upload__reports_a_deleted_photo(folder: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         read_upload(str(folder / "gone.jpg"))
     assert explain(caught.value) == "The photo was deleted in the meantime: drop it again."
 
 
-def test_gather__keeps_what_is_good_and_names_what_is_not(
+def test_gather__keeps_good_photos_and_lists_bad_ones(
     engine: Engine, folder: Path, colour_photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []

@@ -86,6 +86,6 @@ clean: ## remove environments and outputs
 
 .venv-docs/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install -q -c constraints.txt $$(.venv-docs/bin/python -c \
+	.venv-docs/bin/python -m pip install -q --no-compile -c constraints.txt $$(.venv-docs/bin/python -c \
 	  "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $@

@@ -102,7 +102,7 @@ def test_bentoml_client__calls_the_methods(server, http: httpx.Client, colour_ph
         assert len(client.embed(image=colour_photos["red"], space="teacher")["embedding"]) == 12
         with pytest.raises(bentoml.exceptions.BentoMLException, match="unknown_gallery"):
             client.search(image=colour_photos["red"], gallery="nothing")
-        with pytest.raises(bentoml.exceptions.BentoMLException, match="holds no photo"):
+        with pytest.raises(bentoml.exceptions.BentoMLException, match="does not contain a photo"):
             client.embed(image="http://127.0.0.1:1/photo.jpg")  # which BentoML would have fetched
     http.delete("/v1/galleries/native")
 

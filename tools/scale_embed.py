@@ -91,6 +91,7 @@ def main() -> None:
         figure("Ray, 1 worker", "overhead over the same shards without Ray", bare / one - 1, about, options.note),
         figure("Ray, 2 workers", "speed over 1 worker", two / one, about, options.note),
     ]
+    write(HERE / "embedding.csv", rows)
     count, have = 1000, len(find_photos(options.growth).photos) if options.growth else 0
     while count <= have * 1.05:  # a set of 99,700 photos is as good as 100,000
         run = _in_a_process(options.growth, count, RUNS[GROWTH])
@@ -102,8 +103,8 @@ def main() -> None:
                 f"{GROWTH}, {count} photos", "megabytes of the driver, at most", run["megabytes"], about, options.note
             ),
         ]
+        write(HERE / "embedding.csv", rows)  # each size takes ten times as long as the one before
         count *= 10
-    write(HERE / "embedding.csv", rows)
 
 
 def _in_a_process(photos: Path, most: int, workers: int) -> dict[str, float]:

@@ -53,10 +53,10 @@ def test_peers__take_turns_with_the_files(tmp_path: Path) -> None:
     assert main([*options, *QUICK, "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     rows = {(row.format, row.precision): row for row in read_rows(path)}
-    eager, exported, fp32 = rows["torch", "fp32"], rows["torch-onnx", "fp32"], rows["onnx", "fp32"]
-    assert (eager.times_eager, exported.times_exported, fp32.times_fp32) == (1, 1, 1)
-    assert fp32.times_eager == pytest.approx(eager.min_ms / fp32.min_ms, abs=0.001)
-    assert fp32.times_exported == pytest.approx(exported.min_ms / fp32.min_ms, abs=0.001)
+    eager, exported, int8 = rows["torch", "fp32"], rows["torch-onnx", "fp32"], rows["onnx", "int8"]
+    assert (eager.file, eager.times_eager, exported.times_exported) == ("model.safetensors", 1, 1)
+    assert int8.times_eager == pytest.approx(eager.min_ms / int8.min_ms, abs=0.001)
+    assert int8.times_exported == pytest.approx(exported.min_ms / int8.min_ms, abs=0.001)
     assert exported.load_ms is None
-    if fp32.peak_memory_bytes is not None:
-        assert eager.peak_memory_bytes > fp32.peak_memory_bytes  # torch is in the memory of the peer's process alone
+    if int8.peak_memory_bytes is not None:
+        assert eager.peak_memory_bytes > int8.peak_memory_bytes  # torch is in the memory of the peer's process alone

@@ -22,7 +22,7 @@ from leap_zoo.embeddings import embed_found
 from leap_zoo.folders import find_photos
 from leap_zoo.ray import embed_photos
 from leap_zoo.shards import part_name
-from tools.scale_results import HERE, figure, write
+from tools.scale_results import HERE, figure, read, write
 
 RUNS = {"the loop of one process": -1, "shards, without Ray": 0, "Ray, 1 worker": 1, "Ray, 2 workers": 2}
 PIECES = 24
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path, help="a folder")
     parser.add_argument("--most", type=int, default=1200)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="0: keep these figures, and measure --growth alone")
     parser.add_argument("--note", default="", help="about the machine, e.g. busy")
     parser.add_argument("--growth", type=Path, metavar="FOLDER", help="time 1,000, 10,000, ... photos of this one, too")
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
@@ -80,17 +80,19 @@ def main() -> None:
         for name, workers in RUNS.items():
             said[name].append(_in_a_process(options.photos, options.most, workers))
             print(name, said[name][-1], flush=True)
-    rate = {name: median(run["rate"] for run in runs) for name, runs in said.items()}
-    about = f"leap-tiny int8, {len(chosen)} photos, one thread per worker"
-    rows = [figure(name, "photos per second", value, about, options.note) for name, value in rate.items()]
-    for name, runs in said.items():
-        rows.append(figure(name, "seconds in all", median(run["seconds"] for run in runs), about, options.note))
-    plain, bare, one, two = rate.values()
-    rows += [
-        figure("Ray, 1 worker", "overhead over the loop of one process", plain / one - 1, about, options.note),
-        figure("Ray, 1 worker", "overhead over the same shards without Ray", bare / one - 1, about, options.note),
-        figure("Ray, 2 workers", "speed over 1 worker", two / one, about, options.note),
-    ]
+    rows = [row for row in read(HERE / "embedding.csv") if not row["subject"].startswith(f"{GROWTH}, ")]
+    if options.rounds:
+        rate = {name: median(run["rate"] for run in runs) for name, runs in said.items()}
+        about = f"leap-tiny int8, {len(chosen)} photos, one thread per worker"
+        rows = [figure(name, "photos per second", value, about, options.note) for name, value in rate.items()]
+        for name, runs in said.items():
+            rows.append(figure(name, "seconds in all", median(run["seconds"] for run in runs), about, options.note))
+        plain, bare, one, two = rate.values()
+        rows += [
+            figure("Ray, 1 worker", "overhead over the loop of one process", plain / one - 1, about, options.note),
+            figure("Ray, 1 worker", "overhead over the same shards without Ray", bare / one - 1, about, options.note),
+            figure("Ray, 2 workers", "speed over 1 worker", two / one, about, options.note),
+        ]
     write(HERE / "embedding.csv", rows)
     count, have = 1000, len(find_photos(options.growth).photos) if options.growth else 0
     while count <= have * 1.05:  # a set of 99,700 photos is as good as 100,000

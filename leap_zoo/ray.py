@@ -7,8 +7,8 @@
         compute=ray.data.ActorPoolStrategy(size=8),
     )
 
-`Embed` and `Classify` are for pipelines of your own. `embed_photos` and `classify_photos` write Parquet shards that a
-later run can complete.
+`Embed` and `Classify` are for pipelines of your own. `embed_photos` writes Parquet shards of vectors, or of the classes
+of a head, that a later run can complete.
 """
 
 from __future__ import annotations

@@ -80,8 +80,9 @@ def main() -> None:
         for name, workers in RUNS.items():
             said[name].append(_in_a_process(options.photos, options.most, workers))
             print(name, said[name][-1], flush=True)
-    rows = [row for row in read(HERE / "embedding.csv") if not row["subject"].startswith(f"{GROWTH}, ")]
-    if options.rounds:
+    if not options.rounds:
+        rows = [row for row in read(HERE / "embedding.csv") if not row["subject"].startswith(f"{GROWTH}, ")]
+    else:
         rate = {name: median(run["rate"] for run in runs) for name, runs in said.items()}
         about = f"leap-tiny int8, {len(chosen)} photos, one thread per worker"
         rows = [figure(name, "photos per second", value, about, options.note) for name, value in rate.items()]

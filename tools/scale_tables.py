@@ -50,7 +50,9 @@ def cost(embedding: Sequence[Figure], search: Sequence[Figure], price: float = P
             guess = (base or 0) * size / largest
             cells.append(f"{ours:,.1f}" if ours is not None else f"{guess:,.0f} *")
         lines.append(f"| {size:,} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "\\* extrapolated in proportion to n; all else was measured."])
+    conditions = dict.fromkeys(_where(one) for one in search if one["subject"].startswith("a gallery in a folder"))
+    lines += ["", "\\* extrapolated in proportion to n; all else was measured. Search: " + "; ".join(conditions) + "."]
+    return "\n".join(lines)
 
 
 def figures(rows: Sequence[Figure]) -> str:

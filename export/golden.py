@@ -19,9 +19,9 @@ from leap_zoo.errors import InvalidArgument
 COUNT = 4
 
 # Largest absolute difference, on L2-normalized embeddings and on softmax scores. fp32 differs between CPUs only by the
-# order of sums (about 1e-5). int8 with vnni / dotprod accumulates exactly, so only rounding at the edges of a
-# quantization step remains; older x86 saturates 16-bit sums of products and may be far off without being wrong. A
-# model that has collapsed differs by .25 or more in some element.
+# order of sums (about 1e-5). int8 accumulates exactly, so only rounding at the edges of a quantization step remains,
+# but for OpenVINO on x86 without VNNI, whose 16-bit sums of products overflow. A model that has collapsed differs by
+# .25 or more in some element.
 TOLERANCE: dict[str, dict[str, float]] = {
     "fp32": {"default": 1e-3},
     "fp16": {"default": 1e-2},

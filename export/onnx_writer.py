@@ -273,8 +273,9 @@ class Writer:
         half = self.constant(f"{name}.weight_scale_fp16", scales, np.float16)
         weight_scale = self.op("Cast", [half], f"{name}.weight_scale", to=TensorProto.FLOAT)
         weight_int = self.constant(f"{name}.weight_int", np.rint(weight / scales), np.int8)
-        # Zero points are written even if zero: without them, ONNX Runtime 1.32 does not fuse (4x slower).
-        zeros = self.constant(f"zeros_{len(scales)}", np.zeros(len(scales)), np.int8)
+        # Zero points are written even if zero: without them, ONNX Runtime 1.32 does not fuse (4x slower). Each linear
+        # has its own: with shared ones, its precise mode (see `leap_zoo.runtime`) cannot load the file.
+        zeros = self.constant(f"{name}.weight_zeros", np.zeros(len(scales)), np.int8)
         w = self.op("DequantizeLinear", [weight_int, weight_scale, zeros], f"{name}.weight_back", axis=1)
         # Not stored as a product: runtimes multiply constants when they load a file.
         bias_scale = self.op("Mul", [weight_scale, at[0]], f"{name}.bias_scale")

@@ -142,8 +142,8 @@ def _verify_artifact(
         return report(ok=False, error=str(error))
     worst = max(outputs, key=lambda output: (not output.ok, output.difference))
     fix = f"update {model.runtime}, or load another file"
-    if artifact.precision == "int8" and int8_saturates():
-        fix = "this processor has no VNNI, so sums of 8-bit products overflow: load the fp32 file if there is one"
+    if artifact.format == "openvino" and artifact.precision == "int8" and int8_saturates():
+        fix = "OpenVINO's sums of 8-bit products overflow on this processor, which has no VNNI: load the ONNX file"
     differs = (
         f"{artifact.file} of {card.id} answers differently on this device: {worst.output} by {worst.difference:.4g} "
         f"(limit: {worst.tolerance:.4g}): {fix}"

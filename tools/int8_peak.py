@@ -28,7 +28,7 @@ from leap_zoo.card import Architecture, Artifact, ModelCard
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import MissingExtra
 from leap_zoo.loading import open_artifact
-from leap_zoo.runtime import core, import_onnxruntime
+from leap_zoo.runtime import EXACT_INT8, core, import_onnxruntime
 from leap_zoo.store import Zoo, models
 from tools.provenance import provenance
 from train.research.results import Result, read_results, write_results
@@ -114,6 +114,7 @@ def _product_call(runtime: str, size: tuple[int, int, int]) -> Call:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
+        options.add_session_config_entry(*EXACT_INT8)
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return lambda: session.run(None, {"x": x})
     import openvino

@@ -52,7 +52,7 @@ def small_export() -> Iterator[None]:
 def lenient_gate() -> Iterator[None]:
     """Let int8 files through whatever they lose; the gate itself has its own tests.
 
-    A student of few epochs loses much where the kernels for int8 saturate, on processors without VNNI.
+    OpenVINO's sums of 8-bit products overflow on processors without VNNI, where a student of few epochs loses much.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "LARGEST_DROP", 1.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leap_zoo.card import ModelCard
-from leap_zoo.device import instruction_sets, int8_saturates
+from leap_zoo.device import instruction_sets
 from leap_zoo.store import BUNDLED, models
 from leap_zoo.verify import tolerance
 from tools import check_limits
@@ -35,9 +35,6 @@ def test_old_runtime__gives_the_golden_answers(
     _check(old_python, published, card, precision)
 
 
-@pytest.mark.skipif(
-    int8_saturates(), reason="the int8 kernels of this processor saturate: `leap-zoo verify` reports it"
-)
 def test_old_runtime__runs_the_bundled_model(old_python: Path) -> None:
     for bundled in models(BUNDLED):
         _check(old_python, BUNDLED, bundled, "int8")

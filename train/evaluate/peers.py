@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from leap_zoo.card import Preprocessing
 from leap_zoo.files import atomic_file
 from leap_zoo.model import Model
+from leap_zoo.runtime import EXACT_INT8
 from train.data.store import Shown, open_photos
 from train.evaluate.datasets import Dataset
 from train.evaluate.features import Candidate, Features, normalise
@@ -172,6 +173,7 @@ def _torch_features(network: Callable[[], EfficientNet]) -> Features:
 def _session(file: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry(*EXACT_INT8)  # as for our files
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 

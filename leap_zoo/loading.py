@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -9,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import msgspec
+
 from leap_zoo.card import Artifact, Format, ModelCard, Precision
-from leap_zoo.errors import InvalidArgument, nearest, short
+from leap_zoo.errors import InvalidArgument, LeapZooError, nearest, short
 from leap_zoo.model import Model, Options
-from leap_zoo.model_file import ModelFile, names_a_file, names_a_path, read_model_file
+from leap_zoo.model_file import card_of, names_a_file, names_a_path, read_model_file
 from leap_zoo.preprocess import LIMITS, Limits
 from leap_zoo.runtime import Provider, open_session
 from leap_zoo.settings import read_settings
-from leap_zoo.store import ModelFolder, Zoo, ZooLocation, default_model, find, find_all
-
-_LOG = logging.getLogger("leap_zoo")
+from leap_zoo.store import ModelFolder, Zoo, ZooLocation, check_digest, default_model, find, find_all, models
 
 
 def load(
@@ -66,7 +67,7 @@ def load(
     if isinstance(name, (str, os.PathLike)) and names_a_path(name) and names_a_file(name):
         if precision is not None or format is not None:
             raise InvalidArgument(f"{short(name)} is one file: leave out precision and format, or give its folder")
-        return _load_file(read_model_file(Path(os.fsdecode(name))), zoo, threads, limits, options)
+        return _load_file(Path(os.fsdecode(name)), zoo, threads, limits, options)
     place, card = locate(name, zoo)
     artifact = choose_artifact(card, precision, format, lambda one: place.holds(card, one))
     if not place.holds(card, artifact) and not names_a_path(name):  # not pulled: another zoo may have the same file
@@ -77,23 +78,45 @@ def load(
     return open_artifact(place, card, artifact, threads, limits=limits, **options)
 
 
-def _load_file(
-    file: ModelFile, zoo: ZooLocation | None, threads: int | None, limits: Limits, options: Options
-) -> Model:
-    known = file.known(zoo)
-    if known is not None:
-        return open_artifact(file.place, *known, threads, limits=limits, **options)
-    session = open_session(file.artifact, file.contents, threads, **options)
-    card = file.card(session.metadata, session.outputs)
-    _LOG.warning(
-        "%s is not verified: no known card lists its sha256. It claims to be %s, revision %s",
-        short(file.path),
-        card.id,
-        card.revision,
-    )
-    read = partial(file.place.read, card)
-    again = partial(Model.open, card, file.artifact, read, threads, limits=limits, verified=False, **options)
-    return Model(card, file.artifact, session, limits=limits, verified=False, again=again)
+def _load_file(path: Path, zoo: ZooLocation | None, threads: int | None, limits: Limits, options: Options) -> Model:
+    found, contents = read_model_file(path)
+    place = ModelFolder(path.absolute().parent)
+    known = _card_that_lists(found, place, zoo)
+    card, artifact = known or (None, found)
+    session = open_session(artifact, contents, threads, **options)
+    if card is None:
+        card = card_of(artifact, session.metadata, session.outputs)
+        logging.getLogger("leap_zoo").warning(
+            "%s is not verified: no known card lists its sha256. It claims to be %s, revision %s",
+            short(path),
+            card.id,
+            card.revision,
+        )
+    read, verified = partial(place.read, card), known is not None
+    again = partial(Model.open, card, artifact, read, threads, limits=limits, verified=verified, **options)
+    return Model(card, artifact, session, limits=limits, verified=verified, again=again)
+
+
+def _card_that_lists(found: Artifact, place: ModelFolder, zoo: ZooLocation | None) -> tuple[ModelCard, Artifact] | None:
+    """The card that lists the bytes of a lone file in `place`, and its artifact under the local file names; or None.
+
+    Raises ArtifactCorrupt if the card.json beside the file lists different bytes under its name.
+    """
+    cards = []
+    if os.path.isfile(place.folder / "card.json"):
+        cards = [place.card(place.entry())]
+        ours = {file.file: file.sha256 for file in found.files}
+        fix = "download it again, or move it away from the card.json, which lists different bytes under its name"
+        for listed in cards[0].files:
+            check_digest(f"{listed.file} of {cards[0].id}", ours.get(listed.file, listed.sha256), listed.sha256, fix)
+    with contextlib.suppress(LeapZooError):  # a damaged zoo says nothing about this file
+        cards += models(zoo)
+    digests = [file.sha256 for file in found.files]
+    for card in cards:
+        for artifact in card.artifacts:
+            if [file.sha256 for file in artifact.files] == digests:
+                return card, msgspec.structs.replace(artifact, file=found.file, weights=found.weights)
+    return None
 
 
 def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:

@@ -21,7 +21,7 @@ from onnx import helper
 import leap_zoo
 from leap_zoo.cli import main
 from leap_zoo.errors import ArtifactCorrupt, ArtifactRefused, InvalidArgument, InvalidCard, LeapZooError
-from leap_zoo.model_file import MAX_XML_BYTES, names_a_path, read_model_file
+from leap_zoo.model_file import MAX_XML_BYTES, card_of, names_a_path
 from leap_zoo.store import BUNDLED, models
 from leap_zoo.verify import verify
 
@@ -165,7 +165,7 @@ def test_bundled__files_match_their_cards(tmp_path: Path) -> None:
             copy = Path(shutil.copy(BUNDLED / card.id / artifact.file, tmp_path / "copy.onnx"))
             model = leap_zoo.load(copy)
             assert (model.verified, model.card) == (True, card)
-            says = read_model_file(copy).card(model.session.metadata, model.session.outputs)
+            says = card_of(artifact, model.session.metadata, model.session.outputs)
             assert (says.id, says.revision) == (card.id, card.revision)
             heads = [replace(head, doubt=None) for head in card.heads]  # which only the card has
             assert (says.heads, says.preprocessing) == (heads, card.preprocessing)

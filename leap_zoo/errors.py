@@ -1,16 +1,15 @@
 """Every error a user can cause. They form one family, and every message says how to fix the problem.
 
-`except leap_zoo.LeapZooError` catches them all; `except leap_zoo.ImageError` catches problems with a photo. Each image
-error carries its HTTP status, so that the service and the library cannot disagree.
+`except leap_zoo.LeapZooError` catches them all; `except leap_zoo.ImageError` catches problems with a photo.
 """
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from importlib import import_module
+from typing import Any
 from unicodedata import category
 
 
@@ -27,31 +26,21 @@ class LeapZooError(Exception):
 class ImageError(LeapZooError):
     """Something is wrong with a photo, not with the model."""
 
-    status: ClassVar[int] = 400
-
 
 class NotAnImage(ImageError):
     """The bytes are not a photo in a supported format."""
-
-    status = 415
 
 
 class UndecodableImage(ImageError):
     """The bytes start like a photo but cannot be decoded: truncated or damaged."""
 
-    status = 400
-
 
 class ImageTooLarge(ImageError):
     """Too many bytes, or too many pixels according to the header. Nothing was decoded."""
 
-    status = 413
-
 
 class UnreadableFile(ImageError):
     """The path of a photo does not lead to a readable regular file."""
-
-    status = 400
 
 
 class UnknownModel(LeapZooError):
@@ -123,6 +112,14 @@ class MissingExtra(LeapZooError):
     """A feature needs a package that is not installed."""
 
 
+def import_extra(module: str, extra: str) -> Any:
+    """A module that comes with the optional dependencies `extra`. Raises MissingExtra."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtra(f"{module} cannot be imported ({error}): pip install 'leap-zoo[{extra}]'") from error
+
+
 def whole_number(value: Any, what: str, least: int = 1, most: int | None = None) -> int:
     """`value` as an int, if it is a whole number (Python's or NumPy's) from `least` to `most`; True and 1.0 are not.
 
@@ -158,6 +155,8 @@ def _closest(name: str, known: list[str]) -> str | None:
     longer = [one for one in known if name in lower[one]] if len(name) > 2 else []
     if longer:
         return min(longer, key=lambda one: (not lower[one].startswith(name), len(one)))
+    import difflib
+
     ratios = {one: difflib.SequenceMatcher(None, lower[one], name).ratio() for one in known}
     best = max(known, key=lambda one: ratios[one])
     return best if ratios[best] >= 0.5 else None

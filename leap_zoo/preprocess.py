@@ -166,27 +166,21 @@ def which_image(number: int, images: Iterable[Any]) -> str:
     return f"image {number}{f' of {len(images)}' if isinstance(images, Sized) else ''} (from 0)"
 
 
-def read_photo(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bytes:
-    """The bytes of a regular file of at most `limits.bytes`. Raises UnreadableFile, ImageTooLarge, InvalidArgument."""
-    try:
-        data = read_regular(path, limits.bytes)
-    except OSError as error:
-        reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else _reason(error)
-        raise UnreadableFile(f"cannot read {short(path)} ({reason}): check the path") from error
-    return data if len(data) <= limits.bytes else _refuse_bytes(limits)
-
-
 def image_bytes(image: ImageSource, limits: Limits = LIMITS) -> bytes:
     """The bytes of a photo: its file unchanged, or a PIL image or array as PNG. Raises as `open_image` does."""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return bytes(image) if memoryview(image).nbytes <= limits.bytes else _refuse_bytes(limits)
-    if isinstance(image, (str, os.PathLike)):
-        return read_photo(image, limits)
-    if isinstance(image, BinaryFile):
-        return read_file(image, limits)
-    buffer = io.BytesIO()
-    open_image(image).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+        data = bytes(image)
+    elif isinstance(image, (str, os.PathLike)):
+        data = _read_path(image, limits)
+    elif isinstance(image, BinaryFile):
+        data = _read_file(image, limits)
+    else:
+        buffer = io.BytesIO()
+        open_image(image).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    if len(data) > limits.bytes:
+        raise ImageTooLarge(f"the photo has more than {limits.bytes / 2**20:.3g} MiB: send a smaller photo")
+    return data
 
 
 @lru_cache(maxsize=1)
@@ -198,8 +192,15 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in _READABLE if optional.get(name, True))
 
 
-def read_file(file: BinaryFile, limits: Limits = LIMITS) -> bytes:
-    """The rest of an open file, at most `limits.bytes`. Raises UnreadableFile, ImageTooLarge, InvalidArgument."""
+def _read_path(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    try:
+        return read_regular(path, limits.bytes)
+    except OSError as error:
+        reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else _reason(error)
+        raise UnreadableFile(f"cannot read {short(path)} ({reason}): check the path") from error
+
+
+def _read_file(file: BinaryFile, limits: Limits) -> bytes:
     data = bytearray()
     try:
         while len(data) <= limits.bytes and (chunk := file.read(_CHUNK)):
@@ -214,7 +215,7 @@ def read_file(file: BinaryFile, limits: Limits = LIMITS) -> bytes:
         raise
     except Exception as error:  # any object: a closed file, a damaged archive, a response that ends early
         raise UnreadableFile(f"cannot read the file ({_reason(error)}): open it again, or give its bytes") from error
-    return bytes(data) if len(data) <= limits.bytes else _refuse_bytes(limits)
+    return bytes(data)
 
 
 def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
@@ -402,10 +403,6 @@ def _grey_to_uint8(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     white = next((white for white in whites if peak <= headroom * white), whites[-1])
     scaled: npt.NDArray[np.uint8] = np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8)
     return scaled
-
-
-def _refuse_bytes(limits: Limits) -> bytes:
-    raise ImageTooLarge(f"the photo has more than {limits.bytes / 2**20:.3g} MiB: send a smaller photo")
 
 
 def _as_image_error(error: Exception) -> ImageError:

@@ -145,9 +145,9 @@ class BadPhoto(errors.ImageError):
 
 
 _CODES: dict[type[Exception], tuple[int, str]] = {
-    errors.NotAnImage: (errors.NotAnImage.status, "not_an_image"),
-    errors.UndecodableImage: (errors.UndecodableImage.status, "undecodable_image"),
-    errors.ImageTooLarge: (errors.ImageTooLarge.status, "image_too_large"),
+    errors.NotAnImage: (415, "not_an_image"),
+    errors.UndecodableImage: (400, "undecodable_image"),
+    errors.ImageTooLarge: (413, "image_too_large"),
     errors.UnknownModel: (404, "unknown_model"),
     errors.UnknownHead: (404, "unknown_head"),
     errors.UnknownSpace: (422, "unknown_space"),

@@ -412,9 +412,8 @@ def test_heic__without_the_extra_is_named_as_skipped(
     assert (len(found.photos), found.skipped) == (1, Counter(unreadable_photos=2))
     assert all('pip install "leap-zoo[heic]"' in error for error in found.bad.values())
     assert "HEIF" not in preprocess.readable_formats()
-    with pytest.raises(NotAnImage) as caught:
+    with pytest.raises(NotAnImage):
         model.embed(tmp_path / "heic.heic")
-    assert caught.value.status == 415
 
 
 def test_heic__with_the_extra_is_read_as_phones_turn_it(model: Model, tmp_path: Path, forgetful: None) -> None:

@@ -40,12 +40,12 @@ from leap_zoo.errors import (
     short,
     whole_number,
 )
-from leap_zoo.files import atomic_file
+from leap_zoo.files import saved_file
 from leap_zoo.gallery import Hit, Where
 from leap_zoo.heads import MAX_HEAD_BYTES, CustomHead, decode_head
 from leap_zoo.model import Images, Prediction, Predictions, Space, output_of
 from leap_zoo.preprocess import ImageSource, Limits, image_bytes, many_images, which_image
-from leap_zoo.web import Again, Pace, Patience, open_http, retry_after, split_login
+from leap_zoo.web import Again, Patience, Unwanted, open_http, read_body, retry_after, split_login
 
 __all__ = ["Client"]
 
@@ -202,13 +202,8 @@ class Client:
         An existing file is replaced at the end; an error leaves it unchanged.
         """
         source = _path("galleries", gallery, "export")
-        try:
-            with atomic_file(path) as file:
-                self._receive(file.write, "GET", source, limit=MAX_EXPORT)
-        except OSError as error:
-            raise InvalidArgument(
-                f"{short(path)} cannot be written ({error.strerror or error}): choose another path"
-            ) from error
+        with saved_file(path) as file:
+            self._receive(file.write, "GET", source, limit=MAX_EXPORT)
 
     def heads(self) -> list[dict[str, Any]]:
         """The heads that clients have made, sorted by name: name, labels, photos, kind, model, validation, ..."""
@@ -305,10 +300,10 @@ class Client:
         for attempt in count(1):
             with self._asking(method, path, options) as response:
                 if response.is_success:
-                    for piece in self._pieces(response, path, limit):
+                    for piece in read_body(response, Patience(), limit):
                         write(piece)
                     return
-                problem = self._problem(response, path)
+                problem = _problem(response)
             after = retry_after(response.headers.get("retry-after"))
             worth = response.status_code in (429, 503) and (repeatable or problem.code != "timed_out")
             if attempt == self._attempts or after is None or not worth:
@@ -323,6 +318,10 @@ class Client:
         try:
             with self._http.stream(method, path, **options) as response:
                 yield response
+        except Unwanted as error:
+            raise self._strange(f"it {error}", path) from error
+        except Again as error:
+            raise ServiceFailed(f"{self._name} sends its answer too slowly ({error}): try again later") from error
         except httpx.TimeoutException as error:
             raise ServiceFailed(
                 f"{self._name} did not answer in time: try again later, send fewer photos, or give a longer timeout"
@@ -336,31 +335,6 @@ class Client:
             raise InvalidArgument(
                 f"the URL or an option is not valid in HTTP ({short(error, 200)}): correct it, or make it shorter"
             ) from error
-
-    def _pieces(self, response: httpx.Response, path: str, limit: int) -> Iterator[bytes]:
-        """The body in pieces. A compressed body is refused: it was not requested, and may expand to gigabytes."""
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise self._strange(f"compressed: {short(encoding)}", path)
-        pace, size = Pace(Patience()), 0
-        for piece in response.iter_raw():
-            size += len(piece)
-            if size > limit:
-                raise ServiceFailed(
-                    f"{self._name}{path} sent more than {limit / 2**20:.2g} MiB, the most a LEAP Zoo service sends: "
-                    "check the address"
-                )
-            try:
-                pace.came(len(piece))
-            except Again as error:
-                raise ServiceFailed(f"{self._name} sends its answer too slowly ({error}): try again later") from error
-            yield piece
-
-    def _problem(self, response: httpx.Response, path: str) -> _Problem:
-        try:
-            return msgspec.json.decode(b"".join(self._pieces(response, path, MAX_PROBLEM)), type=_Problem)
-        except (ServiceFailed, msgspec.DecodeError, UnicodeError, RecursionError):
-            return _Problem()  # for example a proxy's error page: use the status alone
 
     def _error(self, response: httpx.Response, problem: _Problem, attempts: int) -> LeapZooError:
         """The exception for an error response. `index`: the photo of the request that caused it, or None."""
@@ -391,6 +365,13 @@ class _Problem(msgspec.Struct):
     code: str = "http_error"
     detail: str = ""
     index: int | None = None
+
+
+def _problem(response: httpx.Response) -> _Problem:
+    try:
+        return msgspec.json.decode(b"".join(read_body(response, Patience(), MAX_PROBLEM)), type=_Problem)
+    except (Unwanted, Again, msgspec.DecodeError, UnicodeError, RecursionError):
+        return _Problem()  # for example a proxy's error page: use the status alone
 
 
 class _Answer(msgspec.Struct):

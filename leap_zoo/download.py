@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
+from io import BufferedRandom
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -29,7 +30,7 @@ from leap_zoo.locks import locked
 from leap_zoo.progress import Progress
 from leap_zoo.settings import read_hub_settings, read_settings, zoo_location
 from leap_zoo.store import Cache, ModelFolder, Zoo, check_digest
-from leap_zoo.web import Again, Pace, Patience, open_http, retry_after, split_login
+from leap_zoo.web import Again, Patience, Unwanted, open_http, read_body, retry_after, split_login
 
 MAX_REDIRECTS = 5
 PATIENCE = Patience()
@@ -70,97 +71,68 @@ def download(zoo: Zoo, card: ModelCard, file: File, cache: Cache, progress: Prog
     An interrupted download is kept for later unless it is corrupt. Raises ArtifactCorrupt, DownloadFailed,
     CacheUnusable.
     """
-    with contextlib.ExitStack() as stack:
-        with cache.usable():
-            stack.enter_context(locked(cache.partials / f"{file.sha256}.lock"))
-            if cache.check(file):
-                progress.step(file.bytes)
-                return False
-            partial = Partial(cache, file, progress)
+    path = cache.partials / file.sha256
+    with cache.usable(), locked(path.with_suffix(".lock")):
+        if cache.check(file):
+            progress.step(file.bytes)
+            return False
         try:
-            _fetch(zoo, card, partial)
-            try:
-                partial.finish()
-            except ArtifactCorrupt:
-                if not partial.resumed:
-                    raise
-                partial.begin()  # the bytes from before may belong to another version, or be damaged
-                _fetch(zoo, card, partial)
-                partial.finish()
+            with path.open("a+b") as opened:
+                _complete(zoo, card, Partial(opened, file, progress))
+            os.replace(path, cache.blob(file.sha256))
         except ArtifactCorrupt:
-            partial.close(keep=False)
+            path.unlink()
             raise
         finally:
-            partial.close(keep=True)
+            if path.exists() and path.stat().st_size == 0:
+                path.unlink()
     return True
 
 
-def _fetch(zoo: Zoo, card: ModelCard, partial: Partial) -> None:
-    if isinstance(zoo, HttpZoo):
+def _complete(zoo: Zoo, card: ModelCard, partial: Partial) -> None:
+    """Fetch what is missing, and check the whole. Raises ArtifactCorrupt, DownloadFailed, OSError."""
+    file = partial.file
+    zoo.fetch(card, partial)
+    if partial.resumed and partial.digest() != file.sha256:
+        partial.begin()  # the bytes from before may belong to another version, or be damaged
         zoo.fetch(card, partial)
-    else:
-        partial.begin()
-        partial.append(zoo.read(card, partial.file))
+    check_digest(file.file, partial.digest(), file.sha256, "ask the zoo's owner to publish it again")
 
 
 class Partial:
-    """The first `size` bytes of a file, in the cache, perhaps from an earlier process.
+    """The first `size` bytes of a file, in an open file, perhaps from an earlier process. Its methods raise OSError.
 
     `resumed`: they come from more than one response, and may not belong together.
     """
 
-    def __init__(self, cache: Cache, file: File, progress: Progress) -> None:
+    def __init__(self, opened: BufferedRandom, file: File, progress: Progress) -> None:
         self.file = file
-        self._cache = cache
+        self._open = opened
         self._progress = progress
-        self._path = cache.partials / file.sha256
-        self._open = open(self._path, "a+b", buffering=0)  # noqa: SIM115
-        self.size = os.fstat(self._open.fileno()).st_size
+        self.size = os.fstat(opened.fileno()).st_size
+        self.resumed = self.size > 0
         progress.step(self.size)
         if self.size > file.bytes:
             self.begin()
-        self.resumed = self.size > 0
 
     def begin(self) -> None:
-        """Start over at the first byte. Raises CacheUnusable."""
-        with self._cache.usable():
-            self._open.truncate(0)
+        """Start over at the first byte."""
+        self._open.truncate(0)
         self._progress.step(-self.size)
         self.size, self.resumed = 0, False
 
     def append(self, chunk: bytes) -> None:
-        """Append the next bytes.
-
-        Raises CacheUnusable; ArtifactCorrupt if the file becomes larger than its card says.
-        """
-        if self.size + len(chunk) > self.file.bytes:
-            raise ArtifactCorrupt(
-                f"{short(self.file.file)} is larger than the {self.file.bytes} bytes of its card: refused"
-            )
-        with self._cache.usable():
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[self._open.write(rest) :]
+        """Append the next bytes."""
+        self._open.write(chunk)
+        self._open.flush()
         self.size += len(chunk)
         self._progress.step(len(chunk))
 
-    def finish(self) -> None:
-        """Check the file, and move it to the cache's blobs. Raises ArtifactCorrupt, CacheUnusable."""
-        with self._cache.usable():
-            os.fsync(self._open.fileno())
-            self._open.seek(0)
-            found = hashlib.file_digest(self._open, "sha256").hexdigest()
-        check_digest(self.file.file, found, self.file.sha256, "ask the zoo's owner to publish it again")
-        with self._cache.usable():
-            self._open.close()
-            os.replace(self._path, self._cache.blob(found))
-
-    def close(self, *, keep: bool) -> None:
-        """Close the file; remove it if it cannot be resumed."""
-        self._open.close()
-        if not keep or self.size == 0:
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
+    def digest(self) -> str:
+        """The sha256 of the bytes, once they are on the disk."""
+        os.fsync(self._open.fileno())
+        self._open.seek(0)
+        return hashlib.file_digest(self._open, "sha256").hexdigest()
 
 
 class HttpZoo(Zoo):
@@ -172,9 +144,7 @@ class HttpZoo(Zoo):
     def __init__(self, url: str) -> None:
         self.name = masked(url)
         self._url, login = split_login(httpx.URL(url))
-        self._login: tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None = (
-            login  # not sent to other servers
-        )
+        self._login: Login | None = login  # not sent to other servers
         self._patience = PATIENCE
         self._reached = False  # if the server never answered, the URL is probably wrong: do not retry
         self._client = open_http(timeout=httpx.Timeout(self._patience.silence, connect=self._patience.connect))
@@ -195,7 +165,7 @@ class HttpZoo(Zoo):
         return self._retry(path, lambda: self._read(path, limit, optional))
 
     def fetch(self, card: ModelCard, partial: Partial) -> None:
-        """Append what `partial` is missing. Raises DownloadFailed, ArtifactCorrupt, CacheUnusable."""
+        """See `Zoo`."""
         path = self.where(card.id, partial.file.file, partial.file.sha256)
         while partial.size < partial.file.bytes:
             self._retry(path, lambda: self._receive(path, partial), lambda: partial.size)
@@ -232,12 +202,7 @@ class HttpZoo(Zoo):
             if response.status_code in _ABSENT or (optional and response.status_code == HTTPStatus.FORBIDDEN):
                 raise FileNotFoundError(errno.ENOENT, _status(response))
             self._check(response, path, HTTPStatus.OK)
-            data = bytearray()
-            for chunk in self._chunks(response, Pace(self._patience)):
-                data += chunk
-                if len(data) > limit:
-                    raise ArtifactCorrupt(f"{self.what(path)} is larger than {limit} bytes: refused")
-            return bytes(data)
+            return b"".join(read_body(response, self._patience, limit))
 
     def _receive(self, path: str, partial: Partial) -> None:
         """One request. It may end before the file is complete; then it is repeated."""
@@ -255,19 +220,15 @@ class HttpZoo(Zoo):
             if not going_on:
                 partial.begin()
             partial.resumed = going_on
+            chunks = read_body(response, self._patience, size - partial.size)
             length = response.headers.get("content-length")
             if length is not None and length != str(size - partial.size):
                 told = f"the server has {short(length, 24)} bytes where its card says {size - partial.size}"
                 raise ArtifactCorrupt(f"{self.what(path)}: {told}: refused")
-            for chunk in self._chunks(response, Pace(self._patience)):
+            for chunk in chunks:
                 partial.append(chunk)
             if partial.size < size:
                 raise ArtifactCorrupt(f"{self.what(path)} ends after {partial.size} of {size} bytes: refused")
-
-    def _chunks(self, response: httpx.Response, pace: Pace) -> Iterator[bytes]:
-        for chunk in response.iter_raw():
-            yield chunk
-            pace.came(len(chunk))
 
     @contextlib.contextmanager
     def _get(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
@@ -292,6 +253,8 @@ class HttpZoo(Zoo):
                         return
                     url = _redirected(response, what)
             raise DownloadFailed(f"{what}: more than {MAX_REDIRECTS} redirects: give the zoo's final URL")
+        except Unwanted as error:
+            raise ArtifactCorrupt(f"{what} {error}: refused") from error
         except httpx.ConnectError as error:
             if self._reached:
                 raise Again(_reason(error)) from error
@@ -302,12 +265,8 @@ class HttpZoo(Zoo):
             raise DownloadFailed(f"{what}: {_reason(error)}: check the URL and the proxy") from error
 
     def _check(self, response: httpx.Response, path: str, expected: HTTPStatus) -> None:
-        """Raises DownloadFailed for an error status, ArtifactCorrupt for a compressed body."""
         if response.status_code != expected:
             raise DownloadFailed(f"{self.what(path)}: the server answers {_status(response)}: {self.refusal}")
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            raise ArtifactCorrupt(f"{self.what(path)} comes as {short(encoding, 24)}, which was not requested: refused")
 
 
 class HubZoo(HttpZoo):

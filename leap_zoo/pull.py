@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from leap_zoo.card import OTHER_FILES, Artifact, File, IndexEntry, ModelCard
@@ -26,7 +27,7 @@ from leap_zoo.errors import (
     UnknownModel,
     short,
 )
-from leap_zoo.files import check_path, write_file
+from leap_zoo.files import check_path, failing_as, write_file
 from leap_zoo.loading import choose_artifact
 from leap_zoo.locks import locked
 from leap_zoo.progress import Progress
@@ -90,7 +91,9 @@ def pull(
         raise InvalidArgument(f"{short(to)} has a null character: {_WRITE}")
     settings = read_settings()
     place = source if source is not None else settings.zoo or settings.url
-    choose = _chooser(precision, format, everything)
+    if everything and (precision or format):
+        raise InvalidArgument("conflicting options: give precision and format, or all")
+    choose = partial(_files, precision=precision, format=format, everything=everything)
     offline = place is not None and settings.offline and isinstance(zoo_location(place, "--from"), str)
     if offline and name is None:
         raise DownloadFailed("LEAP_ZOO_OFFLINE is 1, and only the server knows its models: name the model")
@@ -164,7 +167,7 @@ def _written(to: str | os.PathLike[str], zoo: Zoo, model: _Chosen) -> Zoo:
     """
     card, folder = model.card, check_path(to)
     home, staging = folder / card.id, folder / f".{card.id}-{os.urandom(8).hex()}"
-    try:
+    with failing_as(InvalidArgument, f"cannot write to {short(to)}", _WRITE):
         if os.path.lexists(home) and (not home.is_dir() or (not (home / CARD).exists() and any(home.iterdir()))):
             raise InvalidArgument(f"{short(home)} exists and is not a model's folder: remove it, or {_WRITE}")
         staging.mkdir(parents=True)
@@ -181,8 +184,6 @@ def _written(to: str | os.PathLike[str], zoo: Zoo, model: _Chosen) -> Zoo:
                 os.rename(staging, home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise InvalidArgument(f"cannot write to {short(to)} ({error.strerror or error}): {_WRITE}") from error
     return ModelFolder(home)
 
 
@@ -218,23 +219,23 @@ def _from_here(name: str, choose: _Choose, to: str | os.PathLike[str] | None, *,
     raise type(failed)(f"{failed}; to fetch it, give --from URL_OR_FOLDER or set LEAP_ZOO_URL")
 
 
-def _chooser(precision: str | None, format: str | None, everything: bool) -> _Choose:
-    """A function that picks files from a card. Raises InvalidArgument for options that exclude one another."""
-    if (precision or format) and everything:
-        raise InvalidArgument("conflicting options: give precision and format, or all")
-
-    def choose(card: ModelCard, held: Callable[[Artifact], bool]) -> list[File]:
-        if everything:
-            return card.files
-        if format == "timm":
-            chosen = card.timm if precision in (None, "fp32") else []
-            if not chosen:
-                raise InvalidArgument(f"{card.id} has no files for timm" + (f" of {precision}" if card.timm else ""))
-        else:
-            chosen = choose_artifact(card, precision, format, held).files
-        return [*(one for one in chosen if one != card.golden), card.golden]
-
-    return choose
+def _files(
+    card: ModelCard,
+    held: Callable[[Artifact], bool],
+    precision: str | None,
+    format: str | None,
+    everything: bool,
+) -> list[File]:
+    """The files to fetch. held: whether the zoo has an artifact. Raises InvalidArgument if there is no such file."""
+    if everything:
+        return card.files
+    if format == "timm":
+        chosen = card.timm if precision in (None, "fp32") else []
+        if not chosen:
+            raise InvalidArgument(f"{card.id} has no files for timm" + (f" of {precision}" if card.timm else ""))
+    else:
+        chosen = choose_artifact(card, precision, format, held).files
+    return [*(one for one in chosen if one != card.golden), card.golden]
 
 
 def _fetch_all(cache: Cache, zoo: Zoo, model: _Chosen, shown: bool) -> set[str]:

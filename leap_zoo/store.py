@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leap_zoo.card import MAX_DOCUMENT_BYTES, OTHER_FILES, Artifact, File, Index, IndexEntry, ModelCard, default_of
 from leap_zoo.documents import index_entry, parse_card, parse_index, write_index
@@ -29,9 +30,12 @@ from leap_zoo.errors import (
     nearest,
     short,
 )
-from leap_zoo.files import read_regular, write_file
+from leap_zoo.files import failing_as, read_regular, write_file
 from leap_zoo.locks import locked
 from leap_zoo.settings import read_settings, zoo_folder
+
+if TYPE_CHECKING:
+    from leap_zoo.download import Partial
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -81,10 +85,8 @@ class Zoo:
     def card_bytes(self, entry: IndexEntry) -> bytes:
         """The published card.json, with size and sha256 checked. Raises ArtifactCorrupt."""
         what = f"card.json of {entry.id}"
-        try:
+        with failing_as(ArtifactCorrupt, f"{what} is missing", self._fix(entry.id)):
             data = self.document(self.where(entry.id, "card.json", entry.sha256), entry.bytes)
-        except OSError as error:
-            raise ArtifactCorrupt(f"{what} is missing ({error.strerror}): {self._fix(entry.id)}") from error
         check_digest(what, hashlib.sha256(data).hexdigest(), entry.sha256, self._fix(entry.id))
         return data
 
@@ -126,15 +128,18 @@ class Zoo:
         """The bytes of a file that `card` lists, size and sha256 checked. Raises ArtifactCorrupt, NotPulled."""
         what, fix = f"{published.file} of {card.id}", self._fix(card.id)
         path = self.path(card.id, published.file, published.sha256)
-        try:
+        with failing_as(ArtifactCorrupt, f"{what} cannot be read", fix):
             data = read_inside(self.folder, path, published.bytes)
             found = path.stat().st_size
-        except OSError as error:
-            raise ArtifactCorrupt(f"{what} cannot be read ({error.strerror}): {fix}") from error
         if len(data) != published.bytes:
             raise ArtifactCorrupt(f"{what} is corrupt: expected {published.bytes} bytes, found {found}: {fix}")
         check_digest(what, hashlib.sha256(data).hexdigest(), published.sha256, fix)
         return data
+
+    def fetch(self, card: ModelCard, partial: Partial) -> None:
+        """Append what `partial` is missing. Raises ArtifactCorrupt, NotPulled, DownloadFailed, OSError."""
+        partial.begin()
+        partial.append(self.read(card, partial.file))
 
     def other(self, entry: IndexEntry, name: str) -> bytes | None:
         """A file that no card lists (README.md, model.sig), unchecked; None if it does not exist.
@@ -142,12 +147,10 @@ class Zoo:
         Raises ArtifactCorrupt if it cannot be read.
         """
         path = self.where(entry.id, name, entry.sha256)
-        try:
+        failing = failing_as(ArtifactCorrupt, f"{path} cannot be read", self._fix(entry.id))
+        with failing, contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return self.document(path, MAX_DOCUMENT_BYTES, optional=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise ArtifactCorrupt(f"{path} cannot be read ({error.strerror}): {self._fix(entry.id)}") from error
+        return None
 
     def _fix(self, model: str) -> str:
         return self.advice.replace("MODEL", model)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[attr-defined]
 
 import httpx
 
-from leap_zoo.errors import InvalidArgument, masked
+from leap_zoo.errors import InvalidArgument, masked, short
 
 
 def open_http(**options: Any) -> httpx.Client:
@@ -67,39 +69,22 @@ class _ByEnvironment(httpx.BaseTransport):
 
 
 def goes_directly(url: httpx.URL, no_proxy: str) -> bool:
-    """Whether NO_PROXY lists the host of `url`.
+    """Whether NO_PROXY lists the host of `url`: as a name or an address, perhaps with a port, or by its network.
 
-    NO_PROXY is a comma-separated list of names (`example.org`, which means `www.example.org` as well), addresses
-    (`10.1.2.3`, `::1` or `[::1]`), networks (`10.0.0.0/8`, `fd00::/8`), each optionally limited by `:PORT` or
-    `SCHEME://`; or `*` for all.
+    NO_PROXY is a comma-separated list: `example.org` (which means `www.example.org` as well), `10.1.2.3:80`, `::1`,
+    `10.0.0.0/8`, `fd00::/8`; or `*` for all.
     """
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
-    for entry in no_proxy.replace(",", " ").lower().split():
-        scheme, _, rest = entry.rpartition("://")
-        host, wanted = _host_and_port(rest)
-        if scheme in ("", "all", url.scheme) and wanted in ("", str(port)) and _means(host, url.host.rstrip(".")):
-            return True
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    if proxy_bypass_environment(f"{host}:{port}", {"no": no_proxy}):
+        return True
+    with suppress(ValueError):  # a name
+        address = ipaddress.ip_address(url.host)
+        for entry in no_proxy.split(","):
+            with suppress(ValueError):  # not a network
+                if address in ipaddress.ip_network(entry.strip(" []"), strict=False):
+                    return True
     return False
-
-
-def _host_and_port(entry: str) -> tuple[str, str]:
-    if entry.startswith("["):
-        host, _, port = entry[1:].partition("]")
-        return (host, port[1:]) if port.startswith(":") else (host + port, "")
-    host, colon, port = entry.rpartition(":")
-    return (host, port) if colon and ":" not in host else (entry, "")
-
-
-def _means(listed: str, host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        name = listed.removeprefix("*").removeprefix(".")
-        return listed == "*" or host == name or (bool(name) and host.endswith(f".{name}"))
-    try:
-        return listed == "*" or address in ipaddress.ip_network(listed, strict=False)
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -128,22 +113,35 @@ class Again(Exception):
         self.after = after
 
 
-class Pace:
-    """Detects a server that trickles bytes, which a timeout between two bytes never catches."""
+class Unwanted(Exception):
+    """A body that is compressed or too long: a sentence without its subject."""
 
-    def __init__(self, patience: Patience) -> None:
-        self._window, self._least = patience.window, patience.least
-        self._since = time.monotonic()
-        self._count = 0
 
-    def came(self, count: int) -> None:
-        """Record `count` received bytes. Raises Again if the rate is too low."""
-        self._count += count
+def read_body(response: httpx.Response, patience: Patience, limit: int) -> Iterator[bytes]:
+    """The body of a response in pieces, at most `limit` bytes.
+
+    A compressed body is refused: it was not requested, and may expand to gigabytes. Raises Unwanted; Again for a server
+    that trickles bytes, which a timeout between two bytes never catches.
+    """
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise Unwanted(f"is compressed ({short(encoding, 24)}), which was not requested")
+    return _pieces(response, patience, limit)
+
+
+def _pieces(response: httpx.Response, patience: Patience, limit: int) -> Iterator[bytes]:
+    size = before = 0  # bytes in all, and at the beginning of this window
+    since = time.monotonic()
+    for piece in response.iter_raw():
+        size += len(piece)
+        if size > limit:
+            raise Unwanted(f"is larger than {limit} bytes")
+        yield piece
         now = time.monotonic()
-        if now - self._since >= self._window:
-            if self._count < self._least:
-                raise Again(f"only {self._count} bytes in {now - self._since:.0f} s")
-            self._since, self._count = now, 0
+        if now - since >= patience.window:
+            if size - before < patience.least:
+                raise Again(f"only {size - before} bytes in {now - since:.0f} s")
+            since, before = now, size
 
 
 def retry_after(value: str | None) -> float | None:

@@ -157,7 +157,7 @@ def test_answer__longer_than_any_is_not_read(service: StandIn, client: Client, m
             sent += handler.wfile.write(b" " * 65536)
 
     service.says(Answer(act=endless))
-    with pytest.raises(ServiceFailed, match="more than 64 MiB, the most a LEAP Zoo service sends"):
+    with pytest.raises(ServiceFailed, match="larger than"):
         client.models()
     assert sent < client_module.MAX_ANSWER * 1.5
 
@@ -179,7 +179,7 @@ def test_answer__that_trickles_is_given_up(service: StandIn, client: Client, mon
 
 def test_answer__that_is_compressed_is_not_unpacked(service: StandIn, client: Client) -> None:
     service.says(Answer(gzip.compress(b'{"data": []}'), headers={"content-encoding": "gzip"}))
-    with pytest.raises(ServiceFailed, match="compressed: 'gzip'"):
+    with pytest.raises(ServiceFailed, match=r"compressed \('gzip'\)"):
         client.models()
     assert service.asked[0].headers["accept-encoding"] == "identity"
 
@@ -479,7 +479,7 @@ _HEADERS = st.dictionaries(
 
 
 @given(_BODIES, st.sampled_from([200, 201, 204, 301, 400, 404, 415, 422, 429, 500, 503]), _HEADERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_answers__of_any_kind_raise_only_own_errors(
     service: StandIn, client: Client, tmp_path: Path, body: bytes, status: int, headers: dict[str, str]
 ) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from leap_zoo.errors import ImageError, InvalidArgument, short
 from leap_zoo.model import Model, Row
 from leap_zoo.preprocess import ImageSource
+from leap_zoo.progress import Progress
 
 # HEIC needs the extra `heic`; without it such photos are reported as unreadable, not ignored.
-PHOTO_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-    | {".heic", ".heif", ".hif"}
+PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif", ".hif"),
 )
 # Left beside photos by NAS devices, macOS and Windows; names that begin with a dot are hidden anyway.
 JUNK_FOLDERS = frozenset(
@@ -23,7 +24,6 @@ JUNK_FOLDERS = frozenset(
 )
 
 Place = str | os.PathLike[str]
-Done = Callable[[str, str | None], object]  # called with a photo's name and the reason it cannot be read
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Found:
     without photos), and `unreadable_photos` once the photos have been read.
     bad: name -> reason, for the folders and photos that could not be read.
     unseen: folders and links whose contents are unknown. That includes empty folders: their disk may not be mounted.
+    suffixes: how the names of the files to find end, in lower case.
     """
 
     photos: list[str] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Found:
     skipped: Counter[str] = field(default_factory=Counter)
     bad: dict[str, str] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
+    suffixes: tuple[str, ...] = PHOTO_SUFFIXES
 
     def refuse(self, path: str, why: str, reason: str = "unreadable_photos") -> None:
         """Record why a photo or a folder could not be read."""
@@ -108,7 +110,7 @@ def list_folder(folder: str, found: Found, *, links: bool = False) -> tuple[list
     photos: list[str] = []
     for entry in listed:
         is_folder, is_link = _kind(entry)
-        reason = _reason(entry.name, is_folder, is_link and not links)
+        reason = _reason(entry.name, found.suffixes, is_folder, is_link and not links)
         if reason is None:
             (folders if is_folder else photos).append(entry.path)
         else:
@@ -127,12 +129,12 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
         return False, True
 
 
-def _reason(name: str, is_folder: bool, is_link: bool) -> str | None:
+def _reason(name: str, suffixes: tuple[str, ...], is_folder: bool, is_link: bool) -> str | None:
     """Why an entry is skipped; None if it is not skipped."""
     if name.startswith("."):
         return "hidden_folders" if is_folder else "hidden_files"
     if not is_folder:
-        return None if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES else "other_files"
+        return None if name.lower().endswith(suffixes) else "other_files"
     if name.lower() in JUNK_FOLDERS:
         return "junk_folders"
     return "linked_folders" if is_link else None
@@ -144,16 +146,17 @@ def readable(
     sources: Iterable[ImageSource],
     output: str,
     found: Found,
-    done: Done = lambda name, error: None,
+    *,
+    progress: bool = False,
 ) -> Iterator[tuple[int, Row]]:
     """Yield, for each readable photo, its number (from 0) and its row (D,) of an output.
 
-    The others go into `found`. done: called with a photo's name once it is finished. Raises as `Model.answers` does.
+    The others go into `found`. progress: draw a bar on stderr if it is a terminal. Raises as `Model.answers` does.
     """
-    for number, (name, answer) in enumerate(zip(names, model.answers(sources, output), strict=True)):
-        if isinstance(answer, ImageError):
-            found.refuse(name, str(answer))
-            done(name_of(name), str(answer))
-        else:
-            yield number, answer
-            done(name_of(name), None)
+    with Progress(len(names), shown=progress) as bar:
+        for number, (name, answer) in enumerate(zip(names, model.answers(sources, output), strict=True)):
+            if isinstance(answer, ImageError):
+                found.refuse(name, str(answer))
+            else:
+                yield number, answer
+            bar.step()

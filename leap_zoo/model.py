@@ -274,6 +274,8 @@ class Model:
     def answers(self, photos: Iterable[Any], output: str) -> Iterator[Row | ImageError]:
         """Yield, for each photo in order, its row (D,) of an output of the graph, or the error that it caused.
 
+        An ImageError in place of a photo is passed on.
+
         At most two batches are read ahead. Paths and bytes are decoded while the graph runs, on as many threads as it
         has (at most 4). Other images are decoded as soon as the iterator yields them, because it may close a file or
         reuse an array before it yields the next one.
@@ -281,6 +283,8 @@ class Model:
         """
 
         def decode(number: int, photo: Any) -> Tensor | ImageError:
+            if isinstance(photo, ImageError):
+                return photo
             try:
                 return to_tensor(photo, self.card.preprocessing, self.limits)
             except ImageError as error:

@@ -16,23 +16,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from leap_zoo.errors import InvalidArgument, LeapZooError, MissingExtra, UnknownModel, short, whole_number
+from leap_zoo.card import Head
+from leap_zoo.errors import InvalidArgument, LeapZooError, import_extra, short, whole_number
 from leap_zoo.gallery import Kind
-from leap_zoo.loading import choose_artifact, load, locate
-from leap_zoo.locks import locked
+from leap_zoo.heads import CustomHead
+from leap_zoo.loading import load
 from leap_zoo.model import Model, Space, output_of
 from leap_zoo.progress import Progress
 from leap_zoo.settings import read_settings
 from leap_zoo.shards import (
     ROWS,
     Columns,
+    Named,
     Piece,
     Plan,
     answer_each,
@@ -51,7 +53,7 @@ from leap_zoo.shards import (
 
 
 class Which(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as each node finds it: as `leap_zoo.load` does, or pulled from `source`, once per node.
+    """A model as each node finds it: as `leap_zoo.load` does, or pulled from `source` (each file once per node).
 
     revision: None, or the one that it must have; a node with another one refuses to work.
     """
@@ -66,16 +68,12 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
 
     def open(self) -> Model:
         """Load it. Raises as `leap_zoo.load` and `leap_zoo.pull` do, InvalidArgument for another revision."""
-        name: str | None = self.model
-        zoo: Any = self.zoo
+        name, zoo = self.model, self.zoo
         if self.source is not None:
             from leap_zoo.pull import pull
 
-            home = zoo = read_settings().home
-            home.mkdir(parents=True, exist_ok=True)
-            with locked(home / "bulk.lock"):  # the first worker of a node pulls, the others find it there
-                if not self._is_here(home):
-                    name = pull(name, self.source, precision=self.precision, format=self.format).model
+            name = pull(name, self.source, precision=self.precision, format=self.format).model
+            zoo = str(read_settings().home)
         model = load(name, zoo=zoo, precision=self.precision, format=self.format, threads=self.threads)
         if self.revision not in (None, model.card.revision):
             raise InvalidArgument(
@@ -84,15 +82,18 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
             )
         return model
 
-    def _is_here(self, home: Any) -> bool:
-        if self.model is None or self.revision is None:
-            return False
-        try:
-            place, card = locate(self.model, home)
-        except (UnknownModel, InvalidArgument):  # nothing was pulled here yet
-            return False
-        artifact = choose_artifact(card, self.precision, self.format, lambda one: place.holds(card, one))
-        return card.revision == self.revision and place.holds(card, artifact)
+
+class _Answers:
+    """A model, and how photos become a table: of vectors in a space, or of the best classes of a head."""
+
+    def __init__(self, model: Model, space: str = "student", head: Head | CustomHead | None = None) -> None:
+        self.model, self.head, self.kind = model, head, Kind.of(model, space)
+
+    def table(self, photos: Iterable[Named]) -> Any:
+        """Photos -> Arrow table, row by row. Raises as `Model.answers` does."""
+        if self.head is not None:
+            return to_labels(answer_each(self.model, photos, self.head.output), self.head)
+        return to_table(answer_each(self.model, photos, output_of(self.kind.space)), self.kind)
 
 
 class Embed:
@@ -112,17 +113,15 @@ class Embed:
         **which: Any,
     ) -> None:
         """which: source, zoo, precision, format, threads (default: 1), revision, as in `Which`."""
-        self.model = Which(model=model, **which).open()
-        self.kind = Kind.of(self.model, space)
+        self.answers = _Answers(Which(model=model, **which).open(), space)
         self.columns = Columns(column, id)
 
     def __call__(self, batch: Any) -> Any:
         """Arrow table -> Arrow table, row by row."""
-        photos = fetch(named_rows(batch, self.columns))
-        return to_table(answer_each(self.model, photos, output_of(self.kind.space)), self.kind)
+        return self.answers.table(fetch(named_rows(batch, self.columns)))
 
 
-class Classify:
+class Classify(Embed):
     """As `Embed`, but the answer has `label`, `score`, and `unsure` of the best class in place of the vector."""
 
     def __init__(
@@ -135,43 +134,28 @@ class Classify:
         **which: Any,
     ) -> None:
         """head: as in `Model.find_head`; the file of a head lies on every node. which: as in `Embed`."""
-        self.model = Which(model=model, **which).open()
-        self.head = self.model.find_head(head)
+        found = Which(model=model, **which).open()
+        self.answers = _Answers(found, head=found.find_head(head))
         self.columns = Columns(column, id)
-
-    def __call__(self, batch: Any) -> Any:
-        """Arrow table -> Arrow table, row by row."""
-        photos = fetch(named_rows(batch, self.columns))
-        return to_labels(answer_each(self.model, photos, self.head.output), self.head)
 
 
 class _Worker:
     """Embeds or classifies pieces and writes their parts; one per Ray actor."""
 
     def __init__(self, which: Which, plan: Plan, out: str) -> None:
-        self.model, self.plan, self.out = which.open(), plan, out
-        self.head = None if plan.head is None else self.model.find_head(plan.head)
+        model, self.plan, self.out = which.open(), plan, out
+        self.answers = _Answers(model, plan.kind.space, None if plan.head is None else model.find_head(plan.head))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """The numbers and pieces (JSON) of a batch -> how many photos, how many bad ones, and why a piece failed."""
-        said: dict[str, list[Any]] = {"number": [], "photos": [], "bad": [], "failed": []}
-        for number, text in zip(batch["number"], batch["piece"], strict=True):
-            photos = bad = 0
-            failed = ""
-            try:
-                piece = msgspec.json.decode(text, type=Piece)
-                photos_read = read_photos(piece, self.plan.columns)
-                if self.head is not None:
-                    table = to_labels(answer_each(self.model, photos_read, self.head.output), self.head)
-                else:
-                    output = output_of(self.plan.kind.space)
-                    table = to_table(answer_each(self.model, photos_read, output), self.plan.kind)
-                write_table(table, self.out, part_name(int(number)))
-                photos, bad = len(table), len(table) - table["error"].null_count
-            except LeapZooError as error:
-                failed = str(error)
-            for name, value in zip(said, (int(number), photos, bad, failed), strict=True):
-                said[name].append(value)
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The number and piece (JSON) of a part -> how many photos, how many bad ones, and why the piece failed."""
+        said = {"number": int(row["number"]), "photos": 0, "bad": 0, "failed": ""}
+        try:
+            piece = msgspec.json.decode(row["piece"], type=Piece)
+            table = self.answers.table(read_photos(piece, self.plan.columns))
+            write_table(table, self.out, part_name(said["number"]))
+            said |= {"photos": len(table), "bad": len(table) - table["error"].null_count}
+        except LeapZooError as error:
+            said["failed"] = str(error)
         return said
 
 
@@ -257,8 +241,7 @@ def embed_photos(
         if workers == 0:
             worker = _Worker(which, lean, out)
             for one in todo:
-                said = worker({key: [value] for key, value in one.items()})
-                note({key: values[0] for key, values in said.items()})
+                note(worker(one))
         elif todo:
             model.close()
             with redirect_stdout(sys.stderr):  # where Ray says what it tries again; stdout is for the answer
@@ -289,10 +272,9 @@ def _on_ray(
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         pieces = ray.data.from_items(todo, override_num_blocks=len(todo))
-        answers = pieces.map_batches(
+        answers = pieces.map(
             _Worker,
             fn_constructor_args=job,
-            batch_size=1,
             num_cpus=cores,
             compute=ray.data.ActorPoolStrategy(size=min(count, len(todo))),
         )
@@ -309,9 +291,5 @@ def _on_ray(
 
 
 def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtra("Ray is not installed: pip install 'leap-zoo[ray]'") from error
-    return ray
+    import_extra("ray.data", "ray")
+    return import_extra("ray", "ray")

@@ -19,6 +19,7 @@ import os
 import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -27,7 +28,7 @@ import msgspec
 import numpy as np
 
 from leap_zoo.card import Head
-from leap_zoo.errors import ImageError, InvalidArgument, MissingExtra, UnreadableFile, short
+from leap_zoo.errors import ImageError, InvalidArgument, MissingExtra, UnreadableFile, import_extra, short
 from leap_zoo.files import atomic_file
 from leap_zoo.folders import JUNK_FOLDERS, PHOTO_SUFFIXES, Found, name_of, photos_below
 from leap_zoo.gallery import Kind
@@ -40,6 +41,7 @@ KEY = b"leap_zoo"  # of the schema's metadata: the plan, or the kind of the vect
 ROWS = 1000  # photos per piece
 FETCHED = 32  # photos of a remote store that are asked for at once
 TARS = (".tar", ".tar.gz", ".tgz")
+SHARDS = (".parquet", *TARS)
 
 Photo = str | bytes | ImageError
 Named = tuple[str, Photo]
@@ -118,29 +120,24 @@ def _files(place: str) -> list[str]:
         path = os.path.abspath(place)
         if not os.path.isdir(path):
             return [path]
-        found = Found()
-        photos = photos_below(path, found)
+        found = Found(suffixes=(*PHOTO_SUFFIXES, *SHARDS))
+        files = photos_below(path, found)
         for folder, why in found.bad.items():
             if folder != name_of(path) or found.skipped["unreadable_folders"]:
                 raise InvalidArgument(why)  # a set without a folder of it would look complete
-        others = [str(one) for one in Path(path).rglob("*") if _wanted(one.name, photo=False)]
-        return photos + sorted(one for one in others if _visible(os.path.relpath(one, path)))
+        return [one for one in files if os.path.basename(one) != PLAN]
     system, root = open_system(place)
     with reading(place):
         if system.isfile(root):
             return [place]
         found_there = sorted(system.find(root))
-    names = [one for one in found_there if _wanted(one) and _visible(one.removeprefix(root))]
-    return [system.unstrip_protocol(one) for one in names]
+    return [system.unstrip_protocol(one) for one in found_there if _wanted(one.removeprefix(root), SHARDS)]
 
 
-def _wanted(name: str, *, photo: bool = True) -> bool:
-    lower = name.lower()
-    return lower.endswith((".parquet", *TARS)) or (photo and PurePosixPath(lower).suffix in PHOTO_SUFFIXES)
-
-
-def _visible(path: str) -> bool:
-    return not any(part.startswith((".", "_")) or part.lower() in JUNK_FOLDERS for part in PurePosixPath(path).parts)
+def _wanted(path: str, more: tuple[str, ...] = ()) -> bool:
+    """Whether a file in a store or a tar file is a photo, or ends in one of `more`, and is not in a hidden folder."""
+    hidden = any(part.startswith((".", "_")) or part.lower() in JUNK_FOLDERS for part in PurePosixPath(path).parts)
+    return path.lower().endswith((*PHOTO_SUFFIXES, *more)) and not hidden
 
 
 def _groups(place: str) -> int:
@@ -219,7 +216,7 @@ def _members(place: str) -> Iterator[Named]:
     try:
         with _open(place) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                if not member.isfile() or not _wanted(member.name) or not _visible(member.name):
+                if not member.isfile() or not _wanted(member.name):
                     continue
                 content = archive.extractfile(member)
                 assert content is not None  # a regular file has one
@@ -233,58 +230,42 @@ Answer = tuple[str, Row | None, str | None]
 
 def answer_each(model: Model, photos: Iterable[Named], output: str) -> Iterator[Answer]:
     """For each photo, in order, its id, its row of `output`, and its error. Raises as `Model.answers` does."""
-    waiting: deque[tuple[str, str | None]] = deque()
+    names: deque[str] = deque()
 
-    def readable() -> Iterator[str | bytes]:
+    def each() -> Iterator[Photo]:
         for name, photo in photos:
-            waiting.append((name, str(photo) if isinstance(photo, ImageError) else None))
-            if not isinstance(photo, ImageError):
-                yield photo
+            names.append(name)
+            yield photo
 
-    for answer in model.answers(readable(), output):
-        while waiting[0][1] is not None:
-            name, why = waiting.popleft()
-            yield name, None, why
-        name, _ = waiting.popleft()
+    for answer in model.answers(each(), output):
+        name = names.popleft()
         yield (name, None, str(answer)) if isinstance(answer, ImageError) else (name, answer, None)
-    for name, why in waiting:
-        yield name, None, why
 
 
 def to_table(rows: Iterable[Answer], kind: Kind) -> Any:
     """An Arrow table of embeddings by `answer_each`, whose schema's metadata say what the vectors are."""
-    import pyarrow
-
-    ids, vectors, errors = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
-    good = [row for row in vectors if row is not None]
-    flat = pyarrow.array(np.concatenate(good) if good else [], pyarrow.float32())
-    lengths = [0 if row is None else len(row) for row in vectors]
-    offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
-    missing = pyarrow.array([row is None for row in vectors], pyarrow.bool_())
-    column = pyarrow.ListArray.from_arrays(offsets, flat, mask=missing)
-    columns = {"id": pyarrow.array(ids, pyarrow.string()), "vector": column}
-    table = pyarrow.table(columns | {"error": pyarrow.array(errors, pyarrow.string())})
-    return table.replace_schema_metadata({KEY: msgspec.json.encode(kind)})
+    arrow = import_extra("pyarrow", "ray")
+    fields = [("id", arrow.string()), ("vector", arrow.list_(arrow.float32())), ("error", arrow.string())]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    return arrow.table(columns, arrow.schema(fields, {KEY: msgspec.json.encode(kind)}))
 
 
 def to_labels(rows: Iterable[Answer], head: Head | CustomHead) -> Any:
     """An Arrow table of the best class of each row that `answer_each` gives of `head.output`."""
-    import pyarrow
-
-    ids, found, errors = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
-    good = [row for row in found if row is not None]
+    arrow = import_extra("pyarrow", "ray")
+    each = list(rows)
+    good = [row for _, row, _ in each if row is not None]
     best = iter(predict(head, np.stack(good), 1) if good else [])
-    each = [None if row is None else next(best) for row in found]
-    columns = {
-        "id": pyarrow.array(ids, pyarrow.string()),
-        "label": pyarrow.array([one and one[0].label for one in each], pyarrow.string()),
-        "score": pyarrow.array([one and one[0].score for one in each], pyarrow.float32()),
-        "unsure": pyarrow.array(
-            [one and (None if one.distance is None else one.unsure) for one in each], pyarrow.bool_()
-        ),
-        "error": pyarrow.array(errors, pyarrow.string()),
-    }
-    return pyarrow.table(columns)
+    found: list[dict[str, Any]] = []
+    for name, row, error in each:
+        found.append({"id": name, "error": error})
+        if row is not None:
+            one = next(best)
+            unsure = None if one.distance is None else one.unsure
+            found[-1] |= {"label": one[0].label, "score": one[0].score, "unsure": unsure}
+    texts, unsure_field = arrow.string(), ("unsure", arrow.bool_())
+    fields = [("id", texts), ("label", texts), ("score", arrow.float32()), unsure_field, ("error", texts)]
+    return arrow.Table.from_pylist(found, arrow.schema(fields))
 
 
 def read_vectors(place: str) -> Iterator[tuple[Kind | None, list[str], Any]]:
@@ -378,27 +359,16 @@ def _open(place: str) -> Any:
     return system.open(path, "rb")
 
 
-class reading:
+@contextmanager
+def reading(place: str) -> Iterator[None]:
     """`with reading(place):` what the file system or Arrow complain about becomes InvalidArgument, on one line."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        import pyarrow
-
-        if isinstance(error, (OSError, pyarrow.ArrowException, msgspec.MsgspecError, KeyError)):
-            why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
-            raise InvalidArgument(
-                f"{short(self.place)} cannot be used ({why}): check the path and permissions"
-            ) from error
+    arrow = import_extra("pyarrow", "ray")
+    try:
+        yield
+    except (OSError, arrow.ArrowException, msgspec.MsgspecError, KeyError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise InvalidArgument(f"{short(place)} cannot be used ({why}): check the path and permissions") from error
 
 
 def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow is not installed: pip install 'leap-zoo[ray]'") from error
-    return pyarrow.parquet
+    return import_extra("pyarrow.parquet", "ray")

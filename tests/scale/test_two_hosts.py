@@ -25,7 +25,7 @@ def hosts():
 
 
 def test_host__that_is_killed_comes_back(hosts: list[scale_train.Host], tmp_path: Path) -> None:
-    words = ["digits", "epochs=3", "teacher.supervised.epochs=1", "checkpoint_minutes=0.000001", "monitor=0"]
+    words = ["digits", "epochs=2", "teacher.supervised.epochs=1", "checkpoint_minutes=0.000001", "monitor=0"]
     out = tmp_path / "run"
     scale_train.train_on(hosts, out, *words, killed=1, after=2)
     said = (tmp_path / f"{hosts[0].device}.txt").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.errors import InvalidArgument, short
-from leap_zoo.files import atomic_file, check_path, open_regular
-from leap_zoo.folders import Done, Found, find_photos, name_of, readable
+from leap_zoo.files import check_path, failing_as, new_file, open_regular, saved_file
+from leap_zoo.folders import Found, find_photos, name_of, readable
 from leap_zoo.gallery import SPACES, Value
 from leap_zoo.model import Model, Space, output_of
 from leap_zoo.preprocess import ImageSource
-from leap_zoo.progress import Progress
+
+SUFFIX = ".npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +44,10 @@ class Embeddings:
 
         It contains `embeddings` float32 (N, D), `photos` (N,), `model`, `revision`, `space`.
         """
-        target = check_suffix(path)
+        target = new_file(path, SUFFIX)
         texts = {name: np.array(getattr(self, name), np.str_) for name in ("photos", "model", "revision", "space")}
-        try:
-            with atomic_file(target) as file:
-                np.savez(file, allow_pickle=False, embeddings=self.vectors, **texts)
-        except OSError as error:
-            raise InvalidArgument(
-                f"{short(target)} cannot be written ({error.strerror}): choose another path"
-            ) from error
+        with saved_file(target) as file:
+            np.savez(file, allow_pickle=False, embeddings=self.vectors, **texts)
         return target
 
     @classmethod
@@ -62,14 +57,20 @@ class Embeddings:
         Nothing is unpickled or decompressed, so no more is read than the file's size. Raises InvalidArgument if the
         file cannot be read, is compressed, or does not satisfy what this class promises.
         """
+        import zipfile
+
         try:
-            with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            with (
+                failing_as(InvalidArgument, f"cannot read {short(path)}", "check the path"),
+                open_regular(path) as file,
+                zipfile.ZipFile(file) as archive,
+            ):
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise ValueError("it is compressed, and leap-zoo does not decompress files")
                 with np.load(file, allow_pickle=False) as arrays:
                     return cls._checked(arrays)
-        except OSError as error:
-            raise InvalidArgument(f"cannot read {short(path)} ({error.strerror or error}): check the path") from error
+        except InvalidArgument:
+            raise
         except Exception as error:  # numpy passes on whatever its parsers raise
             raise InvalidArgument(
                 f"{short(path)} is not an embeddings file ({short(error)}): give an npz file that `leap-zoo embed` "
@@ -109,26 +110,17 @@ def embed_folder(
     if not os.path.isdir(check_path(folder)):
         raise InvalidArgument(f"{short(folder)} is not a folder: give a folder of photos")
     found = find_photos(folder)
-    with Progress(len(found.photos), shown=progress) as bar:
-        return embed_found(model, found, space, found.photos, lambda name, error: bar.step())
+    return embed_found(model, found, space, found.photos, progress=progress)
 
 
-def embed_found(model: Model, found: Found, space: Space, sources: Iterable[ImageSource], done: Done) -> Embeddings:
-    """Embed the photos of `found`, read from `sources`. done: as in `leap_zoo.folders.readable`."""
+def embed_found(
+    model: Model, found: Found, space: Space, sources: Iterable[ImageSource], *, progress: bool = False
+) -> Embeddings:
+    """Embed the photos of `found`, read from `sources`."""
     card, photos = model.card, found.photos
     vectors = np.empty((len(photos), getattr(card.embedding_dims, space)), np.float32)
     names: list[str] = []
-    for number, row in readable(model, photos, sources, output_of(space), found, done):
+    for number, row in readable(model, photos, sources, output_of(space), found, progress=progress):
         vectors[len(names)] = row
         names.append(name_of(photos[number]))
     return Embeddings(names, vectors[: len(names)], card.id, card.revision, space, found.bad, None, found.skipped)
-
-
-def check_suffix(path: str | os.PathLike[str]) -> Path:
-    """The path, if an npz file can be written there; checked before the work begins. Raises InvalidArgument."""
-    target = check_path(path)
-    if target.suffix != ".npz":
-        raise InvalidArgument(f"{short(target)} is not an npz file, and embeddings are written as one: give FILE.npz")
-    if not target.absolute().parent.is_dir():
-        raise InvalidArgument(f"{short(target)} is in a folder that does not exist: create it first")
-    return target

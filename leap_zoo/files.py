@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from leap_zoo.errors import InvalidArgument
+from leap_zoo.errors import InvalidArgument, LeapZooError, short
 
 AnyPath = str | os.PathLike[str]
 
@@ -36,6 +36,25 @@ def check_path(path: AnyPath) -> Path:
     if not isinstance(name, str):
         raise InvalidArgument("bytes are not supported as a path: decode them with os.fsdecode")
     return path if isinstance(path, Path) else Path(name)
+
+
+@contextmanager
+def failing_as(kind: type[LeapZooError], what: str, fix: str) -> Iterator[None]:
+    """Turn an OSError in the block into `kind`, with the text "WHAT (reason): FIX"."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} ({error.strerror or error}): {fix}") from error
+
+
+def new_file(path: AnyPath, suffix: str) -> Path:
+    """The path, if a file of that kind can be written there; checked before the work begins. Raises InvalidArgument."""
+    target = check_path(path)
+    if target.suffix != suffix:
+        raise InvalidArgument(f"{short(target)} must end in {suffix}: choose another name")
+    if not target.absolute().parent.is_dir():
+        raise InvalidArgument(f"{short(target)} is in a folder that does not exist: create it first")
+    return target
 
 
 @contextmanager
@@ -98,6 +117,14 @@ def atomic_file(path: AnyPath) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextmanager
+def saved_file(path: AnyPath) -> Iterator[BinaryIO]:
+    """As `atomic_file`, for a path that the user chose: raises InvalidArgument in place of OSError."""
+    failing = failing_as(InvalidArgument, f"{short(path)} cannot be written", "choose another path")
+    with failing, atomic_file(path) as file:
+        yield file
 
 
 def write_file(path: AnyPath, data: bytes) -> None:

@@ -6,10 +6,11 @@ it picks the nearest photo's class; with 1 to 20 it is as accurate as a logistic
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,14 +22,13 @@ from leap_zoo.folders import Found, list_folder, name_of, photos_below, readable
 from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson
 from leap_zoo.model import Model, Space, output_of
-from leap_zoo.preprocess import ImageSource, read_photo
-from leap_zoo.progress import Progress
+from leap_zoo.preprocess import ImageSource, image_bytes
 
 SHRINKAGE = 0.6
 FEW = 1000  # up to this many photos 10 folds, above it 5: smaller folds are closer to the final head
 SCALE_ALONE = 12.0  # if no photo can be held out: errs on the side of doubt for one photo per class
 ALONE = "nearest photo (one per class); not cross-validated"
-_SCALES = np.geomspace(0.5, 200, 60)
+_SCALES = [0.5 * 400 ** (step / 59) for step in range(60)]  # from 0.5 to 200
 
 LabelledPhotos = str | os.PathLike[str] | Mapping[str, Sequence[ImageSource]]
 Labels = npt.NDArray[np.intp]
@@ -75,8 +75,8 @@ def fit(
 ) -> Fit:
     """Fit a head to your classes, from one photo per class upward; the same photos and seed give the same head.
 
-    photos: a folder with one folder per class, or a mapping of labels to photos. progress: draw bars on stderr if it is
-    a terminal. In classes with two or more photos, each photo is held out once (cross-validation). That measures the
+    photos: a folder with one folder per class, or a mapping of labels to photos. progress: draw a bar on stderr if it
+    is a terminal. In classes with two or more photos, each photo is held out once (cross-validation). That measures the
     accuracy, calibrates the scores, and sets the distance beyond which a photo belongs to none of the classes.
     Unreadable photos are skipped and listed. Raises InvalidArgument for fewer than two classes, or for a class without
     a readable photo.
@@ -94,8 +94,7 @@ def fit(
     empty = [names[i] for i in np.flatnonzero(counts == 0)]
     if empty:
         raise InvalidArgument(f"no readable photo of {', '.join(map(short, empty[:5]))}: add some, or remove the class")
-    with Progress(rounds(labels), shown=progress) as bar:
-        judged = judge(vectors, labels, len(names), seed, bar.step)
+    judged = judge(vectors, labels, len(names), seed)
     alone = judged.folds == 0
     card = HeadCard(
         labels=names,
@@ -168,14 +167,14 @@ class Judged:
         )
 
 
-def judge(
-    embeddings: Floats, labels: Labels, classes: int, seed: int = 0, step: Callable[[], None] = lambda: None
-) -> Judged:
+def judge(embeddings: Floats, labels: Labels, classes: int, seed: int = 0) -> Judged:
     """Hold out every photo once, and judge it with a classifier, a scale and a threshold fitted to the others.
 
-    embeddings (N, D), labels (N,) in 0..classes-1. `step` is called `rounds(labels)` times.
+    embeddings (N, D), labels (N,) in 0..classes-1. The number of folds is at most the size of the largest class; 0 if
+    no photo can be held out.
     """
-    folds, photos = rounds(labels), len(labels)
+    most, photos = int(np.bincount(labels).max()), len(labels)
+    folds = min(10 if photos <= FEW else 5, most) if most > 1 else 0
     fold = _folds(labels, folds, np.random.default_rng(seed))
     tested = np.flatnonzero(fold >= 0)
     predicted, confidence = np.zeros(len(tested), np.intp), np.zeros(len(tested), np.float32)
@@ -186,7 +185,6 @@ def judge(
     for each in range(folds):
         weight, bias = learn(embeddings[fold != each], labels[fold != each], classes)
         scores[fold == each] = embeddings[fold == each] @ weight.T + bias
-        step()
     scores, fold = scores[tested], fold[tested]
     losses, found = _losses(scores, labels[tested], photos), distances(scores)
     predicted = scores.argmax(axis=1)
@@ -196,12 +194,6 @@ def judge(
         confidence[aside] = np.exp(logits.max(axis=1))
         unsure[aside] = found[aside] > threshold(found[others])
     return Judged(_best_scale(losses), threshold(found), folds, tested, predicted, confidence, unsure)
-
-
-def rounds(labels: Labels) -> int:
-    """The number of folds: at most the size of the largest class; 0 if no photo can be held out."""
-    most = int(np.bincount(labels).max())
-    return min(10 if len(labels) <= FEW else 5, most) if most > 1 else 0
 
 
 def _folds(labels: Labels, count: int, random: np.random.Generator) -> Labels:
@@ -289,8 +281,7 @@ def _embed(
     if copies:
         notes.append(f"exact duplicates within a class were left out: {copies}")
     sources = (source for _, _, source in kept)
-    with Progress(len(kept), shown=progress) as bar:
-        good = list(readable(model, [name for _, name, _ in kept], sources, output, found, lambda *_: bar.step()))
+    good = list(readable(model, [name for _, name, _ in kept], sources, output, found, progress=progress))
     vectors = np.stack([row for _, row in good]) if good else np.empty((0, 0), np.float32)
     labels = np.array([kept[number][0] for number, _ in good], np.intp)
     return vectors, labels, notes
@@ -298,8 +289,7 @@ def _embed(
 
 def _digest(photo: ImageSource) -> bytes:
     """sha256 of a photo's file; a unique value for anything that is not a file or cannot be read."""
-    try:
-        data = read_photo(photo) if isinstance(photo, (str, os.PathLike)) else photo
-    except ImageError:
-        data = None
-    return hashlib.sha256(data).digest() if isinstance(data, (bytes, bytearray, memoryview)) else os.urandom(32)
+    if isinstance(photo, (str, os.PathLike, bytes, bytearray, memoryview)):
+        with contextlib.suppress(ImageError):
+            return hashlib.sha256(image_bytes(photo)).digest()
+    return os.urandom(32)

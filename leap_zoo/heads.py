@@ -19,8 +19,8 @@ from msgspec import Meta
 
 from leap_zoo.card import FileName, ModelCard, ModelId, Positive, Strict, Text
 from leap_zoo.doubt import bounded, distances
-from leap_zoo.errors import InvalidArgument, InvalidHead, short
-from leap_zoo.files import check_path, read_regular, write_file
+from leap_zoo.errors import InvalidHead, short
+from leap_zoo.files import failing_as, new_file, read_regular, saved_file
 
 SUFFIX = ".head"
 HEAD_SCHEMA: Final = 1
@@ -143,26 +143,16 @@ class CustomHead:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the head to one file, atomically; the same head gives the same bytes. Raises InvalidArgument."""
-        target = check_path(path)
-        if target.suffix != SUFFIX:
-            raise InvalidArgument(f"a head's file ends in {SUFFIX}, unlike {short(target)}: rename it")
-        try:
-            write_file(target, encode_head(self))
-        except OSError as error:
-            raise InvalidArgument(
-                f"{short(target)} cannot be written ({error.strerror}): choose another path"
-            ) from error
+        target = new_file(path, SUFFIX)
+        with saved_file(target) as file:
+            file.write(encode_head(self))
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CustomHead:
         """Read a head's file. Raises InvalidHead, and InvalidArgument for anything but a path."""
-        try:
+        with failing_as(InvalidHead, f"{short(path)} cannot be read", "give a file written by leap-zoo fit"):
             data = read_regular(path, MAX_HEAD_BYTES)
-        except OSError as error:
-            raise InvalidHead(
-                f"{short(path)} cannot be read ({error.strerror}): give a file written by leap-zoo fit"
-            ) from error
         try:
             return decode_head(data)
         except InvalidHead as error:

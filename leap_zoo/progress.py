@@ -11,7 +11,7 @@ _SECONDS_BETWEEN = 0.1
 
 
 class Progress:
-    """A context manager: call `progress.step()` for each item, and `progress.clear()` before other output to stderr.
+    """A context manager: call `progress.step()` for each item. The bar is erased at the end.
 
     scale, unit: how to show counts, e.g. 1e6 and "MB" if items are bytes.
     """
@@ -31,7 +31,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.clear()
+        if self._shown:
+            print("\r\x1b[K", end="", file=self._stream, flush=True)
 
     def step(self, count: int = 1) -> None:
         """Record `count` finished items; a negative count if finished work was lost."""
@@ -44,9 +45,3 @@ class Progress:
             done, total = self.done / self._scale, self.total / self._scale
             counted = f"{done:.1f}/{total:.1f} {self._unit}" if self._unit else f"{self.done}/{self.total}"
             print(f"\r[{bar}] {counted}", end="\x1b[K" if self._unit else "", file=self._stream, flush=True)
-
-    def clear(self) -> None:
-        """Erase the bar; the next step draws it again."""
-        if self._shown:
-            print("\r\x1b[K", end="", file=self._stream, flush=True)
-            self._drawn = 0.0

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap_zoo.card import ModelCard
-from leap_zoo.errors import InvalidArgument, MissingExtra, NotSigned, short
-from leap_zoo.files import read_regular
+from leap_zoo.errors import InvalidArgument, NotSigned, import_extra, short
+from leap_zoo.files import failing_as, read_regular
 from leap_zoo.store import Zoo, check_card
 
 if TYPE_CHECKING:
@@ -55,15 +55,11 @@ def check_signature(place: Zoo, card: ModelCard, key: str | os.PathLike[str]) ->
 
 def key_file(path: str | os.PathLike[str]) -> Path:
     """The path of a key file. Raises InvalidArgument if it cannot be read, MissingExtra if model-signing is missing."""
-    try:
-        import model_signing  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("signatures need model-signing: pip install 'leap-zoo[sign]'") from error
-    try:
-        if b"-----BEGIN" not in read_regular(Path(path), _MAX_KEY_BYTES):
-            raise InvalidArgument(f"{short(path)} is not a PEM file; a new key: {NEW_KEY}")
-    except OSError as error:
-        raise InvalidArgument(f"cannot read the key {short(path)} ({error.strerror}); a new key: {NEW_KEY}") from error
+    import_extra("model_signing", "sign")
+    with failing_as(InvalidArgument, f"cannot read the key {short(path)}", f"a new key: {NEW_KEY}"):
+        data = read_regular(Path(path), _MAX_KEY_BYTES)
+    if b"-----BEGIN" not in data:
+        raise InvalidArgument(f"{short(path)} is not a PEM file; a new key: {NEW_KEY}")
     return Path(path)
 
 

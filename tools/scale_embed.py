@@ -38,7 +38,7 @@ def one_run(photos: list[str], workers: int) -> dict[str, float]:
         model = load(threads=1)
         found = find_photos(*photos)
         ready = time.monotonic()
-        done = embed_found(model, found, "student", found.photos, lambda name, error: None)
+        done = embed_found(model, found, "student", found.photos)
         assert not done.bad
         now = time.monotonic()
         return {"seconds": now - start, "rate": len(photos) / (now - ready)}

@@ -9,7 +9,8 @@ from pathlib import Path
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model, not_negative
 from leap_zoo.cli.output import about, complain, say
 from leap_zoo.cli.photos import sum_up
-from leap_zoo.errors import InvalidArgument, plain, short
+from leap_zoo.errors import plain
+from leap_zoo.files import new_file
 from leap_zoo.fitting import Fit, fit
 from leap_zoo.heads import SUFFIX
 
@@ -35,25 +36,20 @@ def add(commands: Commands) -> None:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    if options.head.suffix != SUFFIX or not options.head.absolute().parent.is_dir():
-        raise InvalidArgument(
-            f"{short(options.head)} must end in {SUFFIX} and be in an existing folder: choose another path"
-        )
+    new_file(options.head, SUFFIX)
     model = load_model(options)
     found = fit(model, options.images, space=options.space, seed=options.seed, progress=True)
     path = found.head.save(options.head)
-    for name, error in found.bad.items():
-        complain(f"{name}: {error}")
     for note in found.notes:
         complain(f"note: {note}")
     said = {"file": str(path), "head": found.head.card, "classes": found.classes, "confusions": found.confusions}
     rest = {"bad": found.bad, "notes": found.notes}
-    sum_up(options, sum(found.head.card.photos), found.skipped, about(model) | said, rest)
+    code = sum_up(options, found, sum(found.head.card.photos), about(model) | said, rest)
     if not options.json:
         for line in _lines(found):
             say(line)
         say(f"saved as {path}: leap-zoo classify PHOTO --model {model.card.id} --head {path}")
-    return 2 if found.bad else 0
+    return code
 
 
 def _lines(found: Fit) -> Iterable[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
 from leap_zoo.cli.output import about, print_json, say
-from leap_zoo.cli.photos import answer_each, reporting, sum_up
+from leap_zoo.cli.photos import answer_each, refused, sum_up
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 from leap_zoo.folders import find_photos
 from leap_zoo.gallery import Kind, can_query, open_gallery
@@ -90,10 +90,9 @@ def _index(options: argparse.Namespace) -> int:
     if options.prune and len(found.folders) != len(options.photos):
         raise InvalidArgument("--prune compares the gallery with folders: give folders only")
     model = load_model(options)
-    bad: list[dict[str, Any]] = []
     is_new = not os.path.lexists(options.gallery)
-    with open_gallery(options.gallery, model=model, space=options.space) as gallery, reporting(found, bad) as done:
-        report = index_photos(gallery, model, found, prune=options.prune, done=done)
+    with open_gallery(options.gallery, model=model, space=options.space) as gallery:
+        report = index_photos(gallery, model, found, prune=options.prune, progress=True)
         count = gallery.count()
         if is_new and not count:  # no photo could be read
             gallery.discard_if_empty()
@@ -106,8 +105,7 @@ def _index(options: argparse.Namespace) -> int:
     numbers = {"added": report.added, "unchanged": report.unchanged, "removed": report.removed, "count": count}
     where = {"gallery": options.gallery, "space": options.space}
     said = about(model) | where | numbers
-    sum_up(options, report.added, found.skipped, said, {"bad": bad}, walked=bool(found.folders))
-    return 2 if found.bad else 0
+    return sum_up(options, found, report.added, said, {"bad": refused(found)})
 
 
 def _index_vectors(options: argparse.Namespace) -> int:
@@ -149,9 +147,10 @@ def _search(options: argparse.Namespace) -> int:
     with open_gallery(options.gallery, create=False) as gallery:
         model, space = _model_for(options, gallery.kind), gallery.kind.space
 
-        def answer(row: Row) -> tuple[dict[str, Any], list[str]]:
+        def answer(name: str, row: Row) -> tuple[dict[str, Any], list[list[str]]]:
             hits = gallery.search(row, options.k, where)
-            return {"hits": hits}, [f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}" for hit in hits]
+            lines = [[f"{hit.score:7.4f}  {hit.metadata.get('path', hit.id)}"] for hit in hits]
+            return {"hits": hits}, [[name], *lines] if len(found.photos) > 1 else lines
 
         return answer_each(options, found, model, output_of(space), answer, gallery=options.gallery, space=space)
 

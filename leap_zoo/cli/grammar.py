@@ -45,6 +45,16 @@ def add_zoo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--zoo", metavar="FOLDER", help="search only this zoo")
 
 
+def add_source(command: argparse._ActionsContainer) -> None:
+    """--from."""
+    command.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL_OR_FOLDER",
+        help="a zoo or a model: http(s)://, hf://OWNER/NAME or a folder; default: LEAP_ZOO_URL",
+    )
+
+
 def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """Add the arguments for a model and its zoo: MODEL or --model, and --zoo."""
     if positional:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from leap_zoo.card import Artifact, File, ModelCard
-from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_zoo
+from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_source, add_zoo
 from leap_zoo.cli.output import complain, print_json, say, size
-from leap_zoo.cli.pull import add_source
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, LeapZooError, NotSigned, UnknownModel, masked
 from leap_zoo.loading import load, locate
 from leap_zoo.model_file import names_a_file

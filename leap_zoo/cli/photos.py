@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from leap_zoo.cli.output import about, complain, print_json, say
-from leap_zoo.folders import Done, Found, name_of, readable
+from leap_zoo.fitting import Fit
+from leap_zoo.folders import Found, name_of, readable
 from leap_zoo.model import Model, Row
-from leap_zoo.progress import Progress
 
-Answer = Callable[[Row], tuple[dict[str, Any], Iterable[str]]]
+Answer = Callable[[str, Row], tuple[dict[str, Any], Iterable[list[str]]]]
 
 
 def sources(found: Found) -> Iterator[str | BinaryIO]:
@@ -22,74 +21,50 @@ def sources(found: Found) -> Iterator[str | BinaryIO]:
         yield sys.stdin.buffer if photo == "-" else photo
 
 
-@contextmanager
-def reporting(found: Found, rows: list[dict[str, Any]], *, prints: bool = False) -> Iterator[Done]:
-    """Report progress: in `with reporting(found, rows) as done:`, call `done` for each photo.
-
-    Draws a bar; unreadable photos go to stderr and into `rows`.
-
-    prints: whether answers are printed on stdout, where a bar on the same terminal would be in the way.
-    """
-
-    def refused(name: str, error: str) -> None:
-        complain(f"{name}: {error}")
-        rows.append({"photo": name, "error": error})
-
-    for folder, why in found.bad.items():
-        refused(folder, why)
-    with Progress(len(found.photos), shown=not (prints and sys.stdout.isatty())) as progress:
-
-        def done(name: str, error: str | None) -> None:
-            if error is not None:
-                progress.clear()
-                refused(name, error)
-            progress.step()
-
-        yield done
-
-
 def answer_each(
     options: argparse.Namespace, found: Found, model: Model, output: str, answer: Answer, **said: Any
 ) -> int:
     """Print the answer for each photo, from its row (D,) of a graph output; returns the exit code.
 
-    answer: row -> fields for --json, and lines of text. said: fields of the whole document.
+    answer: name and row -> fields for --json, and lines of text, each a list of cells that a tab separates.
+    said: fields of the whole document.
     """
-
     rows: list[dict[str, Any]] = []
     read = 0
-    with reporting(found, rows, prints=not options.json) as done:
-        for number, row in readable(model, found.photos, sources(found), output, found, done):
-            read += 1
-            name = name_of(found.photos[number])
-            fields, lines = answer(row)
-            if options.json:
-                rows.append({"photo": name} | fields)
-                continue
-            if len(found.photos) > 1:
-                say(name)
-            for line in lines:
-                say(line)
-    sum_up(options, read, found.skipped, about(model) | said, {"photos": rows}, walked=bool(found.folders))
-    return 2 if found.bad else 0
+    shown = options.json or not sys.stdout.isatty()  # a bar would be in the way of answers on the same terminal
+    for number, row in readable(model, found.photos, sources(found), output, found, progress=shown):
+        read += 1
+        name = name_of(found.photos[number])
+        fields, lines = answer(name, row)
+        if options.json:
+            rows.append({"photo": name} | fields)
+            continue
+        for cells in lines:
+            say(*cells, sep="\t")
+    place = {name_of(photo): number for number, photo in enumerate(found.photos)}
+    rows = sorted(rows + refused(found), key=lambda row: place.get(row["photo"], -1))
+    return sum_up(options, found, read, about(model) | said, {"photos": rows})
+
+
+def refused(found: Found) -> list[dict[str, Any]]:
+    """What could not be read and why, for --json."""
+    return [{"photo": name, "error": why} for name, why in found.bad.items()]
 
 
 def sum_up(
-    options: argparse.Namespace,
-    read: int,
-    skipped: Mapping[str, int],
-    said: Mapping[str, Any],
-    rest: Mapping[str, Any],
-    *,
-    walked: bool = True,
-) -> None:
-    """Print the --json document; or, if folders were searched, the numbers of photos read and skipped.
+    options: argparse.Namespace, found: Found | Fit, read: int, said: Mapping[str, Any], rest: Mapping[str, Any]
+) -> int:
+    """Report what could not be read; and print the --json document, or, if folders were searched, what was skipped.
 
-    said, rest: fields of the document before and after these numbers.
+    read: the number of photos. said, rest: fields of the document before and after these numbers. Returns the exit
+    code.
     """
-    skipped = dict(sorted(skipped.items()))
+    for name, why in found.bad.items():
+        complain(f"{name}: {why}")
+    skipped = dict(sorted(found.skipped.items()))
     if options.json:
         print_json({**said, "read": read, "skipped": skipped, **rest})
-    elif walked:
+    elif not isinstance(found, Found) or found.folders:
         reasons = ", ".join(f"{reason.replace('_', ' ')} ({count})" for reason, count in skipped.items())
         complain(f"photos read: {read}; skipped: {reasons or 'nothing'}")
+    return 2 if found.bad else 0

@@ -1,17 +1,17 @@
-"""`leap-zoo classify` and `embed`: photos in, classes or vectors out."""
+"""`leap-zoo classify` and `embed`: photos in, classes or vectors out; many photos by an engine."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from leap_zoo.cli.bulk import add_engine, on_engine
-from leap_zoo.cli.grammar import Commands, add_photos, at_least_one, load_model
-from leap_zoo.cli.output import about, say
-from leap_zoo.cli.photos import answer_each, reporting, sources, sum_up
-from leap_zoo.embeddings import check_suffix, embed_found
+from leap_zoo.cli.grammar import Commands, add_photos, add_source, at_least_one, load_model
+from leap_zoo.cli.output import about, complain, print_json, say
+from leap_zoo.cli.photos import answer_each, refused, sources, sum_up
+from leap_zoo.embeddings import SUFFIX, embed_found
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.folders import find_photos, name_of, readable
+from leap_zoo.files import new_file
+from leap_zoo.folders import find_photos
 from leap_zoo.model import Row, output_of, predict
 
 
@@ -27,19 +27,19 @@ def add(commands: Commands) -> None:
         help="one of the model's heads, or a NAME.head file from `leap-zoo fit` (default: the card's default head)",
     )
     command.add_argument("--out", metavar="FOLDER", help="with --engine ray: folder or URL of shards (best classes)")
-    add_engine(command)
+    _add_engine(command)
     command = commands.add("embed", _embed, "compute embeddings of photos", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
         "--out", metavar="FILE.npz", help="write all embeddings to one file; with --engine ray: FOLDER or URL of shards"
     )
-    add_engine(command)
+    _add_engine(command)
 
 
 def _classify(options: argparse.Namespace) -> int:
     if options.engine == "ray":
-        return on_engine(options, head=options.head or "")
+        return _on_engine(options, head=options.head or "")
     _check_local(options)
     if options.out is not None:
         raise InvalidArgument("--out belongs to --engine ray: use --json for all classes of each photo")
@@ -47,11 +47,12 @@ def _classify(options: argparse.Namespace) -> int:
     model = load_model(options)
     head = model.find_head(options.head)
 
-    def answer(row: Row) -> tuple[dict[str, Any], list[str]]:
+    def answer(name: str, row: Row) -> tuple[dict[str, Any], list[list[str]]]:
         best = predict(head, row[None], options.top)[0]
-        doubt = ["not sure: unlike the training photos"] if best.unsure else []
-        lines = [f"{one.score:7.1%}  {one.label}" for one in best]
-        return {"predictions": best, "unsure": best.unsure, "distance": best.distance}, doubt + lines
+        lines = [[name]] if len(found.photos) > 1 else []
+        lines += [["not sure: unlike the training photos"]] if best.unsure else []
+        lines += [[f"{one.score:7.1%}  {one.label}"] for one in best]
+        return {"predictions": best, "unsure": best.unsure, "distance": best.distance}, lines
 
     return answer_each(options, found, model, head.output, answer, head=options.head or model.card.default_head)
 
@@ -63,32 +64,83 @@ def _check_local(options: argparse.Namespace) -> None:
 
 def _embed(options: argparse.Namespace) -> int:
     if options.engine == "ray":
-        return on_engine(options, space=options.space)
+        return _on_engine(options, space=options.space)
     _check_local(options)
     if options.out is not None:
-        check_suffix(options.out)
+        new_file(options.out, SUFFIX)
     found = find_photos(*options.photos)
     model = load_model(options)
-    rows: list[dict[str, Any]] = []
-    saved: dict[str, Any] = {}
-    read = 0
-    with reporting(found, rows, prints=not options.json and options.out is None) as done:
-        if options.out is not None:
-            embedded = embed_found(model, found, options.space, sources(found), done)
-            read = len(embedded.photos)
-            saved = {"file": str(options.out), "embeddings": read}
-        else:
-            for number, row in readable(model, found.photos, sources(found), output_of(options.space), found, done):
-                read += 1
-                name = name_of(found.photos[number])
-                if options.json:
-                    rows.append({"photo": name, "embedding": row.tolist()})
-                else:
-                    say(name, *(f"{value:.6g}" for value in row), sep="\t")
-    if saved and read:
+    if options.out is None:
+
+        def answer(name: str, row: Row) -> tuple[dict[str, Any], list[list[str]]]:
+            return {"embedding": row.tolist()}, [[name, *(f"{value:.6g}" for value in row)]]
+
+        return answer_each(options, found, model, output_of(options.space), answer, space=options.space)
+    embedded = embed_found(model, found, options.space, sources(found), progress=True)
+    read = len(embedded.photos)
+    if read:
         embedded.save(options.out)
         if not options.json:
             say(f"{read} embeddings of length {embedded.vectors.shape[1]} in {options.out}")
-    said = about(model) | {"space": options.space} | saved
-    sum_up(options, read, found.skipped, said, {"photos": rows}, walked=bool(found.folders))
-    return 2 if found.bad else 0
+    said = about(model) | {"space": options.space, "file": str(options.out), "embeddings": read}
+    return sum_up(options, found, read, said, {"photos": refused(found)})
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    """--engine and what belongs to it."""
+    command.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on Ray Data, from folders, Parquet and tar files or URLs, into Parquet shards (default: local)",
+    )
+    ray = command.add_argument_group("with --engine ray")
+    ray.add_argument("--address", help="of a Ray cluster; default: a Ray of its own on this machine")
+    ray.add_argument("--workers", type=at_least_one, metavar="N", help="default: one per --threads cores")
+    ray.add_argument("--shard", type=at_least_one, default=1000, metavar="N", help="photos per shard (default: 1000)")
+    ray.add_argument("--column", metavar="NAME", help="of a Parquet input: the photo's bytes or path")
+    ray.add_argument("--id-column", default="id", metavar="NAME", help="of a Parquet input (default: id)")
+    add_source(ray)
+
+
+def _on_engine(options: argparse.Namespace, **what: Any) -> int:
+    """Embed or classify into the shards of a folder, and say how many. what: for `leap_zoo.ray.embed_photos`."""
+    from leap_zoo.ray import Which, embed_photos
+    from leap_zoo.shards import Columns
+
+    if options.out is None:
+        raise InvalidArgument("--engine ray writes Parquet shards: give --out FOLDER, or a URL of one")
+    if options.providers or "-" in options.photos:
+        raise InvalidArgument("--engine ray reads files and runs on the CPU: leave out - and --provider")
+    which = Which(
+        model=options.model,
+        source=options.source,
+        zoo=options.zoo,
+        precision=options.precision,
+        format=options.format,
+        threads=options.threads or 1,
+    )
+    columns = Columns(options.column, options.id_column)
+    done = embed_photos(
+        options.photos,
+        options.out,
+        which,
+        **what,
+        columns=columns,
+        rows=options.shard,
+        address=options.address,
+        workers=options.workers,
+        progress=not options.json,
+    )
+    numbers = {"photos": done.photos, "bad": done.bad, "shards": done.parts, "kept": done.kept}
+    for name, why in done.failed.items():
+        complain(f"{name} is not written: {why}")
+    if options.json:
+        about = {"head": done.plan.head} if done.plan.head else {}
+        print_json({"out": options.out, "kind": done.plan.kind, **about, **numbers, "failed": done.failed})
+    else:
+        say(
+            f"{done.photos} photos in {done.parts} shards ({done.bad} could not be read) in {options.out}; "
+            f"{done.kept} shards were there already"
+        )
+    return 2 if done.failed or done.bad else 0

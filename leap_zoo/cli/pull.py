@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from leap_zoo.cli.grammar import Commands
+from leap_zoo.cli.grammar import Commands, add_source
 from leap_zoo.cli.output import print_json, say, size
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.settings import read_settings
@@ -40,16 +40,6 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help="of rm")
     command.add_argument("--prune", dest="action", action="store_const", const="prune", help="the same as prune")
-
-
-def add_source(command: argparse.ArgumentParser) -> None:
-    """--from."""
-    command.add_argument(
-        "--from",
-        dest="source",
-        metavar="URL_OR_FOLDER",
-        help="a zoo or a model: http(s)://, hf://OWNER/NAME or a folder; default: LEAP_ZOO_URL",
-    )
 
 
 def _pull(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery, short
-from leap_zoo.files import atomic_file
+from leap_zoo.files import saved_file
 from leap_zoo.gallery import Gallery, Kind, open_gallery
 from leap_zoo.gallery.qdrant import PORT, QdrantGallery, _import_qdrant, asking, connect
 from leap_zoo.settings import read_settings
@@ -77,7 +77,7 @@ def save_snapshot(url: str, file: Path) -> int:
     with _server(url) as http:
         place = f"/snapshots/{http.post('/snapshots').json()['result']['name']}"
         try:
-            with atomic_file(file) as target, http.stream("GET", place) as answer:
+            with saved_file(file) as target, http.stream("GET", place) as answer:
                 for chunk in answer.iter_bytes(1 << 20):
                     target.write(chunk)
         finally:

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import FileName, Positive, Sha256, Strict
 from leap_zoo.errors import InvalidGallery, short
-from leap_zoo.files import read_regular, sync_folder
+from leap_zoo.files import failing_as, read_regular, sync_folder, write_file
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
 from leap_zoo.locks import locked
 
@@ -48,7 +48,7 @@ FEW_DEAD = 1000  # do not rewrite a segment for fewer deleted rows
 MAX_COLUMNS = 64  # metadata names per segment whose rows are kept in memory
 ATTEMPTS = 100  # to read files while writers replace them
 
-_OURS = re.compile(r"\A([0-9]{8,}-(vectors\.f32|items\.jsonl|deleted-[0-9]+\.u32)|\.manifest\.json\.new)\Z")
+_OURS = re.compile(r"\A([0-9]{8,}-(vectors\.f32|items\.jsonl|deleted-[0-9]+\.u32)|\.[0-9a-f]{16}\.tmp)\Z")
 _REPAIR = "restore the gallery's folder from a backup, or index the photos again"
 
 Mask = npt.NDArray[np.bool_]
@@ -309,18 +309,15 @@ class FlatGallery(Gallery):
 def read_manifest(folder: Path) -> Manifest:
     """Read a gallery's kind and file list, without opening the files. Raises InvalidGallery."""
     path = folder / MANIFEST
-    try:
+    with failing_as(InvalidGallery, f"{short(folder)} is not a gallery", "create one with leap-zoo index"):
         data = read_regular(path, MAX_MANIFEST_BYTES)
+    try:
         version = msgspec.json.decode(data, type=_Version).schema
         if version > SCHEMA:
             raise InvalidGallery(
                 f"{short(path)} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except OSError as error:
-        raise InvalidGallery(
-            f"{short(folder)} is not a gallery ({MANIFEST}: {error.strerror}): create one with leap-zoo index"
-        ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
     if manifest.encode() != data:
@@ -378,22 +375,17 @@ def _create(folder: Path, kind: Kind) -> None:
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, after waiting for other writers in this and other processes. Raises InvalidGallery."""
-    try:
+    fix = "free some space, make it writable, or give another folder"
+    with failing_as(InvalidGallery, f"the gallery {short(folder)} cannot be written", fix):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK):
             yield
-    except OSError as error:
-        raise InvalidGallery(
-            f"the gallery {short(folder)} cannot be written ({error.strerror}): free some space, make it writable, "
-            "or give another folder"
-        ) from error
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest after the files that it names are on disk."""
-    _write(folder, f".{MANIFEST}.new", [manifest.encode()])
     sync_folder(folder)
-    os.replace(folder / f".{MANIFEST}.new", folder / MANIFEST)
+    write_file(folder / MANIFEST, manifest.encode())
     sync_folder(folder)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leap_zoo.errors import ImageError, InvalidArgument, InvalidGallery, UnreadableFile, short
-from leap_zoo.folders import Done, Found, name_of, readable
+from leap_zoo.folders import Found, name_of, readable
 from leap_zoo.gallery import Gallery, Kind, Value, checked_ids, checked_metadata
 from leap_zoo.model import Model, Row, output_of
 
@@ -25,7 +25,7 @@ class Indexed:
 
 
 def index_photos(
-    gallery: Gallery, model: Model, found: Found, *, prune: bool = False, done: Done = lambda name, error: None
+    gallery: Gallery, model: Model, found: Found, *, prune: bool = False, progress: bool = False
 ) -> Indexed:
     """Embed the photos of `find_photos` into `gallery`, in its space. Unreadable photos are added to `found.bad`.
 
@@ -33,7 +33,7 @@ def index_photos(
     modification time is skipped.
     prune: remove the items below `found.folders` whose files no longer exist. If a folder could not be searched
     (unreadable, left out, a link, or empty like an unmounted disk), its items stay.
-    done: called with each photo's name, and with the error if it could not be read.
+    progress: draw a bar on stderr if it is a terminal.
     metadata: path, bytes, mtime_ns, label (the name of its folder), precision (of the file that embedded it).
     Raises InvalidGallery if the gallery is for another model, or may only be queried.
     """
@@ -47,23 +47,21 @@ def index_photos(
     report = Indexed()
     fresh: list[tuple[str, dict[str, Value]]] = []  # path and metadata
     for path in found.photos:
-        name, error = _id(path), None
+        name = _id(path)
+        twin = path_of.setdefault(name, path)
+        if twin is not path:
+            if os.path.abspath(path) != os.path.abspath(twin):
+                found.refuse(path, f"{path!a} and {twin!a} are two spellings of one name: rename one of them")
+            continue
         try:
-            if name in path_of:
-                twin = path_of[name]
-                if os.path.abspath(path) != os.path.abspath(twin):
-                    raise UnreadableFile(f"{path!a} and {twin!a} are two spellings of one name: rename one of them")
-            else:
-                path_of[name] = path
-                fields = _describe(path, name, model)
-                if known.get(name) != (fields["bytes"], fields["mtime_ns"]):
-                    fresh.append((path, fields))
-                    continue
-                report.unchanged += 1
-        except ImageError as caught:
-            error = str(caught)
-            found.refuse(path, error)
-        done(name, error)
+            fields = _describe(path, name, model)
+        except ImageError as error:
+            found.refuse(path, str(error))
+            continue
+        if known.get(name) == (fields["bytes"], fields["mtime_ns"]):
+            report.unchanged += 1
+        else:
+            fresh.append((path, fields))
     if prune:
         report.removed = gallery.delete(sorted(_gone(known.keys() - path_of.keys(), found)))
     waiting: list[tuple[int, Row]] = []
@@ -76,7 +74,7 @@ def index_photos(
 
     paths = [path for path, _ in fresh]
     try:
-        for embedded in readable(model, paths, paths, output_of(gallery.kind.space), found, done):
+        for embedded in readable(model, paths, paths, output_of(gallery.kind.space), found, progress=progress):
             waiting.append(embedded)
             if len(waiting) == WRITTEN:
                 write()

@@ -77,9 +77,9 @@ def test_save__is_a_safetensors_file(tmp_path: Path) -> None:
 
 
 def test_save__refuses_other_suffixes_and_absent_folders(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=r"ends in \.head"):
+    with pytest.raises(InvalidArgument, match=r"must end in \.head"):
         head().save(tmp_path / "sides.npz")
-    with pytest.raises(InvalidArgument, match="No such file or directory"):
+    with pytest.raises(InvalidArgument, match="folder that does not exist"):
         head().save(tmp_path / "absent" / "sides.head")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from leap_zoo import Embeddings
-from leap_zoo.embeddings import check_suffix
 from leap_zoo.errors import InvalidArgument
+from leap_zoo.files import new_file
 from leap_zoo.gallery import Kind, open_gallery
 
 EYE = np.eye(3, dtype=np.float32)
@@ -130,4 +130,4 @@ def test_load__of_damaged_headers_raises_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [5, None, b"x.npz"])
 def test_save__to_an_invalid_path(path: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"str or a Path|path of bytes"):
-        check_suffix(path)
+        new_file(path, ".npz")

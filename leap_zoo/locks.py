@@ -38,44 +38,25 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
     The file is created, and removed afterward. Raises OSError.
     """
-    descriptor = _acquire(path, wait)
-    if descriptor is None:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        if sys.platform != "win32":
-            path.unlink(missing_ok=True)  # while locked, so that no other process's file is removed
-        os.close(descriptor)
-        if (
-            sys.platform == "win32"
-        ):  # Windows: an open file cannot be removed, neither ours before closing nor another process's now
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _acquire(path: Path, wait: bool) -> int | None:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            while not (mine := _try(descriptor)) and wait:
+        with path.open("a+b") as file:
+            while not (mine := _try(file.fileno())) and wait:
                 time.sleep(_SECONDS_BETWEEN)
-            if mine and _is_still(path, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        if not mine:
-            return None
+            if mine and not _is_still(path, file.fileno()):
+                continue  # the previous holder has removed the file, so our lock excludes no one
+            try:
+                yield mine
+            finally:
+                if mine and sys.platform != "win32":
+                    path.unlink(missing_ok=True)  # while locked, so that no other process's file is removed
+            break
+    if mine and sys.platform == "win32":  # where an open file cannot be removed, neither ours nor another process's
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the locked file still has its name.
-
-    The previous holder may have removed it, and then our lock excludes no one.
-    """
+    """Whether the locked file still has its name."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

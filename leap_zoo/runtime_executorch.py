@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import Artifact
-from leap_zoo.errors import MissingExtra
+from leap_zoo.errors import import_extra
 from leap_zoo.runtime import Signature, check_version, refused
 
 _DTYPES = {0: "uint8", 6: "float32"}  # numbers of torch's scalar types
@@ -71,16 +72,9 @@ class ExecutorchSession:
 
 def _import_executorch() -> tuple[str, Any, Any]:
     """Version, runtime, and the module that sizes its pool of threads."""
-    try:
-        from importlib.metadata import version
-
-        from executorch import runtime
-        from executorch.extension.pybindings import portable_lib
-    except ImportError as error:
-        raise MissingExtra(
-            f'this file runs on ExecuTorch, which cannot be imported ({error}): pip install "leap-zoo[executorch]"'
-        ) from error
-    return version("executorch"), runtime, portable_lib
+    runtime = import_extra("executorch.runtime", "executorch")
+    pool = import_extra("executorch.extension.pybindings.portable_lib", "executorch")
+    return version("executorch"), runtime, pool
 
 
 def _signature(meta: Any) -> tuple[str, tuple[int | None, ...]]:

@@ -16,14 +16,13 @@ HF_HOME), and HF_HUB_OFFLINE.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, short, whole_number
 from leap_zoo.files import check_path, read_regular
@@ -110,7 +109,9 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
     except ValueError as error:
         raise InvalidArgument(f"{what} {short(location)} is not a valid URL: check its host and port") from error
     if url.scheme == "file" and url.netloc in ("", "localhost"):
-        return Path(file_path(url.path))
+        from urllib.request import url2pathname
+
+        return Path(url2pathname(url.path))
     if url.scheme not in REMOTE or not host:
         raise InvalidArgument(
             f"{what} {short(location)} is not a zoo: give its folder, or an http://, https:// or hf://OWNER/NAME URL"
@@ -118,12 +119,6 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
     if url.query or url.fragment:
         raise InvalidArgument(f"{what} {short(location)} has a query or a fragment: give the URL of the zoo's folder")
     return location.rstrip("/")
-
-
-def file_path(path: str, windows: bool = os.name == "nt") -> str:
-    """The path of a file:// URL in this system's form: /C:/zoo is C:/zoo on Windows."""
-    path = unquote(path)
-    return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
 
 
 def zoo_folder(location: str | os.PathLike[str]) -> Path:
@@ -152,6 +147,8 @@ def _refuse_misspelt(variables: Mapping[str, str]) -> None:
         rest = name.removeprefix(PREFIX)
         if rest == name or rest in known:
             continue
+        import difflib
+
         close = difflib.get_close_matches(rest.upper(), known, n=1, cutoff=0.8)
         if close:
             raise InvalidArgument(f"unknown environment variable {short(name)}: did you mean {PREFIX}{close[0]}?")

@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PORT = 29500
 QUICK = ["teacher.supervised.epochs=2", "checkpoint_minutes=0.02", "monitor=0"]
 LONGEST = 900  # seconds of one training
-GONE = 25  # seconds that a killed host is away
+BEAT = 2  # seconds between two signs of life; torchrun strikes off a host that misses three
+GONE = 10  # seconds that a killed host is away
 
 
 def can_emulate() -> str | None:
@@ -58,7 +59,7 @@ class Host:
         command = ["ip", "netns", "exec", self.name, sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
         command += ["--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={first.address}:{PORT}"]
         # In a network namespace a machine's own name does not lead to its address, so torchrun is told which is first.
-        command += [f"--rdzv_conf=is_host={int(self is first)},join_timeout={LONGEST}"]
+        command += [f"--rdzv_conf=is_host={int(self is first)},join_timeout={LONGEST},keep_alive_interval={BEAT}"]
         command += ["--rdzv_id=scale", f"--local_addr={self.address}", "--max_restarts=3", "--no-python"]
         # Where torchrun shares its store with the training, a machine that comes back waits for an address in vain.
         env = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": self.device}
@@ -117,7 +118,7 @@ def train_on(hosts: list[Host], out: Path, *words: str, killed: int | None = Non
         hosts[killed].kill()
         if killed == 0:  # it kept the list of hosts: the other one gives up, and a scheduler starts both again
             hosts[1].kill()
-        else:  # a machine takes longer to start again than torchrun takes to strike it off (15 s)
+        else:  # a machine takes longer to start again than torchrun takes to strike it off
             time.sleep(GONE)
         again = hosts if killed == 0 else hosts[killed:]
         for host in again:

@@ -183,7 +183,7 @@ def test_index__interrupted_keeps_what_is_embedded(tiny_zoo: Path, tmp_path: Pat
     photos = tmp_path / "photos"
     photos.mkdir()
     random = np.random.default_rng(0)
-    for number in range(1500):
+    for number in range(700):
         Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(photos / f"{number:04}.png")
     gallery = tmp_path / "gallery"
     words = ["index", str(photos), "--gallery", str(gallery), "--model", TINY, "--zoo", str(tiny_zoo)]
@@ -198,4 +198,4 @@ def test_index__interrupted_keeps_what_is_embedded(tiny_zoo: Path, tmp_path: Pat
     model = leap_zoo.load(TINY, zoo=tiny_zoo)
     with open_gallery(gallery, model=model) as opened:
         report = index_photos(opened, model, find_photos(photos))
-        assert (report.unchanged, report.added, opened.count()) == (kept, 1500 - kept, 1500)
+        assert (report.unchanged, report.added, opened.count()) == (kept, 700 - kept, 700)

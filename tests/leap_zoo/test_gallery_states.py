@@ -75,4 +75,4 @@ class Galleries(RuleBasedStateMachine):
 
 
 TestGalleries = Galleries.TestCase
-TestGalleries.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestGalleries.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)

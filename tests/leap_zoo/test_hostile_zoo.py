@@ -275,7 +275,7 @@ NAMES = ("content-length", "transfer-encoding", "content-encoding", "location", 
 HEADER = st.tuples(st.sampled_from([name.encode() for name in NAMES]) | st.binary(max_size=10), VALUE)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(status=STATUS | st.binary(max_size=30), headers=st.lists(HEADER, max_size=4), body=st.binary(max_size=50))
 @pytest.mark.parametrize("path", [INDEX, FILE])
 def test_hostile_server__any_answer_raises_one_of_our_errors(

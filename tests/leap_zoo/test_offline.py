@@ -54,7 +54,7 @@ COMMANDS = {
     "fit": "fit {work}/own.head --images {classes} --model leap-tiny-test --zoo {zoo}",
     "index": "index {photos} --gallery {work}/made --model leap-tiny-test --zoo {zoo}",
     "search": "search {photos} --gallery {gallery} --zoo {zoo}",
-    "bench": "bench leap-tiny-test --seconds .01 --format onnx --zoo {zoo}",
+    "bench": "bench leap-tiny-test --seconds .01 --precision int8 --zoo {zoo}",
     "cache": "cache",
 }
 

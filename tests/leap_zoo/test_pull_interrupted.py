@@ -32,7 +32,7 @@ def start(url: str, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=6))
 def test_pull__cut_anywhere_goes_on_there(
     big_server: ZooServer, tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
@@ -56,7 +56,7 @@ def test_pull__cut_anywhere_goes_on_there(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize("position", [0, 1, 4096, 123_457, SIZE - 1])
+@pytest.mark.parametrize("position", [0, 123_457, SIZE - 1])
 def test_pull__killed_goes_on_there(big_server: ZooServer, no_pulled_models: Path, position: int) -> None:
     reached, killed = threading.Event(), threading.Event()
 
@@ -185,11 +185,11 @@ def test_pull__damaged_partial_starts_over(big_server: ZooServer, no_pulled_mode
 
 def test_pull__by_several_processes_at_once_downloads_once(big_server: ZooServer, no_pulled_models: Path) -> None:
     def slowly(handler: Handler, data: bytes) -> None:
-        time.sleep(1)
+        time.sleep(0.5)  # so that the others find it in progress
         serve(handler, data)
 
     big_server.behaviours[FILE] = slowly
-    processes = [start(big_server.url, *extra) for extra in ((), (), ("--all",), ("--precision", "fp32"))]
+    processes = [start(big_server.url, *extra) for extra in ((), ("--all",), ("--precision", "fp32"))]
     for process in processes:
         _, error = process.communicate(timeout=60)
         assert process.returncode == 0, error

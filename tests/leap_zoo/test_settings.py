@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.settings import Settings, file_path, read_settings
+from leap_zoo.settings import Settings, read_settings
 
 
 def test_settings__unset_or_empty_is_the_default() -> None:
@@ -34,19 +34,6 @@ def test_settings__url_of_a_server_is_not_a_folder(url: str) -> None:
 def test_settings__url_of_no_zoo_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_URL"):
         read_settings({"LEAP_ZOO_URL": url})
-
-
-@pytest.mark.parametrize(
-    ("url", "windows", "path"),
-    [
-        ("/C:/my%20zoo", True, "C:/my zoo"),
-        ("C:/zoo", True, "C:/zoo"),
-        ("/zoo", True, "/zoo"),
-        ("/C:/zoo", False, "/C:/zoo"),
-    ],
-)
-def test_file_path__drives_of_windows(url: str, windows: bool, path: str) -> None:
-    assert file_path(url, windows) == path
 
 
 @pytest.mark.parametrize(

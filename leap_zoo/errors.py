@@ -143,23 +143,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(dict.fromkeys(known))
     if not names:
         return ""
-    close = _closest(name[:200], names)
-    guess = f"; did you mean {close!r}?" if close else "."
-    listed = ", ".join(sorted(names)[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    return f"{guess} Known: {listed}"
-
-
-def _closest(name: str, known: list[str]) -> str | None:
-    """The shortest that begins with `name`, else the shortest that contains it, else the most similarly spelled."""
-    name, lower = name.lower(), {one: one.lower() for one in known}
-    longer = [one for one in known if name in lower[one]] if len(name) > 2 else []
-    if longer:
-        return min(longer, key=lambda one: (not lower[one].startswith(name), len(one)))
     import difflib
 
-    ratios = {one: difflib.SequenceMatcher(None, lower[one], name).ratio() for one in known}
-    best = max(known, key=lambda one: ratios[one])
-    return best if ratios[best] >= 0.5 else None
+    ratios = {one: difflib.SequenceMatcher(None, one.lower(), name[:200].lower()).ratio() for one in names}
+    best = max(names, key=lambda one: ratios[one])
+    guess = f"; did you mean {best!r}?" if ratios[best] >= 0.5 else "."
+    listed = ", ".join(sorted(names)[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"{guess} Known: {listed}"
 
 
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")

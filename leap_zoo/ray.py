@@ -148,11 +148,12 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The number and piece (JSON) of a part -> how many photos, how many bad ones, and why the piece failed."""
-        said = {"number": int(row["number"]), "photos": 0, "bad": 0, "failed": ""}
+        number = int(row["number"])
+        said = {"number": number, "photos": 0, "bad": 0, "failed": ""}
         try:
             piece = msgspec.json.decode(row["piece"], type=Piece)
             table = self.answers.table(read_photos(piece, self.plan.columns))
-            write_table(table, self.out, part_name(said["number"]))
+            write_table(table, self.out, part_name(number))
             said |= {"photos": len(table), "bad": len(table) - table["error"].null_count}
         except LeapZooError as error:
             said["failed"] = str(error)

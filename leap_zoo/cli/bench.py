@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_zoo, at_least_one
+from leap_zoo.cli.grammar import Commands, add_artifact, add_zoo
 from leap_zoo.cli.output import complain, print_json, say
 from leap_zoo.settings import parse_threads
 from leap_zoo.store import default_model
@@ -25,10 +25,8 @@ def add(commands: Commands) -> None:
     command.add_argument("models", nargs="*", metavar="MODEL", help="default: the same as for classify")
     add_zoo(command)
     add_artifact(command, threads=False, default="all that run here")
-    command.add_argument("--threads", type=at_least_one, nargs="+", default=[1], metavar="N", help="default: 1")
-    command.add_argument(
-        "--batch", type=at_least_one, nargs="+", default=[1], metavar="N", help="photos per call (default: 1)"
-    )
+    command.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
+    command.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="photos per call (default: 1)")
     command.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="timed calls per row, in seconds (default: %(default)s)"
     )

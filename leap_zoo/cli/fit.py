@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model, not_negative
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
 from leap_zoo.cli.output import about, complain, say
 from leap_zoo.cli.photos import sum_up
 from leap_zoo.errors import plain
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
-        "--seed", type=not_negative, default=0, metavar="N", help="random seed for cross-validation (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="random seed for cross-validation (default: 0)"
     )
     add_model(command)
     add_artifact(command)

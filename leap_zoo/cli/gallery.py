@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, at_least_one, load_model
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, load_model
 from leap_zoo.cli.output import about, print_json, say
 from leap_zoo.cli.photos import answer_each, refused, sum_up
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
@@ -56,9 +56,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--model", help="default: the gallery's own model")
     add_zoo(command)
     add_artifact(command)
-    command.add_argument(
-        "-k", type=at_least_one, default=10, metavar="N", help="number of results (default: %(default)s)"
-    )
+    command.add_argument("-k", type=int, default=10, metavar="N", help="number of results (default: %(default)s)")
     command.add_argument(
         "--where",
         action="append",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from leap_zoo.errors import masked, plain, short
+from leap_zoo.errors import masked, plain
 from leap_zoo.loading import load
 from leap_zoo.model import Model
 
@@ -71,7 +71,7 @@ def add_artifact(command: argparse.ArgumentParser, *, default: str | None = None
     command.add_argument("--format", choices=("onnx", "openvino", "executorch"), help=f"default: {format}")
     if threads:
         command.add_argument(
-            "--threads", type=at_least_one, metavar="N", help="default: the processors available to this process"
+            "--threads", type=int, metavar="N", help="default: the processors available to this process"
         )
     add_providers(command)
 
@@ -104,15 +104,3 @@ def add_photos(command: argparse.ArgumentParser) -> None:
     command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos, or - for stdin")
     add_model(command)
     add_artifact(command)
-
-
-def not_negative(text: str, least: int = 0) -> int:
-    """Parse a whole number of at least 0."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {short(text)}")
-    return int(text)
-
-
-def at_least_one(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    return not_negative(text, 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from leap_zoo.cli.grammar import Commands, add_photos, add_source, at_least_one, load_model
+from leap_zoo.cli.grammar import Commands, add_photos, add_source, load_model
 from leap_zoo.cli.output import about, complain, print_json, say
 from leap_zoo.cli.photos import answer_each, refused, sources, sum_up
 from leap_zoo.embeddings import SUFFIX, embed_found
-from leap_zoo.errors import InvalidArgument
+from leap_zoo.errors import InvalidArgument, whole_number
 from leap_zoo.files import new_file
 from leap_zoo.folders import find_photos
 from leap_zoo.model import Row, output_of, predict
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     command = commands.add("classify", _classify, "classify photos", "leap-zoo classify a.jpg b.jpg --top 3")
     add_photos(command)
     command.add_argument(
-        "--top", type=at_least_one, default=5, metavar="N", help="number of classes to print (default: %(default)s)"
+        "--top", type=int, default=5, metavar="N", help="number of classes to print (default: %(default)s)"
     )
     command.add_argument(
         "--head",
@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
 def _classify(options: argparse.Namespace) -> int:
     if options.engine == "ray":
         return _on_engine(options, head=options.head or "")
+    whole_number(options.top, "--top")
     _check_local(options)
     if options.out is not None:
         raise InvalidArgument("--out belongs to --engine ray: use --json for all classes of each photo")
@@ -96,8 +97,8 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
     )
     ray = command.add_argument_group("with --engine ray")
     ray.add_argument("--address", help="of a Ray cluster; default: a Ray of its own on this machine")
-    ray.add_argument("--workers", type=at_least_one, metavar="N", help="default: one per --threads cores")
-    ray.add_argument("--shard", type=at_least_one, default=1000, metavar="N", help="photos per shard (default: 1000)")
+    ray.add_argument("--workers", type=int, metavar="N", help="default: one per --threads cores")
+    ray.add_argument("--shard", type=int, default=1000, metavar="N", help="photos per shard (default: 1000)")
     ray.add_argument("--column", metavar="NAME", help="of a Parquet input: the photo's bytes or path")
     ray.add_argument("--id-column", default="id", metavar="NAME", help="of a Parquet input (default: id)")
     add_source(ray)
@@ -112,6 +113,8 @@ def _on_engine(options: argparse.Namespace, **what: Any) -> int:
         raise InvalidArgument("--engine ray writes Parquet shards: give --out FOLDER, or a URL of one")
     if options.providers or "-" in options.photos:
         raise InvalidArgument("--engine ray reads files and runs on the CPU: leave out - and --provider")
+    if options.workers is not None:
+        whole_number(options.workers, "--workers")
     which = Which(
         model=options.model,
         source=options.source,

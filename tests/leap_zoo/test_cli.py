@@ -1,5 +1,6 @@
-"""The command line, as a process: grammar, exit codes, one-line errors."""
+"""The command line: grammar, exit codes, one-line errors."""
 
+import io
 import json
 import os
 import subprocess
@@ -22,18 +23,24 @@ ROOT = Path(leap_zoo.__file__).parent.parent
 
 
 def cli(*arguments: object, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run `leap-zoo` in a fresh process."""
-    kept = ("LEAP_ZOO_HOME",)
-    inherited = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("LEAP_ZOO_")}
-    return subprocess.run(
-        [sys.executable, "-m", "leap_zoo.cli", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        cwd=ROOT,
-        env=inherited | environment,
-        timeout=60,
-        check=False,
-    )
+    """Run `leap-zoo` in this process, with streams of its own. As a process: test_streams.py."""
+    out, err = io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("LEAP_ZOO_") and name != "LEAP_ZOO_HOME":
+                patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        patch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8"))
+        patch.setattr(sys, "stderr", io.TextIOWrapper(err, "utf-8", "backslashreplace"))
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as end:
+            code = int(end.code or 0)
+            sys.stdout.flush()
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def document(done: subprocess.CompletedProcess[bytes]) -> Any:

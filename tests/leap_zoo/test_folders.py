@@ -100,7 +100,7 @@ def test_save__npz(model: Model, many: Path, tmp_path: Path) -> None:
 
 def test_save__other_suffixes_and_absent_folders(model: Model, many: Path, tmp_path: Path) -> None:
     found = leap_zoo.embed_folder(model, many)
-    for name, message in (("all.csv", r"give FILE\.npz"), ("all", r"give FILE\.npz"), ("absent/all.npz", "exist")):
+    for name, message in (("all.csv", "must end in"), ("all", "must end in"), ("absent/all.npz", "exist")):
         with pytest.raises(InvalidArgument, match=message):
             found.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +139,7 @@ def test_command__refuses_a_suffix_before_it_looks_at_a_photo(
     tiny_zoo: Path, many: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["embed", str(many), "--out", "all.csv", "--model", TINY, "--zoo", str(tiny_zoo)]) == 2
-    assert "FILE.npz" in capsys.readouterr().err
+    assert "must end in .npz" in capsys.readouterr().err
 
 
 def test_model__answers_many_threads_as_one(model: Model, many: Path) -> None:

@@ -19,7 +19,7 @@ def stand_in() -> Iterator[str]:
     """Yields HOST:PORT. A request without the API key gets 401."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.client, server.lock = QdrantClient(":memory:"), threading.Lock()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"127.0.0.1:{server.server_port}"
@@ -83,6 +83,8 @@ def _carry_out(client: QdrantClient, name: str, call: str, body: dict[str, Any])
             return client.create_collection(name, wanted.vectors, metadata=wanted.metadata)
         case "GET ":
             return _plain(client.get_collection(name))
+        case "PUT index":
+            return _plain(client.create_payload_index(name, body["field_name"], body["field_schema"]))
         case "PUT points":
             return _plain(client.upsert(name, models.PointsList.model_validate(body).points))
         case "POST points":

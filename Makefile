@@ -14,10 +14,21 @@ serve: .venv-serve/installed ## HTTP service and demo on http://localhost:3000 (
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory browser || true; fi  # the page at /browser says how
 	.venv-serve/bin/bentoml serve
 
-browser: serve/browser/runtime/runtime.json ## onnxruntime-web for the page at /browser (needs npm)
+RUNTIME ?= serve/browser/runtime
+browser: $(RUNTIME)/ort.wasm.bundle.min.js ## onnxruntime-web for the page at /browser, or in RUNTIME=FOLDER (needs npm)
 
-serve/browser/runtime/runtime.json: serve/browser/package.json
-	$(PYTHON) -m serve.browser
+# The WebAssembly is stored gzipped: the page unpacks it, so that any static host sends a third of the bytes. The module
+# includes its loader; some hosts do not serve .mjs as a script.
+ORT = $(RUNTIME)/npm/node_modules/onnxruntime-web/dist
+$(RUNTIME)/ort.wasm.bundle.min.js: serve/browser/package.json serve/browser/SHA256SUMS
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js (https://nodejs.org), which has it"; exit 1; }
+	mkdir -p $(RUNTIME)/npm
+	cp serve/browser/package.json $(RUNTIME)/npm
+	npm install --prefix $(RUNTIME)/npm --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd $(ORT) && sha256sum --quiet --check $(CURDIR)/serve/browser/SHA256SUMS
+	gzip -nc $(ORT)/ort-wasm-simd-threaded.wasm > $(RUNTIME)/ort-wasm-simd-threaded.wasm.gz
+	mv $(ORT)/ort.wasm.bundle.min.mjs $@
+	rm -r $(RUNTIME)/npm
 
 test: .venv/installed ## the whole test suite, on two processors
 	.venv/bin/python -m pytest -n 2 --no-loadscope-reorder

@@ -8,6 +8,7 @@ import http.server
 import io
 import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,7 +25,6 @@ import leap_zoo
 from leap_zoo import preprocess
 from leap_zoo.card import Preprocessing
 from leap_zoo.store import BUNDLED, default_model
-from serve.browser.__main__ import CannotFetch, fetch
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -41,16 +41,18 @@ Photos = dict[str, bytes]
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with onnxruntime-web, fetched as `make browser` does."""
-    try:
-        return fetch(tmp_path_factory.mktemp("runtime"))
-    except CannotFetch as error:
-        pytest.skip(f"onnxruntime-web is not to be had: {error}")
+    folder = tmp_path_factory.mktemp("runtime")
+    made = subprocess.run(["make", "browser", f"RUNTIME={folder}"], cwd=DOC.parents[1], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"onnxruntime-web is not to be had: {made.stdout} {made.stderr}")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def bundled(start: Callable[..., contextlib.AbstractContextManager[Server]], runtime: Path) -> Iterator[Server]:
     """A server with the bundled models, and with onnxruntime-web."""
-    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime), LEAP_ZOO_SERVE_HOSTS=f"127.0.0.1,{INSECURE}") as server:
+    hosts = {"LEAP_ZOO_SERVE_HOSTS": f"127.0.0.1,{INSECURE}"}
+    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime), LEAP_ZOO_SERVE_UI="on", **hosts) as server:
         yield server
 
 
@@ -270,7 +272,7 @@ def test_digest__that_cannot_be_computed_is_said_plainly(browser: Browser, bundl
 def test_runtime__that_is_missing_is_named_with_the_mend(browser: Browser, bundled: Server, runtime: Path) -> None:
     away = runtime.rename(runtime.with_name("away"))
     try:
-        with visiting(browser, bundled.url, path=PAGE, fails="runtime.json") as page:
+        with visiting(browser, bundled.url, path=PAGE, fails="ort-wasm-simd-threaded.wasm.gz") as page:
             expect(page.get_by_role("alert")).to_contain_text("make browser")
             expect(page.get_by_role("alert")).to_contain_text("onnxruntime-web")
     finally:
@@ -377,7 +379,7 @@ def test_docs__the_page_of_your_own_works(browser: Browser, runtime: Path, tmp_p
     assert len(copied) == 2
     for source, target in copied:
         shutil.copytree(DOC.parents[1] / source, tmp_path / target)
-    assert "python -m serve.browser site/leap-zoo/runtime" in example("site")
+    assert "make browser RUNTIME=site/leap-zoo/runtime" in example("site")
     shutil.copytree(runtime, site / "leap-zoo" / "runtime")
     (site / "index.html").write_text(example("page"))
     (site / "favicon.ico").touch()

@@ -17,9 +17,9 @@ export async function loadModel(id, { zoo, runtime, key, onProgress = () => {} }
   if (!entry) throw new LeapZooError(`This server has no model ${id}. Choose another one.`);
   const card = await place.card(entry);
   const artifact = chooseArtifact(card);
-  const progress = (what) => (got, all) => onProgress(what, got, all);
-  const engine = await loadRuntime(runtime, progress("onnxruntime-web"));
-  const data = await place.file(id, artifact, progress(artifact.file));
+  onProgress("onnxruntime-web");
+  const engine = await loadRuntime(runtime);
+  const data = await place.file(id, artifact, (got, all) => onProgress(artifact.file, got, all));
   const session = await engine.ort.InferenceSession.create(data, { executionProviders: ["wasm"] }).catch((error) => {
     throw new LeapZooError(`onnxruntime-web ${engine.version} cannot run ${artifact.file} (${error.message}). ` +
       "Try a newer browser.");

@@ -1,27 +1,30 @@
-// onnxruntime-web from a folder that `python -m serve.browser` (`make browser`) fills: CPU only, the WebAssembly gzipped.
+// onnxruntime-web from a folder that `make browser` fills: CPU only, the WebAssembly gzipped.
 
 import { LeapZooError } from "./errors.js";
-import { readAll } from "./zoo.js";
 
+const MODULE = "ort.wasm.bundle.min.js";
+const WASM = "ort-wasm-simd-threaded.wasm.gz";
 const MOST_THREADS = 4;
 
 let loading; // one per page: the runtime's settings are global
 
-/** URL of the folder -> { ort, version, licence }. onProgress(bytes so far, bytes). Throws LeapZooError. */
-export function loadRuntime(address, onProgress = () => {}) {
-  loading ??= load(new URL(address.replace(/\/?$/, "/"), document.baseURI), onProgress);
+/** URL of the folder -> { ort, version }. Throws LeapZooError. */
+export function loadRuntime(address) {
+  loading ??= load(new URL(address.replace(/\/?$/, "/"), document.baseURI));
   loading.catch(() => (loading = undefined));
   return loading;
 }
 
-async function load(folder, onProgress) {
-  const about = await (await fetched(folder, "runtime.json")).json();
-  const zipped = await readAll(await fetched(folder, about.wasm.file), about.wasm.bytes, onProgress);
-  const unzipped = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const ort = await import(new URL(about.module, folder));
-  ort.env.wasm.wasmBinary = await new Response(unzipped).arrayBuffer();
+async function load(folder) {
+  const zipped = await fetched(folder, WASM);
+  const unzipped = new Response(zipped.body.pipeThrough(new DecompressionStream("gzip")));
+  const wasm = await unzipped.arrayBuffer().catch(() => {
+    throw new LeapZooError(`${zipped.url} was not received completely. Reload the page.`);
+  });
+  const ort = await import(new URL(MODULE, folder));
+  ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
-  return { ort, version: about.version, licence: about.licence };
+  return { ort, version: ort.env.versions.web };
 }
 
 async function fetched(folder, name) {

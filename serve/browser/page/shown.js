@@ -50,7 +50,7 @@ export function facts(place, model, { ok, difference, tolerance }) {
     ["File", `${artifact.file}, ${artifact.precision}, ${(artifact.bytes / 1e6).toFixed(1)} MB`],
     ["sha256", digest, !checked],
     ["Golden outputs", golden, !ok],
-    ["Runtime", `onnxruntime-web ${engine.version} (license: ${engine.licence}), WebAssembly on the CPU, ${numThreads} thread${numThreads === 1 ? "" : "s"}`],
+    ["Runtime", `onnxruntime-web ${engine.version} (license: MIT), WebAssembly on the CPU, ${numThreads} thread${numThreads === 1 ? "" : "s"}`],
     ["License of the weights", card.licences.weights],
   ];
   place.replaceChildren(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import leap_zoo
 from leap_zoo import InvalidArgument
 from leap_zoo.fitting import Fit
 from leap_zoo.heads import encode_head
-from serve.demo.backend import Backend
 from serve.demo.classify import NO_PHOTO, answer, head_choices, label_output
 from serve.demo.samples import SAMPLES, gallery
-from serve.demo.uploads import gather, name_of, photo_input, photos_input
-from serve.demo.visitor import MAX_PHOTOS, Member, Visitor
+from serve.demo.uploads import gather, photo_input, photos_input
+from serve.demo.visitor import MAX_PHOTOS, Photo, Visitor
+from serve.engine import Engine
 
 MAX_NAME = 60
 HEAD_FILE = "my-classes.head"
@@ -29,10 +30,9 @@ LEAD = (
 )
 NOTHING_FITTED = "No head has been fitted yet."
 EXAMPLE = {group: [f"{group} {number}" for number in (1, 2, 3)] for group in ("coffee", "pier", "taxi")}
-_GONE = "was deleted in the meantime: drop it again"
 
 
-def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
+def build(engine: Engine, visitor: gr.State, heads: gr.Radio) -> None:
     """Lay out the tab in the current container. heads: the choice on the tab Classify, to which a new head is added."""
     gr.Markdown(LEAD)
     with gr.Row(equal_height=False):
@@ -65,13 +65,13 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
         if not called:
             gr.Warning("Name the class first, then drop its photos.")
             return visitor, gr.skip(), None  # an error would leave them in the zone, and they would be added twice
-        good = await gather(backend, paths, MAX_PHOTOS - len(visitor.members))
-        visitor.members += [Member(called, name_of(path), thumbnail, path) for path, thumbnail in good]
+        good = await gather(engine, paths, MAX_PHOTOS - len(visitor.members))
+        visitor.members += [replace(photo, label=called) for photo in good]
         return visitor, _wall(visitor), None
 
     def use_samples(visitor: Visitor) -> tuple[object, ...]:
         visitor.members = [
-            Member(label, name, str(SAMPLES[name]), str(SAMPLES[name]))
+            Photo(name, str(SAMPLES[name]), str(SAMPLES[name]), label)
             for label, names in EXAMPLE.items()
             for name in names
         ]
@@ -85,11 +85,11 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
     def start_over(visitor: Visitor) -> tuple[object, ...]:
         visitor.members, visitor.head = [], None
         hidden = gr.update(visible=False)
-        default = gr.Radio(head_choices(backend, None), value=backend.card.default_head)
+        default = gr.Radio(head_choices(engine, None), value=engine.models.default.card.default_head)
         return visitor, "", _wall(visitor), NOTHING_FITTED, hidden, hidden, hidden, None, default
 
     async def learn(visitor: Visitor) -> tuple[object, ...]:
-        found = await _fit(backend, visitor.members)
+        found = await _fit(engine, visitor.members)
         visitor.head = found.head
         rows = [
             [one.label, one.photos, f"{one.right} of {one.tested}" if one.tested else "not tested"]
@@ -97,18 +97,18 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
         ]
         return (
             visitor,
-            _report(found),
+            _report(found, visitor.members),
             gr.Dataframe(rows, visible=True),
             gr.DownloadButton(value=_file_of(found), visible=True),
             gr.Column(visible=True),
-            gr.Radio(head_choices(backend, found.head), visible=True),
+            gr.Radio(head_choices(engine, found.head), visible=True),
         )
 
     async def attempt(path: str | None, visitor: Visitor) -> tuple[object, str]:
-        return await answer(backend, path, visitor.head)
+        return await answer(engine, path, visitor.head)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-    drop.upload(add, [drop, name, visitor], [visitor, members, drop], concurrency_limit=backend.threads, **private)
+    drop.upload(add, [drop, name, visitor], [visitor, members, drop], concurrency_limit=engine.threads, **private)
     members.select(take_out, visitor, [visitor, members], **private)
     example.click(use_samples, visitor, [visitor, members], **private)
     reset.click(start_over, visitor, [visitor, name, members, report, table, download, trial, photo, heads], **private)
@@ -119,7 +119,7 @@ def build(backend: Backend, visitor: gr.State, heads: gr.Radio) -> None:
         attempt,
         [photo, visitor],
         [label, note],
-        concurrency_limit=backend.threads,
+        concurrency_limit=engine.threads,
         trigger_mode="always_last",
         **private,
     )
@@ -130,25 +130,17 @@ def _wall(visitor: Visitor) -> gr.Gallery:
     return gr.Gallery(captioned, selected_index=None)
 
 
-async def _fit(backend: Backend, members: Sequence[Member]) -> Fit:
+async def _fit(engine: Engine, members: Sequence[Photo]) -> Fit:
     """A head on the photos of `members`. Raises LeapZooError, Refused."""
     photos: dict[str, list[str]] = {}
     for member in members:
         photos.setdefault(member.label, []).append(member.path)
     if len(photos) < 2:
         raise InvalidArgument("a head needs at least two classes with a photo each: add photos")
-    found = await backend.fit(lambda: leap_zoo.fit(backend.model, photos))
-    names = {member.path: member.name for member in members}
-    bad = {names[path]: _GONE if path in text else text for path, text in found.bad.items()}
-    notes = []
-    for text in found.notes:
-        for path, name in names.items():  # show the visitor's names instead of the server's paths
-            text = text.replace(path, name)
-        notes.append(text)
-    return Fit(found.head, found.classes, found.confusions, bad, notes)
+    return await engine.slow.run(lambda: leap_zoo.fit(engine.models.default, photos))
 
 
-def _report(found: Fit) -> str:
+def _report(found: Fit, members: Sequence[Photo]) -> str:
     """The head's cross-validated accuracy, as Markdown."""
     card = found.head.card
     tested = card.validation
@@ -163,8 +155,11 @@ def _report(found: Fit) -> str:
         ]
     lines += [f"{one.count} × {one.label} was classified as {one.taken_for}." for one in found.confusions[:3]]
     lines += [*found.notes, *(f"{name}: {text}" for name, text in found.bad.items())][:6]
+    text = "\n\n".join(lines)
+    for member in members:  # show the visitor's names instead of the server's paths
+        text = text.replace(member.path, member.name)
     use = f"Use it at home: `leap-zoo classify photo.jpg --model {card.model} --head {HEAD_FILE}`"
-    return "\n\n".join([*(escape(line, quote=False) for line in lines), use])
+    return f"{escape(text, quote=False)}\n\n{use}"
 
 
 def _file_of(found: Fit) -> str:

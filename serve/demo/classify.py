@@ -5,26 +5,27 @@ from __future__ import annotations
 import gradio as gr
 
 from leap_zoo import CustomHead
-from serve.demo.backend import TOP, Backend, UserError, explain
+from serve.demo.guard import UserError, explain
 from serve.demo.samples import SAMPLES, sample_gallery
 from serve.demo.uploads import photo_input, read_upload
 from serve.demo.visitor import Visitor
-from serve.engine import Classified
+from serve.engine import Classified, Engine
 
+TOP = 5
 OWN = "*own"  # not a valid name for a head in a card
 NO_PHOTO = "Drop a photo, choose a file, or paste from the clipboard."
 NOT_SURE = "### Not sure\nThis photo is unlike the model's training photos. The scores are guesses."
 
 
-def build(backend: Backend, visitor: gr.State) -> gr.Radio:
+def build(engine: Engine, visitor: gr.State) -> gr.Radio:
     """Lay out the tab in the current container. Returns the choice of heads, to which a visitor's head is added."""
-    heads = head_choices(backend, None)
+    heads = head_choices(engine, None)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             photo = photo_input("Your photo", "leap-photo")
             head = gr.Radio(
                 heads,
-                value=backend.card.default_head or (heads[0][1] if heads else None),
+                value=engine.models.default.card.default_head or (heads[0][1] if heads else None),
                 label="Classes",
                 visible=len(heads) > 1,
                 elem_id="leap-head",
@@ -35,7 +36,7 @@ def build(backend: Backend, visitor: gr.State) -> gr.Radio:
     samples = sample_gallery("No photo at hand? Click one of these", "leap-samples", 6)
 
     async def show(path: str | None, name: str, visitor: Visitor) -> tuple[object, str]:
-        return await answer(backend, path, visitor.head if name == OWN and visitor.head else name)
+        return await answer(engine, path, visitor.head if name == OWN and visitor.head else name)
 
     samples.select(sample_path, None, photo, show_progress="hidden", api_visibility="private")
     gr.on(
@@ -43,7 +44,7 @@ def build(backend: Backend, visitor: gr.State) -> gr.Radio:
         show,
         [photo, head, visitor],
         [label, note],
-        concurrency_limit=backend.threads,
+        concurrency_limit=engine.threads,
         trigger_mode="always_last",
         show_progress="minimal",
         api_visibility="private",
@@ -56,12 +57,12 @@ def label_output(elem_id: str) -> gr.Label:
     return gr.Label(label="Most likely classes", num_top_classes=TOP, elem_id=elem_id)
 
 
-async def answer(backend: Backend, path: str | None, head: str | CustomHead | None) -> tuple[object, str]:
+async def answer(engine: Engine, path: str | None, head: str | CustomHead | None) -> tuple[object, str]:
     """The values of the label and of the note below it, for the photo at `path`."""
     if path is None or head is None:
         return gr.update(value=None), NO_PHOTO
     try:
-        found = await backend.classify(read_upload(path), head)
+        found = await engine.classify([read_upload(path)], head=head, top=TOP)
     except UserError as error:  # replaces the last photo's classes, which a notice would leave on the page
         return gr.update(value=None), f"**This photo cannot be used.** {explain(error)}"
     return shown(found)
@@ -84,8 +85,9 @@ def sample_path(event: gr.SelectData) -> str | None:
     return str(paths[event.index]) if event.index in range(len(paths)) else None
 
 
-def head_choices(backend: Backend, own: CustomHead | None) -> list[tuple[str, str]]:
+def head_choices(engine: Engine, own: CustomHead | None) -> list[tuple[str, str]]:
     """The model's heads, its default first, and the visitor's own."""
-    heads = sorted(backend.card.heads, key=lambda head: head.name != backend.card.default_head)
+    card = engine.models.default.card
+    heads = sorted(card.heads, key=lambda head: head.name != card.default_head)
     choices = [(f"{head.name}, {len(head.labels):,} classes", head.name) for head in heads]
     return choices if own is None else [*choices, (f"your own, {len(own.labels):,} classes", OWN)]

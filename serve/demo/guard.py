@@ -1,17 +1,27 @@
-"""A layer around Gradio: a limit on stored uploads, and a clear answer if Gradio itself fails."""
+"""A layer around Gradio: a limit on stored uploads, and clear answers if something fails."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
+from pathlib import Path
 
 from gradio.exceptions import Error as GradioError
 from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.demo.backend import explain
-from serve.problems import Refused
+from leap_zoo import LeapZooError
+from serve.kept import bytes_below
+from serve.problems import Refused, refusal_of
+
+logger = logging.getLogger("leap_zoo.serve")
+
+UserError = (LeapZooError, Refused)
+"""Errors that a visitor can cause and fix; the message says how."""
+
+INTERNAL_ERROR = "Internal error: see the log of the server."
 
 MAX_STORED_BYTES = 1024**3
 FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."
@@ -30,46 +40,42 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+        path, uploads = scope["path"], Path(get_upload_folder())
+        if path.endswith(_UPLOAD) and await asyncio.to_thread(bytes_below, uploads) >= MAX_STORED_BYTES:
+            await Refused("busy", FULL, {"retry-after": "600"}).response()(scope, receive, send)
             return
-        path = scope["path"]
-        if path.endswith(_UPLOAD) and await asyncio.to_thread(stored_bytes) >= MAX_STORED_BYTES:
-            await Refused(503, "busy", FULL, {"retry-after": "600"}).response()(scope, receive, send)
-            return
-        begun = failed = False
+        begun = False
+        error: Exception | None = None
 
         async def without_failures(message: Message) -> None:
-            nonlocal begun, failed
-            failed = failed or (message["type"] == "http.response.start" and message["status"] == 500)
-            if not failed:
+            nonlocal begun, error
+            if message["type"] == "http.response.start" and message["status"] == 500:
+                error = RuntimeError(f"Gradio answered {path} with 500")
+            if error is None:
                 begun = True
                 await send(message)
 
-        error: Exception = RuntimeError(f"Gradio answered {path} with 500")
         try:
             await self.app(scope, receive, without_failures)
         except Exception as raised:
-            if begun:
+            if begun and not isinstance(raised.__cause__, HTTPException):
                 raise
-            failed, error = True, raised
-        if not failed:
+            error = raised
+        if begun and error is not None:  # Gradio has named an unknown session in its stream
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if begun or error is None:
             return
         # Gradio looks the named function up without checking the name.
         if isinstance(error, LookupError | GradioError | FnIndexInferError) and any(route in path for route in _NAMED):
-            refused = Refused(422, "invalid_body", UNKNOWN)
+            refused = Refused("invalid_body", UNKNOWN)
         else:
-            refused = Refused(500, "internal_error", explain(error))
+            refused = Refused("internal_error", explain(error))
         await refused.response()(scope, receive, send)
 
 
-def stored_bytes() -> int:
-    """The bytes of all files below Gradio's upload folder."""
-    total = 0
-    for folder, _, names in os.walk(get_upload_folder()):
-        for name in names:
-            try:
-                total += os.path.getsize(os.path.join(folder, name))
-            except OSError:  # deleted meanwhile
-                continue
-    return total
+def explain(error: Exception) -> str:
+    """The message for the visitor, without local paths; an unexpected error is logged."""
+    if isinstance(error, UserError):
+        return refusal_of(error).detail
+    logger.error("internal error in the page", exc_info=error)
+    return INTERNAL_ERROR

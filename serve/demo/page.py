@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
+from leap_zoo import Model
+from serve.api.zoo import Shelf
 from serve.demo import classes, classify, search, zoo
-from serve.demo.backend import MAX_PHOTO_BYTES, Backend, explain
-from serve.demo.guard import Guard
+from serve.demo.guard import Guard, explain
 from serve.demo.samples import ATTRIBUTION
 from serve.demo.uploads import KEEP_SECONDS, take_uploads_only, use_private_folder
 from serve.demo.visitor import MAX_VISITORS, Visitor
 from serve.engine import Engine
 from serve.middleware import UI_PATH
-from serve.shelf import Shelf
+from serve.settings import PHOTO
 
 MAX_QUEUE = 32  # actions that may wait in the queue; further ones are refused
 
@@ -40,21 +42,22 @@ _CONTRAST = {  # WCAG AA asks for 4.5:1; Gradio's defaults are 2.5:1
 }
 
 
-def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
+def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> Callable[[], object]:
     """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts.
 
-    shelf: the models that can be downloaded.
+    shelf: the models that can be downloaded. Returns a function that ends the streams of open pages, which last as long
+    as a browser tab.
     """
     use_private_folder()
     theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO)
     gr.mount_gradio_app(
         site,
-        build_page(Backend(engine, shelf)),
+        build_page(engine, shelf),
         path=UI_PATH,
         theme=theme.set(**_CONTRAST),
         css_paths=[_CSS],
         js=_NAMES,
-        max_file_size=MAX_PHOTO_BYTES,
+        max_file_size=PHOTO.bytes,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -62,25 +65,28 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> None:
         pwa=False,
     )
     mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
-    mounted.app = Guard(mounted.app)
+    page: Any = mounted.app
+    end_streams: Callable[[], object] = page.stop_event.set
+    mounted.app = Guard(page)
+    return end_streams
 
 
-def build_page(backend: Backend) -> gr.Blocks:
-    """The page for `backend`."""
+def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
+    """The page over `engine`."""
     cleaning = (KEEP_SECONDS, KEEP_SECONDS)
     blocks: gr.Blocks
     with gr.Blocks(title="LEAP Zoo", analytics_enabled=False, delete_cache=cleaning) as blocks:
-        gr.Markdown(_title(backend), elem_id="leap-title")
+        gr.Markdown(_title(engine.models.default), elem_id="leap-title")
         visitor = gr.State(Visitor(), time_to_live=KEEP_SECONDS)
         with gr.Tabs(elem_id="leap-tabs"):
             with gr.Tab("Classify", id="classify"):
-                heads = classify.build(backend, visitor)
+                heads = classify.build(engine, visitor)
             with gr.Tab("Search", id="search"):
-                search.build(backend, visitor)
+                search.build(engine, visitor)
             with gr.Tab("Your classes", id="classes"):
-                classes.build(backend, visitor, heads)
+                classes.build(engine, visitor, heads)
             with gr.Tab("Zoo", id="zoo"):
-                zoo.build(backend)
+                zoo.build(engine, shelf)
         with gr.Accordion("Authors of the sample photos", open=False):
             gr.Markdown(ATTRIBUTION.read_text(encoding="utf-8"), elem_id="leap-authors")
         gr.HTML(FOOT, elem_id="leap-foot")
@@ -108,8 +114,8 @@ def explain_failures(blocks: gr.Blocks) -> None:
     blocks.process_api = explained  # type: ignore[method-assign]
 
 
-def _title(backend: Backend) -> str:
-    card, artifact = backend.card, backend.model.artifact
+def _title(model: Model) -> str:
+    card, artifact = model.card, model.artifact
     return (
         f"# LEAP Zoo\n\n{card.id}: a vision transformer of {card.parameters / 1e6:.1f} M parameters, distilled from a "
         f"large one, as one {artifact.precision} file of {artifact.total_bytes / 1e6:.1f} MB on this server's CPU."

@@ -4,47 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from serve.demo.backend import Backend
 from serve.demo.samples import SAMPLES, gallery, sample_gallery
 from serve.demo.uploads import gather, name_of, photo_input, photos_input, read_upload
-from serve.demo.visitor import MAX_PHOTOS, Kept, Visitor
+from serve.demo.visitor import MAX_PHOTOS, Photo, Visitor
+from serve.engine import Engine
 
 NEAREST = 6
 NO_QUERY = "Click a photo of the gallery, or drop another one: the most similar photos appear here."
 OWN_IS_EMPTY = "Your gallery is empty: add photos first. Only you can see them."
 
-Found = tuple[Kept | None, list[tuple[object, str]], str]
+Found = tuple[Photo | None, list[tuple[object, str]], str]
 """The query photo, the results with their captions, and a note about them."""
 
 
-class SampleIndex:
-    """The samples and their embeddings, computed once for all visitors, at the first search."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._lock = asyncio.Lock()
-        self._kept: list[Kept] = []
-
-    async def photos(self) -> list[Kept]:
-        """In the order of SAMPLES. Raises Refused."""
-        async with self._lock:
-            if not self._kept:
-                self._kept = [
-                    Kept(name, str(path), await self._backend.embed(path.read_bytes()))
-                    for name, path in SAMPLES.items()
-                ]
-            return self._kept
-
-
-def build(backend: Backend, visitor: gr.State) -> None:
+def build(engine: Engine, visitor: gr.State) -> None:
     """Lay out the tab in the current container."""
-    index = SampleIndex(backend)
-    query = gr.State(None)  # Kept
+    samples: list[Photo] = []  # embedded once for all visitors, at the first search
+    turn = asyncio.Lock()
+    query = gr.State(None)  # Photo
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             which = gr.Radio(
@@ -61,8 +44,17 @@ def build(backend: Backend, visitor: gr.State) -> None:
             found = gallery("Most similar photos, best first", "leap-found", 3)
             photo = photo_input("Or search with your own photo", "leap-query")
 
-    async def photos_of(which: str, visitor: Visitor) -> Sequence[Kept]:
-        return visitor.gallery if which == "own" else await index.photos()
+    async def embedded(photo: Photo) -> Photo:
+        (vector,) = (await engine.embed([read_upload(photo.path)])).embeddings
+        return replace(photo, vector=vector)
+
+    async def photos_of(which: str, visitor: Visitor) -> Sequence[Photo]:
+        if which == "own":
+            return visitor.gallery
+        async with turn:
+            for name, path in list(SAMPLES.items())[len(samples) :]:
+                samples.append(await embedded(Photo(name, str(path), str(path))))
+        return samples
 
     async def pick(event: gr.SelectData, which: str, visitor: Visitor) -> Found:
         photos = await photos_of(which, visitor)
@@ -71,19 +63,18 @@ def build(backend: Backend, visitor: gr.State) -> None:
     async def ask(path: str | None, which: str, visitor: Visitor) -> Found:
         if path is None:
             return None, [], NO_QUERY
-        asked = Kept(name_of(path), "", await backend.embed(read_upload(path)))
-        return nearest(asked, await photos_of(which, visitor))
+        return nearest(await embedded(Photo(name_of(path), path, "")), await photos_of(which, visitor))
 
-    async def change(which: str, asked: Kept | None, visitor: Visitor) -> tuple[object, ...]:
+    async def change(which: str, asked: Photo | None, visitor: Visitor) -> tuple[object, ...]:
         photos = await photos_of(which, visitor)
         return gr.Gallery(_captioned(photos), selected_index=None), *nearest(asked, photos)
 
-    async def add(paths: list[str], asked: Kept | None, visitor: Visitor) -> tuple[object, ...]:
-        for path, thumbnail in await gather(backend, paths, MAX_PHOTOS - len(visitor.gallery)):
-            visitor.gallery.append(Kept(name_of(path), thumbnail, await backend.embed(read_upload(path))))
+    async def add(paths: list[str], asked: Photo | None, visitor: Visitor) -> tuple[object, ...]:
+        for photo in await gather(engine, paths, MAX_PHOTOS - len(visitor.gallery)):
+            visitor.gallery.append(await embedded(photo))
         return visitor, "own", None, *await change("own", asked, visitor)
 
-    async def empty(asked: Kept | None, which: str, visitor: Visitor) -> tuple[object, ...]:
+    async def empty(asked: Photo | None, which: str, visitor: Visitor) -> tuple[object, ...]:
         asked = None if asked in visitor.gallery else asked
         visitor.gallery.clear()
         return visitor, *await change(which, asked, visitor)
@@ -91,7 +82,7 @@ def build(backend: Backend, visitor: gr.State) -> None:
     private: dict[str, Any] = {
         "api_visibility": "private",
         "show_progress": "minimal",
-        "concurrency_limit": backend.threads,
+        "concurrency_limit": engine.threads,
     }
     results = [query, found, note]
     wall.select(pick, [which, visitor], results, **private)
@@ -101,16 +92,16 @@ def build(backend: Backend, visitor: gr.State) -> None:
     clear.click(empty, [query, which, visitor], [visitor, wall, *results], **private)
 
 
-def nearest(asked: Kept | None, photos: Sequence[Kept]) -> Found:
+def nearest(asked: Photo | None, photos: Sequence[Photo]) -> Found:
     """The photos nearest to `asked`, except itself, with their cosines, best first."""
-    others = [kept for kept in photos if kept is not asked]
+    others = [photo for photo in photos if photo is not asked]
     if asked is None or not others:
         return asked, [], NO_QUERY if photos else OWN_IS_EMPTY
-    scores = np.stack([kept.vector for kept in others]) @ asked.vector
+    scores = np.stack([photo.vector for photo in others]) @ asked.vector
     best = np.argsort(-scores, kind="stable")[:NEAREST]
     captioned = [(others[i].thumbnail, f"{scores[i]:.2f} {others[i].name}") for i in best]
     return asked, captioned, "Each caption begins with the cosine similarity; 1 means the same photo."
 
 
-def _captioned(photos: Sequence[Kept]) -> list[tuple[object, str]]:
-    return [(kept.thumbnail, kept.name) for kept in photos]
+def _captioned(photos: Sequence[Photo]) -> list[tuple[object, str]]:
+    return [(photo.thumbnail, photo.name) for photo in photos]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,17 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from leap_zoo import InvalidArgument
-from serve.demo.backend import MAX_PHOTO_BYTES, Backend, UserError, explain
+from leap_zoo.card import Preprocessing
+from leap_zoo.preprocess import to_tensor
+from serve.demo.guard import UserError, explain
 from serve.demo.samples import FOLDER as SAMPLES
+from serve.demo.visitor import Photo
+from serve.engine import Engine
+from serve.settings import PHOTO
 
 KEEP_SECONDS = 3600  # how long an upload stays on disk: the page shows it, and may classify it with another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
+_THUMBNAIL = Preprocessing(size=256, short_side=256)
 _TOLD = 3  # bad photos that are listed; the others are counted
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the process ends
@@ -95,7 +102,7 @@ def read_upload(path: str) -> bytes:
     """The bytes of an upload, for the library's decoder. Raises InvalidArgument if it was deleted in the meantime."""
     try:
         with open(path, "rb") as file:
-            return file.read(MAX_PHOTO_BYTES + 1)  # one byte over the limit, so that the decoder refuses it
+            return file.read(PHOTO.bytes + 1)  # one byte over the limit, so that the decoder refuses it
     except FileNotFoundError as error:
         raise InvalidArgument("the photo was deleted in the meantime: drop it again") from error
 
@@ -105,18 +112,16 @@ def name_of(path: str) -> str:
     return Path(path).stem[:60]
 
 
-async def gather(backend: Backend, paths: Sequence[str], room: int) -> list[tuple[str, Image.Image]]:
-    """At most `room` good photos as (path, thumbnail); the visitor is warned about the rest.
-
-    Raises Refused (503) if the server is busy.
-    """
+async def gather(engine: Engine, paths: Sequence[str], room: int) -> list[Photo]:
+    """At most `room` good photos; the visitor is warned about the rest. Raises Refused (503) if the server is busy."""
     if len(paths) > room:
         warn(f"There is room for {room} more photos: {len(paths) - room} of the {len(paths)} were left out.")
-    good: list[tuple[str, Image.Image]] = []
+    good: list[Photo] = []
     bad: list[str] = []
     for path in paths[:room]:
         try:
-            good.append((path, await backend.thumbnail(read_upload(path))))
+            pixels = await engine.run(partial(to_tensor, read_upload(path), _THUMBNAIL, PHOTO))
+            good.append(Photo(name_of(path), path, Image.fromarray(pixels)))
         except UserError as error:
             if getattr(error, "status", None) == 503:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,17 @@ MAX_VISITORS = 500  # with state in memory; the longest idle one is dropped firs
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """A photo of a gallery: its name, its thumbnail, and its embedding, a unit vector (D,)."""
+class Photo:
+    """A photo, which is at `path` until it is deleted.
+
+    label: its class, among the visitor's classes. vector: its embedding, a unit vector (D,), in a gallery.
+    """
 
     name: str
-    thumbnail: Image.Image | str
-    vector: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A photo of one of the visitor's classes; its file is at `path` until it is deleted."""
-
-    label: str
-    name: str
-    thumbnail: Image.Image | str
     path: str
+    thumbnail: Image.Image | str
+    label: str = ""
+    vector: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 class Visitor:
@@ -40,6 +35,6 @@ class Visitor:
     """
 
     def __init__(self) -> None:
-        self.gallery: list[Kept] = []
-        self.members: list[Member] = []
+        self.gallery: list[Photo] = []
+        self.members: list[Photo] = []
         self.head: CustomHead | None = None

@@ -9,7 +9,8 @@ import gradio as gr
 
 from leap_zoo import ModelCard
 from leap_zoo.card import Artifact, File, Metric
-from serve.demo.backend import Backend
+from serve.api.zoo import Shelf
+from serve.engine import Engine
 
 FILES = "../zoo"
 """The address of the zoo's files, relative to the page, so that the prefix of a reverse proxy is kept."""
@@ -20,10 +21,10 @@ BROWSER = "../browser/"
 _KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 
-def build(backend: Backend) -> None:
-    """Lay out the tab in the current container."""
-    cards = {card.id: card for card in backend.cards()}
-    served = backend.card
+def build(engine: Engine, shelf: Shelf) -> None:
+    """Lay out the tab in the current container. shelf: the models that can be downloaded."""
+    cards = {card.id: card for card in engine.models.cards()}
+    served = engine.models.default.card
     gr.Dataframe(
         [_row(card) for card in cards.values()],
         headers=["Model", "Parameters", "Smallest file", "Embedding", "Download"],
@@ -35,7 +36,7 @@ def build(backend: Backend) -> None:
         elem_id="leap-models",
     )
     choice = gr.Radio(list(cards), value=served.id, label="Model", visible=len(cards) > 1, elem_id="leap-model")
-    about = gr.Markdown(_about(backend, served), elem_id="leap-card")
+    about = gr.Markdown(_about(shelf, served), elem_id="leap-card")
     metrics = gr.Dataframe(
         _metrics(served),
         headers=["Measured", "Value", "95 % interval", "File", "Photos", "Data"],
@@ -58,7 +59,7 @@ def build(backend: Backend) -> None:
     )
 
     def show(name: str) -> tuple[str, list[list[object]], list[list[object]]]:
-        return _about(backend, cards[name]), _metrics(cards[name]), _moves(cards[name])
+        return _about(shelf, cards[name]), _metrics(cards[name]), _moves(cards[name])
 
     choice.change(show, choice, [about, metrics, moves], show_progress="hidden", api_visibility="private")
 
@@ -69,11 +70,14 @@ def _row(card: ModelCard) -> list[object]:
     return [card.id, f"{card.parameters / 1e6:.1f} M", _size(smallest), dims, f"leap-zoo pull {card.id}"]
 
 
-def _about(backend: Backend, card: ModelCard) -> str:
+def _about(shelf: Shelf, card: ModelCard) -> str:
     """The description, the files with their digests and links, the training and the licenses, as Markdown."""
-    files = [_line(backend, card, artifact, file) for artifact in card.artifacts for file in artifact.files]
+    files = [_line(shelf, card, artifact, file) for artifact in card.artifacts for file in artifact.files]
     lines = [f"## {_text(card.id)}", _text(card.description)]
-    if any(artifact.format == "onnx" and backend.offers(card, artifact) for artifact in card.artifacts):
+    if any(
+        artifact.format == "onnx" and shelf.offers(card.id, artifact.file, artifact.sha256)
+        for artifact in card.artifacts
+    ):
         lines.append(f"[Run it in this browser]({BROWSER}?model={quote(card.id)}): photos never leave your device.")
     lines += [f"### Files of revision {_text(card.revision)}", "\n".join(files), "### Licenses"]
     licences = card.licences
@@ -91,10 +95,10 @@ def _about(backend: Backend, card: ModelCard) -> str:
     return "\n\n".join(lines)
 
 
-def _line(backend: Backend, card: ModelCard, artifact: Artifact, file: File) -> str:
+def _line(shelf: Shelf, card: ModelCard, artifact: Artifact, file: File) -> str:
     kind = f"{_KINDS[artifact.format]}, {artifact.precision}" + ("" if file is artifact else ", weights")
     name = f"**{_text(file.file)}**"
-    if backend.offers(card, file):
+    if shelf.offers(card.id, file.file, file.sha256):
         name = f"[{_text(file.file)}]({FILES}/{quote(card.id)}/{quote(file.file)})"
     else:
         kind += ", not on this server"

@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leap_zoo import InvalidArgument
-from serve.demo.backend import INTERNAL_ERROR, explain
+from serve.demo.guard import INTERNAL_ERROR, explain
 
 ROOT = Path(__file__).parents[3]
 API = "/ui/gradio_api"
@@ -56,6 +56,12 @@ def test_guard__a_function_that_does_not_exist_is_the_clients_mistake(
 ) -> None:
     answer = client.post(API + path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_body")
+
+
+def test_guard__an_unknown_session_is_not_a_failure(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Any client could fill the log with tracebacks."""
+    assert "session_not_found" in client.get(f"{API}/queue/data", params={"session_hash": "nobody"}).text
+    assert not caplog.records
 
 
 def test_event__a_failure_is_logged_and_named(

@@ -11,12 +11,10 @@ from gradio.utils import get_upload_folder
 from starlette.testclient import TestClient
 
 from leap_zoo import InvalidArgument
-from serve.demo.backend import Backend, explain
-from serve.demo.guard import MAX_STORED_BYTES
+from serve.demo.guard import MAX_STORED_BYTES, explain
 from serve.demo.samples import SAMPLES
 from serve.demo.uploads import gather, read_upload, uploaded
 from serve.engine import Engine
-from serve.shelf import Shelf
 
 
 @pytest.fixture
@@ -55,10 +53,9 @@ def test_gather__keeps_good_photos_and_lists_bad_ones(
     for number in range(5):
         paths.insert(1, str(folder / f"lie {number}.jpg"))
         Path(paths[1]).write_bytes(b"not a photo")
-    backend = Backend(engine, Shelf([]))
-    good = asyncio.run(gather(backend, paths, room=7))
-    assert [path for path, _ in good] == [paths[0], paths[6]]
-    assert all(thumbnail.size == (256, 256) for _, thumbnail in good)
+    good = asyncio.run(gather(engine, paths, room=7))
+    assert [photo.path for photo in good] == [paths[0], paths[6]]
+    assert all(photo.thumbnail.size == (256, 256) for photo in good)
     assert notes[0] == "There is room for 7 more photos: 1 of the 8 were left out."
     assert notes[1].startswith("lie 4: Not a photo in a supported format")
     assert notes[4:] == ["2 more photos cannot be used."]

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from leap_zoo.card import Metric
+from serve.api.zoo import Shelf, zoos_to_hand_on
 from serve.demo import zoo
-from serve.demo.backend import Backend
 from serve.engine import Engine
 from serve.settings import ServeSettings
-from serve.shelf import Shelf, zoos_to_hand_on
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:y)"
 
 
-def backend_of(engine: Engine) -> Backend:
-    """A page's backend that hands on the bundled zoo only."""
-    return Backend(engine, Shelf(zoos_to_hand_on(ServeSettings())))
+@pytest.fixture
+def shelf() -> Shelf:
+    """The bundled zoo only."""
+    return Shelf(zoos_to_hand_on(ServeSettings()))
 
 
-def test_about__says_what_the_card_says(engine: Engine) -> None:
-    backend = backend_of(engine)
-    text = zoo._about(backend, backend.card)
-    for said in (backend.card.id, backend.model.artifact.sha256, "Apache-2.0", "not on this server", "FLOPs"):
+def test_about__says_what_the_card_says(engine: Engine, shelf: Shelf) -> None:
+    model = engine.models.default
+    text = zoo._about(shelf, model.card)
+    for said in (model.card.id, model.artifact.sha256, "Apache-2.0", "not on this server", "FLOPs"):
         assert said in text
 
 
-def test_about__a_file_on_this_server_is_a_relative_link(engine: Engine) -> None:
-    backend = backend_of(engine)
-    backend.offers = lambda card, file: True  # type: ignore[method-assign]
-    text = zoo._about(backend, backend.card)
-    assert f"(../zoo/{backend.card.id}/{backend.model.artifact.file})" in text
-    assert f"(../browser/?model={backend.card.id})" in text
+def test_about__a_file_on_this_server_is_a_relative_link(engine: Engine, shelf: Shelf) -> None:
+    model = engine.models.default
+    shelf.offers = lambda model, file, sha256: True  # type: ignore[method-assign]
+    text = zoo._about(shelf, model.card)
+    assert f"(../zoo/{model.card.id}/{model.artifact.file})" in text
+    assert f"(../browser/?model={model.card.id})" in text
     assert "not on this server" not in text
 
 
-def test_about__escapes_the_card(engine: Engine) -> None:
-    backend = backend_of(engine)
-    text = zoo._about(backend, msgspec.structs.replace(backend.card, description=HOSTILE))
+def test_about__escapes_the_card(engine: Engine, shelf: Shelf) -> None:
+    model = engine.models.default
+    text = zoo._about(shelf, msgspec.structs.replace(model.card, description=HOSTILE))
     assert "<script" not in text
     assert "[x]" not in text
 

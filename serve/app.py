@@ -5,8 +5,8 @@ one format.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from html import escape
 from operator import attrgetter
 from pathlib import Path
@@ -20,24 +20,21 @@ from fastapi_offline import FastAPIOffline
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from leap_zoo import errors
-from serve.api import embeddings, files, galleries, heads, models, predict, vectors
+from serve.api import embeddings, galleries, heads, models, predict, vectors, zoo
 from serve.api.old_paths import OldPaths
-from serve.browser import PAGE, RUNTIME
+from serve.api.zoo import Shelf, zoos_to_hand_on
 from serve.engine import Engine
 from serve.middleware import BROWSER_PATH, UI_PATH
 from serve.problems import CODES, MEDIA_TYPE, Problem, Refused, internal_error, invalid_options, refusal_of
 from serve.settings import ServeSettings
-from serve.shelf import Shelf, zoos_to_hand_on
 from serve.stores import Stores
 
-_START_PAGE = Template(Path(__file__).with_name("index.html").read_text(encoding="utf-8"))
-_ICON = Path(__file__).with_name("icon.svg").read_bytes()
-_SAMPLES = Path(__file__).parent / "demo" / "samples"
-
+_HERE = Path(__file__).parent
+_START_PAGE = Template((_HERE / "index.html").read_text(encoding="utf-8"))
 
 API_VERSION = "1.1.0"
 """Version of the routes under /v1: the second number grows with each addition."""
@@ -68,6 +65,12 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     codes = "\n".join(f"| `{code}` | {status} | {meaning} |" for code, (status, meaning) in sorted(CODES.items()))
     # For the schema only: the gate has checked the key before.
     keys = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(stores.close)
+
     app: FastAPI = FastAPIOffline(
         title="LEAP Zoo",
         version=API_VERSION,
@@ -80,7 +83,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         generate_unique_id_function=attrgetter("name"),  # what code generators call the method
         docs_url="/docs",  # Swagger UI, whose scripts come from this server
         redoc_url=None,
-        lifespan=_closing(stores),
+        lifespan=lifespan,
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
     app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
@@ -92,7 +95,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     app.include_router(galleries.router(engine, stores, settings.max_photos))
     app.include_router(vectors.router(stores))
     app.include_router(heads.router(engine, stores))
-    app.include_router(files.router(app.state.shelf))
+    app.include_router(zoo.router(app.state.shelf))
     answer_errors(app)
     return app
 
@@ -100,71 +103,47 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
 def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI:
     """The API and the pages: the start page, the demo, and the page that runs models in the browser."""
     site = make_app(engine, stores, settings)
-    page = UI_PATH if settings.ui == "on" else BROWSER_PATH
-    model = {
-        "model": escape(engine.models.default.card.id),
-        "description": escape(engine.models.default.card.description.rstrip(".")),
-        "precision": escape(engine.models.default.artifact.precision),
-        "page": page.lstrip("/"),
-    }
-    manifest = {
-        "name": "LEAP Zoo",
-        "short_name": "LEAP Zoo",
-        "start_url": f"{settings.root_path}{page}/",
-        "display": "standalone",
-        "icons": [{"src": settings.root_path + "/favicon.ico", "type": "image/svg+xml", "sizes": "any"}],
+    default = engine.models.default
+    shown = {
+        "model": escape(default.card.id),
+        "description": escape(default.card.description.rstrip(".")),
+        "precision": escape(default.artifact.precision),
+        "page": (UI_PATH if settings.ui == "on" else BROWSER_PATH).lstrip("/"),
     }
 
     @site.get("/", include_in_schema=False)
     async def start_page(request: Request) -> Response:
         server = escape(str(request.base_url).rstrip("/"))
-        return HTMLResponse(_START_PAGE.substitute(model, server=server))
+        return HTMLResponse(_START_PAGE.substitute(shown, server=server))
 
     @site.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
-        return Response(_ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+        return FileResponse(_HERE / "icon.svg", headers={"cache-control": "max-age=86400"})
 
     @site.get("/manifest.json", include_in_schema=False)
     async def web_manifest() -> Response:
-        return JSONResponse(manifest, media_type="application/manifest+json")
+        return FileResponse(_HERE / "manifest.json", media_type="application/manifest+json")
 
     @site.get(BROWSER_PATH, include_in_schema=False)
     async def browser_page(request: Request) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"{BROWSER_PATH.lstrip('/')}/{query}")  # relative: a proxy's prefix stays
 
-    site.mount(f"{BROWSER_PATH}/runtime", PageFiles(settings.browser_runtime or RUNTIME))
-    site.mount(BROWSER_PATH, PageFiles(PAGE, _SAMPLES))
+    site.mount(f"{BROWSER_PATH}/runtime", page_files(settings.browser_runtime or _HERE / "browser" / "runtime"))
+    site.mount(BROWSER_PATH, page_files(_HERE / "browser" / "page", _HERE / "demo" / "samples"))
+    site.state.end_streams = lambda: None
     if settings.ui == "on":
-        from serve import demo  # Gradio takes seconds to import
+        from serve.demo.page import mount_page  # Gradio takes seconds to import
 
-        demo.mount_page(site, engine, site.state.shelf)
+        site.state.end_streams = mount_page(site, engine, site.state.shelf)
     return site
 
 
-class PageFiles(StaticFiles):
-    """The files in folders, which may be missing. A browser revalidates each time; the ETag saves the transfer."""
-
-    def __init__(self, *folders: Path) -> None:
-        super().__init__(html=True)
-        self.all_directories = list(folders)
-
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        """See StaticFiles."""
-        response = super().file_response(*args, **options)
-        response.headers["cache-control"] = "no-cache"
-        return response
-
-
-def _closing(stores: Stores) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(stores.close)
-
-    return lifespan
+def page_files(*folders: Path) -> StaticFiles:
+    """The files in folders, which may be missing."""
+    files = StaticFiles(html=True)
+    files.all_directories = list(folders)
+    return files
 
 
 def answer_errors(app: Starlette) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
 
 from serve.problems import Refused
 
@@ -22,17 +22,19 @@ READ_SECONDS = 30.0
 WRITE_SECONDS = 15.0
 """How long a client may take to read one slice of an answer."""
 
-WRITE_RATE = 64 * 1024
-"""The rate, in bytes per second, at which a client must read an answer after WRITE_SECONDS."""
-
 SLICE = 64 * 1024
 """Bytes that are written at once: what a client has not read stays here, not in the server's socket buffers."""
+
+SHORT_BODY = 1024
+"""Bytes of a body without photos, such as a small JSON object. The rest of one can be awaited."""
 
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read and discarded, so that a client still sending can read the answer."""
 
 LONG_SECONDS = 30.0
 """A transfer that has lasted this long gives up its place to a new one when all places are taken."""
+
+_FULL = "Other requests fill the memory that there is for them."
 
 
 class Budget:
@@ -50,7 +52,7 @@ class Budget:
         if self.held > self.most:
             largest = max(self.waiting, key=lambda one: one.size, default=share)
             if largest.size <= share.size:
-                raise busy("Other requests fill the memory that there is for them.")
+                raise busy(_FULL)
             largest.give_way()
 
     def free(self, share: Share) -> None:
@@ -60,89 +62,82 @@ class Budget:
 
 
 class Share:
-    """One request's part of a budget; it reads from and writes to the client."""
+    """One request's part of a budget; it reads from and writes to the client.
 
-    def __init__(self, budget: Budget, connection: Send) -> None:
+    still_sent: whether the client may still be sending its body; before that is read, whether the rest is long.
+    """
+
+    def __init__(self, budget: Budget, connection: Send, headers: Mapping[bytes, bytes]) -> None:
         """connection: the server's own `send`; the connection is dropped if the client does not read."""
         self.size = 0
+        length = headers.get(b"content-length", b"")
+        self._announced = int(length) if length.isdigit() and len(length) < 20 else 0
+        self.still_sent = b"transfer-encoding" in headers or self._announced > SHORT_BODY
         self._budget = budget
         self._connection = connection
         self._clock: asyncio.Timeout | None = None
-        self.gave_way = False
+        self._gave_way = False
 
     def give_way(self) -> None:
         """Stop waiting for the client and free the bytes, at the next turn of the event loop."""
-        if self._clock is not None and not self.gave_way:
-            self.gave_way = True
-            self._budget.free(self)
+        if self._clock is not None and not self._gave_way:
+            self._gave_way = True
+            self.free()
             self._clock.reschedule(asyncio.get_running_loop().time())
 
     def free(self) -> None:
         """Release all bytes."""
         self._budget.free(self)
 
-    async def read(self, receive: Receive, most: int, announced: int | None) -> bytes | None:
+    async def read(self, receive: Receive, most: int) -> bytes | None:
         """The body, at most `most` bytes; None if the client disconnected before its end.
 
-        Raises Unread: 413 for a larger one, 408 for a slow one, 503 when it must give way.
+        Raises Refused: 413 for a larger one, 408 for a slow one, 503 when it must give way.
         """
-        if announced is not None and announced > most:
-            raise Unread(_too_large(most), still_sent=True)
+        if self._announced > most:
+            raise _too_large(most)
+        self.still_sent = True
         chunks: list[bytes] = []
-        more = True
         try:
-            with self._waits(READ_SECONDS) as clock:
-                async with clock:
-                    while more:
-                        message = await receive()
-                        if message["type"] == "http.disconnect":
-                            return None
-                        more = message.get("more_body", False)
-                        chunk = message.get("body", b"")
-                        if self.size + len(chunk) > most:
-                            raise Unread(_too_large(most), still_sent=more)
-                        self._budget.take(self, len(chunk))
-                        chunks.append(chunk)
+            async with self._waits(READ_SECONDS):
+                while self.still_sent:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    self.still_sent = message.get("more_body", False)
+                    chunk = message.get("body", b"")
+                    if self.size + len(chunk) > most:
+                        raise _too_large(most)
+                    self._budget.take(self, len(chunk))
+                    chunks.append(chunk)
         except TimeoutError:
-            if self.gave_way:
-                refused = busy("Other requests fill the memory that there is for them.")
-            else:
-                detail = f"The body did not arrive within {READ_SECONDS:.0f} seconds. Send a smaller photo."
-                refused = Refused(408, "body_too_slow", detail)
-            raise Unread(refused, still_sent=True) from None
-        except Refused as refused:
-            raise Unread(refused, still_sent=more) from None
+            if self._gave_way:
+                raise busy(_FULL) from None
+            detail = f"The body did not arrive within {READ_SECONDS:.0f} seconds. Send a smaller photo."
+            raise Refused("body_too_slow", detail) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def write(self, start: Message, body: bytes, send: Send) -> None:
-        """Send a whole answer. Drops the connection of a client that does not read in time: raises ClientGone."""
-        self._budget.take(self, len(body))
-        try:
-            async with asyncio.timeout(WRITE_SECONDS + len(body) / WRITE_RATE):
-                await self.pass_on(start, send)
-                await self.pass_on({"type": "http.response.body", "body": body, "more_body": False}, send)
-        except TimeoutError:
-            await _cut_off(self._connection)
+    async def write(self, message: Message, send: Send) -> None:
+        """Send one message of an answer, its body slice by slice, each of which must be read in time.
 
-    async def pass_on(self, message: Message, send: Send) -> None:
-        """Send one message of an answer, its body slice by slice, each of which must be read in time; as `write`."""
+        Drops the connection of a client that does not read: raises ClientGone.
+        """
         body, more = message.get("body", b""), message.get("more_body", False)
         try:
             for at in range(0, max(1, len(body)), SLICE):
                 if len(body) > SLICE:
                     message = {**message, "body": body[at : at + SLICE], "more_body": more or at + SLICE < len(body)}
-                with self._waits(WRITE_SECONDS) as clock:
-                    async with clock:
-                        await send(message)
+                async with self._waits(WRITE_SECONDS):
+                    await send(message)
         except TimeoutError:
             await _cut_off(self._connection)
 
-    @contextmanager
-    def _waits(self, seconds: float) -> Iterator[asyncio.Timeout]:
-        self._clock = asyncio.timeout(seconds)
+    @asynccontextmanager
+    async def _waits(self, seconds: float) -> AsyncIterator[None]:
         self._budget.waiting[self] = None
         try:
-            yield self._clock
+            async with asyncio.timeout(seconds) as self._clock:
+                yield
         finally:
             self._clock = None
             del self._budget.waiting[self]
@@ -187,30 +182,13 @@ class Places:
         return time.monotonic() - next(iter(self._inside.values())) > LONG_SECONDS
 
 
-class Unread(Exception):
-    """A body that was not read to its end, and the refusal. still_sent: the client may still be sending."""
-
-    def __init__(self, refused: Refused, *, still_sent: bool) -> None:
-        super().__init__(refused.detail)
-        self.refused = refused
-        self.still_sent = still_sent
-
-
 class ClientGone(Exception):
     """The client did not read its answer, and the connection was dropped."""
 
 
 def busy(reason: str) -> Refused:
     """The refusal of an overloaded server."""
-    return Refused(503, "busy", f"{reason} Try again shortly.", {"retry-after": "1"})
-
-
-def announced_length(scope: Scope) -> int | None:
-    """Content-Length; None if the client gives none."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() and len(value) < 20 else None
-    return None
+    return Refused("busy", f"{reason} Try again shortly.", {"retry-after": "1"})
 
 
 async def linger(receive: Receive) -> None:
@@ -225,7 +203,7 @@ async def linger(receive: Receive) -> None:
 
 def _too_large(most: int) -> Refused:
     limit = f"{most / 2**20:.3g} MiB" if most >= 2**20 else f"{most} bytes"
-    return Refused(413, "body_too_large", f"The body is larger than {limit}. Send a smaller photo, or fewer.")
+    return Refused("body_too_large", f"The body is larger than {limit}. Send a smaller photo, or fewer.")
 
 
 async def _cut_off(send: Send) -> None:

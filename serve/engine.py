@@ -10,8 +10,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -33,6 +33,7 @@ from serve.budget import busy
 from serve.pixels import megapixels
 from serve.problems import BadPhoto, Refused, sentence
 from serve.settings import PHOTO, ServeSettings
+from serve.threads import Threads
 
 __all__ = ["Classified", "Embedded", "Engine", "Models", "Space", "load_models", "start_engine"]
 
@@ -40,7 +41,7 @@ MAX_WAITING = 64
 """Photos that may wait for a thread. At a few milliseconds each, a longer queue would only hide an overload."""
 
 PART = 8
-"""The most photos that a thread takes at once: a large request must not keep all others waiting."""
+"""The most photos that a thread takes at once, unless one is large: a request must not keep all others waiting."""
 
 UNCOUNTED = 250_000
 """Pixels that a photo may have in any case, whatever its header says."""
@@ -80,7 +81,7 @@ class Models:
             return model
         if (name, None) in self._by_name:
             detail = f"The {precision} file of {name} is not loaded. GET /v1/models lists the loaded files."
-            raise Refused(422, "model_not_here", detail)
+            raise Refused("model_not_here", detail)
         known = {one for one, _ in self._by_name}
         raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}: GET /v1/models lists the models")
 
@@ -182,8 +183,8 @@ class Engine:
         self._megapixels = 0.0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._large = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="large", initializer=_stand_back)
-        self._slow = ThreadPoolExecutor(1, thread_name_prefix="slow", initializer=_stand_back)
-        self._slow_work: Future[Any] | None = None
+        self.slow = Threads("slow", 1, 1, "Another head is being fitted.", _stand_back)
+        """For work that takes seconds, such as fitting a head, one at a time."""
 
     async def classify(
         self,
@@ -202,7 +203,12 @@ class Engine:
         """
         chosen = self.models.get(model, precision)
         # A client's text must not become the path of a file, as it could in Model.classify.
-        known = _fitting(head, chosen) if isinstance(head, CustomHead) else chosen.named_head(head)
+        known = head if isinstance(head, CustomHead) else chosen.named_head(head)
+        if isinstance(known, CustomHead):
+            try:
+                known.check(chosen.card)
+            except InvalidHead as error:
+                raise Refused("head_of_another_model", sentence(str(error))) from error
 
         def best(rows: npt.NDArray[np.float32]) -> list[Predictions]:
             return predict(known, rows, top)
@@ -230,15 +236,6 @@ class Engine:
         self._admit(1, 0.0)
         return await self._submit(self._pool, work, 1, 0.0)
 
-    async def run_slowly(self, work: Callable[[], T]) -> T:
-        """Run work that takes seconds, such as fitting a head, on a separate thread. Raises Refused (503) while that
-        thread is busy, even with work that was given up.
-        """
-        if self._slow_work is not None and not self._slow_work.done():
-            raise Refused(503, "busy", "Another head is being fitted. Try again shortly.", {"retry-after": "5"})
-        self._slow_work = future = self._slow.submit(work)
-        return await asyncio.wrap_future(future)
-
     def warm_up(self) -> None:
         """Run every output of every model once, and load the decoders, so that the first request does not wait.
 
@@ -264,7 +261,7 @@ class Engine:
                 f"The photos have {cost:.0f} megapixels in total (a JPEG counts a quarter of its own); the limit is "
                 f"{self._most_megapixels:g}. Send fewer in one request."
             )
-            raise Refused(413, "too_many_pixels", detail)
+            raise Refused("too_many_pixels", detail)
         with self._guard:
             if self._photos >= self._most_photos or self._megapixels + cost > self._most_megapixels:
                 raise busy("Too many photos are waiting already.")
@@ -295,27 +292,35 @@ class Engine:
         costs = [megapixels(photo, self.limits) for photo in photos]
         self._admit(len(photos), sum(costs))
         given_up = threading.Event()
-        work = [
-            self._submit(
-                self._large if costs[part.start] > LARGE else self._pool,
-                partial(
-                    _work,
-                    model,
-                    photos[part.start : part.stop],
-                    part.start,
-                    [_admitted(cost, self.limits) for cost in costs[part.start : part.stop]],
-                    output,
-                    finish,
-                    given_up,
-                ),
-                len(part),
-                sum(costs[part.start : part.stop]),
-            )
-            for part in _parts(costs, min(PART, math.ceil(len(photos) / self.threads)))
-        ]
+
+        def work(part: range) -> _Part[T]:
+            """Decode and run photos; stop before the next one if nobody waits for the answer. Raises BadPhoto."""
+            start = time.perf_counter()
+            tensors = []
+            for number in part:
+                if given_up.is_set():
+                    raise asyncio.CancelledError
+                limits = _admitted(costs[number], self.limits)
+                try:
+                    tensors.append(to_tensor(photos[number], model.card.preprocessing, limits))
+                except ImageError as error:
+                    raise BadPhoto(number, error) from error
+            decoded = time.perf_counter()
+            result = finish(model.run(np.stack(tensors), [output])[output])
+            return _Part(result, start, decoded - start, time.perf_counter() - decoded)
+
+        running = []
+        size = 1 if max(costs) > LARGE else min(PART, math.ceil(len(photos) / self.threads))
+        for start in range(0, len(photos), size):
+            part = range(start, min(start + size, len(photos)))
+            pool = self._large if costs[start] > LARGE else self._pool
+            cost = sum(costs[part.start : part.stop])
+            running.append(self._submit(pool, partial(work, part), len(part), cost))
         try:
             # Wait for all: the answer must report the first bad photo of the request, not the first that was found.
-            answers = [await work[0]] if len(work) == 1 else await asyncio.gather(*work, return_exceptions=True)
+            answers = (
+                [await running[0]] if len(running) == 1 else await asyncio.gather(*running, return_exceptions=True)
+            )
         finally:
             given_up.set()
         parts: list[_Part[T]] = []
@@ -343,41 +348,6 @@ class _Part(Generic[T]):
     inference: float
 
 
-def _work(
-    model: Model,
-    photos: Sequence[bytes],
-    first: int,
-    limits: Sequence[Limits],
-    output: str,
-    finish: Callable[[npt.NDArray[np.float32]], T],
-    given_up: threading.Event,
-) -> _Part[T]:
-    """Decode and run photos. first: the number in its request of the first photo; limits: one for each photo.
-
-    Stops before the next photo if nobody waits for the answer. Raises BadPhoto.
-    """
-    start = time.perf_counter()
-    tensors = []
-    for index, (photo, limit) in enumerate(zip(photos, limits, strict=True), first):
-        if given_up.is_set():
-            raise asyncio.CancelledError
-        try:
-            tensors.append(to_tensor(photo, model.card.preprocessing, limit))
-        except ImageError as error:
-            raise BadPhoto(index, error) from error
-    decoded = time.perf_counter()
-    result = finish(model.run(np.stack(tensors), [output])[output])
-    return _Part(result, start, decoded - start, time.perf_counter() - decoded)
-
-
-def _fitting(head: CustomHead, model: Model) -> CustomHead:
-    try:
-        head.check(model.card)
-    except InvalidHead as error:
-        raise Refused(409, "head_of_another_model", sentence(str(error))) from error
-    return head
-
-
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
@@ -390,21 +360,6 @@ def _admitted(cost: float, limits: Limits) -> Limits:
     """
     pixels = max(UNCOUNTED, math.ceil(2e6 * cost) + 1)
     return limits if pixels >= limits.pixels else dataclasses.replace(limits, pixels=pixels)
-
-
-def _parts(costs: Sequence[float], size: int) -> Iterator[range]:
-    """The photos of a request as ranges, in order: each large photo alone, others up to `size` together."""
-    start = 0
-    for at, cost in enumerate(costs):
-        if cost > LARGE or at - start == size:
-            if start < at:
-                yield range(start, at)
-            start = at
-        if cost > LARGE:
-            yield range(at, at + 1)
-            start = at + 1
-    if start < len(costs):
-        yield range(start, len(costs))
 
 
 def _stand_back() -> None:

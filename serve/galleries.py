@@ -5,27 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
-import threading
+import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import IO, NoReturn, TypeVar
 
 import msgspec
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery
 from leap_zoo.files import sync_folder
 from leap_zoo.gallery import Gallery, Hit, Item, Kind, Metadata, Vectors, Where, checked_ids, checked_metadata
-from leap_zoo.gallery.flat import MANIFEST, FlatGallery, read_manifest
+from leap_zoo.gallery.flat import MANIFEST, FlatGallery, Manifest, read_manifest
 from leap_zoo.gallery.qdrant import NoCollection, QdrantGallery, asking, connect
 from leap_zoo.locks import locked
-from serve.kept import Limits, checked_name, logger, name_of, stem_of, unavailable
-from serve.npz import Export
+from serve.kept import Limits, bytes_below, checked_name, logger, name_of, stem_of, unavailable
+from serve.npz import write_npz
 from serve.problems import Refused, sentence
 
 HELD = 8  # galleries whose ids and metadata stay in memory between requests
@@ -61,9 +60,7 @@ class Galleries(ABC):
 
     def __init__(self, work: Path, limits: Limits) -> None:
         """work: a folder for the lock of writers, and for exports while they are sent."""
-        self._work, self._lock = work, work / "lock"
-        self._places = threading.BoundedSemaphore(limits.exports)
-        self.limits = limits
+        self._work, self._lock, self.limits = work, work / "lock", limits
 
     def list(self) -> Sequence[About]:
         """All galleries, sorted by name, except those with a damaged manifest."""
@@ -97,11 +94,11 @@ class Galleries(ABC):
         for number, one in enumerate(ids):
             if len(one) > self.limits.id_characters:
                 detail = f"This id has more than {self.limits.id_characters} characters: shorten it."
-                raise Refused(422, "invalid_id", detail, index=number)
+                raise Refused("invalid_id", detail, index=number)
         try:
             fields = checked_metadata(metadata, len(ids))
         except InvalidArgument as error:
-            raise Refused(422, "invalid_metadata", sentence(str(error))) from error
+            raise Refused("invalid_metadata", sentence(str(error))) from error
         return _checked(ids), fields
 
     def make(self, name: str, kind: Kind) -> About:
@@ -137,9 +134,6 @@ class Galleries(ABC):
         self, name: str, kind: Kind, vectors: Vectors, k: int, where: Where | None = None
     ) -> Sequence[Sequence[Hit]]:
         """The k nearest items to each query, as `Gallery.search`; kind: of the queries. Raises InvalidArgument."""
-        if where is not None and len(where) > self.limits.conditions:
-            detail = f"where has at most {self.limits.conditions} conditions, not {len(where)}."
-            raise Refused(422, "invalid_option", detail)
 
         def find(gallery: Gallery) -> Sequence[Sequence[Hit]]:
             require(gallery.kind, kind)
@@ -153,18 +147,15 @@ class Galleries(ABC):
         """A page of a gallery's items, in its own order, as `Gallery.items`. Raises InvalidArgument."""
         return self._read(name, lambda gallery: gallery.items(offset, limit, after=after))
 
-    def export(self, name: str) -> Export:
-        """A whole gallery as the blocks of an npz file, which the caller must close. Raises Refused (503) if too many
-        are open.
-        """
-        if not self._places.acquire(blocking=False):
-            detail = "Too many galleries are being exported already. Try again shortly."
-            raise Refused(503, "busy", detail, {"retry-after": "10"})
-        try:
-            return self._read(name, lambda gallery: Export(gallery, self._work, self._places.release))
-        except BaseException:
-            self._places.release()
-            raise
+    def temporary_file(self) -> IO[bytes]:
+        """A file for an export, without a name: the system removes it however the process ends."""
+        with self._refusing(""):
+            return tempfile.TemporaryFile(dir=self._work)
+
+    def export(self, name: str, file: IO[bytes]) -> None:
+        """Write a whole gallery into an open file, in one state, as npz. Closing the file stops that."""
+        self._read(name, lambda gallery: write_npz(gallery, file, self._work))
+        file.seek(0)
 
     def delete_items(self, name: str, ids: Sequence[str]) -> int:
         """Delete items; returns how many of them existed."""
@@ -213,7 +204,7 @@ class Galleries(ABC):
     def _made(self, name: str, kind: Kind) -> Gallery:
         if len(self._names()) >= self.limits.galleries:
             detail = f"There are {self.limits.galleries} galleries, which is the limit: delete one first."
-            raise Refused(409, "too_many_galleries", detail)
+            raise Refused("too_many_galleries", detail)
         return self._make(name, kind)
 
     def _check_room(self, gallery: Gallery | None, names: Sequence[str], size: int) -> None:
@@ -223,10 +214,10 @@ class Galleries(ABC):
             count -= len({item.id for item in gallery.items()} & set(names))  # they are replaced
         if count + len(names) > self.limits.items:
             detail = f"A gallery holds at most {self.limits.items} items: delete some first."
-            raise Refused(409, "gallery_full", detail)
+            raise Refused("gallery_full", detail)
         if self._used() + size > self.limits.gallery_bytes:
             detail = "The galleries have reached their total limit in bytes: delete some items first."
-            raise Refused(409, "store_full", detail)
+            raise Refused("store_full", detail)
 
     def _read(self, name: str, work: Callable[[Gallery], Answer]) -> Answer:
         """Read without a lock: a gallery that is deleted and created again meanwhile is read once more."""
@@ -260,14 +251,16 @@ class FolderGalleries(Galleries):
         """folder: must exist. Galleries that a killed process had begun to delete are removed."""
         super().__init__(work, limits)
         self._folder = folder
-        self._guard = threading.Lock()
-        self._held: OrderedDict[str, FlatGallery] = OrderedDict()
+
+        def load(place: Path, kind: Kind) -> FlatGallery:
+            return FlatGallery(place)
+
+        self._loaded = lru_cache(HELD)(load)
         self._sweep()
 
     def close(self) -> None:
         """See `Galleries.close`."""
-        with self._guard:
-            self._held.clear()
+        self._loaded.cache_clear()
 
     def _names(self) -> Sequence[str]:
         """A folder without a manifest is incomplete (the writer was killed) and is ignored."""
@@ -275,81 +268,54 @@ class FolderGalleries(Galleries):
         return sorted(name for name in map(name_of, stems) if name is not None)
 
     def _about(self, name: str) -> About | None:
-        """Reads only the manifest."""
-        try:
-            manifest = read_manifest(self._place(name))
-        except InvalidGallery:
-            if self._is_there(name):
-                raise
+        manifest = self._manifest(name)
+        if manifest is None:
             return None
-        size = sum(file.bytes for file in manifest.files())
-        return About(name, manifest.kind, manifest.count, size)
+        return About(name, manifest.kind, manifest.count, sum(file.bytes for file in manifest.files()))
 
     def _open(self, name: str) -> FlatGallery | None:
-        with self._guard:
-            gallery = self._held.get(name)
-        if gallery is not None:
-            with contextlib.suppress(InvalidGallery):  # deleted meanwhile, or replaced by another model's
-                gallery.snapshot()
-                return gallery
-            self._forget(name)
-        if not self._is_there(name):
-            return None
-        try:
-            return self._keep(name, FlatGallery(self._place(name)))
-        except InvalidGallery:
-            if self._is_there(name):
-                raise
-            return None
+        manifest = self._manifest(name)
+        return None if manifest is None else self._loaded(self._place(name), manifest.kind)
 
     def _make(self, name: str, kind: Kind) -> FlatGallery:
         self._sweep()
         gallery = FlatGallery(self._place(name), kind)
         sync_folder(self._folder)
-        return self._keep(name, gallery)
+        return gallery
 
     def _drop(self, name: str) -> bool:
         """The gallery disappears at once; its files are deleted afterward."""
         there = self._is_there(name)
-        self._forget(name)
         aside = self._folder / f"{_DELETED}{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._place(name), aside)
             sync_folder(self._folder)
+        self._loaded.cache_clear()  # which may have mapped its files
         shutil.rmtree(aside, ignore_errors=True)
         return there
 
     def _used(self) -> int:
-        size = 0
-        for path in self._folder.rglob("*"):
-            with contextlib.suppress(OSError):  # deleted meanwhile
-                status = path.stat()
-                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        return size
+        return bytes_below(self._folder)
 
     def _explain(self, name: str, error: InvalidGallery) -> Refused:
         if isinstance(error.__cause__, OSError):
             return unavailable(error)
         logger.error("the gallery %r cannot be used: %s", name, error)
-        return Refused(500, "gallery_damaged", "The gallery's files are damaged. See the server's log.")
+        return Refused("gallery_damaged", "The gallery's files are damaged. See the server's log.")
+
+    def _manifest(self, name: str) -> Manifest | None:
+        try:
+            return read_manifest(self._place(name))
+        except InvalidGallery:
+            if self._is_there(name):
+                raise
+            return None
 
     def _place(self, name: str) -> Path:
         return self._folder / stem_of(name)
 
     def _is_there(self, name: str) -> bool:
         return (self._place(name) / MANIFEST).is_file()
-
-    def _keep(self, name: str, gallery: FlatGallery) -> FlatGallery:
-        with self._guard:
-            self._held[name] = gallery
-            self._held.move_to_end(name)
-            while len(self._held) > HELD:
-                self._held.popitem(last=False)
-        return gallery
-
-    def _forget(self, name: str) -> None:
-        with self._guard:
-            self._held.pop(name, None)
 
     def _sweep(self) -> None:
         for left in self._folder.glob(f"{_DELETED}*"):
@@ -409,7 +375,7 @@ class QdrantGalleries(Galleries):
     def _collection(self, name: str) -> str:
         collection = QDRANT_PREFIX + stem_of(name)
         if len(collection) > MAX_COLLECTION:
-            raise Refused(422, "invalid_name", "The name is too long for the Qdrant server: use a shorter one.")
+            raise Refused("invalid_name", "The name is too long for the Qdrant server: use a shorter one.")
         return collection
 
 
@@ -417,18 +383,18 @@ def require(found: Kind, wanted: Kind) -> None:
     """Raises Refused (409) unless vectors of the two kinds can be compared."""
     if found != wanted:
         detail = f"The gallery has embeddings of {found}, which cannot be compared with those of {wanted}."
-        raise Refused(409, "other_embeddings", f"{detail} Use the gallery's model and space, or another gallery.")
+        raise Refused("other_embeddings", f"{detail} Use the gallery's model and space, or another gallery.")
 
 
 def _checked(ids: Sequence[str]) -> Sequence[str]:
     try:
         return checked_ids(ids)
     except InvalidArgument as error:
-        raise Refused(422, "invalid_id", sentence(str(error))) from error
+        raise Refused("invalid_id", sentence(str(error))) from error
 
 
 def _unknown(name: str) -> NoReturn:
-    raise Refused(404, "unknown_gallery", f"There is no gallery {name}. GET /v1/galleries lists them.")
+    raise Refused("unknown_gallery", f"There is no gallery {name}. GET /v1/galleries lists them.")
 
 
 def _bytes_of(name: str, fields: Metadata) -> int:

@@ -30,6 +30,7 @@ PAGE = [
 
 BROWSER = [
     *COMMON,
+    (b"cache-control", b"no-cache"),  # a browser revalidates each time; the ETag saves the transfer
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob:; "
@@ -38,7 +39,5 @@ BROWSER = [
 ]
 """For the page that runs models in the browser: WebAssembly, modules of this server, no script in the page itself."""
 
-# The methods and headers that pages of the origins in LEAP_ZOO_SERVE_CORS may use and read.
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-SENT = ("Authorization", "X-API-Key", "X-Request-ID", "Content-Type", "Range", "If-Range", "If-None-Match")
+# The headers that pages of the origins in LEAP_ZOO_SERVE_CORS may read.
 READ = ("X-Request-ID", "Retry-After", "ETag", "Content-Range", "Accept-Ranges", "WWW-Authenticate")

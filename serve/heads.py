@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from leap_zoo.errors import InvalidHead, UnknownHead, nearest
 from leap_zoo.files import atomic_file, sync_folder
-from leap_zoo.heads import SUFFIX, CustomHead, HeadCard, encode_head
+from leap_zoo.heads import SUFFIX, CustomHead, encode_head
 from leap_zoo.locks import locked
-from serve.kept import Limits, checked_name, logger, name_of, stem_of, unavailable
+from serve.kept import Limits, logger, name_of, stem_of, unavailable
 from serve.problems import Refused
-
-HELD = 16  # in memory, with their weights; cards of all
-
-T = TypeVar("T")
-_Version = tuple[int, int, int]  # of a file: a new file has a new inode
 
 
 @dataclass(frozen=True)
 class Named:
-    """A head's name, its card, and the bytes of its file."""
+    """A head, its name, and the bytes of its file."""
 
     name: str
-    card: HeadCard
+    head: CustomHead
     bytes: int
 
 
@@ -45,31 +39,34 @@ class Heads:
         self._folder, self._lock = folder, work / "lock"
         self.limits = limits
 
-        def load(path: Path, version: _Version) -> CustomHead:
+        def load(path: Path, inode: int, changed: int, size: int) -> CustomHead:
             return CustomHead.load(path)
 
-        def card(path: Path, version: _Version) -> HeadCard:
-            return self._head(path, version).card
-
-        self._head = lru_cache(HELD)(load)
-        self._card = lru_cache(limits.heads)(card)
+        self._load = lru_cache(limits.heads)(load)  # most have a few KB
         with locked(self._lock):
             self._sweep()
 
-    def get(self, name: str) -> CustomHead:
+    def get(self, name: str) -> Named:
         """The head."""
-        return self._read(name, self._head)[0]
-
-    def show(self, name: str) -> Named:
-        """Describe the head."""
-        return Named(name, *self._read(name, self._card))
+        path = self._place(name)
+        with self._refusing(name):
+            status = os.stat(path)
+            try:
+                head = self._load(path, status.st_ino, status.st_mtime_ns, status.st_size)
+            except InvalidHead as error:
+                path.stat()  # raises if the file was deleted while it was read
+                if isinstance(error.__cause__, OSError):
+                    raise unavailable(error) from error
+                logger.error("the head %r cannot be used: %s", name, error)
+                raise Refused("head_damaged", "The head's file is damaged. See the server's log.") from error
+            return Named(name, head, status.st_size)
 
     def list(self) -> Sequence[Named]:
         """All heads, sorted by name, except damaged ones."""
         found = []
         for name in self._names():
             with contextlib.suppress(UnknownHead, Refused):
-                found.append(self.show(name))
+                found.append(self.get(name))
         return found
 
     def create(self, name: str, head: CustomHead, *, replace: bool = False) -> Named:
@@ -77,69 +74,49 @@ class Heads:
         data = encode_head(head)
         if len(data) > self.limits.head_bytes:
             detail = f"A head has at most {self.limits.head_bytes} bytes: use fewer classes."
-            raise Refused(409, "head_too_large", detail)
-        try:
-            with locked(self._lock):
-                self._sweep()
-                self.check_room(name, replace=replace)
-                with atomic_file(self._place(name)) as file:
-                    file.write(data)
-                sync_folder(self._folder)
-        except OSError as error:
-            raise unavailable(error) from error
-        return Named(name, head.card, len(data))
+            raise Refused("head_too_large", detail)
+        with self._refusing(name), locked(self._lock):
+            self._sweep()
+            self.check_room(name, replace=replace)
+            with atomic_file(self._place(name)) as file:
+                file.write(data)
+            sync_folder(self._folder)
+        return Named(name, head, len(data))
 
     def check_room(self, name: str, *, replace: bool = False) -> None:
         """Check that a head with this name could be created, before the cost of fitting it. Raises Refused (409)."""
         there = self._place(name).exists()
         if there and not replace:
             detail = f"The head {name} already exists: delete it, choose another name, or send replace=true."
-            raise Refused(409, "head_exists", detail)
+            raise Refused("head_exists", detail)
         if not there and len(self._names()) >= self.limits.heads:
             detail = f"There are {self.limits.heads} heads, which is the limit: delete one first."
-            raise Refused(409, "too_many_heads", detail)
+            raise Refused("too_many_heads", detail)
 
     def delete(self, name: str) -> None:
         """Delete a head, even if its file is damaged."""
-        try:
-            with locked(self._lock):
-                self._place(name).unlink()
-                sync_folder(self._folder)
-        except FileNotFoundError:
-            raise self._unknown(name) from None
-        except OSError as error:
-            raise unavailable(error) from error
-
-    def _read(self, name: str, what: Callable[[Path, _Version], T]) -> tuple[T, int]:
-        """`what` of the current file, and the file's size in bytes."""
         path = self._place(name)
+        with self._refusing(name), locked(self._lock):
+            path.unlink()
+            sync_folder(self._folder)
+
+    @contextlib.contextmanager
+    def _refusing(self, name: str) -> Iterator[None]:
         try:
-            status = os.stat(path)
-            return what(path, (status.st_ino, status.st_mtime_ns, status.st_size)), status.st_size
-        except FileNotFoundError:
-            raise self._unknown(name) from None
-        except InvalidHead as error:
-            if not path.exists():  # deleted while it was read
-                raise self._unknown(name) from None
-            if isinstance(error.__cause__, OSError):
-                raise unavailable(error) from error
-            logger.error("the head %r cannot be used: %s", name, error)
-            detail = "The head's file is damaged. See the server's log."
-            raise Refused(500, "head_damaged", detail) from error
+            yield
         except OSError as error:
-            raise unavailable(error) from error
+            if not isinstance(error, FileNotFoundError) or not self._folder.is_dir():
+                raise unavailable(error) from error
+            raise UnknownHead(f"no client has created a head {name}{nearest(name, self._names())}") from None
 
     def _names(self) -> Sequence[str]:
         stems = (path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}"))
         return sorted(name for name in map(name_of, stems) if name is not None)
 
     def _place(self, name: str) -> Path:
-        return self._folder / f"{stem_of(checked_name(name))}{SUFFIX}"
-
-    def _unknown(self, name: str) -> UnknownHead:
-        return UnknownHead(f"no client has created a head {name}{nearest(name, self._names())}")
+        return self._folder / f"{stem_of(name)}{SUFFIX}"
 
     def _sweep(self) -> None:
         """Remove the files that a killed writer left. The caller holds the lock."""
-        for left in self._folder.glob(f".*{SUFFIX}.*"):
+        for left in self._folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)

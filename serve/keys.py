@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import logging
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from serve.problems import Refused
 logger = logging.getLogger("leap_zoo.serve")
 
 MAX_FILE_BYTES = 1 << 20
-CHECK_SECONDS = 1.0
-"""How often, at most, the file is checked for a change."""
-
 KEY_NAME = "leap_zoo.key"
 """The key of an ASGI scope that has the name of the client's API key."""
 
@@ -67,7 +63,6 @@ class Keys:
         self._path = path
         self._seen = self._state()
         self._keys = self._read()
-        self._checked = time.monotonic()
 
     def name_of(self, presented: str | None) -> str | None:
         """The name of the key `presented`; None if it is unknown. Takes as long for a wrong key as for a right one."""
@@ -82,10 +77,6 @@ class Keys:
         return found
 
     def _follow(self) -> None:
-        now = time.monotonic()
-        if now - self._checked < CHECK_SECONDS:
-            return
-        self._checked = now
         state = self._state()
         if state == self._seen:
             return
@@ -147,5 +138,5 @@ def key_refusal(presented: str | None, *, page: bool) -> Refused:
     headers = {"www-authenticate": challenge}
     if presented is None:
         detail = "An API key is required: send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
-        return Refused(401, "missing_key", detail, headers)
-    return Refused(401, "wrong_key", "This API key is unknown. Ask the server's operator for one.", headers)
+        return Refused("missing_key", detail, headers)
+    return Refused("wrong_key", "This API key is unknown. Ask the server's operator for one.", headers)

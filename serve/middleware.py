@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import headers
-from serve.budget import Budget, ClientGone, Places, Share, Unread, announced_length, linger
+from serve.budget import SHORT_BODY, Budget, ClientGone, Places, Share, linger
 from serve.keys import KEY_NAME, Keys, key_refusal, presented_key
-from serve.observe import LEFT, UNMATCHED, Metrics, Served, log_served, make_request_id, request_id
+from serve.observe import LEFT, UNMATCHED, Metrics, log_served, make_request_id, request_id
 from serve.problems import Refused
 from serve.settings import ServeSettings
-from serve.stopping import EndingStreams, Stopping, follow_supervisor
+from serve.stopping import Stopping, follow_supervisor
 
 UI_PATH = "/ui"
 BROWSER_PATH = "/browser"
@@ -37,16 +37,13 @@ PAGE_PATHS = frozenset(
     | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
 
-READ_ONLY_BODY = 1024  # bytes, for requests without photos: a small JSON object at most
 MAX_ANSWER = 8 * 2**20
 """The most bytes of an answer that is built before it is sent; files and exports are read while they are sent."""
 
-MAX_TRANSFERS = 64  # concurrent downloads of models, exports and the browser page's files, counted apart from photos
+MAX_TRANSFERS = 64  # concurrent downloads of models and the browser page's files, counted apart from photos
+MAX_EXPORTS = 4  # concurrent exports: each has a temporary file until its client has read it
 MAX_PAGES = 256  # concurrent requests of pages; an open tab of the demo holds two
 LARGE_BODY = 256 * 1024  # bytes: for larger bodies, watch whether the client disconnects before its answer
-
-_SLOW = re.compile(r"/v1/(heads|galler(?:y|ies)/[^/]*/export\Z)")
-"""Routes whose answers may take longer: fitting embeds many photos, and an export is copied before it is sent."""
 
 _EXPORT = re.compile(r"/v1/galler(?:y|ies)/[^/]*/export\Z")
 _CLOSED = "the handler is closed"
@@ -58,7 +55,7 @@ class Rules:
     """The rules for the requests to one kind of path."""
 
     app: ASGIApp
-    body: int = READ_ONLY_BODY
+    body: int = SHORT_BODY
     places: Places | None = None
     seconds: float | None = None  # until the answer begins
     whole: bool = True  # the answer is built before it is sent, so that its place is free while the client reads it
@@ -87,11 +84,21 @@ class Gate:
     """
 
     def __init__(
-        self, bento: ASGIApp, site: ASGIApp, settings: ServeSettings, metrics: Metrics, *, supervised: bool = False
+        self,
+        bento: ASGIApp,
+        site: ASGIApp,
+        settings: ServeSettings,
+        metrics: Metrics,
+        *,
+        end_streams: Callable[[], object] = lambda: None,
+        supervised: bool = False,
     ) -> None:
-        """supervised: the parent process restarts this one, which must not outlive it."""
+        """end_streams: called when the process is told to stop, to end answers that last as long as a page is open.
+
+        supervised: the parent process restarts this one, which must not outlive it.
+        """
         self._bento, self._settings, self._metrics, self._supervised = bento, settings, metrics, supervised
-        self.stopping = Stopping(settings.drain)
+        self.stopping = Stopping(settings.drain, end_streams)
         self.budget = Budget(max(settings.memory_mb * 2**20, 2 * settings.max_body_bytes))
         self.places = Places(settings.concurrency)
         self._keys = Keys(settings.keys_file) if settings.keys_file else None
@@ -100,8 +107,8 @@ class Gate:
             self._inner = CORSMiddleware(
                 self._checked,
                 allow_origins=list(settings.cors),
-                allow_methods=headers.METHODS,
-                allow_headers=headers.SENT,
+                allow_methods=["*"],
+                allow_headers=["*"],
                 expose_headers=headers.READ,
                 max_age=600,
             )
@@ -110,12 +117,13 @@ class Gate:
         work: dict[str, Any] = {"body": settings.max_body_bytes, "places": self.places, "keys": True, "shared": True}
         read: dict[str, Any] = {"places": transfers, "whole": False, "shared": True}
         self._api = Rules(app=site, seconds=settings.timeout, **work)
-        self._slow = Rules(app=site, seconds=settings.slow_timeout, **work)
-        self._export = Rules(app=site, seconds=settings.slow_timeout, keys=True, **read)
+        self._heads = Rules(app=site, seconds=settings.slow_timeout, **work)  # fitting one embeds many photos
+        exports = Places(MAX_EXPORTS, makes_room=True)
+        self._export = Rules(app=site, seconds=settings.slow_timeout, keys=True, **read | {"places": exports})
         self._zoo = Rules(app=site, keys=True, **read)
         self._browser = Rules(app=site, headers=headers.BROWSER, route=BROWSER_PATH, **read)
         self._ui = Rules(
-            app=EndingStreams(site, self.stopping),
+            app=site,
             body=settings.max_body_bytes,
             places=pages,
             whole=False,
@@ -147,10 +155,10 @@ class Gate:
 
     def rules(self, path: str) -> Rules:
         """The rules for a path."""
+        if path.startswith("/v1/heads"):
+            return self._heads
         if path.startswith("/v1/"):
-            if not _SLOW.match(path):
-                return self._api
-            return self._export if _EXPORT.match(path) else self._slow
+            return self._export if _EXPORT.match(path) else self._api
         if path.startswith("/zoo/"):
             return self._zoo
         if path == UI_PATH or path.startswith(UI_PATH + "/"):
@@ -174,9 +182,10 @@ class Gate:
         """The outer layer: the request's id, headers for browsers, metrics, and a line in the log."""
         started = time.perf_counter()
         path = self._placed(scope)
-        rules, share = self.rules(path), Share(self.budget, send)
-        asked = scope["leap_zoo"] = _Asked(rules, dict(scope["headers"]), share)
-        identity = make_request_id(asked.headers.get(b"x-request-id"))
+        rules, given = self.rules(path), dict(scope["headers"])
+        share = Share(self.budget, send, given)
+        scope["leap_zoo"] = _Asked(rules, given, share)
+        identity = make_request_id(given.get(b"x-request-id"))
         token = request_id.set(identity)
         status, bytes_in, bytes_out = LEFT, 0, 0
 
@@ -217,36 +226,24 @@ class Gate:
             self._metrics.served(route, scope["method"], status, seconds)
             if not rules.quiet:
                 method = scope["method"] if scope["method"].isalpha() else "?"
-                key = scope.get(KEY_NAME)
-                log_served(Served(method, route, status, round(seconds * 1000, 3), bytes_in, bytes_out, key))
+                sizes = {"bytes_in": bytes_in, "bytes_out": bytes_out}
+                log_served(method, route, status, ms=round(seconds * 1000, 3), key=scope.get(KEY_NAME), **sizes)
             request_id.reset(token)
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the client, find a place, read the body, and answer."""
         asked: _Asked = scope["leap_zoo"]
         rules, share = asked.rules, asked.share
-        length = announced_length(scope)
         try:
             self._check_sender(scope, asked)
             if rules.places is not None:
                 rules.places.check()
+            body = await share.read(receive, rules.body if scope["method"] == "POST" else SHORT_BODY)
+            if body is not None:
+                await self._answer(body, rules, share, scope, receive, send)
         except Refused as refused:
-            # The connection stays open if the rest of the body is known to end soon.
-            sends_more = b"transfer-encoding" in asked.headers or (length or 0) > READ_ONLY_BODY
-            await self._refuse(refused, share, scope, receive, send, sends_more=sends_more)
-            return
-        try:
-            most = rules.body if scope["method"] == "POST" else READ_ONLY_BODY  # photos come by POST
-            body = await share.read(receive, most, length)
-            if body is None:
-                return
-            await self._answer(body, rules, share, scope, receive, send)
-        except Unread as unread:
-            share.free()
-            await self._refuse(unread.refused, share, scope, receive, send, sends_more=unread.still_sent)
-        except Refused as refused:
-            share.free()  # free an answer that did not fit: the refusal needs room
-            await self._refuse(refused, share, scope, receive, send, sends_more=False)
+            share.free()  # of an answer that did not fit: the refusal needs room
+            await self._refuse(refused, share, scope, receive, send)
 
     def _check_sender(self, scope: Scope, asked: _Asked) -> None:
         """Raises Refused for an unknown host, another site's page, a missing or unknown key, an encoded body."""
@@ -264,7 +261,7 @@ class Gate:
             scope[KEY_NAME] = name
         coding = given.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         if coding not in ("", "identity"):
-            raise Refused(415, "unsupported_encoding", "Content-Encoding is not supported. Send the body without it.")
+            raise Refused("unsupported_encoding", "Content-Encoding is not supported. Send the body without it.")
 
     def _check_host(self, host: str) -> None:
         name = (host.rpartition(":")[0] if re.search(r":\d*\Z", host) else host).strip("[]").lower().rstrip(".")
@@ -274,25 +271,26 @@ class Gate:
         if not known and (self._keys is not None or "." not in name or _is_address(name)):
             return
         detail = "This server does not answer for this host name. Its operator can allow it with LEAP_ZOO_SERVE_HOSTS."
-        raise Refused(421, "unknown_host", detail)
+        raise Refused("unknown_host", detail)
 
     def _check_origin(self, origin: str, host: str) -> None:
         allowed = self._settings.cors
         if "*" in allowed or origin in allowed or (host and origin.partition("://")[2] == host):
             return
         detail = "Pages of other sites may not call this server. Its operator can allow one with LEAP_ZOO_SERVE_CORS."
-        raise Refused(403, "foreign_origin", detail)
+        raise Refused("foreign_origin", detail)
 
     async def _answer(
         self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """The application's answer to a request whose body was read, within its time limit. Raises Refused."""
-        if not rules.whole:
-            await self._stream(body, rules, share, scope, receive, send)
-            return
+        """The application's answer to a request whose body was read, within its time limit. Raises Refused.
+
+        A whole answer is built, leaves its place, and is sent then; any other is sent while it is built, and holds its
+        place until the client has read it.
+        """
         start: Message = {}
         parts: list[bytes] = []
-        size = 0
+        size, begun = 0, False
 
         async def collect(message: Message) -> None:
             nonlocal start, size
@@ -304,63 +302,51 @@ class Gate:
                 if size <= MAX_ANSWER:
                     parts.append(part)
 
-        is_head = scope["method"] == "HEAD"
+        async def pass_on(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            clock.reschedule(None)
+            await share.write(message, send)
+
+        is_head = rules.whole and scope["method"] == "HEAD"
         asked = {**scope, "method": "GET"} if is_head else scope
+        clock = asyncio.timeout(rules.seconds)
         try:
             with contextlib.nullcontext() if rules.places is None else rules.places.one(share):
-                async with asyncio.timeout(rules.seconds) as clock:
-                    answer = rules.app(asked, _replayed(body, receive), collect)
-                    await (_while_connected(answer, receive) if len(body) >= LARGE_BODY else answer)
+                async with clock:
+                    answer = rules.app(asked, _replayed(body, receive), collect if rules.whole else pass_on)
+                    watched = rules.whole and len(body) >= LARGE_BODY
+                    await (_while_connected(answer, receive) if watched else answer)
         except TimeoutError:
-            if not clock.expired():
+            if begun or not clock.expired():
                 raise
-            raise _too_late(rules) from None
+            detail = f"No answer within {rules.seconds:g} seconds. Send fewer photos, or try again later."
+            raise Refused("timed_out", detail) from None
         if is_head and "route" in asked:
             scope["route"] = asked["route"]
         share.free()
         if size > MAX_ANSWER:
             detail = f"The answer would be larger than {MAX_ANSWER >> 20} MiB. Request less at once."
-            raise Refused(413, "answer_too_large", detail)
+            raise Refused("answer_too_large", detail)
         if start:
-            await share.write(start, b"" if is_head else b"".join(parts), send)
+            whole = b"" if is_head else b"".join(parts)
+            self.budget.take(share, len(whole))
+            await share.write(start, send)
+            await share.write({"type": "http.response.body", "body": whole, "more_body": False}, send)
 
-    async def _stream(
-        self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """An answer that is sent while it is built; it holds its place until the client has read it."""
-        begun = False
-        try:
-            async with asyncio.timeout(rules.seconds) as clock:
-
-                async def passed(message: Message) -> None:
-                    nonlocal begun
-                    begun = True
-                    clock.reschedule(None)
-                    await share.pass_on(message, send)
-
-                assert rules.places is not None
-                with rules.places.one(share):
-                    await rules.app(scope, _replayed(body, receive), passed)
-        except TimeoutError:
-            if begun or not clock.expired():
-                raise
-            raise _too_late(rules) from None
-
-    async def _refuse(
-        self, refused: Refused, share: Share, scope: Scope, receive: Receive, send: Send, *, sends_more: bool
-    ) -> None:
+    async def _refuse(self, refused: Refused, share: Share, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem; a client that may still be sending receives it before the connection closes."""
         response = refused.response(scope["path"])
-        if sends_more:
+        if share.still_sent:
             response.headers["connection"] = "close"
         start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
         part = b"" if scope["method"] == "HEAD" else bytes(response.body)
         # Not counted in the budget: if that is full, the refusal must still be sent.
-        await share.pass_on(start, send)
-        await share.pass_on({"type": "http.response.body", "body": part, "more_body": sends_more}, send)
-        if sends_more:
+        await share.write(start, send)
+        await share.write({"type": "http.response.body", "body": part, "more_body": share.still_sent}, send)
+        if share.still_sent:
             await linger(receive)
-            await share.pass_on({"type": "http.response.body", "body": b"", "more_body": False}, send)
+            await share.write({"type": "http.response.body", "body": b"", "more_body": False}, send)
 
     def _dressed(self, given: headers.Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in given}
@@ -374,17 +360,12 @@ class Gate:
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Health, from BentoML; a server that is shutting down is not ready, but alive."""
         if self.stopping.now and scope["path"].endswith("/readyz"):
-            raise Refused(503, "stopping", "The server is shutting down.", {"retry-after": "5"})
+            raise Refused("stopping", "The server is shutting down.")
         await self._bento(scope, receive, send)
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    raise Refused(404, "unknown_path", "Nothing is served at this path. GET / lists what is.")
-
-
-def _too_late(rules: Rules) -> Refused:
-    detail = f"No answer within {rules.seconds:g} seconds. Send fewer photos, or try again later."
-    return Refused(503, "timed_out", detail, {"retry-after": "5"})
+    raise Refused("unknown_path", "Nothing is served at this path. GET / lists what is.")
 
 
 async def _while_connected(answer: Awaitable[None], receive: Receive) -> None:

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, and one line in the log per request.
+"""Metrics for Prometheus, one line in the log per request, and spans for OpenTelemetry.
 
-Only the fields of `Served` are logged: no query, file name, body, client address or key. Labels of metrics are bounded:
-a route is one of the service's templates or `unmatched`, whatever a client requests.
+The log has no query, file name, body, client address or key. Labels of metrics are bounded: a route is one of the
+service's templates or `unmatched`, whatever a client requests.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import atexit
 import contextlib
 import logging
 import logging.handlers
+import os
 import queue
 import re
 import secrets
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pythonjsonlogger.orjson import OrjsonFormatter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leap_zoo.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
@@ -69,13 +74,11 @@ class Metrics:
             multiprocess_mode="livemostrecent",  # ignores workers that were killed
             registry=registry,
         )
-        self._answered = lru_cache(4096)(self._answered_by_labels)
 
     def served(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request. `route` must be one of a finite set."""
-        counter, histogram = self._answered(route, method if method in METHODS else "other", status // 100)
-        counter.inc()
-        histogram.observe(seconds)
+        self._requests.labels(route, method if method in METHODS else "other", f"{status // 100}xx").inc()
+        self._seconds.labels(route).observe(seconds)
 
     def inside(self, change: int) -> None:
         """Count a request that has arrived (1) or is answered (-1)."""
@@ -87,22 +90,6 @@ class Metrics:
         for stage, milliseconds in zip(self._stages, (queue_ms, decode_ms, inference_ms), strict=True):
             stage.observe(milliseconds / 1000)
 
-    def _answered_by_labels(self, route: str, method: str, status_class: int) -> tuple[Any, Any]:
-        return self._requests.labels(route, method, f"{status_class}xx"), self._seconds.labels(route)
-
-
-@dataclass(frozen=True)
-class Served:
-    """One answered request. `route` is the template, never the path; `key` the name of the client's key."""
-
-    method: str
-    route: str
-    status: int
-    ms: float
-    bytes_in: int
-    bytes_out: int
-    key: str | None = None
-
 
 def make_request_id(offered: bytes | None) -> str:
     """The id that a client or a proxy sent if it is valid, otherwise a new one."""
@@ -111,11 +98,12 @@ def make_request_id(offered: bytes | None) -> str:
     return secrets.token_hex(8)
 
 
-def log_served(served: Served) -> None:
-    """Log a request; as a warning if the server failed."""
-    level = logging.WARNING if served.status >= 500 and served.status != 503 else logging.INFO
+def log_served(method: str, route: str, status: int, **fields: object) -> None:
+    """Log an answered request; as a warning if the server failed. `route` is the template, never the path."""
+    level = logging.WARNING if status >= 500 and status != 503 else logging.INFO
     if access.isEnabledFor(level):
-        access.log(level, "%s %s %d", served.method, served.route, served.status, extra=vars(served))
+        fields |= {"method": method, "route": route, "status": status}
+        access.log(level, "%s %s %d", method, route, status, extra=fields)
 
 
 def configure_log() -> None:
@@ -157,3 +145,45 @@ class JsonLines(OrjsonFormatter):
         """See OrjsonFormatter."""
         fields = log_data | {"level": log_data["level"].lower(), "request_id": request_id.get()}
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def otlp_exporter() -> SpanExporter:
+    """Sends spans by OTLP over HTTP. Raises MissingExtra."""
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError as error:
+        raise MissingExtra("LEAP_ZOO_SERVE_OTEL needs the exporter: pip install 'leap-zoo[otel]'") from error
+    exporter: SpanExporter = OTLPSpanExporter()
+    return exporter
+
+
+def traced(app: ASGIApp, exporter: SpanExporter) -> ASGIApp:
+    """`app` with a span for each request, sent to `exporter`."""
+    from opentelemetry import trace
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    async def named(scope: Scope, receive: Receive, send: Send) -> None:
+        async def named_send(message: Message) -> None:
+            route = getattr(scope.get("route"), "path", None)
+            if message["type"] == "http.response.start" and route is not None:  # by now the router has found it
+                span = trace.get_current_span()
+                span.update_name(f"{scope['method']} {route}")
+                span.set_attribute("http.route", route)
+            await send(message)
+
+        await app(scope, receive, named_send)
+
+    service = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "leap-zoo"}
+    provider = TracerProvider(resource=Resource.create(service))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    middleware: ASGIApp = OpenTelemetryMiddleware(
+        named,
+        excluded_urls="livez,readyz,healthz,metrics",
+        default_span_details=lambda scope: (scope["method"], {}),
+        exclude_spans=["receive", "send"],
+        tracer_provider=provider,
+    )
+    return middleware

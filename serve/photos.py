@@ -12,8 +12,9 @@ import binascii
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, overload
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -93,13 +94,11 @@ async def read_photo(request: Request) -> tuple[bytes, dict[str, Any]]:
     Options are JSON, as BentoML's clients write them, or text. Raises Refused: 400 for no photo, for more than one, and
     for an invalid form; 415 for any other kind of body; 422 for text instead of the photo.
     """
-    form = await _sent(request, 8, HOW_ONE)  # a few are read, so that the answer can say what is wrong
-    photos = [value for _, value in form if isinstance(value, bytes)]
+    form = await _sent(request, 8, HOW_ONE, texts=None)  # a few are read, so that the answer can say what is wrong
+    photos = _files(form)
     options = {name: _option(value) for name, value in form if isinstance(value, str)}
-    if "image" in options:
-        raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_ONE}.")
     if len(photos) > 1:
-        raise Refused(400, "several_photos", f"The form holds several files. {HOW_ONE}.")
+        raise Refused("several_photos", f"The form holds several files. {HOW_ONE}.")
     return none_missing(photos, HOW_ONE)[0], options
 
 
@@ -112,13 +111,7 @@ async def read_photos(request: Request, most: int) -> list[bytes]:
     sent = await _sent(request, most, HOW_MANY, ImagesBody)
     if isinstance(sent, ImagesBody):
         return none_missing(await photos_of_texts(sent.images, most))
-    texts = [name for name, value in sent if isinstance(value, str)]
-    if "image" in texts:
-        raise Refused(422, "image_is_text", f"The field `image` is text, not a file. {HOW_MANY}.")
-    if texts:
-        detail = "The form may have no field besides the photo. Put options into the query, as in ?top=3."
-        raise Refused(422, "unexpected_field", detail)
-    return none_missing([value for _, value in sent if isinstance(value, bytes)])
+    return none_missing(_files(sent))
 
 
 async def read_items(request: Request, most: int) -> Items:
@@ -126,22 +119,13 @@ async def read_items(request: Request, most: int) -> Items:
 
     422 if the number of ids or metadata differs from that of the photos. A photo sent twice without an id counts once.
     """
-    sent = await _sent(request, most, HOW_ITEMS, ItemsBody)
+    sent = await _sent(request, most, HOW_ITEMS, ItemsBody, texts=("id", "metadata"))
     if isinstance(sent, ItemsBody):
         return _items(await photos_of_texts(sent.images, most), sent.ids, sent.metadata)
-    ids: list[str] = []
-    metadata: list[Fields] = []
-    for name, value in sent:
-        if isinstance(value, bytes):
-            continue
-        if name == "id":
-            ids.append(value)
-        elif name == "metadata":
-            metadata.append(_decode_json(value.encode(), Fields))
-        else:
-            detail = f"The form has a text field that is neither `id` nor `metadata`. {HOW_ITEMS}."
-            raise Refused(422, "unexpected_field", detail)
-    return _items([value for _, value in sent if isinstance(value, bytes)], ids or None, metadata or None)
+    texts = [(name, value) for name, value in sent if isinstance(value, str)]
+    ids = [value for name, value in texts if name == "id"]
+    metadata = [_decode_json(value.encode(), Fields) for name, value in texts if name == "metadata"]
+    return _items(_files(sent), ids or None, metadata or None)
 
 
 async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
@@ -155,13 +139,12 @@ async def read_classes(request: Request, most: int) -> dict[Label, list[bytes]]:
         classes = {label: list(itertools.islice(photos, len(texts))) for label, texts in sent.classes.items()}
     else:
         for label, photo in sent:
-            if isinstance(photo, str):
-                raise Refused(422, "unexpected_field", f"The form may have no text field. {HOW_CLASSES}.")
-            classes.setdefault(label, []).append(photo)
+            if isinstance(photo, bytes):
+                classes.setdefault(label, []).append(photo)
     if not any(classes.values()):
-        raise Refused(400, "missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
+        raise Refused("missing_photo", f"The request holds no photo. {HOW_CLASSES}.")
     if len(classes) < 2:
-        raise Refused(422, "invalid_classes", f"A head needs at least two classes. {HOW_CLASSES}.")
+        raise Refused("invalid_classes", f"A head needs at least two classes. {HOW_CLASSES}.")
     return classes
 
 
@@ -184,16 +167,16 @@ def photo_of_text(text: str, index: int) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             detail = "This data URI cannot be read. Write data:image/jpeg;base64, and then the photo in base64."
-            raise Refused(400, "broken_data_uri", detail, index=index)
+            raise Refused("broken_data_uri", detail, index=index)
     elif "://" in text[:32]:
         detail = "An address is never fetched. Send the photo itself, as data:image/jpeg;base64, and its base64."
-        raise Refused(422, "address_not_fetched", detail, index=index)
+        raise Refused("address_not_fetched", detail, index=index)
     text = "".join(line.strip() for line in text.splitlines()).translate(_STANDARD)
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
         detail = "This is not base64. Send the photo in base64, standard or URL-safe."
-        raise Refused(400, "broken_base64", detail, index=index) from error
+        raise Refused("broken_base64", detail, index=index) from error
 
 
 async def read_json(body: bytes, kind: type[T]) -> T:
@@ -204,20 +187,34 @@ async def read_json(body: bytes, kind: type[T]) -> T:
     return await asyncio.to_thread(_decode_json, body, kind) if len(body) > _LARGE else _decode_json(body, kind)
 
 
-@overload
-async def _sent(request: Request, most: int, how: str) -> Form: ...
-@overload
-async def _sent(request: Request, most: int, how: str, body: type[T], *, raw: bool = True) -> Form | T: ...
-async def _sent(request: Request, most: int, how: str, body: type[T] | None = None, *, raw: bool = True) -> Form | T:
-    """The body: the fields of a form (a raw photo counts as one field), or JSON. Raises Refused for any other body."""
+async def _sent(
+    request: Request,
+    most: int,
+    how: str,
+    body: type[T] | None = None,
+    *,
+    raw: bool = True,
+    texts: Sequence[str] | None = (),
+) -> Form | T:
+    """The body: the fields of a form (a raw photo counts as one field), or JSON. Raises Refused for any other body.
+
+    texts: the fields of the form that may be text; None: any but `image`.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if raw and (kind.startswith("image/") or kind in ("", "application/octet-stream")):
         return [("image", await request.body())]
-    if kind == "multipart/form-data":
-        return await _form(request, most, how)
     if kind == "application/json" and body is not None:
         return await read_json(await request.body(), body)
-    raise Refused(415, "unsupported_content_type", f"A body with this Content-Type does not contain a photo. {how}.")
+    if kind != "multipart/form-data":
+        raise Refused("unsupported_content_type", f"A body with this Content-Type does not contain a photo. {how}.")
+    form = await _form(request, most, how)
+    given = {name for name, value in form if isinstance(value, str)}
+    if "image" in given:
+        raise Refused("image_is_text", f"The field `image` is text, not a file. {how}.")
+    if texts is not None and not given <= set(texts):
+        detail = f"The form has an unexpected text field. Put options into the query, as in ?top=3. {how}."
+        raise Refused("unexpected_field", detail)
+    return form
 
 
 async def _form(request: Request, most: int, how: str) -> Form:
@@ -231,15 +228,16 @@ async def _form(request: Request, most: int, how: str) -> Form:
     except HTTPException as error:  # Starlette raises it for a form that it cannot parse
         if error.detail.startswith("Too many files"):
             _check_number(most + 1, most)
-        raise Refused(400, "broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
+        raise Refused("broken_form", f"The form cannot be read ({error.detail.rstrip('.')}). {how}.") from error
+
+
+def _files(form: Form) -> list[bytes]:
+    return [value for _, value in form if isinstance(value, bytes)]
 
 
 def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | None) -> Items:
     none_missing(photos, HOW_ITEMS)
-    for what, given in (("ids", ids), ("metadata", metadata)):
-        if given is not None and len(given) != len(photos):
-            detail = f"There are {len(photos)} photos and {len(given)} {what}. Give as many, or none."
-            raise Refused(422, "uneven_items", detail)
+    check_even("photos", photos, ids=ids, metadata=metadata)
     fields = metadata if metadata is not None else [{} for _ in photos]
     if ids is not None:
         return Items(photos, ids, fields)
@@ -249,13 +247,13 @@ def _items(photos: list[bytes], ids: list[str] | None, metadata: list[Fields] | 
 
 def _decode_json(body: bytes, kind: type[T]) -> T:
     if len(body) > _LARGE and body.count(b",") > _MAX_VALUES:  # the decoder would hold the GIL for seconds
-        raise Refused(413, "body_too_large", f"The JSON has more than {_MAX_VALUES} values. Send fewer in one request.")
+        raise Refused("body_too_large", f"The JSON has more than {_MAX_VALUES} values. Send fewer in one request.")
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Refused(422, "invalid_body", f"The JSON has an unexpected structure: {error}.") from error
+        raise Refused("invalid_body", f"The JSON has an unexpected structure: {error}.") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Refused(400, "broken_json", "The body is not valid JSON. Check how it was written.") from error
+        raise Refused("broken_json", "The body is not valid JSON. Check how it was written.") from error
 
 
 def _option(text: str) -> object:
@@ -265,15 +263,22 @@ def _option(text: str) -> object:
         return text
 
 
+def check_even(what: str, items: Sequence[object], **others: Sequence[object] | None) -> None:
+    """Raises Refused (422) unless each of `others` is None or has as many elements as there are items."""
+    for name, given in others.items():
+        if given is not None and len(given) != len(items):
+            raise Refused("uneven_items", f"There are {len(items)} {what} and {len(given)} {name}: send as many.")
+
+
 def none_missing(photos: list[bytes], how: str = HOW_MANY) -> list[bytes]:
     """The photos. Raises Refused (400) if there is none or one is empty."""
     if not photos or not all(photos):
         index = photos.index(b"") if len(photos) > 1 else None
-        raise Refused(400, "missing_photo", f"The request holds no photo, or an empty one. {how}.", index=index)
+        raise Refused("missing_photo", f"The request holds no photo, or an empty one. {how}.", index=index)
     return photos
 
 
 def _check_number(photos: int, most: int) -> None:
     if photos > most:
         detail = f"More than {most} photos in one request are not accepted. Send them in several requests."
-        raise Refused(413, "too_many_photos", detail)
+        raise Refused("too_many_photos", detail)

@@ -98,24 +98,18 @@ class Problem(BaseModel):
 class Refused(Exception):
     """A request that is answered with a problem instead of a result.
 
-    `detail` is sent to the client unchanged: it must say how to fix the request, and must not contain a local path.
-    `index`: which photo of the request has the problem, counted from 0.
+    `code` is one of CODES, which has the status. `detail` is sent to the client unchanged: it must say how to fix the
+    request, and must not contain a local path. `index`: which photo of the request has the problem, counted from 0.
     """
 
     def __init__(
-        self,
-        status: int,
-        code: str,
-        detail: str,
-        headers: Mapping[str, str] | None = None,
-        *,
-        index: int | None = None,
+        self, code: str, detail: str, headers: Mapping[str, str] | None = None, *, index: int | None = None
     ) -> None:
         super().__init__(detail)
-        self.status = status
+        self.status, _ = CODES[code]
         self.code = code
         self.detail = detail
-        self.headers = dict(headers or {})
+        self.headers = ({"retry-after": "5"} if self.status == 503 else {}) | dict(headers or {})
         self.index = index
 
     def response(self, path: str = "") -> Response:
@@ -144,17 +138,18 @@ class BadPhoto(errors.ImageError):
         self.error = error
 
 
-_CODES: dict[type[Exception], tuple[int, str]] = {
-    errors.NotAnImage: (415, "not_an_image"),
-    errors.UndecodableImage: (400, "undecodable_image"),
-    errors.ImageTooLarge: (413, "image_too_large"),
-    errors.UnknownModel: (404, "unknown_model"),
-    errors.UnknownHead: (404, "unknown_head"),
-    errors.UnknownSpace: (422, "unknown_space"),
-    errors.InvalidArgument: (422, "invalid_option"),
+_CODES: dict[type[Exception], str] = {
+    errors.NotAnImage: "not_an_image",
+    errors.UndecodableImage: "undecodable_image",
+    errors.ImageTooLarge: "image_too_large",
+    errors.UnknownModel: "unknown_model",
+    errors.UnknownHead: "unknown_head",
+    errors.UnknownSpace: "unknown_space",
+    errors.InvalidArgument: "invalid_option",
 }
 
-_ROUTING = {
+_HTTP = {
+    400: ("broken_json", "The body is not valid JSON. Check how it was written."),
     404: ("unknown_path", "Nothing is served at this path. GET / lists what is."),
     405: ("wrong_method", "This path does not support that method. GET / lists the methods."),
 }
@@ -165,26 +160,25 @@ def refusal_of(error: Exception) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, ClientDisconnect):  # an answer that nobody reads
-        return Refused(400, "client_left", "The connection was closed before the whole body arrived.")
-    if isinstance(error, HTTPException):  # of Starlette's router
-        code, detail = _ROUTING.get(error.status_code, ("http_error", error.detail))
-        return Refused(error.status_code, code, detail, error.headers)
+        return Refused("client_left", "The connection was closed before the whole body arrived.")
+    if isinstance(error, HTTPException):  # of Starlette's router, and of FastAPI for a body that cannot be read
+        return Refused(*_HTTP.get(error.status_code, _HTTP[404]), error.headers)
     cause = error.error if isinstance(error, BadPhoto) else error
     known = _CODES.get(type(cause))
     if known is None:
         logger.error("a request failed on the server's side", exc_info=error)
         return internal_error()
-    return Refused(*known, sentence(str(cause)), index=error.index if isinstance(error, BadPhoto) else None)
+    return Refused(known, sentence(str(cause)), index=error.index if isinstance(error, BadPhoto) else None)
 
 
 def invalid_options(found: Sequence[Any], known: Iterable[str]) -> Refused:
     """The refusal of options that pydantic found invalid; known: the names of all options."""
-    return Refused(422, "invalid_option", " ".join(_explained(one, known) for one in found))
+    return Refused("invalid_option", " ".join(_explained(one, known) for one in found))
 
 
 def internal_error() -> Refused:
     """The answer to a request that failed because of the server."""
-    return Refused(500, "internal_error", "The server failed to answer this request. See its log.")
+    return Refused("internal_error", "The server failed to answer this request. See its log.")
 
 
 def sentence(message: str) -> str:

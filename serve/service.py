@@ -12,25 +12,37 @@ import os
 import signal
 import sys
 import threading
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import bentoml
+from _bentoml_impl.serde import JSONSerde
+from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.validators import ContentType
-from pydantic import Field
+from pydantic import Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from leap_zoo.errors import InvalidArgument
-from serve.api.galleries import MAX_K, SearchOptions, searched
+from leap_zoo.errors import InvalidArgument, LeapZooError, nearest, short
+from serve.api.galleries import MAX_K, Conditions, SearchOptions, searched
 from serve.api.predict import MAX_TOP, ClassifyOptions, classified
 from serve.api.schemas import Classes, Embedding, Hits
-from serve.engine import Answer, Engine, Space
+from serve.api.zoo import Shelf, zoos_to_hand_on
+from serve.app import answer_errors, build_site
+from serve.engine import Answer, Engine, Space, start_engine
+from serve.keys import Keys
+from serve.middleware import Gate
+from serve.observe import Metrics, configure_log, otlp_exporter, traced
+from serve.photos import read_photo
+from serve.problems import Refused, invalid_options, refusal_of
 from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
-from serve.stores import Stores
+from serve.stores import Stores, open_stores
 
 # BentoML reports usage to its makers unless told not to, and may have read and cached the variable before this module
 # was imported. Nobody who starts this service has agreed to that.
@@ -43,6 +55,51 @@ for name, value in (("MMAP_THRESHOLD_", 2**20), ("TRIM_THRESHOLD_", 2**20), ("AR
     os.environ.setdefault(f"MALLOC_{name}", str(value))
 
 
+class NativeApp(ServiceAppFactory):
+    """The service's methods over HTTP: BentoML's application, with photos read and refused as in the API.
+
+    A photo and options come in a form, as BentoML's clients send it; or the photo is the body, and the options are in
+    the query. BentoML itself would fetch a URL that is sent instead of a photo, and answer a broken photo with 500.
+    """
+
+    def __call__(self) -> Starlette:
+        """The application."""
+        app = super().__call__()
+        answer_errors(app)
+        return app
+
+    async def api_endpoint(self, name: str, request: Request) -> Response:
+        """Call the method `name`. Every failure is a Problem."""
+        try:
+            return await self._called(name, request)
+        except Exception as error:
+            return refusal_of(error).response()
+
+    async def _called(self, name: str, request: Request) -> Response:
+        method = self.service.apis[name]
+        known = list(method.input_spec.model_fields)
+        photo, options = await read_photo(request)
+        given = dict(request.query_params) | options
+        for unknown in given.keys() - set(known):
+            raise Refused("invalid_option", f"Unknown option {short(unknown)}{nearest(unknown, known)}.")
+        try:
+            # In a thread: BentoML's methods take a path, so the photo becomes a temporary file of this request.
+            found = await asyncio.to_thread(method.input_spec.model_validate, given | {"image": photo})
+        except ValidationError as error:
+            raise invalid_options(error.errors(), known) from error
+        call = getattr(self._service_instance, name).local
+        answer = await call(**{option: getattr(found, option) for option in known})
+        return await method.output_spec.to_http_response(answer, JSONSerde())
+
+    async def schema_view(self, request: Request) -> Response:
+        """The schema that BentoML's clients request first. Built once."""
+        return JSONResponse(self._schema)
+
+    @cached_property
+    def _schema(self) -> dict[str, object]:
+        return self.service.schema()
+
+
 class ZooService(Service[object]):
     """A BentoML service with the gate as its outermost layer: middlewares added the usual way run innermost."""
 
@@ -50,23 +107,18 @@ class ZooService(Service[object]):
         """The worker's application. A worker that cannot build it also stops its supervisor, which would otherwise
         restart it forever with the port open; the check before the start cannot know everything that a worker needs.
         """
+        supervised = server_context.worker_index is not None
         try:
-            return self._built(is_main)
+            return self._built(is_main, supervised)
         except Exception as error:
-            if server_context.worker_index is None:
+            if not supervised:
                 raise
             print(f"Cannot serve: {type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr, flush=True)
             os.kill(os.getppid(), signal.SIGTERM)
             raise SystemExit(1) from None
 
-    def _built(self, is_main: bool) -> ASGIApp:
+    def _built(self, is_main: bool, supervised: bool) -> ASGIApp:
         """Load and warm up the models, then build the application: until then, the worker accepts no requests."""
-        from serve.app import build_site
-        from serve.middleware import Gate
-        from serve.native import NativeApp
-        from serve.observe import Metrics, configure_log
-        from serve.tracing import otlp_exporter, traced
-
         configure_log()
         settings, engine, stores = running()
         metrics = Metrics()
@@ -82,7 +134,7 @@ class ZooService(Service[object]):
             native, api = traced(native, exporter), traced(api, exporter)
         gc.collect()
         gc.freeze()  # objects from the start stay to the end
-        return Gate(native, api, settings, metrics, supervised=server_context.worker_index is not None)
+        return Gate(native, api, settings, metrics, end_streams=site.state.end_streams, supervised=supervised)
 
 
 def end_with_the_terminal() -> None:
@@ -112,9 +164,6 @@ class Running(NamedTuple):
 @cache
 def running() -> Running:
     """The models and stores of this process, loaded at the first call. Raises LeapZooError."""
-    from serve.engine import start_engine
-    from serve.stores import open_stores
-
     use_checkouts_zoo()
     settings = read_serve_settings()
     return Running(settings, start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant))
@@ -181,25 +230,17 @@ class LeapZoo:
         image: Photo,
         gallery: Annotated[str, Field(max_length=64)],
         k: Annotated[int, Field(ge=1, le=MAX_K)] = 10,
-        where: dict[str, str | int | bool] | None = None,
+        where: Conditions | None = None,
     ) -> Hits:
         """Find similar photos in a gallery. where: only items whose metadata has these values."""
-        photos, options = [await _bytes_of(image)], SearchOptions(k=k)
-        running = self._running
-        _, answer, found = await searched(running.engine, running.stores, gallery, photos, options, where)
+        photos, options = [await _bytes_of(image)], SearchOptions.model_construct(k=k, where=where)
+        _, answer, found = await searched(self._running.engine, self._running.stores, gallery, photos, options)
         return Hits(hits=list(found[0]), gallery=gallery, space=answer.space, **_by(answer))
 
     @bentoml.on_deployment
     @staticmethod
     def refuse_to_start() -> None:
         """Check once, before any worker starts, that a worker could serve: one that cannot is restarted forever."""
-        from leap_zoo import LeapZooError
-        from serve.engine import start_engine
-        from serve.keys import Keys
-        from serve.shelf import Shelf, zoos_to_hand_on
-        from serve.stores import open_stores
-        from serve.tracing import otlp_exporter
-
         end_with_the_terminal()
         use_checkouts_zoo()
         try:

@@ -5,7 +5,6 @@ docs/serving.md explains each one; a test compares its table with the fields her
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from leap_zoo.errors import InvalidArgument, short
+from leap_zoo.errors import InvalidArgument, nearest, short
 from leap_zoo.preprocess import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +86,8 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
             continue
         field = name.removeprefix(PREFIX).lower()
         if field not in ServeSettings.model_fields:  # a misspelled KEYS_FILE would silently open the server to everyone
-            raise InvalidArgument(_unknown(name))
+            known = [f"{PREFIX}{one.upper()}" for one in ServeSettings.model_fields]
+            raise InvalidArgument(f"unknown environment variable {short(name)}{nearest(name, known)}")
         if value.strip():
             given[field] = value.strip()
     try:
@@ -113,10 +113,3 @@ def use_checkouts_zoo(environ: MutableMapping[str, str] | None = None, root: Pat
     zoo = root / "zoo"
     if "LEAP_ZOO_URL" not in variables and (root / "pyproject.toml").is_file() and (zoo / "index.json").is_file():
         variables["LEAP_ZOO_URL"] = str(zoo)
-
-
-def _unknown(name: str) -> str:
-    known = [field.upper() for field in ServeSettings.model_fields]
-    close = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
-    hint = f"did you mean {PREFIX}{close[0]}?" if close else f"there are {', '.join(PREFIX + one for one in known)}"
-    return f"unknown environment variable {short(name)}: {hint}"

@@ -85,7 +85,7 @@ def router(engine: Engine, max_photos: int) -> APIRouter:
         dim = getattr(model.card.embedding_dims, asked.space)
         if asked.dimensions not in (None, dim):
             detail = f"Vectors of {model.card.id} always have {dim} dimensions in the {asked.space} space."
-            raise Refused(422, "invalid_option", f"{detail} Leave `dimensions` out.")
+            raise Refused("invalid_option", f"{detail} Leave `dimensions` out.")
         answer = await engine.embed(photos, model=asked.model, precision=asked.precision, space=asked.space)
         rows = answer.embeddings
         vectors = [base64_of(row) for row in rows] if asked.encoding_format == "base64" else rows
@@ -106,4 +106,4 @@ async def _asked(body: bytes) -> EmbeddingsRequest:
         hint = (
             "Send photos as data URIs, not tokens: for LangChain's OpenAIEmbeddings, check_embedding_ctx_length=False."
         )
-        raise Refused(refused.status, refused.code, f"{refused.detail} {hint}") from refused
+        raise Refused(refused.code, f"{refused.detail} {hint}") from refused

@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
-import msgspec
 import orjson
-from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
-from leap_zoo.gallery import Hit, Item, Kind, Where
+from leap_zoo.gallery import Hit, Item, Kind
 from serve.api.predict import ModelOptions
 from serve.api.schemas import ITEMS_FORM, PHOTOS_FORM, Answered, about, body, json_response
 from serve.engine import Embedded, Engine, Space
 from serve.galleries import About, require
 from serve.kept import NAME
-from serve.npz import Export
+from serve.npz import BLOCK
 from serve.photos import HOW_ITEMS, HOW_MANY, ImagesBody, ItemsBody, read_items, read_photos
 from serve.problems import Refused
-from serve.stores import Stores, Threads
+from serve.stores import Stores
 
 MAX_K = 100  # items may have 16 KiB of metadata each; more of them would make answers too large for most clients
 MAX_PAGE = 1000
 MAX_PAGE_BYTES = 2**20
 MAX_DELETED = 100  # their ids must fit into the request line
 
-_Conditions = dict[str, str | int | bool]
+
+async def _temporary_file(request: Request) -> AsyncIterator[IO[bytes]]:
+    with request.app.state.stores.galleries.temporary_file() as file:
+        yield file  # closed when the answer is sent, or the client has left
+
+
+TemporaryFile = Annotated[IO[bytes], Depends(_temporary_file)]
+
+
+def _explained(where: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One message for all that pydantic finds in the conditions of a search."""
+    try:
+        return check(where)
+    except ValidationError:
+        what = "Write a JSON object of at most 8 strings, integers or booleans; names have letters, digits, _ and -"
+        raise PydanticCustomError("conditions", what) from None
+
+
+Conditions = Annotated[
+    dict[
+        Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_-]{0,63}$")],
+        str | Annotated[int, Field(ge=-(2**63), lt=2**63)] | bool,
+    ],
+    Field(max_length=8),  # each is compared with every item
+    WrapValidator(_explained),
+]
 
 GalleryName = Annotated[str, Path(json_schema_extra=NAME, examples=["holiday"], description="The gallery's name")]
 
@@ -121,9 +145,8 @@ class SearchOptions(CompareOptions):
     """The query of a search."""
 
     k: int = Field(10, ge=1, le=MAX_K, description="How many items to return for each photo, nearest first")
-    where: str | None = Field(
+    where: Json[Conditions] | None = Field(
         None,
-        max_length=4096,
         description="JSON: only items whose metadata has these values (strings, integers, booleans)",
         examples=['{"label":"sea"}'],
     )
@@ -139,40 +162,40 @@ class SearchAnswer(OfKind, Answered):
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     """The routes for the galleries in `stores`; `engine` embeds their photos."""
     router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
-    galleries, threads = stores.galleries, stores.threads
+    galleries, readers, writer = stores.galleries, stores.readers, stores.writer
 
     @router.get("")
     async def list_galleries() -> GalleryList:
         """List the galleries."""
-        return GalleryList(galleries=[_info(one) for one in await threads.run(galleries.list)])
+        return GalleryList(galleries=[_info(one) for one in await readers.run(galleries.list)])
 
     @router.get("/{name}")
     async def show_gallery(name: GalleryName) -> GalleryInfo:
         """Describe a gallery."""
-        return _info(await threads.run(lambda: galleries.about(name)))
+        return _info(await readers.run(lambda: galleries.about(name)))
 
     @router.put("/{name}")
     async def make_gallery(name: GalleryName, wanted: NewGallery | None = None) -> GalleryInfo:
         """Create an empty gallery. An existing one of the same model and space stays as it is."""
         wanted = wanted or NewGallery()
         kind = Kind.of(engine.models.get(wanted.model).card, wanted.space)
-        return _info(await threads.write(lambda: galleries.make(name, kind)))
+        return _info(await writer.run(lambda: galleries.make(name, kind)))
 
     @router.post("/{name}/items", response_model=Added, openapi_extra=body(HOW_ITEMS, ItemsBody, ITEMS_FORM))
     async def add_to_gallery(request: Request, name: GalleryName, options: Annotated[AddOptions, Query()]) -> Response:
         """Add photos, or replace those with the same ids."""
         sent = await read_items(request, max_photos)
-        await threads.run(lambda: galleries.checked(sent.ids, sent.metadata))
-        there = await threads.run(lambda: galleries.find(name) if options.create else galleries.about(name))
+        await readers.run(lambda: galleries.checked(sent.ids, sent.metadata))
+        there = await readers.run(lambda: galleries.find(name) if options.create else galleries.about(name))
         kind, answer = await embed_for(engine, there.kind if there else None, sent.photos, options)
         vectors = answer.embeddings
-        items = await threads.write(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
+        items = await writer.run(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
         return json_response({"gallery": name, "ids": sent.ids, "items": items} | _of(kind) | about(answer))
 
     @router.delete("/{name}", status_code=204)
     async def delete_gallery(name: GalleryName) -> None:
         """Delete a gallery and everything in it."""
-        await threads.write(lambda: galleries.delete(name))
+        await writer.run(lambda: galleries.delete(name))
 
     @router.get("/{name}/items", response_model=Page)
     async def list_gallery_items(name: GalleryName, options: Annotated[PageOptions, Query()]) -> Response:
@@ -193,43 +216,48 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
             written = orjson.Fragment(b"[" + b",".join(items) + b"]")
             return {"items": written, "offset": options.offset, "total": total, "next": following}
 
-        return json_response(await threads.run(page))
+        return json_response(await readers.run(page))
 
     @router.delete("/{name}/items")
     async def delete_gallery_items(name: GalleryName, options: Annotated[DeleteOptions, Query()]) -> Deleted:
         """Delete items. An id that does not exist is not an error."""
         ids = list(dict.fromkeys(options.id))
-        return Deleted(deleted=await threads.write(lambda: galleries.delete_items(name, ids)))
+        return Deleted(deleted=await writer.run(lambda: galleries.delete_items(name, ids)))
 
     @router.post("/{name}/search", response_model=SearchAnswer, openapi_extra=body(HOW_MANY, ImagesBody, PHOTOS_FORM))
     async def search_gallery(
         request: Request, name: GalleryName, options: Annotated[SearchOptions, Query()]
     ) -> Response:
         """Find the photos most similar to one photo or several."""
-        where = _conditions(options.where)
         photos = await read_photos(request, max_photos)
-        kind, answer, hits = await searched(engine, stores, name, photos, options, where)
+        kind, answer, hits = await searched(engine, stores, name, photos, options)
         return json_response({"hits": hits, "gallery": name} | _of(kind) | about(answer))
 
     npz: dict[int | str, Any] = {200: {"description": "A file for numpy.load", "content": {"application/x-npz": {}}}}
 
     @router.get("/{name}/export", response_class=StreamingResponse, responses=npz)
-    async def export_gallery(name: GalleryName) -> Response:
+    async def export_gallery(name: GalleryName, file: TemporaryFile) -> Response:
         """Download a whole gallery: ids, embeddings, metadata (a line of JSON per item), model, revision, space."""
-        export = await threads.run(lambda: galleries.export(name), given_up=Export.close)
-        return ExportAnswer(export, f"{name}.npz", threads)
+        await readers.run(lambda: galleries.export(name, file))
+
+        async def blocks() -> AsyncIterator[bytes]:
+            while block := await readers.run(lambda: file.read(BLOCK)):
+                yield block
+
+        disposition = {"content-disposition": f'attachment; filename="{name}.npz"'}
+        return StreamingResponse(blocks(), media_type="application/x-npz", headers=disposition)
 
     return router
 
 
 async def searched(
-    engine: Engine, stores: Stores, name: str, photos: Sequence[bytes], options: SearchOptions, where: Where | None
+    engine: Engine, stores: Stores, name: str, photos: Sequence[bytes], options: SearchOptions
 ) -> tuple[Kind, Embedded, Sequence[Sequence[Hit]]]:
     """The photos' embeddings, and the nearest items of a gallery to each. Raises Refused, and as the engine does."""
-    galleries, threads = stores.galleries, stores.threads
-    held = await threads.run(lambda: galleries.kind(name))
+    galleries, readers = stores.galleries, stores.readers
+    held = await readers.run(lambda: galleries.kind(name))
     kind, answer = await embed_for(engine, held, photos, options)
-    hits = await threads.run(lambda: galleries.search(name, kind, answer.embeddings, options.k, where))
+    hits = await readers.run(lambda: galleries.search(name, kind, answer.embeddings, options.k, options.where))
     return kind, answer, hits
 
 
@@ -245,7 +273,7 @@ async def embed_for(
     if held is not None:
         if (model or held.model, space or held.space) != (held.model, held.space):
             detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or use another gallery."
-            raise Refused(409, "other_embeddings", detail)
+            raise Refused("other_embeddings", detail)
         model, space = held.model, held.space
     answer = await engine.embed(photos, model=model, precision=options.precision, space=space or "student")
     kind = Kind(model=answer.model, revision=answer.revision, space=answer.space, dim=answer.embeddings.shape[1])
@@ -254,40 +282,9 @@ async def embed_for(
     return kind, answer
 
 
-class ExportAnswer(StreamingResponse):
-    """An export, which is closed when the client has received it or has disconnected."""
-
-    def __init__(self, export: Export, filename: str, threads: Threads) -> None:
-        async def blocks() -> AsyncIterator[bytes]:
-            parts = iter(export)
-            while (part := await threads.run(lambda: next(parts, None))) is not None:
-                yield part
-
-        self._export = export
-        headers = {"content-disposition": f'attachment; filename="{filename}"'}
-        super().__init__(blocks(), media_type="application/x-npz", headers=headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._export.close()
-
-
 def _of(kind: Kind) -> dict[str, Any]:
     return {name: getattr(kind, name) for name in OfKind.model_fields}
 
 
 def _info(one: About) -> GalleryInfo:
     return GalleryInfo(name=one.name, items=one.items, bytes=one.bytes, **_of(one.kind))
-
-
-def _conditions(text: str | None) -> _Conditions | None:
-    if text is None:
-        return None
-    try:
-        return msgspec.json.decode(text, type=_Conditions)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        detail = 'where is a JSON object of strings, integers and booleans, such as {"label":"sea"}.'
-        raise Refused(422, "invalid_option", detail) from error

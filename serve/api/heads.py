@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from leap_zoo.errors import InvalidArgument
@@ -30,7 +31,6 @@ HeadName = Annotated[str, Path(json_schema_extra=NAME, examples=["pets"], descri
 class Validation(BaseModel):
     """Cross-validated accuracy (0..1) in `folds` rounds, on photos held out of each fit; 95 % Wilson interval."""
 
-    model_config = ConfigDict(from_attributes=True)
     accuracy: float
     interval: tuple[float, float]
     n: int
@@ -82,17 +82,17 @@ class FitOptions(ModelOptions):
 def router(engine: Engine, stores: Stores) -> APIRouter:
     """The routes for the heads in `stores`, which are fitted to models of `engine`."""
     router = APIRouter(prefix="/v1/heads", tags=["heads"])
-    heads, threads = stores.heads, stores.threads
+    heads, readers, writer = stores.heads, stores.readers, stores.writer
 
     @router.get("")
     async def list_heads() -> HeadList:
         """List the heads that clients have created."""
-        return HeadList(heads=[_info(one) for one in await threads.run(heads.list)])
+        return HeadList(heads=[_info(one) for one in await readers.run(heads.list)])
 
     @router.get("/{name}")
     async def show_head(name: HeadName) -> HeadInfo:
         """Describe a head."""
-        return _info(await threads.run(lambda: heads.show(name)))
+        return _info(await readers.run(lambda: heads.get(name)))
 
     @router.post("/{name}", status_code=201, openapi_extra=body(HOW_CLASSES, ClassesBody, CLASSES_FORM, raw=False))
     async def create_head(request: Request, name: HeadName, options: Annotated[FitOptions, Query()]) -> Created:
@@ -103,11 +103,11 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         `timed_out` it may exist; GET shows whether it does.
         """
         checked_name(name)
-        await threads.run(lambda: heads.check_room(name, replace=options.replace))
+        await readers.run(lambda: heads.check_room(name, replace=options.replace))
         model = engine.models.get(options.model, options.precision)
         if name in model.heads:
             detail = f"The model {model.card.id} has a head {name} of its own: choose another name."
-            raise Refused(409, "head_of_the_model", detail)
+            raise Refused("head_of_the_model", detail)
         classes = await read_classes(request, heads.limits.fit_photos)
 
         def work() -> tuple[Fit, float]:
@@ -115,11 +115,11 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
             try:
                 found = fit(model, classes, space=options.space, seed=options.seed)
             except InvalidArgument as error:  # the options have been checked
-                raise Refused(422, "invalid_classes", sentence(str(error))) from error
+                raise Refused("invalid_classes", sentence(str(error))) from error
             return found, round((time.perf_counter() - start) * 1000, 3)
 
-        found, milliseconds = await engine.run_slowly(work)
-        named = await threads.write(lambda: heads.create(name, found.head, replace=options.replace))
+        found, milliseconds = await engine.slow.run(work)
+        named = await writer.run(lambda: heads.create(name, found.head, replace=options.replace))
         return Created(
             **_info(named).model_dump(),
             classes=found.classes,
@@ -136,21 +136,17 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
     @router.get("/{name}/file", response_class=Response, responses=file)
     async def download_head(name: HeadName) -> Response:
         """Download the head's file, to use it on any device without this server."""
-        data = await threads.run(lambda: encode_head(heads.get(name)))
+        data = await readers.run(lambda: encode_head(heads.get(name).head))
         disposition = {"content-disposition": f'attachment; filename="{name}{SUFFIX}"'}
         return Response(data, media_type="application/octet-stream", headers=disposition)
 
     @router.delete("/{name}", status_code=204)
     async def delete_head(name: HeadName) -> None:
         """Delete a head."""
-        await threads.write(lambda: heads.delete(name))
+        await writer.run(lambda: heads.delete(name))
 
     return router
 
 
 def _info(one: Named) -> HeadInfo:
-    card = one.card
-    shown = ("labels", "photos", "kind", "how", "model", "revision", "space", "threshold")
-    validation = None if card.validation is None else Validation.model_validate(card.validation)
-    fields = {field: getattr(card, field) for field in shown}
-    return HeadInfo(name=one.name, bytes=one.bytes, validation=validation, **fields)
+    return HeadInfo(name=one.name, bytes=one.bytes, **msgspec.to_builtins(one.head.card))

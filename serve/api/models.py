@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from leap_zoo import ModelCard
-from leap_zoo.card import Artifact
 from serve.engine import Engine, Models, Space
 
 
@@ -74,19 +74,11 @@ def router(engine: Engine) -> APIRouter:
 
 def _info(models: Models, card: ModelCard) -> ModelInfo:
     loaded = {(model.card.id, model.artifact.file) for model in models.all()}
-    return ModelInfo(
-        id=card.id,
-        revision=card.revision,
-        description=card.description,
-        parameters=card.parameters,
-        default=card.id == models.default.card.id,
-        heads=[ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
-        default_head=card.default_head if card.answers else None,
-        embedding_dims={"student": card.embedding_dims.student, "teacher": card.embedding_dims.teacher},
-        artifacts=[_file(artifact, (card.id, artifact.file) in loaded) for artifact in card.artifacts],
-    )
-
-
-def _file(artifact: Artifact, loaded: bool) -> FileInfo:
-    names = ("file", "format", "precision", "bytes", "sha256")
-    return FileInfo(loaded=loaded, **{name: getattr(artifact, name) for name in names})
+    fields = msgspec.to_builtins(card) | {
+        "default": card.id == models.default.card.id,
+        "heads": [ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
+        "default_head": card.default_head if card.answers else None,
+    }
+    for artifact in fields["artifacts"]:
+        artifact["loaded"] = (card.id, artifact["file"]) in loaded
+    return ModelInfo.model_validate(fields)

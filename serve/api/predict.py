@@ -129,7 +129,7 @@ async def _head(engine: Engine, heads: Heads, options: ClassifyOptions) -> str |
     if name in model.heads:
         return name
     try:
-        return await engine.run(lambda: heads.get(name))
+        return await engine.run(lambda: heads.get(name).head)
     except UnknownHead as error:
         own = f"{model.card.id} has no head {short(name)}{nearest(name, model.heads)}"
         raise UnknownHead(f"{own}, and {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import contextlib
 from typing import Annotated
 
 import msgspec
@@ -18,7 +18,7 @@ from serve.api.galleries import GalleryName
 from serve.api.schemas import body
 from serve.engine import Space
 from serve.galleries import require
-from serve.photos import Fields, read_json
+from serve.photos import Fields, check_even, read_json
 from serve.problems import Refused
 from serve.stores import Stores
 
@@ -51,48 +51,33 @@ class Imported(BaseModel):
 def router(stores: Stores) -> APIRouter:
     """The route for the galleries in `stores`."""
     router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
-    galleries, threads = stores.galleries, stores.threads
+    galleries = stores.galleries
 
     @router.post("/{name}/vectors", openapi_extra=body(HOW, VectorsBody, raw=False))
     async def add_vectors(request: Request, name: GalleryName) -> Imported:
         """Add embeddings that were computed elsewhere. They must be from the gallery's model, revision and space."""
         sent = await read_json(await request.body(), VectorsBody)
-        held = await threads.run(lambda: galleries.kind(name))
+        held = await stores.readers.run(lambda: galleries.kind(name))
         kind = Kind(model=sent.model, revision=sent.revision, space=sent.space, dim=held.dim)
         require(held, kind)
-        _check(sent)
+        if not 1 <= len(sent.vectors) <= MAX_VECTORS:
+            raise Refused("too_many_vectors", f"One request has 1 to {MAX_VECTORS} vectors. Send several requests.")
+        check_even("vectors", sent.vectors, ids=sent.ids, metadata=sent.metadata)
         vectors = await asyncio.to_thread(_rows, sent.vectors, kind.dim)
-        items = await threads.write(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
+        items = await stores.writer.run(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
         return Imported(gallery=name, added=len(sent.ids), items=items)
 
     return router
 
 
-def _check(sent: VectorsBody) -> None:
-    if not 1 <= len(sent.vectors) <= MAX_VECTORS:
-        raise Refused(413, "too_many_vectors", f"One request has 1 to {MAX_VECTORS} vectors. Send several requests.")
-    for what, given in (("ids", sent.ids), ("metadata", sent.metadata)):
-        if given is not None and len(given) != len(sent.vectors):
-            detail = f"There are {len(sent.vectors)} vectors and {len(given)} {what}. Send one for each vector."
-            raise Refused(422, "uneven_items", detail)
-
-
 def _rows(vectors: list[str | list[float]], dim: int) -> Vectors:
     """float32 (N, dim). Raises Refused (422) for the first invalid vector."""
-    rows = np.empty((len(vectors), dim), np.float32)
+    rows = np.zeros((len(vectors), dim), np.float32)
     for index, one in enumerate(vectors):
-        try:
+        with contextlib.suppress(ValueError), np.errstate(over="ignore"):  # an invalid one is found below
             row = np.frombuffer(base64.b64decode(one, validate=True), "<f4") if isinstance(one, str) else np.array(one)
-            with np.errstate(over="ignore"):  # a number beyond float32 is found below
-                rows[index] = row.reshape(dim)
-        except (binascii.Error, ValueError) as error:  # ValueError: wrong length
-            raise _no_vector(index, dim) from error
-        length = float(np.square(rows[index], dtype=np.float64).sum())
-        if not 0 < length < np.inf:
-            raise _no_vector(index, dim)
+            rows[index] = row.reshape(dim)
+        if not 0 < float(np.square(rows[index], dtype=np.float64).sum()) < np.inf:
+            detail = f"A vector must have {dim} finite numbers, not all of them 0. Send it as /export gives it."
+            raise Refused("invalid_vector", detail, index=index)
     return rows
-
-
-def _no_vector(index: int, dim: int) -> Refused:
-    detail = f"A vector must have {dim} finite numbers, not all of them 0. Send it as /export gives it."
-    return Refused(422, "invalid_vector", detail, index=index)

@@ -41,13 +41,13 @@ def test_load__is_what_was_saved(tmp_path: Path) -> None:
 
 def test_load__an_exported_gallery_goes_into_another(tmp_path: Path) -> None:
     pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
-    from serve.npz import Export
+    from serve.npz import write_npz
 
     kind = Kind(model="m", revision="1", space="student", dim=3)
     with open_gallery(tmp_path / "served", kind=kind) as served:
         served.add(["a", "b", "c"], EYE, [{"n": 1}, {}, {"label": "cat"}])
-        export = Export(served, tmp_path)
-    (tmp_path / "trip.npz").write_bytes(b"".join(export))
+        with (tmp_path / "trip.npz").open("wb") as file:
+            write_npz(served, file, tmp_path)
     loaded = Embeddings.load(tmp_path / "trip.npz")
     with open_gallery(tmp_path / "copy", kind=kind) as copy:
         copy.add(loaded.photos, loaded.vectors, loaded.metadata)

@@ -20,8 +20,8 @@ from serve import service
 from serve.app import build_site, make_app
 from serve.engine import Engine, load_models
 from serve.middleware import Gate
-from serve.native import NativeApp
 from serve.observe import Metrics
+from serve.service import NativeApp
 from serve.settings import ServeSettings
 from serve.stores import Limits, Stores, open_stores
 

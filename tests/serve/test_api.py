@@ -259,4 +259,4 @@ def test_start_page__needs_no_other_host(client: TestClient) -> None:
     assert "leap-tiny-test" in page
     assert page.replace("http://testserver", "").count("http") == page.count("http://www.w3.org")
     assert client.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
-    assert client.get("/manifest.json").json()["start_url"] == "/ui/"
+    assert client.get("/manifest.json").json()["start_url"] == "ui/"

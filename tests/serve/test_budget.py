@@ -153,7 +153,6 @@ def test_answer__unread_frees_its_place_and_is_cut_off(monkeypatch: pytest.Monke
         await Response(bytes(MIB))(scope, receive, send)
 
     async def run() -> None:
-        monkeypatch.setattr(budget, "WRITE_RATE", 100 * MIB)
         app = gate(large, concurrency=2)
         silent = [Client(b"", unread=True) for _ in range(6)]
         held = [ask(app, client, "/v1/galleries/x/items", "GET") for client in silent]
@@ -182,9 +181,14 @@ def test_answer__has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(run())
 
 
-def test_transfer__of_a_silent_client_is_cut_off_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "limit"), [("/zoo/m/model.onnx", "MAX_TRANSFERS"), ("/v1/galleries/x/export", "MAX_EXPORTS")]
+)
+def test_transfer__of_a_silent_client_is_cut_off_and_makes_room(
+    monkeypatch: pytest.MonkeyPatch, path: str, limit: str
+) -> None:
     monkeypatch.setattr(budget, "LONG_SECONDS", 0.0)
-    monkeypatch.setattr("serve.middleware.MAX_TRANSFERS", 2)
+    monkeypatch.setattr(f"serve.middleware.{limit}", 2)
     closed = []
 
     async def file(scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,10 +204,10 @@ def test_transfer__of_a_silent_client_is_cut_off_and_makes_room(monkeypatch: pyt
     async def run() -> None:
         app = gate(file)
         silent = [Client(b"", unread=True) for _ in range(2)]
-        held = [ask(app, client, "/zoo/m/model.onnx", "GET") for client in silent]
+        held = [ask(app, client, path, "GET") for client in silent]
         await until(lambda: all(client.sent for client in silent))
         reader = Client(b"")
-        await ask(app, reader, "/zoo/m/card.json", "GET")
+        await ask(app, reader, path, "GET")
         assert (reader.status, len(reader.body)) == (200, 4 * MIB)
         await held[0]  # the oldest gave way
         assert not held[1].done()

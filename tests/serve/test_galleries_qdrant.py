@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from serve.app import make_app
 from serve.engine import Engine, Models
 from serve.problems import Refused
 from serve.settings import ServeSettings
-from serve.stores import Limits, Stores, Threads, open_stores
+from serve.stores import Limits, Stores, open_stores
 from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
 
 DIM = 4
@@ -104,6 +103,21 @@ def test_search__is_one_request_or_two(
     assert asked == [["get_collection", "query_batch_points"], ["query_batch_points"]]
 
 
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")  # in the local mode
+def test_add__indexes_each_name_of_metadata_once(open_again: Callable[..., Stores]) -> None:
+    """Without an index, `where` reads every point of the collection."""
+    galleries = open_again().galleries
+    galleries.make("g", KIND)
+    galleries._client = counting = Counting(galleries._client)  # type: ignore[attr-defined]
+    galleries._opened.clear()  # type: ignore[attr-defined]
+    galleries.add("g", KIND, ["a", "b"], EYE[:2], [{"label": "sea", "number": 1}, {"label": "wood", "warm": True}])
+    galleries.add("g", KIND, ["c"], EYE[2:3], [{"label": "sea", "ratio": 0.5, "none": None}])
+    assert counting.calls.count("create_payload_index") == 3
+    galleries.add("g", KIND, ["d"], EYE[3:], [{f"n{number}": number for number in range(40)}])
+    assert counting.calls.count("create_payload_index") == 16
+    assert [hit.id for hit in galleries.search("g", KIND, EYE[:1], 5, {"n39": 39})[0]] == ["d"]
+
+
 def test_gallery__replaced_by_another_service_is_read_again(
     open_again: Callable[..., Stores], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +153,7 @@ def test_gallery__missing(stores: Stores) -> None:
         lambda: stores.galleries.about("g"),
         lambda: stores.galleries.search("g", KIND, EYE[:1], 1),
         lambda: stores.galleries.items("g"),
-        lambda: stores.galleries.export("g"),
+        lambda: stores.galleries.export("g", io.BytesIO()),
         lambda: stores.galleries.delete_items("g", ["a"]),
         lambda: stores.galleries.delete("g"),
     ):
@@ -181,7 +195,9 @@ def test_limits__hold_there_too(open_again: Callable[..., Stores]) -> None:
 
 def test_export__is_an_npz(stores: Stores) -> None:
     stores.galleries.add("g", KIND, ["a", "b"], EYE[:2], [{"n": 1}, {}])
-    with np.load(io.BytesIO(b"".join(stores.galleries.export("g"))), allow_pickle=False) as file:
+    export = io.BytesIO()
+    stores.galleries.export("g", export)
+    with np.load(export, allow_pickle=False) as file:
         at = file["ids"].tolist()
         assert sorted(at) == ["a", "b"]
         np.testing.assert_allclose(file["embeddings"][at.index("a")], EYE[0])
@@ -235,22 +251,3 @@ def test_server__that_hangs_keeps_no_photo_waiting(
             stores.close()
 
     asyncio.run(asyncio.wait_for(run(), 30))
-
-
-def test_threads__refuse_work_beyond_the_limit() -> None:
-    async def run() -> None:
-        threads, go = Threads(threads=1, most=2), threading.Event()
-        waiting = [asyncio.create_task(threads.run(lambda: go.wait(10))) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(Refused, match="reading or writing stored data"):
-            await threads.run(go.is_set)
-        waiting[0].cancel()  # its thread goes on, and counts
-        await asyncio.sleep(0)
-        with pytest.raises(Refused, match="reading or writing stored data"):
-            await threads.run(go.is_set)
-        go.set()
-        assert await waiting[1]
-        assert await threads.run(go.is_set)
-        threads.close()
-
-    asyncio.run(run())

@@ -132,7 +132,7 @@ def test_json__ids_and_metadata(
         ([("metadata", "{")], "broken_json"),
         ([("metadata", "[]")], "invalid_body"),
         ([("title", "a")], "unexpected_field"),
-        ([("image", "text")], "unexpected_field"),
+        ([("image", "text")], "image_is_text"),
         ([("id", "a" * 70_000)], "broken_form"),
     ],
 )

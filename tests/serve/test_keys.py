@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import serve.keys as module
 from leap_zoo.errors import InvalidArgument
 from serve.keys import Keys, parse_keys, presented_key
 
@@ -54,8 +53,7 @@ def test_keys__a_missing_file_is_refused(tmp_path: Path) -> None:
         Keys(tmp_path / "none")
 
 
-def test_keys__follow_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHECK_SECONDS", 0)
+def test_keys__follow_the_file(file: Path) -> None:
     keys = Keys(file)
     replaced = file.with_name("new")
     replaced.write_text("carol:" + "c" * 16)

@@ -347,6 +347,6 @@ def test_metrics__count_by_template_and_are_bounded() -> None:
 def test_stop__is_announced_before_it_happens() -> None:
     app = gate()
     assert "connection" not in ask(app, "GET", "/v1/models").headers
-    app.stopping.stop()
+    app.stopping.now = True
     assert ask(app, "GET", "/v1/models").headers["connection"] == "close"
     assert (ask(app, "GET", "/readyz").status_code, ask(app, "GET", "/livez").status_code) == (503, 200)

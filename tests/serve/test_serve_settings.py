@@ -67,9 +67,9 @@ def test_settings__refuse_values_and_name_the_variable(name: str, value: str) ->
 
 
 def test_settings__name_the_nearest_for_an_unknown_one() -> None:
-    with pytest.raises(InvalidArgument, match="did you mean LEAP_ZOO_SERVE_KEYS_FILE"):
+    with pytest.raises(InvalidArgument, match="did you mean 'LEAP_ZOO_SERVE_KEYS_FILE'"):
         read(KEY_FILE="keys")
-    with pytest.raises(InvalidArgument, match="there are LEAP_ZOO_SERVE_MODEL"):
+    with pytest.raises(InvalidArgument, match="Known: LEAP_ZOO_SERVE_BROWSER"):
         read(QQQQQ="1")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +64,7 @@ def test_name__invalid_is_refused_first(stores: Stores, head: CustomHead, name: 
         lambda: stores.galleries.items(name),
         lambda: stores.galleries.delete_items(name, ["a"]),
         lambda: stores.galleries.delete(name),
-        lambda: stores.galleries.export(name),
+        lambda: stores.galleries.export(name, io.BytesIO()),
         lambda: stores.heads.get(name),
         lambda: stores.heads.create(name, head),
         lambda: stores.heads.delete(name),
@@ -112,7 +110,7 @@ def test_gallery__missing_is_404(stores: Stores) -> None:
         lambda: stores.galleries.items("g"),
         lambda: stores.galleries.delete_items("g", ["a"]),
         lambda: stores.galleries.delete("g"),
-        lambda: stores.galleries.export("g"),
+        lambda: stores.galleries.export("g", io.BytesIO()),
     ):
         assert refused(call) == (404, "unknown_gallery")
     assert stores.galleries.find("g") is None
@@ -257,7 +255,7 @@ def test_killed__while_deleting_is_finished_at_the_next_start(tmp_path: Path) ->
 
 def test_killed__writer_leaves_no_lock_after_the_next_start(tmp_path: Path) -> None:
     open_stores(tmp_path)
-    for file in ("work/lock", "heads/.mine.head.abc123"):
+    for file in ("work/lock", "heads/.0123456789abcdef.tmp"):
         (tmp_path / file).write_bytes(b"")
     open_stores(tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -282,16 +280,21 @@ def test_damaged_gallery__is_reported_without_a_path_and_can_be_deleted(
 # exports
 
 
+def exported(stores: Stores) -> io.BytesIO:
+    """The gallery `g` as a file."""
+    file = io.BytesIO()
+    stores.galleries.export("g", file)
+    return file
+
+
 def test_export__is_an_npz_of_one_state(stores: Stores) -> None:
     rows = vectors(10_000)
     stores.galleries.add(
         "g", KIND, [f"é{n}" for n in range(10_000)], rows, [{"n": n, "t": "\u2028"} for n in range(10_000)]
     )
-    export = stores.galleries.export("g")
+    export = exported(stores)
     stores.galleries.delete("g")
-    blocks = list(export)
-    assert len(blocks) > 5
-    with np.load(io.BytesIO(b"".join(blocks)), allow_pickle=False) as file:
+    with np.load(export, allow_pickle=False) as file:
         assert set(file) == {"ids", "embeddings", "metadata", "model", "revision", "space"}
         assert file["ids"].tolist() == [f"é{n}" for n in range(10_000)]
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -305,32 +308,19 @@ def test_export__is_an_npz_of_one_state(stores: Stores) -> None:
 def test_export__of_an_empty_gallery(stores: Stores) -> None:
     stores.galleries.add("g", KIND, ["a"], vectors(1))
     stores.galleries.delete_items("g", ["a"])
-    with np.load(io.BytesIO(b"".join(stores.galleries.export("g")))) as file:
+    with np.load(exported(stores)) as file:
         assert file["embeddings"].shape == (0, DIM)
         assert file["ids"].shape == file["metadata"].shape == (0,)
 
 
-def test_export__more_than_so_many_at_a_time_wait(tmp_path: Path) -> None:
-    galleries = open_stores(tmp_path, limits=replace(Limits(), exports=1)).galleries
-    galleries.add("g", KIND, ["a"], vectors(1))
-    first = galleries.export("g")
-    assert refused(lambda: galleries.export("g")) == (503, "busy")
-    first.close()
-    first.close()  # again is no harm, and frees no second place
-    with contextlib.closing(galleries.export("g")) as second:
-        assert b"".join(second)
-        assert refused(lambda: galleries.export("g")) == (503, "busy")
-    assert refused(lambda: galleries.export("nothing")) == (404, "unknown_gallery")
-    galleries.export("g").close()  # whatever was refused has left its place
-    assert not list((tmp_path / "work").iterdir())
-
-
-def test_search__conditions_are_few(stores: Stores) -> None:
-    """400 unknown names in `where`, on 100,000 items, took 11 s of processor time a request."""
-    stores.galleries.add("g", KIND, ["a"], vectors(1), [{"n": 1}])
-    few = {f"n{number}": 1 for number in range(8)}
-    assert stores.galleries.search("g", KIND, vectors(1), 1, few) == [[]]
-    assert refused(lambda: stores.galleries.search("g", KIND, vectors(1), 1, few | {"n": 1})) == (422, "invalid_option")
+def test_export__stops_when_its_file_is_closed(stores: Stores, tmp_path: Path) -> None:
+    """As when the client has left: until the export ended, it kept its place and its file."""
+    stores.galleries.add("g", KIND, ["a"], vectors(1))
+    file = stores.galleries.temporary_file()
+    file.close()
+    with pytest.raises(ValueError, match="closed file"):
+        stores.galleries.export("g", file)
+    assert not list((tmp_path / "data" / "work").iterdir())
 
 
 # the folder

@@ -15,10 +15,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from leap_zoo.errors import MissingExtra
 from serve.engine import Engine
 from serve.middleware import Gate
-from serve.observe import Metrics
+from serve.observe import Metrics, otlp_exporter, traced
 from serve.settings import ServeSettings
 from serve.stores import Stores
-from serve.tracing import otlp_exporter, traced
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

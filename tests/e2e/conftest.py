@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 200  # a few on an idle machine; a training in the background takes most of this one
 PATIENT = {"LEAP_ZOO_SERVE_TIMEOUT": "120", "LEAP_ZOO_SERVE_SLOW_TIMEOUT": "240"}  # a slow machine is no failure
+DEMO = {"LEAP_ZOO_SERVE_UI": "on"}  # for servers whose page is tested: Gradio takes seconds to import
 
 ABSENT = """
 import sys
@@ -80,13 +81,16 @@ def torchless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def start(
     torchless: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., contextlib.AbstractContextManager[Server]]:
-    """`start(LEAP_ZOO_URL=...)` starts a server with these variables; leaving the context ends it."""
+    """`start(LEAP_ZOO_URL=...)` starts a server with these variables, by default without the demo; leaving the context
+    ends it.
+    """
 
     @contextlib.contextmanager
     def run(*, wait: bool = True, port: int | None = None, **variables: str) -> Iterator[Server]:
         folder = tmp_path_factory.mktemp("server")
         # Two servers that share a BENTOML_HOME wipe each other's metrics.
-        env = torchless | PATIENT | {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)} | variables
+        own = {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder), "LEAP_ZOO_SERVE_UI": "off"}
+        env = torchless | PATIENT | own | variables
         port = port or free_port()
         command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
         log = folder / "log"
@@ -108,13 +112,13 @@ def start(
 @pytest.fixture(scope="session")
 def server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny_zoo: Path) -> Iterator[Server]:
     """One server with the tiny model for all tests that leave it running."""
-    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=leap_zoo.models(tiny_zoo)[0].id) as server:
+    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=leap_zoo.models(tiny_zoo)[0].id, **DEMO) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def bundled_server(start: Callable[..., contextlib.AbstractContextManager[Server]]) -> Iterator[Server]:
-    """One server that was told nothing, so that it serves the bundled student, for all tests that leave it running."""
+    """One server that was told of no model: it serves the bundled student, for all tests that leave it running."""
     with start() as server:
         yield server
 
@@ -123,7 +127,9 @@ def bundled_server(start: Callable[..., contextlib.AbstractContextManager[Server
 def proxied_server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny_zoo: Path) -> Iterator[Server]:
     """A server that knows of the proxy before it."""
     name = leap_zoo.models(tiny_zoo)[0].id
-    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=name, LEAP_ZOO_SERVE_ROOT_PATH="/leap") as server:
+    with start(
+        LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=name, LEAP_ZOO_SERVE_ROOT_PATH="/leap", **DEMO
+    ) as server:
         yield server
 
 

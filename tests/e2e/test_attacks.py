@@ -32,7 +32,7 @@ Start = Callable[..., AbstractContextManager["Server"]]
 @pytest.fixture(scope="module")
 def attacked(start: Start, tiny_zoo: Path) -> Iterator[Server]:
     """A server that only these tests use."""
-    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
+    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY, LEAP_ZOO_SERVE_UI="on") as server:
         yield server
 
 

@@ -42,7 +42,8 @@ def test_start__a_worker_that_cannot_serve_ends_it_with_one_line(
     """What only the worker imports cannot be imported: the check before the start finds nothing wrong."""
     (tmp_path / "gradio.py").write_text("raise OSError('no place for pictures')\n")
     path = f"{tmp_path}:{torchless['PYTHONPATH']}"
-    with start(wait=False, PYTHONPATH=path, LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
+    variables = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": TINY, "LEAP_ZOO_SERVE_UI": "on"}
+    with start(wait=False, PYTHONPATH=path, **variables) as server:
         server.process.wait(120)
         said = server.log.read_text()
     assert said.count("Cannot serve") == 1

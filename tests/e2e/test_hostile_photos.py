@@ -23,7 +23,7 @@ ONE_PHOTO = 3 * PHOTO.pixels  # bytes of the largest photo that is decoded: not 
 @pytest.fixture(scope="module")
 def target(start) -> Iterator[Target]:
     """A server of this module's own, with the bundled model, so that nothing else decides its memory."""
-    with start() as server:
+    with start(LEAP_ZOO_SERVE_UI="on") as server:
         yield Target(server)
 
 

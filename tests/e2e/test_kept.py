@@ -1,11 +1,10 @@
-"""What clients leave in a real server: there after kill -9, on Qdrant too, and gone where nothing is to stay."""
+"""What clients leave in a real server: there after kill -9, and gone where nothing is to stay."""
 
 from __future__ import annotations
 
 import io
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -173,62 +172,3 @@ def test_stop__takes_the_temporary_folder_away(start, variables: dict[str, str],
         assert "heads and galleries are lost when the service stops" in server.log.read_text()
         server.terminate(seconds=120)
         assert list(folder.glob("leap-zoo-data-*")) == []
-
-
-@pytest.fixture
-def qdrant() -> Iterator[tuple[str, dict[str, str]]]:
-    pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
-    from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
-
-    with stand_in() as host:
-        yield host, {"LEAP_ZOO_SERVE_QDRANT": f"qdrant://{host}", "LEAP_ZOO_QDRANT_KEY": KEY}
-
-
-def test_qdrant__keeps_galleries_for_a_server(
-    start, variables: dict[str, str], tmp_path: Path, qdrant: tuple[str, dict[str, str]]
-) -> None:
-    here = variables | qdrant[1] | {"LEAP_ZOO_SERVE_DATA": str(tmp_path)}
-    files = [part for at in range(3) for part in (("image", ("photo", drawn(at, 0))), ("id", (None, f"photo {at}")))]
-    with start(**here) as server, httpx.Client(base_url=server.url, timeout=60) as http:
-        added = http.post("/v1/gallery/Photos", files=files)
-        assert (added.status_code, added.json()["items"]) == (200, 3), added.text
-        assert http.delete("/v1/gallery/Photos/items?id=photo 2").json() == {"deleted": 1}
-        server.terminate(seconds=120)
-    assert list((tmp_path / "galleries").iterdir()) == []
-    with start(**here) as server, httpx.Client(base_url=server.url, timeout=60) as http:
-        (listed,) = http.get("/v1/gallery").json()["galleries"]
-        assert (listed["name"], listed["items"], listed["bytes"]) == ("Photos", 2, None)
-        found = http.post("/v1/search?gallery=Photos&k=5", content=drawn(1, 0), headers=IMAGE).json()["hits"][0]
-        assert [hit["id"] for hit in found] == ["photo 1", "photo 0"]
-        assert http.delete("/v1/gallery/Photos").status_code == 204
-        assert http.get("/v1/gallery").json() == {"galleries": []}
-
-
-def test_qdrant__that_is_gone_does_not_block_other_requests(start, variables: dict[str, str]) -> None:
-    pytest.importorskip("qdrant_client", reason="needs the extra: pip install leap-zoo[qdrant]")
-    from tests.leap_zoo.qdrant_stand_in import KEY, stand_in
-
-    with stand_in() as host:
-        up = start(**variables, LEAP_ZOO_SERVE_QDRANT=f"qdrant://{host}", LEAP_ZOO_QDRANT_KEY=KEY)
-        server = up.__enter__()
-        assert httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60).json()["items"]
-    try:
-        for method, path in (
-            ("GET", "/v1/gallery"),
-            ("GET", "/v1/gallery/g"),
-            ("GET", "/v1/gallery/g/export"),
-            ("POST", "/v1/gallery/g"),
-            ("POST", "/v1/search?gallery=g"),
-            ("DELETE", "/v1/gallery/g"),
-        ):
-            content = drawn(0, 0) if method == "POST" else None
-            answer = httpx.request(method, server.url + path, content=content, headers=IMAGE, timeout=60)
-            assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable"), answer.text
-            assert int(answer.headers["retry-after"]) > 0
-            assert host not in answer.text
-            answer = httpx.post(server.url + "/v1/classify", content=drawn(0, 0), headers=IMAGE, timeout=60)
-            assert answer.status_code == 200
-        assert httpx.post(server.url + "/v1/heads/h", files=labelled(), timeout=60).status_code == 201
-        assert httpx.get(server.url + "/readyz", timeout=60).status_code == 200
-    finally:
-        up.__exit__(None, None, None)

@@ -21,14 +21,13 @@ import numpy.typing as npt
 from PIL import Image
 
 import leap_zoo
-from leap_zoo import CustomHead, Model, ModelCard, Predictions
+from leap_zoo import CustomHead, Model, Predictions
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, InvalidHead, LeapZooError, UnknownModel, nearest, short
 from leap_zoo.model import Space, output_of, predict
 from leap_zoo.preprocess import Limits, to_tensor
 from leap_zoo.settings import read_settings
 from leap_zoo.store import ZooLocation
-from leap_zoo.store import models as cards_of
 from serve.budget import busy
 from serve.pixels import megapixels
 from serve.problems import BadPhoto, Refused, sentence
@@ -56,14 +55,10 @@ T = TypeVar("T")
 
 
 class Models:
-    """The models in memory, all loaded at the start: a request for any other model is refused.
+    """The models in memory, all loaded at the start: a request for any other model is refused."""
 
-    zoo: where to look for models; default: where `leap_zoo.load` looks.
-    """
-
-    def __init__(self, default: Model, others: Sequence[Model] = (), *, zoo: ZooLocation | None = None) -> None:
+    def __init__(self, default: Model, others: Sequence[Model] = ()) -> None:
         self.default = default
-        self._zoo = zoo
         self._by_name: dict[tuple[str, str | None], Model] = {}
         for model in (default, *others):
             self._by_name.setdefault((model.card.id, None), model)
@@ -89,11 +84,6 @@ class Models:
         """The models in memory, the default model first."""
         return [model for (_, precision), model in self._by_name.items() if precision is not None]
 
-    def cards(self) -> list[ModelCard]:
-        """The cards of all models of the zoo, those of served models first. Reads the disk."""
-        served = {model.card.id: model.card for model in self.all()}
-        return [*served.values(), *(card for card in cards_of(self._zoo) if card.id not in served)]
-
 
 def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocation | None = None) -> Models:
     """Load the default model (None: the package's) and the others, in every precision that can run here.
@@ -109,7 +99,7 @@ def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocatio
             if precision != first.artifact.precision:
                 with contextlib.suppress(LeapZooError):  # the file or its runtime is not installed
                     rest.append(leap_zoo.load(one, precision=precision, zoo=zoo, threads=1))
-    return Models(default, rest[1:], zoo=zoo)
+    return Models(default, rest[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

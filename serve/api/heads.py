@@ -18,7 +18,7 @@ from serve.api.predict import ModelOptions
 from serve.api.schemas import CLASSES_FORM, body
 from serve.engine import Engine
 from serve.heads import Named
-from serve.kept import NAME, checked_name
+from serve.kept import NAME
 from serve.photos import HOW_CLASSES, ClassesBody, read_classes
 from serve.problems import Refused, sentence
 from serve.stores import Stores
@@ -102,7 +102,6 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         at a time; meanwhile, other requests are refused with 503. A head is stored whole or not at all: after
         `timed_out` it may exist; GET shows whether it does.
         """
-        checked_name(name)
         await readers.run(lambda: heads.check_room(name, replace=options.replace))
         model = engine.models.get(options.model, options.precision)
         if name in model.heads:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, MalformedRangeHeader, RangeNotSatisfiable, Response
 
 from leap_zoo import store
-from leap_zoo.card import Index, IndexEntry
+from leap_zoo.card import Index, IndexEntry, ModelCard
 from leap_zoo.store import BUNDLED, Zoo
 from serve.problems import Refused
 from serve.settings import ServeSettings
@@ -67,13 +67,14 @@ class Shelf:
         """first: the model that the index lists first. Raises a LeapZooError if a zoo cannot be read."""
         first = first or store.default_model()
         entries: dict[str, IndexEntry] = {}
+        self.cards: dict[str, ModelCard] = {}
         # README.md and model.sig have no published digest.
         self._listed: dict[tuple[str, str], tuple[FilePath, str | None]] = {}
         for zoo in zoos:
             for entry in zoo.index().models:
                 if entry.sha256 != entries.setdefault(entry.id, entry).sha256:
                     continue
-                card = zoo.card(entry)
+                card = self.cards.setdefault(entry.id, zoo.card(entry))
                 digests = {file.file: file.sha256 for file in card.files} | {"card.json": entry.sha256}
                 for name, path in zoo.paths(entry, card).items():
                     self._listed.setdefault((entry.id, name), (path, digests.get(name)))

@@ -23,45 +23,47 @@ _KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 def build(engine: Engine, shelf: Shelf) -> None:
     """Lay out the tab in the current container. shelf: the models that can be downloaded."""
-    cards = {card.id: card for card in engine.models.cards()}
     served = engine.models.default.card
-    gr.Dataframe(
+    cards = {served.id: served} | shelf.cards
+    _table(
+        "Models on this server",
+        "leap-models",
+        {"Model": 120, "Parameters": 120, "Smallest file": 140, "Embedding": 140, "Download": 490},
         [_row(card) for card in cards.values()],
-        headers=["Model", "Parameters", "Smallest file", "Embedding", "Download"],
-        column_widths=[120, 120, 140, 140, 490],
-        label="Models on this server",
-        interactive=False,
-        wrap=True,
-        buttons=[],
-        elem_id="leap-models",
     )
     choice = gr.Radio(list(cards), value=served.id, label="Model", visible=len(cards) > 1, elem_id="leap-model")
     about = gr.Markdown(_about(shelf, served), elem_id="leap-card")
-    metrics = gr.Dataframe(
+    metrics = _table(
+        "Accuracy",
+        "leap-metrics",
+        {"Measured": 230, "Value": 85, "95 % interval": 150, "File": 120, "Photos": 85, "Data": 340},
         _metrics(served),
-        headers=["Measured", "Value", "95 % interval", "File", "Photos", "Data"],
-        column_widths=[230, 85, 150, 120, 85, 340],
-        label="Accuracy",
-        interactive=False,
-        wrap=True,
-        buttons=[],
-        elem_id="leap-metrics",
     )
-    moves = gr.Dataframe(
+    moves = _table(
+        "How it learned: the teacher's block that it had to match, step by step",
+        "leap-curriculum",
+        {"Step": 80, "Target block": 140, "Similarity": 110, "Why": 680},
         _moves(served),
-        headers=["Step", "Target block", "Similarity", "Why"],
-        column_widths=[80, 140, 110, 680],
-        label="How it learned: the teacher's block that it had to match, step by step",
-        interactive=False,
-        wrap=True,
-        buttons=[],
-        elem_id="leap-curriculum",
     )
 
     def show(name: str) -> tuple[str, list[list[object]], list[list[object]]]:
         return _about(shelf, cards[name]), _metrics(cards[name]), _moves(cards[name])
 
     choice.change(show, choice, [about, metrics, moves], show_progress="hidden", api_visibility="private")
+
+
+def _table(label: str, elem_id: str, columns: dict[str, int], rows: list[list[object]]) -> gr.Dataframe:
+    """columns: their headers and widths in pixels."""
+    return gr.Dataframe(
+        rows,
+        headers=list(columns),
+        column_widths=list(columns.values()),
+        label=label,
+        interactive=False,
+        wrap=True,
+        buttons=[],
+        elem_id=elem_id,
+    )
 
 
 def _row(card: ModelCard) -> list[object]:
@@ -107,15 +109,15 @@ def _line(shelf: Shelf, card: ModelCard, artifact: Artifact, file: File) -> str:
 
 def _metrics(card: ModelCard) -> list[list[object]]:
     """One row for each measurement of each file."""
-    return [_measured(artifact, metric) for artifact in card.artifacts for metric in artifact.metrics]
-
-
-def _measured(artifact: Artifact, metric: Metric) -> list[object]:
-    name = f"{metric.name} ({metric.head})" if metric.head else metric.name
-    interval = " to ".join(_number(metric, value) for value in metric.interval) if metric.interval else ""
-    file = f"{artifact.precision} {_KINDS[artifact.format]}"
-    data = f"{metric.dataset}, {metric.split}"
-    return [name, _number(metric, metric.value), interval, file, f"{metric.n:,}", data]
+    rows: list[list[object]] = []
+    for artifact in card.artifacts:
+        for metric in artifact.metrics:
+            name = f"{metric.name} ({metric.head})" if metric.head else metric.name
+            interval = " to ".join(_number(metric, value) for value in metric.interval or ())
+            file = f"{artifact.precision} {_KINDS[artifact.format]}"
+            data = f"{metric.dataset}, {metric.split}"
+            rows.append([name, _number(metric, metric.value), interval, file, f"{metric.n:,}", data])
+    return rows
 
 
 def _number(metric: Metric, value: float) -> str:

@@ -235,7 +235,7 @@ def test_server__that_hangs_keeps_no_photo_waiting(
     tmp_path: Path, tiny_zoo: Path, colour_photos: dict[str, Path]
 ) -> None:
     red = {"content": colour_photos["red"].read_bytes(), "headers": {"content-type": "image/jpeg"}}
-    engine = Engine(Models(leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1), zoo=tiny_zoo), threads=1)
+    engine = Engine(Models(leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1)), threads=1)
 
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -299,7 +299,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
 
 
 def test_fit__keeps_no_thread_from_answering(tiny_zoo: Path, classes: Classes, slow: Slow) -> None:
-    alone = Engine(Models(leap_zoo.load(TINY, zoo=tiny_zoo, threads=1), zoo=tiny_zoo), threads=1)
+    alone = Engine(Models(leap_zoo.load(TINY, zoo=tiny_zoo, threads=1)), threads=1)
     api = TestClient(make_app(alone, open_stores(), ServeSettings()))
     answers: list[Any] = []
     one = threading.Thread(target=lambda: answers.append(api.post("/v1/heads/h", files=form(classes))))

@@ -186,6 +186,7 @@ def test_index__is_that_of_the_start(zoo_copy: Path) -> None:
 def test_shelf__lists_its_first_model_before_the_others() -> None:
     ids = [entry.id for entry in parse_index(Shelf([Zoo(BUNDLED)], first="leap-tiny").index, "it").models]
     assert ids[0] == "leap-tiny"
+    assert sorted(Shelf([Zoo(BUNDLED)]).cards) == sorted(ids)
     assert ids[1:] == sorted(ids[1:])
 
 

@@ -49,7 +49,7 @@ class Stopping:
             elif not self.now:
                 self.now = True
                 loop.call_soon_threadsafe(self._begin)
-                loop.call_soon_threadsafe(loop.call_later, self._drain, self._leave, uvicorns, 2 * self._drain)
+                loop.call_soon_threadsafe(loop.call_later, self._drain, self._leave, uvicorns)
 
         numbers = [signal.SIGTERM, signal.SIGINT]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
@@ -57,20 +57,24 @@ class Stopping:
         for number in numbers:
             signal.signal(number, heard)
 
-    def _leave(self, uvicorns: Any, seconds: float) -> None:
+    def _leave(self, uvicorns: Any, until: float | None = None) -> None:
         """Refuse new connections, also in the supervisor, which shares the socket and would keep them until it ends;
         then tell uvicorn to stop. The next worker listens again on the same socket.
 
-        seconds: how long to wait for a moment without connections to accept: they would be reset.
+        until: when to stop waiting for a moment without connections to accept, which would be reset.
         """
-        loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        until = until or loop.time() + self._drain
         with contextlib.ExitStack() as stack:
             # Copies: uvloop's own sockets cannot do this.
             server = getattr(uvicorns, "__self__", None)
             numbers = [one.fileno() for each in getattr(server, "servers", ()) for one in each.sockets]
             sockets = [stack.enter_context(socket.socket(fileno=os.dup(number))) for number in numbers]
-            if any(map(_waiting, sockets)) and seconds > 0:
-                loop.call_soon(lambda: self._leave(uvicorns, seconds - (loop.time() - begun)))  # they come first
+            for one in sockets:
+                with contextlib.suppress(OSError):
+                    one.listen(0)  # new clients retry after a second and are then refused
+            if any(map(_waiting, sockets)) and loop.time() < until:
+                loop.call_soon(self._leave, uvicorns, until)  # they are accepted first
                 return
             for one in sockets:
                 with contextlib.suppress(OSError):

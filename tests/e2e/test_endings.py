@@ -1,15 +1,11 @@
-"""What ends a server: the end of its terminal, and whatever keeps its worker from serving."""
+"""What ends a server: whatever keeps its worker from serving. (The end of its terminal: test_lifecycle.)"""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import httpx
-import pytest
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -17,23 +13,6 @@ if TYPE_CHECKING:
 TINY = "leap-tiny-test"
 
 Start = Callable[..., AbstractContextManager["Server"]]
-
-
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """SIGHUP is not ignored, as it is for whatever nohup starts: a server inherits that, and lives on."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("heard")
-def test_terminal__its_end_stops_the_server(start: Start, tiny_zoo: Path) -> None:
-    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY) as server:
-        server.process.send_signal(signal.SIGHUP)
-        server.process.wait(120)
-        with pytest.raises(httpx.TransportError):
-            httpx.get(server.url + "/livez", timeout=60)
 
 
 def test_start__a_worker_that_cannot_serve_ends_it_with_one_line(

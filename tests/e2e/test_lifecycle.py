@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,7 +24,17 @@ def test_page__an_unknown_visitor_leaves_no_traceback(server) -> None:
     assert "response already started" not in server.log.read_text()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGHUP is not ignored, as it is for whatever nohup starts: a server inherits that, and lives on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(start, tiny_zoo: Path) -> None:
+    """And the end of its terminal ends the next server on that port."""
     variables = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": TINY}
     with start(**variables) as first:
         (worker,) = psutil.Process(first.process.pid).children()
@@ -35,8 +47,11 @@ def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(start, tiny_
             pytest.fail(first.log.read_text()[-2000:])
         with start(port=first.port, **variables) as second:
             assert httpx.get(second.url + "/v1/models", timeout=60).status_code == 200
-            said = second.log.read_text()
-            assert "in use" not in said
+            assert "in use" not in second.log.read_text()
+            second.process.send_signal(signal.SIGHUP)
+            second.process.wait(120)
+            with pytest.raises(httpx.TransportError):
+                httpx.get(second.url + "/livez", timeout=60)
 
 
 def ends_by_itself(start, **variables: str) -> str:

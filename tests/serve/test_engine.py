@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -29,11 +30,12 @@ class HeldSession:
         self._session = session
         self.runtime, self.threads = session.runtime, session.threads
         self.inputs, self.outputs = session.inputs, session.outputs
-        self.release = threading.Event()
+        self.begun, self.release = threading.Event(), threading.Event()
         self.batches: list[int] = []
 
     def run(self, image: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        assert self.release.wait(10)
+        self.begun.set()
+        assert self.release.wait(120)
         self.batches.append(len(image))
         return self._session.run(image, outputs)
 
@@ -148,7 +150,7 @@ def test_run__is_counted_with_the_photos(engine: Engine) -> None:
     hold = threading.Event()
 
     async def two() -> list[object]:
-        calls = [asyncio.ensure_future(engine.run(lambda: hold.wait(10))) for _ in range(2)]
+        calls = [asyncio.ensure_future(engine.run(lambda: hold.wait(120))) for _ in range(2)]
         await asyncio.sleep(0.05)
         hold.set()
         return await asyncio.gather(*calls, return_exceptions=True)
@@ -219,14 +221,17 @@ def test_admission__large_photos_leave_threads_to_small_ones(
     held: tuple[Model, HeldSession], photos: dict[str, bytes]
 ) -> None:
     model, session = held
-    engine = Engine(Models(model), threads=1, megapixels=1000)
+    card = msgspec.structs.replace(model.card, id="leap-other-test")
+    other = Model(card, model.artifact, session._session)  # it runs while the first is held
+    engine = Engine(Models(model, [other]), threads=1, megapixels=1000)
 
     async def run() -> None:
-        large = [asyncio.ensure_future(engine.embed([png(3000, 3000)])) for _ in range(6)]
-        small = asyncio.ensure_future(engine.embed([photos["red"]]))
+        large = [asyncio.ensure_future(engine.embed([png(3000, 3000)])) for _ in range(3)]
+        while not session.begun.is_set():
+            await asyncio.sleep(0.01)
+        assert (await engine.embed([photos["red"]], model=card.id)).embeddings.shape[0] == 1
+        assert not any(one.done() for one in large)
         session.release.set()
-        await asyncio.wait_for(small, 60)
-        assert not all(one.done() for one in large)  # six of them take far longer than one small photo
         await asyncio.gather(*large)
 
     asyncio.run(run())
@@ -239,7 +244,8 @@ def test_cancellation__stops_before_the_next_photo(held: tuple[Model, HeldSessio
 
     async def run() -> None:
         work = asyncio.ensure_future(engine.embed([photos["red"]] * 24))
-        await asyncio.sleep(0.1)
+        while not session.begun.is_set():
+            await asyncio.sleep(0.01)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work

@@ -46,5 +46,5 @@ def test_answers__that_find_no_room_are_refused() -> None:
         assert gate.budget.held == 0
         return sent
 
-    start, body = asyncio.run(asyncio.wait_for(run(), 30))
+    start, body = asyncio.run(asyncio.wait_for(run(), 120))
     assert (start["status"], json.loads(body["body"])["code"]) == (503, "busy")

@@ -250,4 +250,4 @@ def test_server__that_hangs_keeps_no_photo_waiting(
                 assert {(await one).json()["code"] for one in waiting} == {"store_unavailable"}
             stores.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 120))

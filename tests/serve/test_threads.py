@@ -14,7 +14,7 @@ from serve.threads import Threads
 def test_threads__refuse_work_beyond_the_limit() -> None:
     async def run() -> None:
         threads, go = Threads("threads", 1, 2, "Too much at once."), threading.Event()
-        waiting = [asyncio.create_task(threads.run(lambda: go.wait(10))) for _ in range(2)]
+        waiting = [asyncio.create_task(threads.run(lambda: go.wait(120))) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="Too much at once"):
             await threads.run(go.is_set)

@@ -15,11 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     from export import publish, text  # torch takes seconds to import, and --help does not need it
     from export.built import DEFAULT, NAMES
     from export.errors import ExportError
-    from export.heads import without_dead_head
+    from export.heads import with_more_photos
     from leap_zoo.errors import LeapZooError
-    from train.evaluate.__main__ import SHOWN
-    from train.evaluate.datasets import open_world
-    from train.evaluate.survey import Cache
     from train.run import load_run
 
     try:
@@ -33,20 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
         if not kinds:
             known = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
             raise ExportError(f"the format does not have this precision: {known}")
-        figure = None  # the top-1 of a head that is left out
-        if options.world is not None:
-            world = open_world(options.world, SHOWN)[0]
-            run, figure = without_dead_head(run, options.run, world, Cache(options.cache, Path(run.recipe.data.store)))
-        card, refused = publish.publish(run, options.zoo, kinds, left_out=figure)
+        run, more = with_more_photos(run, options.run, options.photos, options.world, options.drawings, options.cache)
+        card, refused = publish.publish(run, options.zoo, kinds, more)
     except (ExportError, TrainError, LeapZooError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
+        print(f"export: {text.line(error)}", file=sys.stderr)
         return 1 if isinstance(error, ExportError) else 2
     print(f"\n{card.id} {card.revision} in {options.zoo}:")
     for artifact in card.artifacts:
         print(f"  {artifact.file}  {artifact.total_bytes / 1e6:.2f} MB  sha256 {artifact.sha256}")
         for metric in artifact.metrics:
             where = f"{metric.head or ''} {metric.dataset}, {metric.split} {metric.n}"
-            print(text.line(f"    {metric.name} {where} {text.metric_value(metric)} {text.metric_interval(metric)}"))
+            print(text.line(f"    {metric.name} {where} {text.metric(metric)}"))
     for reason in refused:
         print(f"export: {reason}", file=sys.stderr)
     return 1 if refused else 0
@@ -71,6 +65,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PHOTOS.csv",
         help="photos of ImageNet's classes that no model was trained on: the files omit the teacher's head if the "
         "student classifies less than half as many correctly as the teacher",
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        action="append",
+        metavar="FOLDER",
+        help="photos that the student was not trained on, named WNID_* or in a folder per class of the default head: "
+        "they calibrate its scores and when it says not sure (default: the run's validation photos, for its own head)",
+    )
+    parser.add_argument(
+        "--drawings", type=Path, metavar="FOLDER", help="also measure how many of these are flagged as not sure"
     )
     parser.add_argument(
         "--cache", type=Path, default=Path("runs/embeddings"), help="cache for embeddings of --world (%(default)s)"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from export.card_text import list_model
+from export import readme
 from export.latency import card_rows
-from export.quality import teacher_of
+from export.zoo import publish
+from export.zoo_page import teacher_of
 from leap_zoo.bench import SECONDS, Plan, bench
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
@@ -98,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.time:
             fresh = timed(fresh, options.zoo, options.seconds)
         for card in fresh:
-            list_model(card, options.zoo)
+            readme.write(card, options.zoo / card.id)
+            publish(options.zoo, card)
     except (LeapZooError, TrainError, OSError) as error:
         print(f"export.cards: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

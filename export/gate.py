@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +47,11 @@ class Verdict:
     refused: dict[str, str]
 
 
-def judge(run: Run, files: dict[str, Model], reference: str, say: Callable[[str], None]) -> Verdict:
+def judge(files: dict[str, Model], reference: str, sets: Sequence[Labelled], say: Callable[[str], None]) -> Verdict:
     """Measure the files of a run, by name; `reference` is the fp32 ONNX file, which has passed `check_parity`."""
     metrics: dict[str, list[Metric]] = {name: [] for name in files}
     refused: dict[str, str] = {}
-    for photos in _test_sets(run):
+    for photos in sets:
         outputs: dict[str, Outputs] = {}
         for name, file in files.items():
             say(f"measuring {name} on {len(photos.labels)} photos ({photos.dataset}, {photos.split})")
@@ -140,7 +140,7 @@ def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
     return None
 
 
-def _test_sets(run: Run) -> list[Labelled]:
+def test_sets(run: Run) -> list[Labelled]:
     """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
     recipe, splits = run.recipe, run.photos()
     val = run.decode(splits.val, "validation photos")

@@ -1,22 +1,51 @@
-"""Decides whether a student's files include the teacher's classifier, on photos that no model was trained on."""
+"""Photos beyond a run's own: they decide whether its files include the teacher's classifier, and when to doubt it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export.doubt import MorePhotos, decoded, kept_aside
 from export.errors import ExportError
 from leap_zoo.card import DEAD_HEAD, GENERAL, Metric
-from train.evaluate.datasets import Dataset
+from train.data.sources import find_photos
+from train.data.splits import Split
+from train.evaluate.__main__ import SHOWN
+from train.evaluate.datasets import Dataset, open_world
 from train.evaluate.features import Candidate, Features, from_run, of_run, teachers_of
 from train.evaluate.survey import Cache, Plan, evaluate
 from train.run import Run
+
+
+def with_more_photos(
+    run: Run, folder: Path, aside: Sequence[Path] | None, world: Path | None, drawings: Path | None, cache: Path
+) -> tuple[Run, MorePhotos]:
+    """The run, without a head that is too poor on photos of the world; and the photos to measure its files on.
+
+    aside: folders of labeled photos; world: a CSV; drawings: a folder. Raises TrainError, ExportError.
+    """
+    left_out, pictures = None, None
+    if world is not None:
+        listed = open_world(world, SHOWN)[0]
+        run, left_out = without_dead_head(run, folder, listed, Cache(cache, Path(run.recipe.data.store)))
+    if drawings is not None:
+        sources = list(find_photos(drawings))
+        labels = np.zeros(len(sources), np.int64)  # nobody asks for them
+        pictures = decoded(run, Dataset("drawings", drawings.resolve().name, Split(sources, labels, ())))
+    return run, MorePhotos(
+        aside=kept_aside(run, aside) if aside else None,
+        world=decoded(run, listed) if world is not None and left_out is None else None,
+        drawings=pictures,
+        left_out=left_out,
+    )
 
 
 def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> tuple[Run, Metric | None]:

@@ -117,6 +117,12 @@ def finish(proto: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
     return proto
 
 
+def content(proto: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
+    """The bytes of the file: the same graph and metadata give the same."""
+    data: bytes = finish(proto, metadata).SerializeToString(deterministic=True)
+    return data
+
+
 def _embed(g: Writer, weights: Weights, layout: Layout) -> str:
     """image -> tokens (B, P + N, D) with positions."""
     p, side, dim = weights.patch, weights.size // weights.patch, len(weights.norm[0])

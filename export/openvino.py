@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,23 +21,8 @@ from leap_zoo.runtime import core
 
 IR = 11
 MINIMUM_RUNTIME = "2024.0"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """NNCF's settings for quantization; written into the card.
-
-    smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
-    float_layers: linears that are computed in float.
-    """
-
-    method: str = "NNCF post-training, transformer, SmoothQuant, preset performance"
-    smooth_quant_alpha: float = 0.75
-    float_layers: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for the card."""
-        return asdict(self) | {"float_layers": list(self.float_layers)}
+TOOLS = ("torch", "timm", "onnx", "openvino")
+METHOD = "NNCF post-training, transformer, SmoothQuant, preset performance"
 
 
 def convert(proto: onnx.ModelProto) -> Any:
@@ -52,24 +37,27 @@ def convert(proto: onnx.ModelProto) -> Any:
         return openvino.convert_model(path)
 
 
-def quantize(model: Any, photos: npt.NDArray[np.uint8], recipe: Recipe) -> Any:
-    """An `openvino.Model` in int8, calibrated on photos uint8 (N, H, W, 3), one at a time."""
+def quantize(model: Any, photos: npt.NDArray[np.uint8], alpha: float, kept: Sequence[str]) -> Any:
+    """An `openvino.Model` in int8, calibrated on photos uint8 (N, H, W, 3), one at a time.
+
+    alpha: of SmoothQuant, 0 (none) to 1. kept: linears that are computed in float.
+    """
     import nncf  # takes seconds to import
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
     nncf.set_log_level(logging.ERROR)
-    kept = core()
-    with patch("openvino.Core", lambda: kept):  # NNCF would create one after the other, which is not safe: see `core`
+    shared = core()
+    with patch("openvino.Core", lambda: shared):  # NNCF would create one after the other, which is not safe: see `core`
         return nncf.quantize(
             model,
             nncf.Dataset(photos[:, None], lambda photo: {"image": photo}),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(photos),
-            ignored_scope=nncf.IgnoredScope(patterns=[f"^{re.escape(name)}([./].*)?$" for name in recipe.float_layers]),
+            ignored_scope=nncf.IgnoredScope(patterns=[f"^{re.escape(name)}([./].*)?$" for name in kept]),
             model_type=nncf.ModelType.TRANSFORMER,
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=recipe.smooth_quant_alpha or -1.0)  # -1: none
+                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=alpha or -1.0)  # -1: none
             ),
         )
 

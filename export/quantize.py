@@ -7,7 +7,8 @@ and fc1, and into V before proj; a general quantizer leaves them as separate nod
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +18,8 @@ import onnxruntime
 from export.graph import F32, Block, Weights
 from export.onnx_writer import PIXELS, Range, write
 
+METHOD = "static QDQ, int8 weights per channel, folded SmoothQuant, ranges by extremes"
 FLOAT_BELOW = 64 * 1024  # weights: smaller linears with a single row gain nothing
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings for quantization; written into the card.
-
-    smooth_quant_alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
-    float_layers: linears that are computed in float.
-    """
-
-    method: str = "static QDQ, int8 weights per channel, folded SmoothQuant, ranges by extremes"
-    smooth_quant_alpha: float = 0.5
-    float_layers: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for the card."""
-        return asdict(self) | {"float_layers": list(self.float_layers)}
 
 
 @dataclass(frozen=True)
@@ -46,18 +31,21 @@ class Calibrated:
 
 
 def calibrate(weights: Weights, photos: npt.NDArray[np.uint8], alpha: float) -> Calibrated:
-    """Measure the inputs of each linear on photos uint8 (N, H, W, 3), one at a time; smooth; measure again."""
+    """Measure the inputs of each linear on photos uint8 (N, H, W, 3), one at a time; smooth; measure again.
+
+    alpha: how much of the activations' range moves into the weights, 0 (none) to 1.
+    """
     if alpha > 0:
         weights = _smooth(weights, _observe(weights, photos), alpha)
     ranges = {name: (seen.low, seen.high) for name, seen in _observe(weights, photos).items()}
     return Calibrated(weights, ranges | {"embed": PIXELS})
 
 
-def quantize(calibrated: Calibrated, recipe: Recipe) -> onnx.ModelProto:
-    """The int8 graph of weights that were calibrated with the recipe's alpha."""
+def quantize(calibrated: Calibrated, kept: Sequence[str] = ()) -> onnx.ModelProto:
+    """The int8 graph; the linears `kept` are computed in float."""
     weights = calibrated.weights
     single = {"space": weights.space, **{f"logits_{name}": linear for name, _, linear in weights.logits}}
-    skipped = {name for name, linear in single.items() if linear[0].size < FLOAT_BELOW} | set(recipe.float_layers)
+    skipped = {name for name, linear in single.items() if linear[0].size < FLOAT_BELOW} | set(kept)
     ranges = {name: seen for name, seen in calibrated.ranges.items() if name not in skipped}
     return write(weights, "rows", ranges, split_heads=True).proto
 

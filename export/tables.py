@@ -5,34 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from export import figures, latency, zoo_page
-from export.quality import Line, lines_of
+from export import latency, text, zoo_page
+from export.zoo_page import Column, Line, lines_of
 from leap_zoo.errors import LeapZooError
 from leap_zoo.store import models
+from train import table
 from train.errors import TrainError
 from train.research.results import Result, read_results
 from train.run import RunReport
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-PAGE = ROOT / "docs" / "zoo.md"
-SPACE = ROOT / "docs" / "teacher-space.md"
-BENCH = ROOT / "docs" / "bench.md"
-FORMATS = ROOT / "docs" / "formats.md"
-LIMITS = ROOT / "results" / "limits.json"  # written by tools.check_limits
-PICTURE = ROOT / "docs" / "images" / figures.ZOO
-ZOO = ROOT / "zoo"
-FIGURES = ROOT / "results" / "zoo.csv"
-PEERS = ROOT / "results" / "peers.csv"
-IN_SPACE = ROOT / "results" / "teacher_space.csv"
-TAUGHT = sorted((ROOT / "results").glob("leap-*.json"))  # reports of runs, by the model's name
+DOCS, RESULTS, ZOO = ROOT / "docs", ROOT / "results", ROOT / "zoo"
 TRIALS = {  # title of a section of docs/zoo.md -> its results
-    "What each change gave": ROOT / "results" / "ablations.csv",
-    "Against a plain `last` student of equal cost": ROOT / "results" / "zoo_rivals.csv",
+    "What each change gave": "ablations.csv",
+    "Against a plain `last` student of equal cost": "zoo_rivals.csv",
 }
 
 
@@ -42,58 +34,78 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table has drifted")
     check = parser.parse_args().check
     try:
-        lines = zoo_lines()
-        fresh = {README: render(README.read_text()), PAGE: page()}
-        found = zoo_page.teacher_space(read_results(IN_SPACE))
-        fresh[SPACE] = _replace(SPACE.read_text(), "teacher-space", found)
-        fresh[BENCH] = _replace(BENCH.read_text(), "int8-peak", zoo_page.int8_peak(read_results(ROOT / latency.PEAK)))
-        limits = zoo_page.limits(json.loads(LIMITS.read_text()))
-        fresh[FORMATS] = _replace(FORMATS.read_text(), "limits", limits)
+        fresh = pages()
     except (LeapZooError, TrainError) as error:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
     drifted = [path for path, text in fresh.items() if not path.is_file() or path.read_text() != text]
-    drawn = figures.digest(lines)
-    if drawn is not None and (not PICTURE.is_file() or drawn not in PICTURE.read_text()):
-        drifted.append(PICTURE)
     if check and drifted:
         names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
         print(f"{names}: out of date with cards and results: run `make tables`", file=sys.stderr)
         return 1
     if not check:
-        for path, text in fresh.items():
-            path.write_text(text)
-        if (picture := figures.zoo(lines)) is not None:
-            PICTURE.write_bytes(picture)
+        for path, content in fresh.items():
+            path.write_text(content)
     return 0
+
+
+def pages() -> dict[Path, str]:
+    """The files with generated parts, as they should be. Raises LeapZooError, TrainError."""
+    lines = zoo_lines()
+    speed = latency.latency_tables(table.read(ROOT / latency.FILE, latency.Measured))
+    trials = {title: read_results(RESULTS / name) for title, name in TRIALS.items()}
+    reports = {path.stem: path.read_bytes() for path in sorted(RESULTS.glob("leap-*.json"))}
+    taught = {name: msgspec.json.decode(report, type=RunReport) for name, report in reports.items()}
+    found = {DOCS / "zoo.md": zoo_page.render(models(ZOO), lines, trials, speed, taught)}
+    if (picture := zoo_page.picture(lines)) is not None:
+        found[DOCS / "images" / zoo_page.PICTURE] = picture
+    for path, block, content in (
+        (ROOT / "README.md", "zoo", zoo_page.compact_table(lines)),
+        (DOCS / "teacher-space.md", "teacher-space", teacher_space(read_results(RESULTS / "teacher_space.csv"))),
+        (DOCS / "bench.md", "int8-peak", int8_peak(read_results(RESULTS / "int8_peak.csv"))),
+        (DOCS / "formats.md", "limits", limits(json.loads((RESULTS / "limits.json").read_bytes()))),
+    ):
+        found[path] = replaced(path.read_text(), block, content)
+    return found
 
 
 def zoo_lines() -> list[Line]:
     """The published files of zoo/ with the figures measured on them, and peers. Raises TrainError."""
-    measured = [row for file in (FIGURES, PEERS) if file.is_file() for row in read_results(file)]
-    return lines_of(models(ZOO), measured)
+    return lines_of(models(ZOO), [row for name in ("zoo.csv", "peers.csv") for row in read_results(RESULTS / name)])
 
 
-def render(text: str) -> str:
-    """The README's text with newly generated blocks."""
-    return _replace(text, "zoo", zoo_page.compact_table(zoo_lines()))
+def teacher_space(rows: Sequence[Result]) -> str:
+    """One line per data set and figure, one column per pair; in percent, 95 % intervals in brackets."""
+    first = {row.variant: row for row in reversed(rows)}
+    pairs = [variant for variant in dict.fromkeys(row.variant for row in rows) if " asks " in variant]
+    found = {(row.dataset, row.split, row.metric.partition(",")[0], row.variant): row for row in rows}
+    places = list(dict.fromkeys((row.dataset, row.split) for row in rows if row.variant in pairs))
+
+    def cells(where: tuple[str, str], metric: str) -> list[str]:
+        column = Column(metric, *where)
+        return [Line("", "", {}, {column: found[*where, metric, pair]}).cell(column) for pair in pairs]
+
+    values = {"student": first[pairs[0]], "teacher": first[pairs[-1]]}
+    return text.render("teacher_space.md", pairs=pairs, found=found, places=places, cells=cells, **values).rstrip("\n")
 
 
-def page() -> str:
-    """The text of docs/zoo.md."""
-    speed = latency.latency_tables(latency.newest(ROOT / latency.FOLDER))
-    taught = {path.stem: msgspec.json.decode(path.read_bytes(), type=RunReport) for path in TAUGHT}
-    return zoo_page.render(models(ZOO), zoo_lines(), read_trials(), speed, taught)
+def int8_peak(rows: Sequence[Result]) -> str:
+    """For each device and int8 file, its rate compared with that of a plain matrix product in int8."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for each in rows:
+        found.setdefault((each.hardware, each.subject, each.variant), {})[each.metric] = each.value
+    return text.render("int8_peak.md", found=found).rstrip("\n")
 
 
-def read_trials() -> dict[str, list[Result]]:
-    """Results of training experiments, by the title of their section. Raises TrainError."""
-    return {title: read_results(path) for title, path in TRIALS.items() if path.is_file()}
+def limits(found: Mapping[str, Any]) -> str:
+    """One line per published ONNX file and runtime in which `tools.check_limits` tried it."""
+    return text.render("limits.md", **found).rstrip("\n")
 
 
-def _replace(text: str, block: str, content: str) -> str:
+def replaced(page: str, block: str, content: str) -> str:
+    """The page with newly generated content between the two comments of a block."""
     begin, end = f"<!-- {block}:begin (generated by `make tables`) -->\n", f"<!-- {block}:end -->"
-    before, _, rest = text.partition(begin)
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
     if not after:
         raise SystemExit(

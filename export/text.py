@@ -1,12 +1,13 @@
-"""Markdown from the Jinja2 templates of `templates/`, fed with cards and results.
+"""Text and pictures from the Jinja2 templates of `templates/`, fed with cards and results.
 
 A template may have any number of empty lines: several become one. Two functions write tables and escape their cells:
-`{{ head("file", "MB") }}` and `{{ row(file.file, file.bytes|mega) }}`.
+`{{ head("file", "MB") }}` and `{{ row(file.file, file.bytes|mega) }}`. Values in an `.svg` are escaped for XML.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -14,6 +15,7 @@ import jinja2
 from leap_zoo.card import Artifact, Metric
 
 TEMPLATES = Path(__file__).parent / "templates"
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 
 def render(template: str, **values: object) -> str:
@@ -42,26 +44,23 @@ def number(value: float | None, form: str = "g") -> str:
     return "" if value is None else format(value, form).replace("%", " %")
 
 
+def numbers(values: Sequence[float | None], form: str = "g") -> list[str]:
+    """Each of them, formatted alike."""
+    return [number(value, form) for value in values]
+
+
 def mega(value: float | None, digits: int = 2) -> str:
     """In millions; empty for None."""
     return "" if value is None else f"{value / 1e6:.{digits}f}"
 
 
 def metric(found: Metric | None) -> str:
-    """Its value, with its 95 % interval in brackets; empty for None."""
+    """Its value, with its 95 % interval in brackets; empty for None. Shares are in percent, cosines as they are."""
     if found is None:
         return ""
-    return metric_value(found) + (f" ({metric_interval(found)})" if found.interval else "")
-
-
-def metric_value(found: Metric) -> str:
-    """Shares in percent, cosines as they are."""
-    return number(found.value, _form(found))
-
-
-def metric_interval(found: Metric) -> str:
-    """The 95 % interval, or an empty string."""
-    return " to ".join(number(end, _form(found)) for end in found.interval) if found.interval else ""
+    form = ".4f" if "cosine" in found.name else ".2%"
+    interval = f" ({' to '.join(numbers(found.interval, form))})" if found.interval else ""
+    return number(found.value, form) + interval
 
 
 def label(artifact: Artifact) -> str:
@@ -69,18 +68,17 @@ def label(artifact: Artifact) -> str:
     return f"{RUNTIMES[artifact.format].partition(' ')[0]} {artifact.precision}"
 
 
-RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
-
-
-def _form(found: Metric) -> str:
-    return ".4f" if "cosine" in found.name else ".2%"
+def slug(name: str) -> str:
+    """`Imagenette (160 px)` -> `imagenette`."""
+    return re.sub(r"[^a-z0-9._]+", "-", re.sub(r"\(.*?\)", "", name.lower())).strip("-")
 
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=jinja2.select_autoescape(["svg"], default=False),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(line=line, number=number, mega=mega, metric=metric, label=label)
+_ENVIRONMENT.filters.update(line=line, number=number, numbers=numbers, mega=mega, metric=metric, label=label, slug=slug)
 _ENVIRONMENT.globals.update(row=row, head=head, runtimes=RUNTIMES)

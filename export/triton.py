@@ -16,45 +16,14 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from string import Template
 
+from export import text
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
 from leap_zoo.files import check_path, write_file
 from leap_zoo.loading import choose_artifact, locate
 from leap_zoo.model import MAX_BATCH
 
-TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 DELAY = 2000  # microseconds that a request waits for others to share a batch
-
-_CONFIG = Template("""\
-# $about
-name: "$name"
-platform: "onnxruntime_onnx"
-max_batch_size: $batch
-$tensors
-dynamic_batching { max_queue_delay_microseconds: $delay }
-instance_group [ { count: 1 kind: KIND_CPU } ]
-parameters { key: "intra_op_thread_count" value { string_value: "$threads" } }
-""")
-
-_SERVICE = Template("""\
-# $about
-# Copy the repository to the storage of storageUri, and change it here.
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata:
-  name: $name
-spec:
-  predictor:
-    minReplicas: 2
-    model:
-      modelFormat: {name: triton}
-      protocolVersion: v2
-      storageUri: "$storage"
-      resources:
-        requests: {cpu: "$threads", memory: 1Gi}
-        limits: {cpu: "$threads", memory: 2Gi}
-""")
 
 
 def write_repository(
@@ -75,21 +44,13 @@ def write_repository(
     if any(character in storage for character in '"\n\\'):
         raise InvalidArgument(f"the storage URI {short(storage)} has quotes or line breaks: give a plain URI")
     labels = {head.output: f"labels-{head.name}.txt" for head in card.heads}
-    tensors = []
-    for kind, found in (("input", card.inputs), ("output", card.outputs)):
-        listed = []
-        for tensor in found:
-            dims = ", ".join(str(size) for size in tensor.shape[1:])
-            file = f' label_filename: "{labels[tensor.name]}"' if tensor.name in labels else ""
-            listed.append(f'  {{ name: "{tensor.name}" data_type: {TYPES[tensor.dtype]} dims: [ {dims} ]{file} }}')
-        tensors.append(f"{kind} [\n" + ",\n".join(listed) + "\n]")
     about = f"{card.id}, revision {card.revision}, {artifact.precision}; written by export.triton"
-    values = {"about": about, "name": card.id, "batch": MAX_BATCH, "delay": DELAY, "threads": threads}
+    values = {"about": about, "card": card, "labels": labels, "batch": MAX_BATCH, "delay": DELAY, "threads": threads}
     home = check_path(folder) / card.id
     files: dict[Path, bytes] = {
         home / "1" / "model.onnx": place.read(card, artifact.files[0]),
-        home / "config.pbtxt": _CONFIG.substitute(values, tensors="\n".join(tensors)).encode(),
-        home.parent / f"{card.id}.yaml": _SERVICE.substitute(values, storage=storage).encode(),
+        home / "config.pbtxt": text.render("triton.pbtxt", **values).encode(),
+        home.parent / f"{card.id}.yaml": text.render("kserve.yaml", **values, storage=storage).encode(),
     }
     files |= {home / labels[head.output]: "".join(f"{one}\n" for one in head.labels).encode() for head in card.heads}
     try:

@@ -3,49 +3,121 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+from msgspec.structs import replace
+
+from export.golden import golden_bytes
 from leap_zoo.card import Index, IndexEntry, ModelCard
 from leap_zoo.documents import index_entry, read_document, read_index, write_card, write_index
-from leap_zoo.errors import InvalidArgument, InvalidCard, LeapZooError, short
+from leap_zoo.errors import InvalidArgument, InvalidCard, LeapZooError, nearest, short
 from leap_zoo.files import write_file
 from leap_zoo.pull import pull
 from leap_zoo.settings import zoo_folder
 from leap_zoo.signing import NEW_KEY, alone, hashing, key_file, reason
 from leap_zoo.store import ModelFolder, Zoo, ZooLocation
+from leap_zoo.verify import read_golden
+
+TIMM = "model.safetensors"  # stands for all files that timm reads
 
 
 def publish(folder: ZooLocation, card: ModelCard) -> None:
-    """Write `card` beside its files (which must lie in folder/<id>/ already) and list it in folder/index.json.
+    """`list_card`, after checking the card's files, which must lie in folder/<id>/ already.
 
-    The files are checked against the card first, so that a zoo never lists files that cannot be loaded. The index keeps
-    its other models, sorted by id. A `model.sig` that belongs to another card is removed. Raises ArtifactCorrupt,
-    InvalidCard.
+    So a zoo never lists files that cannot be loaded. Raises ArtifactCorrupt, InvalidCard.
     """
     place = Zoo(zoo_folder(folder))
     _check_files(place, card)
-    home = place.folder / card.id
+    list_card(place.folder, card)
+
+
+def list_card(zoo: Path, card: ModelCard) -> None:
+    """Write `card` beside its files and list it in the zoo's index, which keeps its other models, sorted by id.
+
+    A `model.sig` that belongs to another card is removed. Raises InvalidCard.
+    """
+    home = zoo / card.id
     before = read_document(home / "card.json") if (home / "card.json").exists() else None
     data = write_card(home / "card.json", card)
     if before != data:
         (home / "model.sig").unlink(missing_ok=True)
-    _list(place.folder, [index_entry(card, data)])
+    _list(zoo, [index_entry(card, data)])
 
 
-def add(folder: str | os.PathLike[str], zoo: ZooLocation) -> ModelCard:
+def add(folder: str | os.PathLike[str], zoo: ZooLocation, files: Collection[str] = ()) -> ModelCard:
     """Check the model in `folder`, copy it into the zoo (creating the zoo if needed), and list it in its index.
 
-    Files of an earlier revision that the card no longer lists are removed from the zoo. The index is written last.
+    files: only these artifacts, with a card and golden outputs for them; `model.safetensors` stands for all files that
+    timm reads. Files of an earlier revision that the card no longer lists are removed. The index is written last.
     Raises InvalidArgument, InvalidCard, ArtifactCorrupt.
     """
     source, place = Path(folder).absolute(), zoo_folder(zoo).absolute()
     entry, card = _checked(ModelFolder(source))
+    if files:
+        return _add_part(ModelFolder(source), card, place, files)
     if not os.path.exists(place / card.id) or not os.path.samefile(place / card.id, source):
         pull(card.id, source, to=place, everything=True)
     _list(place, [entry])
     return card
+
+
+def _add_part(source: ModelFolder, card: ModelCard, zoo: Path, files: Collection[str]) -> ModelCard:
+    from export import readme  # needs Jinja2; the other functions do not
+
+    known = [artifact.file for artifact in card.artifacts] + [TIMM] * bool(card.timm)
+    for name in files:
+        if name not in known:
+            raise InvalidArgument(f"{card.id} has no artifact {name!r}{nearest(name, known)}")
+    kept = [artifact for artifact in card.artifacts if artifact.file in files]
+    golden = read_golden(source.read(card, card.golden))
+    content = golden_bytes(
+        golden["image"].astype(np.uint8),
+        {
+            artifact.file: {out.name: golden[f"{artifact.file}/{out.name}"].astype(np.float32) for out in card.outputs}
+            for artifact in kept
+        },
+    )
+    part = replace(
+        card,
+        artifacts=kept,
+        timm=card.timm if TIMM in files else [],
+        latency=[row for row in card.latency if row.file in files],
+        golden=replace(card.golden, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
+    )
+    zoo.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as staging:
+        home = Path(staging) / card.id
+        home.mkdir()
+        for file in part.files:
+            (home / file.file).write_bytes(content if file == part.golden else source.read(card, file))
+        readme.write(part, home)
+        move(part, Path(staging), zoo)
+    return part
+
+
+def move(card: ModelCard, staging: Path, zoo: Path) -> None:
+    """Replace the model's folder in the zoo with the one in `staging` (on the same disk), then list the card.
+
+    A reader in between finds an index that does not match the card, and reports that; it never gets mixed files.
+    """
+    home, old = zoo / card.id, staging / ".old"
+    if home.exists():
+        os.replace(home, old)
+    try:
+        os.replace(staging / card.id, home)
+        list_card(zoo, card)
+    except BaseException:
+        if old.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            os.replace(old, home)
+        raise
 
 
 def reindex(folder: ZooLocation) -> list[ModelCard]:
@@ -119,31 +191,42 @@ def _list(zoo: Path, entries: list[IndexEntry], *, alone: bool = False) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for a mistake that the user can fix."""
-    parser = argparse.ArgumentParser(prog="python -m export.zoo", description="A zoo that any static host can serve.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, about in (
-        ("add", "check a model's folder, copy it into a zoo, and list it"),
-        ("index", "rebuild a zoo's index from its model folders"),
-        ("sign", "sign a model's folder, or every model of a zoo"),
-    ):
-        command = commands.add_parser(name, help=about, description=about)
-        if name != "index":
-            command.add_argument("folder", help="a model's folder" + (", or a zoo" if name == "sign" else ""))
-        option = "--key" if name == "sign" else "--zoo"
-        command.add_argument(option, required=True, metavar="PEM" if name == "sign" else "FOLDER")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         if options.command == "sign":
             for path in sign(options.folder, options.key):
                 print(path)
             print("publish model.sig with the model, and your public key in a place that users trust", file=sys.stderr)
             return 0
-        for card in [add(options.folder, options.zoo)] if options.command == "add" else reindex(options.zoo):
+        listed = (
+            reindex(options.zoo) if options.command == "index" else [add(options.folder, options.zoo, options.file)]
+        )
+        for card in listed:
             print(f"{card.id} {card.revision}: {len(card.files)} files, all match the card")
     except (LeapZooError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export.zoo", description="A zoo that any static host can serve.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = "check a model's folder, copy it into a zoo, and list it"
+    command = commands.add_parser("add", help=about, description=about)
+    command.add_argument("folder", help="a model's folder")
+    command.add_argument("--zoo", required=True, metavar="FOLDER")
+    command.add_argument(
+        "--file", action="append", default=[], metavar="NAME", help="only this file of the model (may be repeated)"
+    )
+    about = "rebuild a zoo's index from its model folders"
+    command = commands.add_parser("index", help=about, description=about)
+    command.add_argument("--zoo", required=True, metavar="FOLDER")
+    about = "sign a model's folder, or every model of a zoo"
+    command = commands.add_parser("sign", help=about, description=about)
+    command.add_argument("folder", help="a model's folder, or a zoo")
+    command.add_argument("--key", required=True, metavar="PEM")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""`docs/zoo.md` and the README's table of students, from the cards of `zoo/` and the figures of `results/`."""
+"""`docs/zoo.md`, its figure and the README's table, from the cards of `zoo/` and the figures of `results/`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-from export import figures, text
-from export.quality import Column, Line, columns_of, number, students_of, with_half, with_interval
-from leap_zoo.card import GENERAL, WORLD, Artifact, Metric, ModelCard
+from export import text
+from leap_zoo.card import GENERAL, WORLD, Artifact, Latency, Metric, ModelCard
+from leap_zoo.loading import choose_artifact
 from train.research.results import Result
 from train.run import RunReport
 
+PICTURE = "zoo.svg"  # in docs/images: accuracy against milliseconds and megabytes
+PROBE = "linear probe, embedding"
 CLOSE = "leap-tiny"  # the student that should be close to its teacher
 POINTS = 0.05  # a student is close to its teacher if it is not further below it than this
 LIKENESS = ("agreement", "cosine")  # of a student to its teacher: the teacher's would be 1
@@ -31,6 +34,120 @@ FIDELITY = (
 )
 
 
+class Column(NamedTuple):
+    """A figure: what was measured, and on which data."""
+
+    metric: str
+    dataset: str
+    split: str
+
+    @property
+    def title(self) -> str:
+        """Short enough for a table's header."""
+        name = self.metric.removesuffix(", embedding").removesuffix(" through the teacher's head")
+        for long, short in (("linear probe", "probe"), ("retrieval mAP", "mAP"), ("the teacher", "teacher")):
+            name = name.replace(long, short)
+        return f"{self.dataset}, {self.split}: {name}"
+
+    def number(self, value: float) -> str:
+        """Shares in percent, without the sign; cosines as they are."""
+        return f"{value:.3f}" if "cosine" in self.metric else f"{100 * value:.1f}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A published file with its figures by column, and its costs. The teacher and a `peer` have no card.
+
+    A peer is another project's model that a user might choose instead.
+    """
+
+    model: str
+    file: str
+    costs: dict[str, float]
+    figures: dict[Column, Result] = field(default_factory=dict)
+    card: ModelCard | None = None
+    artifact: Artifact | None = None
+    peer: bool = False
+
+    @property
+    def latency(self) -> Latency | None:
+        """For one photo on one thread, if the card has it."""
+        rows = self.card.latency if self.card else []
+        return next((row for row in rows if (row.file, row.threads, row.batch) == (self.file, 1, 1)), None)
+
+    @property
+    def kind(self) -> str:
+        """The file in a table, or what the line is of instead."""
+        return f"`{self.file}`" if self.card else "a peer" if self.peer else "the teacher"
+
+    @property
+    def cost_cells(self) -> list[str]:
+        """Millions of parameters, pixels, megabytes, milliseconds; empty where unknown."""
+        costs, timed = self.costs, self.latency
+        parameters, size = text.mega(costs.get("parameters")), text.mega(costs.get("bytes"))
+        return [parameters, text.number(costs.get("pixels"), ".0f"), size, f"{timed.median_ms:.2f}" if timed else ""]
+
+    def cell(self, column: Column) -> str:
+        """The value, with its 95 % interval in brackets; empty if it was not measured."""
+        found = self.figures.get(column)
+        if found is None:
+            return ""
+        value = column.number(found.value)
+        if found.low is None or found.high is None:
+            return value
+        return f"{value} [{column.number(found.low)}, {column.number(found.high)}]"
+
+    def cells(self, columns: Sequence[Column]) -> list[str]:
+        """A cell for each column."""
+        return [self.cell(column) for column in columns]
+
+    def halves(self, columns: Sequence[Column]) -> list[str]:
+        """For each column the value, and half of its 95 % interval; empty if it was not measured."""
+        return [self._half(column, self.figures.get(column)) for column in columns]
+
+    @staticmethod
+    def _half(column: Column, found: Result | None) -> str:
+        if found is None:
+            return ""
+        half = "" if found.low is None or found.high is None else f" ± {column.number((found.high - found.low) / 2)}"
+        return column.number(found.value) + half
+
+
+def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line]:
+    """The teacher at each resolution, every artifact, then peers. Figures of unpublished files are left out.
+
+    A line whose file was not measured has no figures.
+    """
+    measured = _by_subject(figures)
+    published = {card.id: card for card in cards}
+    taught_by = {card.training.teacher.name for card in published.values() if card.training}
+    others = [
+        Line(*key[:2], line.costs, line.figures, peer=name not in taught_by)
+        for key, line in measured.items()
+        if (name := teacher_of(line.model)) is not None
+    ]
+    lines = [line for line in others if not line.peer]
+    for card in published.values():
+        for artifact in card.artifacts:
+            found = measured.get((card.id, artifact.file, artifact.sha256))
+            costs: dict[str, float] = {"parameters": card.parameters, "bytes": artifact.total_bytes}
+            costs["pixels"] = card.preprocessing.size
+            lines.append(Line(card.id, artifact.file, costs, found.figures if found else {}, card, artifact))
+    return [*lines, *(line for line in others if line.peer)]
+
+
+def teacher_of(model: str) -> str | None:
+    """The name of the teacher or peer in `NAME at N px`; None for a model of the zoo."""
+    name, at, pixels = model.rpartition(" at ")
+    return name if at and pixels.endswith(" px") else None
+
+
+def students_of(lines: Sequence[Line]) -> list[Line]:
+    """One line per student, smallest first: the file that `leap_zoo.load` opens, int8 ONNX if there is one."""
+    chosen = [line for line in lines if line.card and line.artifact == choose_artifact(line.card)]
+    return sorted(chosen, key=lambda line: line.costs["parameters"])
+
+
 def render(
     cards: Sequence[ModelCard],
     lines: Sequence[Line],
@@ -39,200 +156,191 @@ def render(
     taught: Mapping[str, RunReport] | None = None,
 ) -> str:
     """The page. trials: title of a section -> what was tried. speed: latency tables. taught: model -> its training."""
-    gate = [(card, artifact, _gate(card, artifact)) for card in cards for artifact in card.artifacts]
-    measured = [metric for *_, found in gate for metric in found.values()]
-    students = [line for line in students_of(lines) if line.figures]
+    artifacts = [(card, artifact) for card in cards for artifact in card.artifacts]
+    gate = [(card, artifact, _gate(card, artifact)) for card, artifact in artifacts]
     return text.render(
         "zoo.md",
         cards=cards,
-        drawn=figures.digest(lines) is not None,
-        costs=[[*_named(line), *_cost_cells(line)] for line in lines],
+        lines=lines,
+        picture=PICTURE,
         clock=_clock(lines),
         tables=_tables(lines),
-        fidelity=[[c.id, f"`{a.file}`", *(text.metric(found.get(name)) for name in FIDELITY)] for c, a, found in gate],
-        gated=list(dict.fromkeys(f"{m.dataset}, {m.split}, head `{m.head}`, n = {m.n}" for m in measured)),
+        titles=lambda columns: [f"{column.title}, n = {_count(lines, column)}" for column in columns],
+        gate=[(card, artifact, [found.get(name) for name in FIDELITY]) for card, artifact, found in gate],
+        gated=dict.fromkeys(
+            f"{m.dataset}, {m.split}, head `{m.head}`, n = {m.n}" for *_, found in gate for m in found.values()
+        ),
         speed=speed,
-        peers=_beside_peers(lines, students),
-        larger=[_compare(small, large) for small, large in pairwise(students)],
-        close=CLOSE,
-        points=f"{100 * POINTS:g}",
-        teachers=_close_to_teacher(lines, [line for line in students if line.model == CLOSE]),
-        trials=[(title, _trials(tried)) for title, tried in trials.items()],
+        comparisons=_comparisons(lines),
+        trials={title: _trials(tried) for title, tried in trials.items()},
         taught=taught or {},
-        figure=figures,
     )
 
 
 def compact_table(lines: Sequence[Line]) -> str:
     """The README's table: for each student the file that is loaded by default, its costs, and two figures."""
-    chosen = [Column(GENERAL, WORLD, "test"), Column("retrieval mAP, embedding", "grocery", "test")]
-    shown = [*students_of(lines), *(line for line in lines if line.card is None and line.costs)]
+    columns = [Column(GENERAL, WORLD, "test"), Column("retrieval mAP, embedding", "grocery", "test")]
     return text.render(
         "zoo_table.md",
-        rows=[
-            [
-                line.model if line.card is None else f"`{line.model}`",
-                *_cost_cells(line)[2:],
-                *(with_half(column, line.figures.get(column)) for column in chosen),
-            ]
-            for line in shown
-        ],
-        counts=[f"{c.dataset}: n = {count}" for c in chosen if (count := _count(lines, c))],
+        lines=[*students_of(lines), *(line for line in lines if line.card is None and line.costs)],
+        columns=columns,
+        counts=[f"{column.dataset}: n = {count}" for column in columns if (count := _count(lines, column))],
         clock=_clock(lines),
-        drawn=figures.digest(lines) is not None,
-        picture=figures.ZOO,
+        picture=PICTURE,
     ).rstrip("\n")
 
 
-def teacher_space(rows: Sequence[Result]) -> str:
-    """One line per data set and figure, one column per pair; in percent, 95 % intervals in brackets."""
-    by = {(row.dataset, row.split, row.metric.partition(",")[0], row.variant): row for row in rows}
-    pairs = list(dict.fromkeys(row.variant for row in rows if " asks " in row.variant))
-    places = dict.fromkeys((row.dataset, row.split) for row in rows if row.variant in pairs)
-    body = []
-    for where in places:
-        for metric, title in (("retrieval mAP", "mAP"), ("recall@1", "recall@1")):
-            found = [by[*where, metric, pair] for pair in pairs]
-            cells = (with_interval(Column(metric, *where), each) for each in found)
-            photos = f"{by[*where, 'photos of the gallery', ''].value:.0f}"
-            body.append([", ".join(where), photos, found[0].n, title, *cells])
-    first = {row.variant: row for row in reversed(rows)}
-    cosines = [f"{where[0]} {by[*where, 'cosine to the teacher', ''].value:.2f}" for where in places]
-    values = {"student": first[pairs[0]], "teacher": first[pairs[-1]], "cosines": cosines}
-    return text.render("teacher_space.md", pairs=pairs, rows=body, **values).rstrip("\n")
+def picture(lines: Sequence[Line]) -> str | None:
+    """Accuracy of every file against its milliseconds and megabytes, as SVG; None if no file was measured."""
+    known = sorted(_columns_of(lines), key=lambda column: column.dataset != WORLD)
+    first = [next((column for column in known if column.metric == name), None) for name in (GENERAL, PROBE)]
+    columns = [column for column in first if column is not None]
+    panels = [_panel(lines, column, unit) for column in columns for unit in ("ms per photo, one thread", "MB")]
+    points = [point for panel in panels for point in panel["points"]]
+    if not points:
+        return None
+    teachers = [line.model for line in lines if line.kind == "the teacher" and columns[0] in line.figures]
+    legend = {"marks": dict.fromkeys(point["kind"] for point in points), "levels": teachers}
+    models = list(dict.fromkeys(line.model for line in lines if line.card))
+    return text.render("zoo.svg", panels=panels, models=models, legend=legend)
 
 
-def int8_peak(rows: Sequence[Result]) -> str:
-    """For each device and int8 file, its rate compared with that of a plain matrix product in int8."""
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
-    for each in rows:
-        found.setdefault((each.hardware, each.subject, each.variant), {})[each.metric] = each.value
-    body = []
-    for (hardware, model, file), measured in found.items():
-        work, ms = measured["GOP of a photo"], measured["fastest CPU ms of a photo"]
-        rate, peak = 1e3 * work / ms, measured["GOP/s of a plain int8 product"]
-        numbers = (f"{work:.2f}", f"{ms:.2f}", f"{rate:.0f}", f"{peak:.0f}", f"{100 * rate / peak:.0f}")
-        body.append([model, f"`{file}`", *numbers, hardware])
-    sets = list(dict.fromkeys(each.hardware.rpartition(",")[0] for each in rows))
-    return text.render("int8_peak.md", rows=body, sets=sets).rstrip("\n")
+def _panel(lines: Sequence[Line], column: Column, unit: str) -> dict[str, Any]:
+    """A figure against a cost: places of files, ticks and the teacher's levels, as shares of the panel's sides."""
+    found = []
+    for line in lines:
+        cost = line.costs.get("bytes", 0) / 1e6 if unit == "MB" else line.latency and line.latency.median_ms
+        if line.artifact is not None and column in line.figures and cost:
+            found.append((line.artifact, line.model, cost, line.figures[column]))
+    levels = [line.figures[column].value for line in lines if line.kind == "the teacher" and column in line.figures]
+    ends = [end for *_, f in found for end in (f.value, f.low, f.high) if end is not None] + levels
+    step = 0.1 if max(ends) - min(ends) > 0.2 else 0.02
+    marks = range(math.floor(min(ends) / step), math.ceil(max(ends) / step) + 1)
+    low, high = marks[0] * step, marks[-1] * step
+    left, right = (math.log(least) for least in _wide([cost for _, _, cost, _ in found]))
+
+    def up(value: float) -> float:
+        return (value - low) / (high - low or 1)
+
+    def across(cost: float) -> float:
+        return (math.log(cost) - left) / (right - left)
+
+    return {
+        "title": f"{column.title}, n = {_count(lines, column)}",
+        "unit": unit,
+        "levels": [up(value) for value in levels],
+        "up": [(up(mark * step), 100 * mark * step) for mark in marks],
+        "across": [(across(tick), tick) for tick in TICKS if 0 <= across(tick) <= 1],
+        "points": [
+            {
+                "model": model,
+                "kind": (artifact.format, artifact.precision),
+                "x": across(cost),
+                "y": up(figure.value),
+                "low": up(figure.value if figure.low is None else figure.low),
+                "high": up(figure.value if figure.high is None else figure.high),
+            }
+            for artifact, model, cost, figure in found
+        ],
+    }
 
 
-def limits(found: Mapping[str, Any]) -> str:
-    """One line per published ONNX file and runtime in which `tools.check_limits` tried it."""
-    return text.render("limits.md", **found).rstrip("\n")
+TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Two lines, the columns that both have, and the cells of the columns that get a row."""
+def _wide(costs: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis on which all costs have room."""
+    return (min(costs) / 1.8, max(costs) * 1.8) if costs else (1, 10)
+
+
+class Compared(NamedTuple):
+    """Two lines, how many columns both have, and those on which `other` is `said` (to be behind), with the gap."""
 
     one: Line
     other: Line
-    both: list[Column]
-    rows: list[list[str]]
+    count: int
+    said: str
+    behind: dict[Column, float]
+
+    def overlap(self, column: Column) -> str:
+        """What the two 95 % intervals do."""
+        low, high = self.one.figures[column].low, self.other.figures[column].high
+        return "" if low is None or high is None else "are apart" if high < low else "overlap"
 
 
-def _compare(small: Line, large: Line) -> Compared:
-    """For each pair of students, the columns on which the larger one is not better."""
-    both = [column for column in columns_of([large]) if column in small.figures]
-    worse = [column for column in both if large.figures[column].value <= small.figures[column].value]
-    return Compared(small, large, both, [[*_cells(c, small, large), _overlap(c, small, large)] for c in worse])
+def _comparisons(lines: Sequence[Line]) -> dict[str, list[Compared]]:
+    """Title of a section -> each student against the next smaller one, its teacher, or peers."""
+    students = [line for line in students_of(lines) if line.figures]
+    teachers = [line for line in lines if line.kind == "the teacher"]
+    peers = [line for line in lines if line.peer]
+    far = f"more than {100 * POINTS:g} points behind"
+    sections = {
+        "Is another project's model better?": [_compare(peer, students[-1], "behind") for peer in peers if students],
+        "Is a larger student better?": [_compare(*pair, "not better") for pair in pairwise(students)],
+        f"Is {CLOSE} close to its teacher?": [
+            _compare(teacher, student, far, POINTS)
+            for student in students
+            for teacher in teachers
+            if student.model == CLOSE
+        ],
+    }
+    return {title: pairs for title, pairs in sections.items() if pairs}
 
 
-def _close_to_teacher(lines: Sequence[Line], students: Sequence[Line]) -> list[Compared]:
-    """For each teacher and student, the columns on which the student is more than five points below."""
-    found = []
-    for student in students:
-        for teacher in (line for line in lines if line.card is None and not line.peer):
-            gaps = {
-                column: teacher.figures[column].value - student.figures[column].value
-                for column in columns_of([teacher])
-                if column in student.figures and not any(word in column.metric for word in LIKENESS)
-            }
-            rows = [[*_cells(c, teacher, student), number(c, gap)] for c, gap in gaps.items() if gap > POINTS]
-            if gaps:
-                found.append(Compared(teacher, student, list(gaps), rows))
+def _compare(one: Line, other: Line, said: str, margin: float = 0.0) -> Compared:
+    """`other` is behind where it is more than the margin below; a larger student, also where it is not better."""
+    student = one.card is not None
+    gaps = {
+        column: one.figures[column].value - figure.value
+        for column, figure in other.figures.items()
+        if column in one.figures and (student or not any(word in column.metric for word in LIKENESS))
+    }
+    behind = {column: gap for column, gap in gaps.items() if gap > margin or (student and gap == 0)}
+    return Compared(one, other, len(gaps), said, behind)
+
+
+def _trials(tried: Sequence[Result]) -> tuple[list[Line], list[Column], list[str]]:
+    """A line per change of a recipe, the first being the baseline; the figures; and notes."""
+    lines = list(_by_subject(tried).values())
+    counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in tried if t.n is not None)
+    where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in tried)
+    return lines, _columns_of(lines), [*counts, "shares in percent, 95 % intervals in brackets", *where]
+
+
+def _by_subject(figures: Sequence[Result]) -> dict[tuple[str, str, str], Line]:
+    """A line for each subject, variant and digest."""
+    found: dict[tuple[str, str, str], Line] = {}
+    for each in figures:
+        key = (each.subject, each.variant, each.digest)
+        line = found.setdefault(key, Line(each.subject, each.variant, {}))
+        if each.n is None:
+            line.costs[each.metric] = each.value
+        else:
+            line.figures[Column(each.metric, each.dataset, each.split)] = each
     return found
 
 
-def _beside_peers(lines: Sequence[Line], students: Sequence[Line]) -> list[tuple[Compared, int]]:
-    """For each peer, the columns that it shares with the largest student; those on which it is better are bold."""
-    found = []
-    for peer in (line for line in lines if line.peer and students):
-        ours = students[-1]
-        both = [column for column in columns_of([peer]) if column in ours.figures]
-        better = [column for column in both if peer.figures[column].value > ours.figures[column].value]
-        rows = [_cells(column, peer, ours) for column in both]
-        for cells, column in zip(rows, both, strict=True):
-            cells[0] = f"**{cells[0]}**" if column in better else cells[0]
-        found.append((Compared(peer, ours, both, rows), len(better)))
-    return found
-
-
-def _trials(trials: Sequence[Result]) -> dict[str, Any]:
-    """One row per change of a recipe, the first being the baseline, and one column per figure."""
-    rows: dict[tuple[str, str], list[Result]] = {}
-    for trial in trials:
-        rows.setdefault((trial.subject, trial.variant), []).append(trial)
-    columns = list(dict.fromkeys(Column(t.metric, t.dataset, t.split) for t in trials if t.n is not None))
-    body = []
-    for (change, student), mine in rows.items():
-        found = {Column(t.metric, t.dataset, t.split): t for t in mine if t.n is not None}
-        costs = {t.metric: t.value for t in mine if t.n is None}
-        minutes = f"{costs['CPU seconds'] / 60:.0f}" if "CPU seconds" in costs else ""
-        spent = [f"{costs[name]:.10g}" if name in costs else "" for name in ("epochs", "photos")]
-        body.append([change, student, *spent, minutes, *(with_interval(c, found.get(c)) for c in columns)])
-    counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in trials if t.n is not None)
-    where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in trials)
-    notes = [*counts, "shares in percent, 95 % intervals in brackets", *where]
-    return {"titles": [column.title for column in columns], "rows": body, "notes": notes}
-
-
-def _tables(lines: Sequence[Line]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title of a section, titles of its columns, and one row per line that has any of them."""
-    known = columns_of(lines)
+def _tables(lines: Sequence[Line]) -> dict[str, tuple[list[Column], list[Line]]]:
+    """Title of a section -> its columns, and the lines that have any of them."""
+    known = _columns_of(lines)
     named = {title: [c for c in known if c.dataset == name] for title, name in WORLDS.items()}
     others = [c for c in known if c.dataset not in WORLDS.values()]
     named |= {title: [c for c in others if any(word in c.metric for word in words)] for title, words in TABLES.items()}
-    return [
-        (
-            title,
-            [f"{column.title}, n = {_count(lines, column)}" for column in columns],
-            [
-                [*_named(line), *(with_interval(column, line.figures.get(column)) for column in columns)]
-                for line in lines
-                if line.figures.keys() & set(columns)
-            ],
-        )
+    return {
+        title: (columns, [line for line in lines if line.figures.keys() & set(columns)])
         for title, columns in named.items()
         if columns
-    ]
+    }
+
+
+def _columns_of(lines: Sequence[Line]) -> list[Column]:
+    """All columns, in the order in which they were measured."""
+    return list(dict.fromkeys(column for line in lines for column in line.figures))
 
 
 def _gate(card: ModelCard, artifact: Artifact) -> dict[str, Metric]:
     """The gate's figures of a file when it was published, with the default head, by name."""
     return {m.name: m for m in artifact.metrics if m.head == card.default_head and m.name in FIDELITY}
-
-
-def _cells(column: Column, one: Line, other: Line) -> list[str]:
-    return [column.title, with_interval(column, one.figures[column]), with_interval(column, other.figures[column])]
-
-
-def _overlap(column: Column, small: Line, large: Line) -> str:
-    low, high = small.figures[column].low, large.figures[column].high
-    if low is None or high is None:
-        return ""
-    return "are apart" if high < low else "overlap"
-
-
-def _named(line: Line) -> list[str]:
-    return [line.model, f"`{line.file}`" if line.card else "a peer" if line.peer else "the teacher"]
-
-
-def _cost_cells(line: Line) -> list[str]:
-    costs, timed = line.costs, line.latency
-    parameters, size = text.mega(costs.get("parameters")), text.mega(costs.get("bytes"))
-    return [parameters, text.number(costs.get("pixels"), ".0f"), size, f"{timed.median_ms:.2f}" if timed else ""]
 
 
 def _clock(lines: Sequence[Line]) -> str:

@@ -1,4 +1,4 @@
-"""`python -m tools.bench_latency`: files of a zoo beside the same student in PyTorch, into `results/latency`.
+"""`python -m tools.bench_latency`: files of a zoo beside the same student in PyTorch, into `results/latency.csv`.
 
 Everything takes turns within one run, as `leap-zoo bench` does it. `--against torch` is timm's model of the published
 weights, `torch-onnx` what torch.onnx.export makes of it, on ONNX Runtime.
@@ -17,13 +17,14 @@ from msgspec.structs import replace
 
 from export.errors import ExportError
 from export.golden import draw
-from export.latency import FOLDER, Measured, latency_tables, write_rows
+from export.latency import FILE, Measured, add_rows, latency_tables
 from leap_zoo.bench import SECONDS, Contender, Plan, Row, bench, relative, slowdown
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.loading import choose_artifact, open_artifact
 from leap_zoo.model import Model
 from leap_zoo.store import Zoo, models
+from train.errors import TrainError
 
 KINDS = ("torch", "torch-onnx")
 
@@ -37,12 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
             rows = msgspec.json.decode(document["rows"], type=list[Row])
         else:
             rows = measure(options)
-        path = write_rows(options.out, rows)
-    except (LeapZooError, ExportError, OSError, KeyError, msgspec.MsgspecError) as error:
+        add_rows(options.out, rows)
+    except (LeapZooError, TrainError, ExportError, OSError, KeyError, msgspec.MsgspecError) as error:
         print(f"tools.bench_latency: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(latency_tables([[msgspec.convert(msgspec.to_builtins(row), Measured) for row in rows]]))
-    print(f"written to {path}; medians are up to {slowdown(rows):.1f} times the fastest call (1.1: nothing else ran)")
+    print(latency_tables(msgspec.convert(msgspec.to_builtins(rows), list[Measured])))
+    busy = f"medians are up to {slowdown(rows):.1f} times the fastest call (1.1: nothing else ran)"
+    print(f"written to {options.out}; {busy}")
     return 0
 
 
@@ -102,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=SECONDS, metavar="S", help="of timed calls per row (%(default)s)"
     )
     parser.add_argument("--add", type=Path, metavar="FILE", help="write these rows, of another device; measure nothing")
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=FILE, metavar="FILE", help="(%(default)s)")
     return parser
 
 

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.latency import PEAK
 from leap_zoo.card import Architecture, Artifact, ModelCard
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.errors import MissingExtra
@@ -33,6 +32,7 @@ from leap_zoo.store import Zoo, models
 from tools.provenance import provenance
 from train.research.results import Result, read_results, write_results
 
+PEAK = Path("results") / "int8_peak.csv"
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ((101, 192, 576), (101, 192, 768), (101, 768, 192), (384, 384, 384), (512, 1024, 1024))  # rows, in, out
 REPEATS = 4  # of the product in a graph, so that a call is no overhead

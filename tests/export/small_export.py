@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export import build, gate, int8, publish
+from export import doubt, gate, int8, publish
 from train.method import student
 
 DEPTH, WIDTH, HEADS = 4, 48, 3
@@ -36,12 +36,13 @@ def small_export() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEAP_ZOO_THREADS", "1")
         patch.setitem(student.SIZES, "digits", (WIDTH, DEPTH, HEADS, 4 * WIDTH))
-        patch.setattr(build, "CALIBRATION_PHOTOS", 8)
-        patch.setattr(build, "SELECTION_PHOTOS", 40)
-        patch.setattr(build, "SENSITIVITY_PHOTOS", 8)
+        patch.setattr(int8, "CALIBRATION_PHOTOS", 8)
+        patch.setattr(int8, "SELECTION_PHOTOS", 40)
+        patch.setattr(int8, "SENSITIVITY_PHOTOS", 8)
         patch.setattr(int8, "SMOOTHING", (0.5,))
         patch.setattr(int8, "ROUNDS", 2)
         patch.setattr(publish, "TIMING_SECONDS", 0.02)
+        patch.setattr(doubt, "DRAWN", 6)
         try:
             yield
         finally:

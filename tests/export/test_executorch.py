@@ -12,7 +12,8 @@ import pytest
 from small_export import lenient_gate, small_export
 
 import leap_zoo
-from export import describe, publish
+from export import publish
+from export.card import metadata
 from export.errors import ExportError
 from export.formats import executorch
 from export.graph import DeployedStudent
@@ -68,7 +69,7 @@ def test_program__answers_as_the_onnx_file(photos: int, zoo: Path) -> None:
 
 @needs_executorch
 def test_program__same_student_same_bytes_and_says_what_it_is(run: Run, zoo: Path) -> None:
-    again = executorch.build(DeployedStudent(run).eval(), describe.metadata(run), int8=False)
+    again = executorch.build(DeployedStudent(run).eval(), metadata(run), int8=False)
     assert again == (zoo / "leap-digits" / "model.pte").read_bytes()
     loaded = leap_zoo.load("leap-digits", zoo=zoo, format="executorch", precision="fp32")
     assert loaded.session.metadata["model_id"] == "leap-digits"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import leap_zoo
-from export import card_text
+from export import readme
 from export.cards import main
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.documents import read_card, read_index
@@ -59,7 +59,7 @@ def test_cards__gain_figures_and_keep_the_gates(zoo_copy: Path, card: ModelCard)
     assert verify(TINY, zoo_copy).ok  # by the index's sha256 of the card
     assert read_index(zoo_copy / "index.json").models[0].revision == card.revision
     text = (zoo_copy / TINY / "README.md").read_text()
-    assert text == card_text.render(after)
+    assert text == readme.render(after)
     assert "| metric | teacher, 224 px | teacher, 32 px | ONNX fp32 | ONNX int8 |" in text
     assert re.search(
         r"\| linear probe, embedding \| 90\.00 % \(.*\) \| 90\.00 % \(.*\) \| 75\.00 % \(50\.00 % to", text

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from small_export import DEPTH
 
 import leap_zoo
-from export import build, gate, int8, onnx_writer, publish
+from export import gate, int8, onnx_writer, publish
 from export import zoo as publishing
 from export.built import Built, Kind
 from export.errors import GateFailed
@@ -48,7 +48,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def only_file(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """Whatever stays float, int8 is the fp32 graph with its weights changed."""
-    makers = build._makers
+    makers = int8._makers
 
     def changed(weights: Weights, photos: np.ndarray, metadata: dict[str, str]) -> dict[str, int8.Make]:
         def spoilt(alpha: float, kept: tuple[str, ...]) -> Built:
@@ -57,7 +57,7 @@ def only_file(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
 
         return makers(weights, photos, metadata) | {"onnx": spoilt, "rival": spoilt}
 
-    monkeypatch.setattr(build, "_makers", changed)
+    monkeypatch.setattr(int8, "_makers", changed)
     monkeypatch.setattr(int8, "MOST_FLOAT", 1)
 
 
@@ -224,14 +224,14 @@ def test_publish__that_fails_at_the_very_end_brings_the_old_model_back(
     publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     before = snapshot(zoo_copy)
     run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + torch.ones(10)
-    listing = publishing.publish
+    listing = publishing.list_card
 
     def disk_full(folder: Path, card: ModelCard) -> None:
         if Path(folder) == zoo_copy:
             raise OSError(28, "No space left on device")
         listing(folder, card)
 
-    monkeypatch.setattr(publishing, "publish", disk_full)
+    monkeypatch.setattr(publishing, "list_card", disk_full)
     with pytest.raises(OSError, match="No space"):
         publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     assert snapshot(zoo_copy) == before

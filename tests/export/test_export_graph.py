@@ -18,8 +18,9 @@ import torch
 from torch.nn import functional
 
 import leap_zoo
-from export import describe, onnx_writer
+from export import onnx_writer
 from export.built import DEFAULT, NAMES
+from export.card import metadata, revision
 from export.golden import draw
 from export.graph import DeployedStudent, weights_of
 from leap_zoo.documents import read_card
@@ -34,7 +35,7 @@ def pooled(request: pytest.FixtureRequest, run_folder: Path) -> tuple[DeployedSt
     run = load_run(run_folder)
     run.info.pooling = request.param
     model = DeployedStudent(run).eval()
-    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, describe.metadata(run))
+    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, metadata(run))
     return model, onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -159,10 +160,10 @@ def test_build__gives_the_same_bytes_in_another_folder(
 
 
 def test_revision__follows_the_weights(run: Run) -> None:
-    before = describe.revision(run)
-    assert describe.revision(run) == before
+    before = revision(run)
+    assert revision(run) == before
     run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + 1e-3
-    assert describe.revision(run) != before
+    assert revision(run) != before
 
 
 def test_golden_photos__are_reproducible_and_all_different() -> None:

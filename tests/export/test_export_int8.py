@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from small_export import DEPTH, unfused
 
-from export import build, compact, int8, onnx_writer, openvino, quantize
+from export import compact, int8, onnx_writer, openvino, quantize
 from export.build import open_built
 from export.built import Built
 from export.errors import ExportError
@@ -78,9 +78,9 @@ class Maker:
 
 def run_search(maker: Maker, selections: tuple[Labelled, ...] = (PHOTOS,)) -> tuple[tuple[str, ...] | None, dict]:
     """The layers that stay float, and the outcomes by name."""
-    search = int8.Search(maker.open, Answers(*GOOD), selections, LAYERS, silent)
+    search = int8.Rule(maker.open, Answers(*GOOD), selections, LAYERS, silent)
     kept = search.run(maker.form, maker)
-    return kept, {each.name: each.outcome for each in search.account(8, [], 60.0).candidates}
+    return kept, {each.name: each.outcome for each in search.candidates()}
 
 
 @pytest.fixture(autouse=True)
@@ -143,10 +143,10 @@ def test_search__a_file_that_loses_the_classes_of_a_further_head_is_out() -> Non
 
 def test_rival__is_compared_and_never_chosen() -> None:
     maker = Maker(lambda alpha, kept: GOOD)
-    search = int8.Search(maker.open, Answers(*GOOD), (PHOTOS,), LAYERS, silent)
+    search = int8.Rule(maker.open, Answers(*GOOD), (PHOTOS,), LAYERS, silent)
     search.run("onnx", maker)
     search.attempt("onnx", maker, 0.0, (), int8.RIVAL)
-    found = {each.name: each for each in search.account(8, [], 60.0).candidates}
+    found = {each.name: each for each in search.candidates()}
     assert found[int8.RIVAL].outcome == "for comparison"
     assert found[int8.RIVAL].relative_ms > 0
     assert found["no smoothing"].outcome == "chosen"
@@ -161,23 +161,17 @@ def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
     return float((unfused(proto.SerializeToString()).run(["embedding"], {"image": photos})[0] * fp32).sum(1).min())
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        quantize.Recipe(),
-        quantize.Recipe(smooth_quant_alpha=0.0),
-        quantize.Recipe(float_layers=("blocks.2.fc1", "blocks.3.proj")),
-    ],
-)
-def test_quantize__every_recipe_gives_a_file_that_agrees(model: DeployedStudent, recipe: quantize.Recipe) -> None:
-    calibrated = quantize.calibrate(weights_of(model), draw(32), recipe.smooth_quant_alpha)
-    proto = onnx_writer.finish(quantize.quantize(calibrated, recipe), {})
+@pytest.mark.parametrize(("alpha", "kept"), [(0.0, ()), (0.5, ("blocks.2.fc1", "blocks.3.proj"))])
+def test_quantize__every_recipe_gives_a_file_that_agrees(
+    model: DeployedStudent, alpha: float, kept: tuple[str, ...]
+) -> None:
+    proto = onnx_writer.finish(quantize.quantize(quantize.calibrate(weights_of(model), draw(32), alpha), kept), {})
     assert cosine(model, proto) > 0.95
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     assert weights["blocks.0.fc1.weight_int"].dtype == np.int8
     assert np.abs(weights["blocks.0.fc1.weight_int"]).max() == 127
     assert weights["blocks.0.fc1.x_zero"].dtype == np.uint8
-    for name in recipe.float_layers:
+    for name in kept:
         assert weights[f"{name}.weight"].dtype == np.float32
 
 
@@ -188,7 +182,7 @@ def test_quantize__weights_of_any_size_are_right_within_half_a_step(model: Deplo
     weight, bias = weights.blocks[3].fc2
     small = replace(weights.blocks[3], fc2=(weight * np.float32(size), bias))
     weights = replace(weights, blocks=(*weights.blocks[:3], small, *weights.blocks[4:]))
-    proto = quantize.quantize(quantize.calibrate(weights, draw(32), 0.0), quantize.Recipe())
+    proto = quantize.quantize(quantize.calibrate(weights, draw(32), 0.0))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     scales = stored["blocks.3.fc2.weight_scale_fp16"]
     assert scales.dtype == np.float16
@@ -247,7 +241,7 @@ def test_linear__a_dead_channel_keeps_its_bias() -> None:
 @pytest.fixture
 def int8_file(model: DeployedStudent) -> bytes:
     """The first int8 ONNX file that is tried, without metadata."""
-    return build._makers(weights_of(model), draw(32), {})["onnx"](0.5, ()).contents[0]
+    return int8._makers(weights_of(model), draw(32), {})["onnx"](0.5, ()).contents[0]
 
 
 def test_int8_file__has_a_byte_per_weight_and_little_else(model: DeployedStudent, int8_file: bytes) -> None:
@@ -318,14 +312,14 @@ def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None
     graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens").proto)
     count = {}
     for kept in ((), ("blocks.2.fc1", "blocks.1.proj", "space")):
-        quantised = openvino.quantize(graph.clone(), draw(32), openvino.Recipe(float_layers=kept))
+        quantised = openvino.quantize(graph.clone(), draw(32), 0.75, kept)
         count[len(kept)] = sum(operation.get_type_name() == "FakeQuantize" for operation in quantised.get_ops())
     assert count[3] < count[0]
 
 
 def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: DeployedStudent) -> None:
     graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens").proto)
-    quantised = openvino.quantize(graph, draw(32), openvino.Recipe(float_layers=("blocks.2.fc1", "blocks.2.fc2")))
+    quantised = openvino.quantize(graph, draw(32), 0.75, ("blocks.2.fc1", "blocks.2.fc2"))
     plain = openvino.serialize(quantised.clone(), {"model_id": "x"}, fp16=False)
     openvino.halve_floats(quantised)
     halved = openvino.serialize(quantised, {"model_id": "x"}, fp16=False)

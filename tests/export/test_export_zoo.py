@@ -1,4 +1,4 @@
-"""`python -m export.zoo add` and `index`: from a model's folder into a zoo."""
+"""`python -m export.zoo add` and `index`: from a model's folder, or a part of it, into a zoo."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 import leap_zoo
-from export.zoo import main, reindex
+from export.zoo import add, main, reindex
 from leap_zoo.documents import read_card, write_card
+from leap_zoo.errors import InvalidArgument
+from leap_zoo.verify import verify
 
 TINY = "leap-tiny-test"
 
@@ -83,3 +85,35 @@ def test_publish__pipes_are_not_waited_for(zoo_copy: Path, tiny_zoo: Path, capsy
     assert main(["index", "--zoo", str(zoo_copy)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == error.count("not a regular file") == 2
+
+
+def test_add__one_file_with_its_figures(published: Path, tmp_path: Path) -> None:
+    card = add(published / "leap-digits", tmp_path, ["model_int8.onnx"])
+    assert [artifact.file for artifact in card.artifacts] == ["model_int8.onnx"]
+    assert {row.file for row in card.latency} == {"model_int8.onnx"}
+    assert {path.name for path in (tmp_path / "leap-digits").iterdir()} == {
+        "README.md", "card.json", "curriculum.svg", "golden.npz", "model_int8.onnx"
+    }  # fmt: skip
+    assert verify("leap-digits", tmp_path).ok
+    whole = read_card(published / "leap-digits" / "card.json")
+    assert card.artifacts[0] == next(a for a in whole.artifacts if a.file == "model_int8.onnx")
+    assert card.golden.bytes < whole.golden.bytes
+
+
+def test_add__another_file_takes_the_place_of_the_first(published: Path, tmp_path: Path) -> None:
+    add(published / "leap-digits", tmp_path, ["model_int8.xml"])
+    card = add(published / "leap-digits", tmp_path, ["model.onnx", "model.safetensors"])
+    assert verify("leap-digits", tmp_path).ok
+    assert card.timm == read_card(published / "leap-digits" / "card.json").timm != []
+    assert {file.file for file in card.timm} <= {path.name for path in (tmp_path / "leap-digits").iterdir()}
+    assert not (tmp_path / "leap-digits" / "model_int8.bin").exists()
+
+
+def test_add__a_file_that_is_not_there(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidArgument, match=r"model_int4\.onnx.*did you mean"):
+        add(published / "leap-digits", tmp_path, ["model_int4.onnx"])
+    assert list(tmp_path.iterdir()) == []
+    assert main(["add", str(tmp_path), "--zoo", str(tmp_path), "--file", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("export: ")
+    assert said.count("\n") == 1

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from export import describe, for_timm, onnx_writer
+from export import card as cards
+from export import for_timm, onnx_writer
 from export.built import Built, file_of
 from export.errors import GateFailed
 from export.for_timm import TimmStudent
@@ -71,9 +72,9 @@ def write_model(run: Run, model: DeployedStudent, zoo: Path) -> None:
     for name, content in {"model.onnx": fp32.contents[0], **contents}.items():
         (home / name).write_bytes(content)
     write_golden(home / "golden.npz", draw(run.recipe.preprocessing.size), {})
-    golden = describe.golden((home / "golden.npz").read_bytes(), [fp32.artifact])
+    golden = cards.golden((home / "golden.npz").read_bytes(), [fp32.artifact])
     timm = [file_of(name, content) for name, content in contents.items()]
-    publish(zoo, replace(describe.card(run, model, [fp32.artifact]), golden=golden, timm=timm))
+    publish(zoo, replace(cards.card(run, model, [fp32.artifact]), golden=golden, timm=timm))
 
 
 def opened(folder: Path) -> tuple[ModelCard, Model]:

@@ -1,18 +1,15 @@
-"""The CSV files of results/latency, the tables of docs/zoo.md made of them, and the rows of a card."""
+"""results/latency.csv, the tables of docs/zoo.md made of it, and the rows of a card."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from export.latency import Measured, card_rows, file_name, latency_rows, latency_tables, newest, read_rows, write_rows
-from leap_zoo.errors import InvalidArgument
-
-ROOT = Path(__file__).parents[2]
+from export.latency import Measured, add_rows, card_rows, latency_tables
+from train import table
+from train.errors import TrainError
 
 ROW = Measured(
     model="leap-nano",
@@ -38,57 +35,25 @@ ROW = Measured(
 )
 
 
-def test_rows__round_trip(tmp_path: Path) -> None:
-    rows = [ROW, replace(ROW, precision="int8", file="model_int8.onnx", load_ms=None, times_eager=3.25)]
-    path = write_rows(tmp_path / "results" / "latency", rows)
-    assert path.name == "intel-xeon-cpu-2.20ghz-avx2-vnni-ort1.32.0.csv"
-    assert read_rows(path) == rows
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_rows__a_models_rows_are_replaced_together_others_stay(tmp_path: Path) -> None:
-    other = replace(ROW, model="leap-other")
-    write_rows(tmp_path, [ROW, replace(ROW, threads=2), other])
+def test_rows__a_models_rows_on_a_device_are_replaced_together_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "latency.csv"
+    first = [ROW, replace(ROW, precision="int8", file="model_int8.onnx", load_ms=None, times_eager=3.25)]
+    others = [replace(ROW, model="leap-other"), replace(ROW, device="Cortex-A76", isa="dotprod neon")]
+    add_rows(path, [*first, others[0]])
+    assert table.read(path, Measured) == [*first, others[0]]
+    add_rows(path, others[1:])
     again = replace(ROW, median_ms=9.0)
-    assert read_rows(write_rows(tmp_path, [again])) == [again, other]
-
-
-@given(device=st.text(max_size=300), isa=st.text(max_size=40), version=st.from_regex(r"[0-9a-z+/.]{1,20}"))
-def test_rows__file_names_are_safe_anywhere(device: str, isa: str, version: str) -> None:
-    name = file_name([replace(ROW, device=device, isa=isa, runtime=f"onnxruntime {version}")])
-    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-    assert name.endswith(".csv")
-    assert not name.startswith(".")
-    assert len(name) < 256
-
-
-def test_rows__name_every_runtime_once() -> None:
-    runtimes = ("openvino 2026.4.1", "torch 2.14.1 eager", "torch 2.14.1 compiled")
-    rows = [ROW, *(replace(ROW, runtime=runtime) for runtime in runtimes)]
-    assert file_name(rows) == "intel-xeon-cpu-2.20ghz-avx2-vnni-ort1.32.0-ov2026.4.1-torch2.14.1.csv"
+    add_rows(path, [again])
+    assert table.read(path, Measured) == [others[1], again, others[0]]
 
 
 def test_rows__another_table_is_refused_and_kept(tmp_path: Path) -> None:
-    path = tmp_path / file_name([ROW])
-    for text in ("a,b\n1,2\n", "model\nleap\n", "\x00", "model,,\n1,2,3,4,5\n"):
+    path = tmp_path / "latency.csv"
+    for text in ("a,b\n1,2\n", "model\nleap\n", "model,,\n1,2,3,4,5\n"):
         path.write_text(text)
-        with pytest.raises(InvalidArgument, match="not a table of latencies"):
-            write_rows(tmp_path, [ROW])
+        with pytest.raises(TrainError, match="not a table of Measured rows"):
+            add_rows(path, [ROW])
         assert path.read_text() == text
-    with pytest.raises(InvalidArgument, match="cannot be written"):
-        write_rows(path / "below", [ROW])
-
-
-def test_newest__is_per_hardware_and_model(tmp_path: Path) -> None:
-    later = "2026-12-01T00:00:00+00:00"
-    update = replace(ROW, runtime="onnxruntime 1.40.0", date=later)
-    other = replace(ROW, model="leap-other")
-    arm = replace(ROW, device="Cortex-A76", isa="dotprod neon")
-    write_rows(tmp_path, [ROW, other])
-    write_rows(tmp_path, [update])
-    write_rows(tmp_path, [arm])
-    assert newest(tmp_path) == [[arm], [update, other]]
-    assert newest(tmp_path / "absent") == []
 
 
 def test_card_rows__are_of_published_files() -> None:
@@ -98,17 +63,9 @@ def test_card_rows__are_of_published_files() -> None:
     assert row.peak_memory_bytes == ROW.peak_memory_bytes
 
 
-def test_latency_rows__are_ready_for_a_card(tiny_zoo: Path) -> None:
-    rows = latency_rows("leap-tiny-test", tiny_zoo, seconds=0.02)
-    assert [row.file for row in rows] == ["model.onnx", "model_int8.onnx"]
-    assert all((row.threads, row.batch) == (1, 1) for row in rows)
-
-
-def test_tables__show_every_row_of_the_newest_files(tmp_path: Path) -> None:
+def test_tables__one_per_hardware_with_every_row() -> None:
     rows = [ROW, replace(ROW, format="torch", runtime="torch 2.14.1 eager", times_fp32=0.5, n=11)]
-    write_rows(tmp_path, rows)
-    write_rows(tmp_path, [replace(row, device="Cortex-A76", isa="neon") for row in rows])
-    text = latency_tables(newest(tmp_path))
+    text = latency_tables([*rows, *(replace(row, device="Cortex-A76", isa="neon") for row in rows)])
     assert text.count("| model |") == 2
     assert f"{ROW.device} ({ROW.isa}), {ROW.date[:10]}:" in text
     assert "Cortex-A76 (neon)" in text
@@ -120,10 +77,3 @@ def test_tables__show_every_row_of_the_newest_files(tmp_path: Path) -> None:
 
 def test_tables__say_so_when_nothing_was_measured() -> None:
     assert latency_tables([]) == "Nothing has been measured yet."
-
-
-def test_page__has_the_newest_latencies() -> None:
-    pytest.importorskip("torch", reason="the train extra is not installed")
-    from export import tables
-
-    assert latency_tables(newest(ROOT / "results" / "latency")) in tables.page()

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 from whole_card import whole_card
 
-from export.zoo_page import int8_peak
+from export.tables import int8_peak
 from leap_zoo.card import Architecture, EmbeddingDims, Preprocessing
 from tools.int8_peak import REPEATS, operations, product
 from train.research.results import Result

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from PIL import Image
 from safetensors.torch import save_file
 
-from export.bundle import bundle
+from export.zoo import add
 from leap_zoo.store import BUNDLED
 from train.evaluate.__main__ import main
 from train.evaluate.corruptions import STRENGTHS, Corrupted
@@ -109,7 +109,7 @@ def test_zoo__on_photos_of_the_world(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # results/demo_photos.csv
     small = tmp_path / "zoo"
-    bundle(BUNDLED / "leap-tiny", small, ["model_int8.onnx"])
+    add(BUNDLED / "leap-tiny", small)
     out = tmp_path / "zoo.csv"
     old = Result(subject="leap-tiny", variant="model_int8.onnx", metric="old", value=1, hardware="a", commit="b")
     write_results(out, [replace(old, digest="of another file"), replace(old, subject="leap-other")])

@@ -73,12 +73,10 @@ train-demo: .venv/installed ## distill a student of handwritten digits, export i
 bench-serve: .venv/installed ## cost and limits of serving, about fifteen minutes; see docs/serving.md
 	.venv/bin/python -m tools.bench_serve
 	.venv/bin/python -m tools.load_serve
-	.venv/bin/python -m tools.serving_tables
+	.venv/bin/python -m export.tables
 
 tables: .venv/installed ## rewrite the generated tables of README and docs from cards and results
 	.venv/bin/python -m export.tables
-	.venv/bin/python -m tools.serving_tables
-	.venv/bin/python -m tools.scale_tables
 
 clean: ## remove environments and outputs
 	rm -rf .venv .venv-serve .venv-docs runs zoo-out site

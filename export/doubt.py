@@ -73,7 +73,10 @@ def decoded(run: Run, photos: Dataset) -> Labelled:
 
 def _labelled(folder: Path, labels: Sequence[str]) -> Split:
     if not any(entry.is_dir() for entry in folder.glob("*")):
-        return open_sample(folder).photos
+        sample = open_sample(folder).photos
+        if len(labels) != 1000:
+            raise TrainError(f"{folder} has photos of ImageNet's classes, which the default head does not have")
+        return sample
     split = labelled_folder(folder)
     names, indices = class_labels(split.classes), imagenet_indices(split.classes)
     if indices is None or len(labels) != 1000:
@@ -111,7 +114,7 @@ def fit(
     metrics = errors(aside, logits, np.array(by_other, np.float32)[halves][:, None])
     if world is not None:
         found = logits_of(world.pixels)
-        metrics += errors(world, found, np.float32([[divisor]]))
+        metrics += errors(world, found, np.array([divisor], np.float32))
         metrics.append(flagged(world.dataset, world.split, found))
     for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN))):
         pixels = np.stack([to_tensor(picture, model.card.preprocessing) for picture in pictures])

@@ -30,7 +30,8 @@ def with_more_photos(
 ) -> tuple[Run, MorePhotos]:
     """The run, without a head that is too poor on photos of the world; and the photos to measure its files on.
 
-    aside: folders of labeled photos; world: a CSV; drawings: a folder. Raises TrainError, ExportError.
+    aside: folders of labeled photos, not used if the head is left out; world: a CSV; drawings: a folder. Raises
+    TrainError, ExportError.
     """
     left_out, pictures = None, None
     if world is not None:
@@ -41,7 +42,7 @@ def with_more_photos(
         labels = np.zeros(len(sources), np.int64)  # nobody asks for them
         pictures = decoded(run, Dataset("drawings", drawings.resolve().name, Split(sources, labels, ())))
     return run, MorePhotos(
-        aside=kept_aside(run, aside) if aside else None,
+        aside=kept_aside(run, aside) if aside and left_out is None else None,
         world=decoded(run, listed) if world is not None and left_out is None else None,
         drawings=pictures,
         left_out=left_out,

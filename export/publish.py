@@ -28,7 +28,7 @@ from leap_zoo.verify import verify as verify_published
 from train.run import Run
 
 REFERENCE = NAMES["onnx", "fp32"]
-TIMING_SECONDS = 3.0  # of timing per file, for the card
+TIMING = Plan(seconds=3.0)  # of each file, for the card
 NO_MORE = MorePhotos()
 
 Say = Callable[[str], None]
@@ -92,7 +92,7 @@ def publish(
             (home / file.file).write_bytes(place.read(card, file))
         say("timing the files on this device")
         publishing.list_card(staging, card)  # they are timed as a user runs them
-        rows, _ = bench([card.id], Plan(seconds=TIMING_SECONDS), staging)
+        rows, _ = bench([card.id], TIMING, staging)
         card = replace(card, latency=card_rows(rows))
         publishing.list_card(staging, card)
         readme.write(card, home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ from train.run import RunReport
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, RESULTS, ZOO = ROOT / "docs", ROOT / "results", ROOT / "zoo"
+SIZES = [10**power for power in range(3, 9)]  # of galleries and sets of photos
+PRICE = 0.04  # of a core-hour in euros: an assumption, not an offer
+Figure = dict[str, str]  # a row of results/scale, see `tools.scale_results`
 TRIALS = {  # title of a section of docs/zoo.md -> its results
     "What each change gave": "ablations.csv",
     "Against a plain `last` student of equal cost": "zoo_rivals.csv",
@@ -64,8 +68,10 @@ def pages() -> dict[Path, str]:
         (DOCS / "teacher-space.md", "teacher-space", teacher_space(read_results(RESULTS / "teacher_space.csv"))),
         (DOCS / "bench.md", "int8-peak", int8_peak(read_results(RESULTS / "int8_peak.csv"))),
         (DOCS / "formats.md", "limits", limits(json.loads((RESULTS / "limits.json").read_bytes()))),
+        (DOCS / "serving.md", "serving", serving()),
+        *scale(),
     ):
-        found[path] = replaced(path.read_text(), block, content)
+        found[path] = replaced(found.get(path) or path.read_text(), block, content)
     return found
 
 
@@ -100,6 +106,72 @@ def int8_peak(rows: Sequence[Result]) -> str:
 def limits(found: Mapping[str, Any]) -> str:
     """One line per published ONNX file and runtime in which `tools.check_limits` tried it."""
     return text.render("limits.md", **found).rstrip("\n")
+
+
+def serving() -> str:
+    """The cost of serving, its limits under load, what attacks leave to others, and what a second process gives."""
+    bench, trials = (
+        json.loads((RESULTS / "serving" / name).read_bytes()) for name in ("bench.json", "resilience.json")
+    )
+    return text.render("serving.md", bench=bench, trials=trials).rstrip("\n")
+
+
+def scale() -> list[tuple[Path, str, str]]:
+    """Pages, blocks in them, and their contents, from results/scale."""
+    embedding, search, training, replicas = (
+        list(csv.DictReader((RESULTS / "scale" / f"{name}.csv").read_text().splitlines()))
+        for name in ("embedding", "search", "training", "serving")
+    )
+    growth = text.render("scale_growth.md", search=search, sizes=SIZES, value=_value, where=_where)
+    return [
+        (DOCS / "scale.md", "scale-training", scale_figures(training)),
+        (DOCS / "scale.md", "scale-cost", scale_cost(embedding, search)),
+        (DOCS / "scale" / "embedding.md", "scale-embedding", scale_figures(embedding)),
+        (DOCS / "scale" / "search.md", "scale-recall", scale_recall(search)),
+        (DOCS / "scale" / "search.md", "scale-growth", growth.rstrip("\n")),
+        (DOCS / "scale" / "serving.md", "scale-serving", scale_figures(replicas)),
+    ]
+
+
+def scale_cost(embedding: Sequence[Figure], search: Sequence[Figure], price: float = PRICE) -> str:
+    """What n photos cost. price: of a core for an hour, in euros."""
+    return text.render(
+        "scale_cost.md",
+        embedding=embedding,
+        search=search,
+        price=price,
+        sizes=SIZES,
+        value=_value,
+        where=_where,
+        conditions=dict.fromkeys(_where(one) for one in search if one["subject"].startswith("a gallery in a folder")),
+    ).rstrip("\n")
+
+
+def scale_figures(rows: Sequence[Figure]) -> str:
+    """Every figure of a file, and under which conditions it was measured."""
+    conditions = dict.fromkeys(f"{row['about']}; {_where(row)}" for row in rows)
+    return text.render("scale_figures.md", rows=rows, conditions=conditions).rstrip("\n")
+
+
+def scale_recall(rows: Sequence[Figure]) -> str:
+    """Of quantized vectors, a column per file of vectors."""
+    columns: dict[str, None] = {}
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        if row["metric"].startswith("recall"):
+            model, kind = row["subject"].split(", ")
+            columns[f"{model}: {row['about']}"] = None
+            kinds.setdefault(f"{kind}, {row['metric']}", []).append(f"{float(row['value']):g}")
+    return text.render("scale_recall.md", columns=columns, kinds=kinds).rstrip("\n")
+
+
+def _value(rows: Sequence[Figure], subject: str, metric: str) -> float | None:
+    """One figure; None: it was not measured."""
+    return next((float(row["value"]) for row in rows if (row["subject"], row["metric"]) == (subject, metric)), None)
+
+
+def _where(row: Figure) -> str:
+    return row["machine"] + (f" ({row['note']})" if row["note"] else "")
 
 
 def replaced(page: str, block: str, content: str) -> str:

@@ -6,6 +6,7 @@ A template may have any number of empty lines: several become one. Two functions
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,4 +82,5 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters.update(line=line, number=number, numbers=numbers, mega=mega, metric=metric, label=label, slug=slug)
+_ENVIRONMENT.filters["log"] = math.log
 _ENVIRONMENT.globals.update(row=row, head=head, runtimes=RUNTIMES)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from export import text
 from leap_zoo.card import GENERAL, WORLD, Artifact, Latency, Metric, ModelCard
@@ -14,8 +13,7 @@ from leap_zoo.loading import choose_artifact
 from train.research.results import Result
 from train.run import RunReport
 
-PICTURE = "zoo.svg"  # in docs/images: accuracy against milliseconds and megabytes
-PROBE = "linear probe, embedding"
+PICTURE = "zoo.svg"  # in docs/images
 CLOSE = "leap-tiny"  # the student that should be close to its teacher
 POINTS = 0.05  # a student is close to its teacher if it is not further below it than this
 LIKENESS = ("agreement", "cosine")  # of a student to its teacher: the teacher's would be 1
@@ -81,11 +79,20 @@ class Line:
         return f"`{self.file}`" if self.card else "a peer" if self.peer else "the teacher"
 
     @property
+    def ms(self) -> float | None:
+        """The median for one photo on one thread."""
+        return self.latency.median_ms if self.latency else None
+
+    @property
+    def megabytes(self) -> float | None:
+        """Of its files."""
+        return self.costs["bytes"] / 1e6 if "bytes" in self.costs else None
+
+    @property
     def cost_cells(self) -> list[str]:
         """Millions of parameters, pixels, megabytes, milliseconds; empty where unknown."""
-        costs, timed = self.costs, self.latency
-        parameters, size = text.mega(costs.get("parameters")), text.mega(costs.get("bytes"))
-        return [parameters, text.number(costs.get("pixels"), ".0f"), size, f"{timed.median_ms:.2f}" if timed else ""]
+        parameters, pixels = text.mega(self.costs.get("parameters")), text.number(self.costs.get("pixels"), ".0f")
+        return [parameters, pixels, *text.numbers([self.megabytes, self.ms], ".2f")]
 
     def cell(self, column: Column) -> str:
         """The value, with its 95 % interval in brackets; empty if it was not measured."""
@@ -100,17 +107,6 @@ class Line:
     def cells(self, columns: Sequence[Column]) -> list[str]:
         """A cell for each column."""
         return [self.cell(column) for column in columns]
-
-    def halves(self, columns: Sequence[Column]) -> list[str]:
-        """For each column the value, and half of its 95 % interval; empty if it was not measured."""
-        return [self._half(column, self.figures.get(column)) for column in columns]
-
-    @staticmethod
-    def _half(column: Column, found: Result | None) -> str:
-        if found is None:
-            return ""
-        half = "" if found.low is None or found.high is None else f" ± {column.number((found.high - found.low) / 2)}"
-        return column.number(found.value) + half
 
 
 def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line]:
@@ -191,66 +187,20 @@ def compact_table(lines: Sequence[Line]) -> str:
 
 
 def picture(lines: Sequence[Line]) -> str | None:
-    """Accuracy of every file against its milliseconds and megabytes, as SVG; None if no file was measured."""
+    """Top-1 of every file against its milliseconds and megabytes, as SVG; None if no file was measured."""
     known = sorted(_columns_of(lines), key=lambda column: column.dataset != WORLD)
-    first = [next((column for column in known if column.metric == name), None) for name in (GENERAL, PROBE)]
-    columns = [column for column in first if column is not None]
-    panels = [_panel(lines, column, unit) for column in columns for unit in ("ms per photo, one thread", "MB")]
-    points = [point for panel in panels for point in panel["points"]]
-    if not points:
+    column = next((column for column in known if column.metric == GENERAL), None)
+    files = [line for line in lines if line.artifact and column in line.figures]
+    if column is None or not files:
         return None
-    teachers = [line.model for line in lines if line.kind == "the teacher" and columns[0] in line.figures]
-    legend = {"marks": dict.fromkeys(point["kind"] for point in points), "levels": teachers}
-    models = list(dict.fromkeys(line.model for line in lines if line.card))
-    return text.render("zoo.svg", panels=panels, models=models, legend=legend)
-
-
-def _panel(lines: Sequence[Line], column: Column, unit: str) -> dict[str, Any]:
-    """A figure against a cost: places of files, ticks and the teacher's levels, as shares of the panel's sides."""
-    found = []
-    for line in lines:
-        cost = line.costs.get("bytes", 0) / 1e6 if unit == "MB" else line.latency and line.latency.median_ms
-        if line.artifact is not None and column in line.figures and cost:
-            found.append((line.artifact, line.model, cost, line.figures[column]))
-    levels = [line.figures[column].value for line in lines if line.kind == "the teacher" and column in line.figures]
-    ends = [end for *_, f in found for end in (f.value, f.low, f.high) if end is not None] + levels
-    step = 0.1 if max(ends) - min(ends) > 0.2 else 0.02
-    marks = range(math.floor(min(ends) / step), math.ceil(max(ends) / step) + 1)
-    low, high = marks[0] * step, marks[-1] * step
-    left, right = (math.log(least) for least in _wide([cost for _, _, cost, _ in found]))
-
-    def up(value: float) -> float:
-        return (value - low) / (high - low or 1)
-
-    def across(cost: float) -> float:
-        return (math.log(cost) - left) / (right - left)
-
-    return {
-        "title": f"{column.title}, n = {_count(lines, column)}",
-        "unit": unit,
-        "levels": [up(value) for value in levels],
-        "up": [(up(mark * step), 100 * mark * step) for mark in marks],
-        "across": [(across(tick), tick) for tick in TICKS if 0 <= across(tick) <= 1],
-        "points": [
-            {
-                "model": model,
-                "kind": (artifact.format, artifact.precision),
-                "x": across(cost),
-                "y": up(figure.value),
-                "low": up(figure.value if figure.low is None else figure.low),
-                "high": up(figure.value if figure.high is None else figure.high),
-            }
-            for artifact, model, cost, figure in found
-        ],
-    }
-
-
-TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-
-
-def _wide(costs: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis on which all costs have room."""
-    return (min(costs) / 1.8, max(costs) * 1.8) if costs else (1, 10)
+    return text.render(
+        "zoo.svg",
+        title=f"{column.title}, n = {_count(lines, column)}",
+        column=column,
+        files=files,
+        models=list(dict.fromkeys(line.model for line in files)),
+        teachers=[line for line in lines if line.kind == "the teacher" and column in line.figures],
+    )
 
 
 class Compared(NamedTuple):

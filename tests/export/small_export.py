@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from export import doubt, gate, int8, publish
+from leap_zoo.bench import Plan
 from train.method import student
 
 DEPTH, WIDTH, HEADS = 4, 48, 3
@@ -41,7 +42,7 @@ def small_export() -> Iterator[None]:
         patch.setattr(int8, "SENSITIVITY_PHOTOS", 8)
         patch.setattr(int8, "SMOOTHING", (0.5,))
         patch.setattr(int8, "ROUNDS", 2)
-        patch.setattr(publish, "TIMING_SECONDS", 0.02)
+        patch.setattr(publish, "TIMING", Plan(seconds=0.02, costs=False))
         patch.setattr(doubt, "DRAWN", 6)
         try:
             yield

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("psutil", reason="needs the extra: pip install leap-zoo[serve]")
 
-from tools import load_attacks, serving_tables
+from tools import load_attacks
 from tools.http_load import Connection, closed_loop, open_loop, photo_request
 
 PHOTO = b"\xff\xd8 not really"
@@ -84,22 +84,6 @@ def test_photo_request__is_a_form_that_holds_the_photo() -> None:
     head, _, body = photo_request("/embed", PHOTO, multipart=True).partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert PHOTO in body
-
-
-def test_page__has_the_figures_of_the_results() -> None:
-    text = serving_tables.PAGE.read_text()
-    assert serving_tables.render(text) == text, "run `make tables`"
-
-
-def test_page__shows_attacks_and_workers_once_they_are_measured() -> None:
-    attack = {"what": "64 clients read nothing", "kept": 0.75, "alone_per_second": 400.0, "beside_per_second": 300.0}
-    attack |= {"p99_ms": 21.0, "other_statuses": {"503": 2}, "most_memory_mb": 400.0}
-    table = serving_tables.beside_attacks({"seconds": 8.0, "attacks": {"never_read": attack}})
-    assert "| 64 clients read nothing | 75% | 400, 300 | 21 ms | 2 | 400 MB |" in table
-    one = {"median": 1.71, "least": 1.5, "most": 1.9}
-    trial = {"clients": 32, "per_second": dict.fromkeys(("one_thread", "one_worker", "two_workers"), one)}
-    rows = serving_tables.scaling(trial | {"of_one_thread": one, "of_one_worker": one})
-    assert ("times one worker with one thread", "1.71 (1.50 to 1.90)") in rows
 
 
 @pytest.fixture

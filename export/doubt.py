@@ -7,8 +7,9 @@ noise, text pages and drawings that is flagged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,15 +100,15 @@ def fit(
     known = Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels))
 
     def errors(photos: Labelled, logits: Floats, divisors: Floats) -> list[Metric]:
-        about = {"dataset": photos.dataset, "split": photos.split, "n": len(logits), "head": head.name}
+        metric = partial(Metric, dataset=photos.dataset, split=photos.split, n=len(logits), head=head.name)
         after = calibration_error(softmax(logits / divisors), photos.labels)
         before = calibration_error(softmax(logits), photos.labels)
-        return [Metric(name=ECE, value=after, **about), Metric(name=f"{ECE}, before", value=before, **about)]
+        return [metric(name=ECE, value=after), metric(name=f"{ECE}, before", value=before)]
 
     def flagged(dataset: str, split: str, logits: Floats) -> Metric:
         share, n = float((doubt.energies(logits) > threshold).mean()), len(logits)
-        about = {"dataset": dataset, "split": split, "n": n, "head": head.name}
-        return Metric(name=FLAGGED, value=share, interval=wilson(share, n), **about)
+        interval = wilson(share, n)
+        return Metric(name=FLAGGED, dataset=dataset, split=split, n=n, value=share, interval=interval, head=head.name)
 
     halves = np.arange(len(logits)) % 2  # each is judged by the other's temperature
     by_other = [temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)]
@@ -127,12 +128,9 @@ def fit(
 def temperature(logits: Floats, labels: Integers) -> float:
     """The divisor of logits (N, C) that maximizes the likelihood of labels (N,). Guo et al. 2017."""
     rows = np.arange(len(labels))
-    losses = [doubt.energies(scaled).mean() + scaled[rows, labels].mean() for scaled in _scaled(logits)]
-    return float(TEMPERATURES[int(np.argmax(losses))])
-
-
-def _scaled(logits: Floats) -> Iterable[Floats]:
-    return (logits / np.float32(each) for each in TEMPERATURES)
+    scaled = (logits / np.float32(each) for each in TEMPERATURES)
+    likelihoods = [doubt.energies(each).mean() + each[rows, labels].mean() for each in scaled]
+    return float(TEMPERATURES[int(np.argmax(likelihoods))])
 
 
 def calibration_error(scores: Floats, labels: Integers) -> float:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from msgspec.structs import replace as changed
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from tqdm import tqdm
 
@@ -81,19 +80,28 @@ def search(
     return [trial.built for trial in rule.winners.values() if trial.built], record
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
-    """A file that was tried; `model` is None if it could not be built, `objection` if it passed."""
+    """A file that was tried. `model` is None if it could not be built; `objection` says why it was rejected."""
 
-    candidate: cards.Candidate
+    name: str
+    format: cards.Format
     built: Built | None = None
     model: Model | None = None
+    compared: dict[str, float] = field(default_factory=dict)
     objection: str | None = None
+    relative_ms: float | None = None
+
+    def share(self, name: str) -> float | None:
+        """A figure, clipped to -1..1, because a cosine in float32 may exceed it by rounding; None if there is none."""
+        value = self.compared.get(name, np.nan)
+        return float(np.clip(value, -1, 1)) if np.isfinite(value) else None
 
     @property
     def cosine(self) -> float:
         """Mean cosine of its embeddings to those of fp32; -1 if there are none."""
-        return -1.0 if self.candidate.cosine_mean is None else self.candidate.cosine_mean
+        found = self.share(gate.COSINE)
+        return -1.0 if found is None else found
 
 
 class Rule:
@@ -131,11 +139,7 @@ class Rule:
         """Build a file and compare it with fp32."""
         smoothing = f"smooth {alpha:g}" if alpha else "no smoothing"
         spared = f", {len(kept)} layer{'s' * (len(kept) > 1)} float" if kept else ""
-        nothing = dict.fromkeys(("top1_drop", "agreement", "cosine_mean", "cosine_min", "relative_ms"))
-        trial = Trial(
-            cards.Candidate(name=name or smoothing + spared, format=form, precision="int8", recipe={}, outcome="",
-                            **nothing)  # type: ignore[arg-type]
-        )  # fmt: skip
+        trial = Trial(name or smoothing + spared, form)
         self.trials.append(trial)
         try:
             trial.built = make(alpha, kept)
@@ -143,45 +147,45 @@ class Rule:
             found = [_answers(model, photos) for photos in self._selections]
         except Exception as error:  # quantizers raise errors of all kinds; the other trials go on
             trial.objection = " ".join(f"it failed: {error}".split())[:200]
-            self._say(f"{form}, {trial.candidate.name}: {trial.objection}")
+            self._say(f"{form}, {trial.name}: {trial.objection}")
             return trial
         trial.model = model
         compared = [gate.fidelity(*three) for three in zip(self._expected, found, self._selections, strict=True)]
+        trial.compared = {metric.name: metric.value for metric in compared[0]}
         first = gate.objection(compared[0], gate.SELECTION_MARGIN)
         objections = [first, *(_loses_classes(metrics) for metrics in compared[1:])]
         trial.objection = next((objection for objection in objections if objection is not None), None)
-        by_name = {metric.name: metric.value for metric in compared[0]}
-        trial.candidate = changed(
-            trial.candidate,
-            recipe=trial.built.recipe or {},
-            top1_drop=_share(by_name[gate.DROP]),
-            agreement=_share(by_name[gate.AGREEMENT]),
-            cosine_mean=_share(by_name[gate.COSINE]),
-            cosine_min=_share(by_name[gate.LEAST_COSINE]),
-        )
-        outcome = "" if trial.objection is None else ", out"
-        self._say(f"{form}, {trial.candidate.name}: cosine {trial.cosine:.4f}{outcome}")
+        self._say(f"{form}, {trial.name}: cosine {trial.cosine:.4f}{'' if trial.objection is None else ', out'}")
         return trial
 
     def candidates(self) -> list[cards.Candidate]:
         """All trials for the card; the chosen ones and the rival are timed here, in turns."""
-        timed = [trial for trial in self.trials if trial.model and self._is_kept(trial)]
-        times = _fastest(
-            [self._reference, *(trial.model for trial in timed if trial.model)], self._selections[0].pixels
-        )
-        for trial, milliseconds in zip(timed, times[1:], strict=True):
-            trial.candidate = changed(trial.candidate, relative_ms=milliseconds / times[0])
-            self._say(f"{trial.candidate.format}: {trial.candidate.name}, "
-                      f"{times[0] / milliseconds:.2f} times as fast as fp32")  # fmt: skip
-        return [changed(trial.candidate, outcome=self._outcome(trial)) for trial in self.trials]
-
-    def _is_kept(self, trial: Trial) -> bool:
-        return trial in self.winners.values() or trial.candidate.name == RIVAL
+        kept = [*self.winners.values(), *(trial for trial in self.trials if trial.name == RIVAL)]
+        timed = {trial: trial.model for trial in kept if trial.model is not None}
+        base, *times = _fastest([self._reference, *timed.values()], self._selections[0].pixels)
+        for trial, milliseconds in zip(timed, times, strict=True):
+            trial.relative_ms = milliseconds / base
+            self._say(f"{trial.format}: {trial.name}, {base / milliseconds:.2f} times as fast as fp32")
+        return [
+            cards.Candidate(
+                name=trial.name,
+                format=trial.format,
+                precision="int8",
+                recipe=trial.built.recipe or {} if trial.built and trial.model else {},
+                top1_drop=trial.share(gate.DROP),
+                agreement=trial.share(gate.AGREEMENT),
+                cosine_mean=trial.share(gate.COSINE),
+                cosine_min=trial.share(gate.LEAST_COSINE),
+                relative_ms=trial.relative_ms,
+                outcome=self._outcome(trial),
+            )
+            for trial in self.trials
+        ]
 
     def _outcome(self, trial: Trial) -> str:
         if trial in self.winners.values():
             return "chosen"
-        if trial.candidate.name == RIVAL and trial.model is not None:
+        if trial.name == RIVAL and trial.model is not None:
             return "for comparison" if trial.objection is None else f"for comparison; {trial.objection}"
         return "passed; another is closer to fp32" if trial.objection is None else f"refused: {trial.objection}"
 
@@ -304,11 +308,6 @@ def _fastest(models: Sequence[Model], pixels: npt.NDArray[np.uint8]) -> list[flo
             if turn >= 2:
                 fastest[number] = min(fastest[number], (time.perf_counter() - started) * 1000)
     return fastest
-
-
-def _share(value: float) -> float | None:
-    """Clipped to -1..1, because a cosine in float32 may exceed it by rounding; None if it is not finite."""
-    return float(np.clip(value, -1, 1)) if np.isfinite(value) else None
 
 
 def _answers(model: Model, photos: Labelled) -> Outputs:

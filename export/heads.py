@@ -16,7 +16,7 @@ from torch.nn import functional
 from export.doubt import MorePhotos, decoded, kept_aside
 from export.errors import ExportError
 from leap_zoo.card import DEAD_HEAD, GENERAL, Metric
-from train.data.sources import find_photos
+from train.data.sources import Source, find_photos
 from train.data.splits import Split
 from train.evaluate.__main__ import SHOWN
 from train.evaluate.datasets import Dataset, open_world
@@ -38,7 +38,7 @@ def with_more_photos(
         listed = open_world(world, SHOWN)[0]
         run, left_out = without_dead_head(run, folder, listed, Cache(cache, Path(run.recipe.data.store)))
     if drawings is not None:
-        sources = list(find_photos(drawings))
+        sources: list[Source] = list(find_photos(drawings))
         labels = np.zeros(len(sources), np.int64)  # nobody asks for them
         pictures = decoded(run, Dataset("drawings", drawings.resolve().name, Split(sources, labels, ())))
     return run, MorePhotos(

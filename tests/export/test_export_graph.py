@@ -121,8 +121,9 @@ def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None
         assert [mark for mark in marks if mark.encode() in content] == [], path.name
 
 
+# In a process of its own, which also says what stands in for the modules that would report its use to others.
 BUILD_AGAIN = """
-import hashlib, json, pathlib
+import hashlib, json, os, pathlib
 from small_export import lenient_gate, small_export
 from export import build, int8
 from export.built import DEFAULT, NAMES
@@ -135,25 +136,38 @@ with small_export(), lenient_gate():
     run = load_run(pathlib.Path("the run"))
     forms, _ = build.build(run, DeployedStudent(run).eval(), DEFAULT, lambda line: None)
 digests = {NAMES[form.kind]: [hashlib.sha256(content).hexdigest() for content in form.contents] for form in forms}
-pathlib.Path("built.json").write_text(json.dumps({"exporter": build.__file__, "files": digests}))
+import nncf.telemetry.wrapper, openvino.tools.ovc.telemetry_utils
+telemetry = [type(nncf.telemetry.wrapper.telemetry).__name__, openvino.tools.ovc.telemetry_utils.tm.__name__]
+found = {"exporter": build.__file__, "files": digests, "telemetry": telemetry}
+found["ort"] = os.environ["ORT_DISABLE_TELEMETRY"]
+pathlib.Path("built.json").write_text(json.dumps(found))
 """
 
 
 def test_build__gives_the_same_bytes_in_another_folder(
     run_folder: Path, published: Path, card: leap_zoo.ModelCard, tmp_path: Path
 ) -> None:
-    """Of every file, int8 too: nothing in it depends on the moment, on the builder's folder, or on the run's."""
+    """Of every file, int8 too: nothing in it depends on the moment, on the builder's folder, or on the run's.
+
+    And nothing is reported to anyone, nor written into the home folder.
+    """
     house = tmp_path / "another house" / "deep"
     for room in ("leap_zoo", "train", "export"):
         shutil.copytree(ROOT / room, house / room, ignore=shutil.ignore_patterns("__pycache__", "bundled"))
     shutil.copy(Path(__file__).with_name("small_export.py"), house)
     shutil.copytree(run_folder, house / "the run")
     command = [sys.executable, "-c", BUILD_AGAIN]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ours = ("PYTHONPATH", "CI", "ORT_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in ours and "NNCF" not in name}
+    environment["HOME"] = str(tmp_path / "home")
+    (tmp_path / "home").mkdir()
     done = subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     built = json.loads((house / "built.json").read_text())
     assert built["exporter"].startswith(str(house))
+    nncf, ovc = built["telemetry"]
+    assert (nncf != "NNCFTelemetry", ovc, built["ort"]) == (True, "openvino.tools.ovc.telemetry_stub", "1")
+    assert list((tmp_path / "home").iterdir()) == []
     home = published / card.id
     assert built["files"] == {
         artifact.file: [hashlib.sha256((home / file.file).read_bytes()).hexdigest() for file in artifact.files]

@@ -249,7 +249,7 @@ def test_int8_file__has_a_byte_per_weight_and_little_else(model: DeployedStudent
     linears = [weights.embed, *(getattr(block, part) for block in weights.blocks for part in LINEARS)]
     space = [weights.space, *(linear for *_, linear in weights.logits)]
     graph = onnx_format.load_from_string(int8_file).graph
-    allowed = sum(weight.size + 6 * len(bias) for weight, bias in linears)  # a scale and a bias per channel
+    allowed = sum(weight.size + 7 * len(bias) for weight, bias in linears)  # scale, zero point, bias per channel
     allowed += sum(2 * weight.size + 4 * len(bias) for weight, bias in space)  # small: in float16
     allowed += 4 * (weights.positions.size + weights.prefix.size)
     allowed += 4 * sum(value.size for block in weights.blocks for value in (*block.norm1, *block.norm2))

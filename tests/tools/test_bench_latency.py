@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 pytest.importorskip("timm", reason="needs the extra: pip install leap-zoo[train]")
 
 from export.latency import Measured
+from leap_zoo.bench import Plan
 from leap_zoo.cli import main as leap_zoo
+from tools import bench_latency
 from tools.bench_latency import main
 from train import table
 
@@ -49,7 +52,9 @@ SHIPPED = [path.parent for path in sorted((ROOT / "zoo").glob("*/model.safetenso
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no student of the zoo has files for timm")
-def test_peers__take_turns_with_the_files(tmp_path: Path) -> None:
+def test_peers__take_turns_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the processes that measure memory: each imports torch."""
+    monkeypatch.setattr(bench_latency, "Plan", partial(Plan, costs=False))
     name = SHIPPED[0].name
     options = [name, "--zoo", str(SHIPPED[0].parent), "--against", "torch", "--against", "torch-onnx"]
     path = tmp_path / "latency.csv"
@@ -59,6 +64,3 @@ def test_peers__take_turns_with_the_files(tmp_path: Path) -> None:
     assert (eager.file, eager.times_eager, exported.times_exported) == ("model.safetensors", 1, 1)
     assert int8.times_eager == pytest.approx(eager.min_ms / int8.min_ms, abs=0.001)
     assert int8.times_exported == pytest.approx(exported.min_ms / int8.min_ms, abs=0.001)
-    assert exported.load_ms is None
-    if int8.peak_memory_bytes is not None:
-        assert eager.peak_memory_bytes > int8.peak_memory_bytes  # torch is in the memory of the peer's process alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing.dummy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,8 @@ def test_peer__does_what_the_augmentation_does() -> None:
 
 def test_bench_data__writes_every_figure(recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # A thread in place of a process, which would import torch.
+    monkeypatch.setattr(bench_data.multiprocessing, "get_context", lambda _: multiprocessing.dummy)
     photo = np.zeros((44, 48, 3), np.uint8)
     for number in range(3):
         Image.fromarray(photo).save(tmp_path / f"{number}.png")

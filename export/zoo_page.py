@@ -52,7 +52,7 @@ class Column(NamedTuple):
         return f"{value:.3f}" if "cosine" in self.metric else f"{100 * value:.1f}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Line:
     """A published file with its figures by column, and its costs. The teacher and a `peer` have no card.
 
@@ -152,8 +152,7 @@ def render(
     taught: Mapping[str, RunReport] | None = None,
 ) -> str:
     """The page. trials: title of a section -> what was tried. speed: latency tables. taught: model -> its training."""
-    artifacts = [(card, artifact) for card in cards for artifact in card.artifacts]
-    gate = [(card, artifact, _gate(card, artifact)) for card, artifact in artifacts]
+    gate = {line: _gate(line.card, line.artifact) for line in lines if line.card and line.artifact}
     return text.render(
         "zoo.md",
         cards=cards,
@@ -162,9 +161,9 @@ def render(
         clock=_clock(lines),
         tables=_tables(lines),
         titles=lambda columns: [f"{column.title}, n = {_count(lines, column)}" for column in columns],
-        gate=[(card, artifact, [found.get(name) for name in FIDELITY]) for card, artifact, found in gate],
+        gate={line: [found.get(name) for name in FIDELITY] for line, found in gate.items()},
         gated=dict.fromkeys(
-            f"{m.dataset}, {m.split}, head `{m.head}`, n = {m.n}" for *_, found in gate for m in found.values()
+            f"{m.dataset}, {m.split}, head `{m.head}`, n = {m.n}" for found in gate.values() for m in found.values()
         ),
         speed=speed,
         comparisons=_comparisons(lines),

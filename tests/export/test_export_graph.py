@@ -123,6 +123,7 @@ def test_published_folder__holds_no_path_of_the_builder(published: Path) -> None
 
 # In a process of its own, which also says what stands in for the modules that would report its use to others.
 BUILD_AGAIN = """
+import export  # before any runtime is imported
 import hashlib, json, os, pathlib
 from small_export import lenient_gate, small_export
 from export import build, int8

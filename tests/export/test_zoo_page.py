@@ -123,7 +123,7 @@ def test_close__more_than_five_points_below_either_teacher(lines: list[Line]) ->
         "grocery, test: mAP", "drawn, held-out: top-1 of 1000", "grocery, test: mAP",
     ]  # fmt: skip
     assert rows(text)[1] == ["grocery, test: mAP", "40.0 [39.4, 40.6]", "25.0 [24.4, 25.6]", "15.0", "are apart"]
-    assert "vit_made_up at 160 px` (5.70 M parameters, the teacher): more than 5 points behind on 1 of 3 colum" in text
+    assert "vit_made_up at 160 px` (5.70 M parameters, the teacher): more than 5 points behind on 1 of 3" in text
     near = close(changed(MAP, "leap-tiny", 0.30))
     assert "more than 5 points behind on 0 of 3 columns." in near
 

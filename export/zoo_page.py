@@ -203,11 +203,11 @@ def picture(lines: Sequence[Line]) -> str | None:
 
 
 class Compared(NamedTuple):
-    """Two lines, how many columns both have, and those on which `other` is `said` (to be behind), with the gap."""
+    """Two lines, how many `columns` both have, and those on which `other` is `said` (to be behind), with the gap."""
 
     one: Line
     other: Line
-    count: int
+    columns: int
     said: str
     behind: dict[Column, float]
 

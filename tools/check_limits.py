@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,10 @@ def old_environment(home: Path, version: str) -> Path:
     python, done = home / ("Scripts" if sys.platform == "win32" else "bin") / "python", home / "installed"
     if not done.exists():
         shutil.rmtree(home, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(home)], 240)
-        wheels = ["--quiet", "--no-deps", "--only-binary", ":all:"]
+        venv.create(home, with_pip=False)
+        wheels = ["--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:"]
         packages = [f"onnxruntime=={version}", "numpy<2"]  # old ones were built against numpy 1
-        _run([str(python), "-m", "pip", "install", *wheels, *packages], 480)
+        _run([sys.executable, "-m", "pip", "--python", str(python), "install", *wheels, *packages], 480)
         done.touch()
     return python
 

@@ -66,7 +66,6 @@ def test_export__prints_what_it_published_and_what_it_refused(
 
     assert main(["--zoo", str(tmp_path), "--precision", "fp32", str(run_folder)]) == 0
     assert main(["--zoo", str(tmp_path), "--precision", "fp32", "--format", "openvino", str(run_folder)]) == 1
-    assert main(["--zoo", str(tmp_path), "--precision", "int8", "--format", "onnx", str(run_folder)]) == 1
     assert [artifact.precision for card in leap_zoo.models(tmp_path) for artifact in card.artifacts] == ["fp32"]
 
 

@@ -72,7 +72,7 @@ def card(
     """The card of a run with these artifacts, without a golden file yet. search: how its int8 files were found."""
     recipe, report, info = run.recipe, run.report, run.info
     size = recipe.preprocessing.size
-    student, teacher = model.student.embed_dim, model.space_weight.shape[0]
+    student, teacher = model.student.embed_dim, model.space.out_features
     widths = {"embedding": student, "teacher_embedding": teacher}
     widths |= {f"logits_{head.name}": len(head.labels) for head in info.heads}
     return cards.ModelCard(

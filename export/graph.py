@@ -8,6 +8,7 @@ attention scale into q, and LayerScale into the linear before it, in double prec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from export.errors import ExportError
 from train.run import Run
@@ -36,8 +36,6 @@ class DeployedStudent(nn.Module):
 
     scale: Tensor
     shift: Tensor
-    space_weight: Tensor
-    space_bias: Tensor
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -52,11 +50,8 @@ class DeployedStudent(nn.Module):
         # (pixels / 255 - mean) / std as one multiply-add
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
-        self.register_buffer("space_weight", run.tensors["projection.cls.weight"])
-        self.register_buffer("space_bias", run.tensors["projection.cls.bias"])
-        for rank, head in enumerate(info.heads):
-            self.register_buffer(f"head_{rank}_weight", run.tensors[f"heads.{head.name}.weight"])
-            self.register_buffer(f"head_{rank}_bias", run.tensors[f"heads.{head.name}.bias"])
+        self.space = _layer(run.tensors, "projection.cls")
+        self.classifiers = nn.ModuleList(_layer(run.tensors, f"heads.{head.name}") for head in info.heads)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
@@ -64,13 +59,19 @@ class DeployedStudent(nn.Module):
         tokens = self.student.forward_features(pixels)  # (B, prefix + N, D_s)
         cls = tokens[:, 0]
         embedding = cls if self.pooling == "cls" else _mean(tokens[:, self.prefix :])  # (B, D_s)
-        teacher = functional.linear(cls, self.space_weight, self.space_bias)  # (B, D_t)
-        logits = []
-        for rank, head in enumerate(self.heads):
-            features = embedding if head.features == "embedding" else teacher
-            weight, bias = getattr(self, f"head_{rank}_weight"), getattr(self, f"head_{rank}_bias")
-            logits.append(functional.linear(features, weight, bias))
+        teacher = self.space(cls)  # (B, D_t)
+        logits = [
+            layer(embedding if head.features == "embedding" else teacher)
+            for head, layer in zip(self.heads, self.classifiers, strict=True)
+        ]
         return _unit(embedding), _unit(teacher), *logits
+
+
+def _layer(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:
+    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
 
 
 def _mean(tokens: Tensor) -> Tensor:
@@ -128,14 +129,7 @@ def weights_of(model: DeployedStudent) -> Weights:
     positions = _array(vit.pos_embed)[0]
     if not vit.no_embed_class:
         prefix, positions = prefix + positions[: len(prefix)], positions[len(prefix) :]
-    logits = tuple(
-        (
-            head.name,
-            head.features,
-            _pair(_array(getattr(model, f"head_{rank}_weight")).T, _array(getattr(model, f"head_{rank}_bias"))),
-        )
-        for rank, head in enumerate(model.heads)
-    )
+    classifiers = zip(model.heads, model.classifiers, strict=True)
     return Weights(
         size=vit.patch_embed.img_size[0],
         patch=conv.kernel_size[0],
@@ -147,8 +141,8 @@ def weights_of(model: DeployedStudent) -> Weights:
         positions=positions.astype(np.float32),
         blocks=tuple(_block(block) for block in vit.blocks),
         norm=_pair(_array(vit.norm.weight), _array(vit.norm.bias)),
-        space=_pair(_array(model.space_weight).T, _array(model.space_bias)),
-        logits=logits,
+        space=_pair(*_linear(model.space)),
+        logits=tuple((head.name, head.features, _pair(*_linear(layer))) for head, layer in classifiers),
     )
 
 
@@ -185,7 +179,7 @@ def _block(block: Any) -> Block:
     )
 
 
-def _linear(layer: nn.Linear, scale: nn.Module | None = None) -> tuple[F64, F64]:
+def _linear(layer: Any, scale: nn.Module | None = None) -> tuple[F64, F64]:
     weight = _array(layer.weight).T
     bias = np.zeros(weight.shape[1]) if layer.bias is None else _array(layer.bias)
     gamma = getattr(scale, "gamma", None)  # LayerScale; Identity has none

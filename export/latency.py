@@ -11,7 +11,7 @@ import msgspec
 from export import text
 from leap_zoo.bench import Row
 from leap_zoo.card import Latency
-from train import table
+from train.table import read, write
 
 FILE = Path("results") / "latency.csv"
 
@@ -45,8 +45,8 @@ def add_rows(path: Path, rows: Sequence[Row]) -> None:
     """
     new = msgspec.convert(msgspec.to_builtins(rows), list[Measured])
     measured = {_where(row) for row in new}
-    kept = [row for row in (table.read(path, Measured) if path.exists() else []) if _where(row) not in measured]
-    table.write(path, sorted([*kept, *new], key=_where))
+    kept = [row for row in (read(path, Measured) if path.exists() else []) if _where(row) not in measured]
+    write(path, sorted([*kept, *new], key=_where))
 
 
 def latency_tables(rows: Sequence[Measured]) -> str:

@@ -16,10 +16,10 @@ from export import latency, text, zoo_page
 from export.zoo_page import Column, Line, lines_of
 from leap_zoo.errors import LeapZooError
 from leap_zoo.store import models
-from train import table
 from train.errors import TrainError
 from train.research.results import Result, read_results
 from train.run import RunReport
+from train.table import read
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, RESULTS, ZOO = ROOT / "docs", ROOT / "results", ROOT / "zoo"
@@ -56,7 +56,7 @@ def main() -> int:
 def pages() -> dict[Path, str]:
     """The files with generated parts, as they should be. Raises LeapZooError, TrainError."""
     lines = zoo_lines()
-    speed = latency.latency_tables(table.read(ROOT / latency.FILE, latency.Measured))
+    speed = latency.latency_tables(read(ROOT / latency.FILE, latency.Measured))
     trials = {title: read_results(RESULTS / name) for title, name in TRIALS.items()}
     reports = {path.stem: path.read_bytes() for path in sorted(RESULTS.glob("leap-*.json"))}
     taught = {name: msgspec.json.decode(report, type=RunReport) for name, report in reports.items()}

@@ -16,7 +16,7 @@ ALLOWED = {
     "serve": {"serve", "leap_zoo"},
     "train": {"train", "leap_zoo"},
     "export": {
-        *("export", "leap_zoo", "train.run", "train.errors", "train.research.results"),
+        *("export", "leap_zoo", "train.run", "train.errors", "train.table", "train.research.results"),
         *("train.data.labels", "train.data.sources", "train.data.splits", "train.evaluate.datasets"),  # labelled photos
         *("train.evaluate.__main__", "train.evaluate.features", "train.evaluate.survey"),  # heads on the world
     },

@@ -68,4 +68,3 @@ def test_table__has_the_share_and_the_instruction_set() -> None:
     ]  # fmt: skip
     text = int8_peak(rows)
     assert "| leap-made-up | `model_int8.onnx` | 1.00 | 20.00 | 50 | 100 | 50 | a CPU (avx2), onnxruntime" in text
-    assert "only on these instruction sets: a CPU (avx2)." in text

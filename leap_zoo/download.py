@@ -174,8 +174,8 @@ class HttpZoo(Zoo):
         """A file's name for messages."""
         return f"{self.name}/{path}"
 
-    def _without(self, name: str, reason: str | None) -> str:
-        return f"{short(self.name)} is not a zoo (no index.json and no card.json there): check --from or LEAP_ZOO_URL"
+    def _hint(self) -> str:
+        return "there is no index.json and no card.json: check --from or LEAP_ZOO_URL"
 
     def _retry(self, path: str, once: Callable[[], _Answer], reached: Callable[[], int] = lambda: 0) -> _Answer:
         """Call `once`, again as long as that makes sense, and return its result. Raises DownloadFailed.

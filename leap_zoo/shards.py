@@ -330,9 +330,6 @@ def finished(out: str) -> set[str]:
 
 
 def _listed(out: str) -> list[str]:
-    if "://" not in out:
-        os.makedirs(out, exist_ok=True)
-        return os.listdir(out)
     system, root = open_system(out)
     system.makedirs(root, exist_ok=True)
     system.invalidate_cache()
@@ -353,8 +350,6 @@ def open_system(url: str) -> tuple[Any, str]:
 
 
 def _open(place: str) -> Any:
-    if "://" not in place:
-        return open(place, "rb")
     system, path = open_system(place)
     return system.open(path, "rb")
 

@@ -51,6 +51,7 @@ class Zoo:
 
     whole = True
     lone = False
+    kind = "a zoo"
     advice = "copy the model's folder again from where it was published, or export it again"
 
     def __init__(self, folder: Path) -> None:
@@ -62,10 +63,8 @@ class Zoo:
     def index(self) -> Index:
         """The models of this zoo. Raises InvalidArgument if there is no index, InvalidCard if it is invalid."""
         name = "card.json" if self.lone else "index.json"
-        try:
+        with failing_as(InvalidArgument, f"{short(self.name)} is not {self.kind}: {name}", self._hint()):
             data = self.document(name, MAX_DOCUMENT_BYTES)
-        except OSError as error:
-            raise InvalidArgument(self._without(name, error.strerror)) from error
         where = f"{self.name}/{name}"
         return Index(models=[index_entry(parse_card(data, where), data)]) if self.lone else parse_index(data, where)
 
@@ -155,8 +154,9 @@ class Zoo:
     def _fix(self, model: str) -> str:
         return self.advice.replace("MODEL", model)
 
-    def _without(self, name: str, reason: str | None) -> str:
-        return f"{short(self.name)} is not a zoo ({name}: {reason}): give the folder that contains index.json"
+    def _hint(self) -> str:
+        """What to do where there is no index."""
+        return "give the folder that contains index.json"
 
 
 class ModelFolder(Zoo):
@@ -164,11 +164,11 @@ class ModelFolder(Zoo):
 
     whole = False
     lone = True
+    kind = "a model's folder"
 
-    def _without(self, name: str, reason: str | None) -> str:
+    def _hint(self) -> str:
         is_zoo = os.path.isfile(self.folder / "index.json")
-        advice = "it is a zoo, so give a model's id and zoo=FOLDER" if is_zoo else "give the folder that contains it"
-        return f"{short(self.folder)} is not a model's folder ({name}: {reason}): {advice}"
+        return "it is a zoo, so give a model's id and zoo=FOLDER" if is_zoo else "give the folder that contains it"
 
 
 class Cache(Zoo):

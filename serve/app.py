@@ -164,6 +164,6 @@ def answer_errors(app: Starlette) -> None:
 
 
 def _options(request: Request) -> list[str]:
-    """The names of the query options of the route of `request`."""
-    operation = request.app.openapi()["paths"].get(request.scope["route"].path, {}).get(request.method.lower(), {})
-    return [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"]
+    """The names of the query options of the route of `request`, which are a model's fields."""
+    models = [one.field_info.annotation for one in request.scope["route"].dependant.query_params]
+    return [name for model in models for name in model.model_fields]

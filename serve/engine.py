@@ -23,14 +23,14 @@ from PIL import Image
 import leap_zoo
 from leap_zoo import CustomHead, Model, Predictions
 from leap_zoo.device import available_threads
-from leap_zoo.errors import ImageError, InvalidHead, LeapZooError, UnknownModel, nearest, short
+from leap_zoo.errors import ImageError, LeapZooError, UnknownModel, nearest, short
 from leap_zoo.model import Space, output_of, predict
 from leap_zoo.preprocess import Limits, to_tensor
 from leap_zoo.settings import read_settings
 from leap_zoo.store import ZooLocation
 from serve.budget import busy
 from serve.pixels import megapixels
-from serve.problems import BadPhoto, Refused, sentence
+from serve.problems import BadPhoto, Refused
 from serve.settings import PHOTO, ServeSettings
 from serve.threads import Threads
 
@@ -188,17 +188,14 @@ class Engine:
         """Classify each photo (the bytes of a file).
 
         head: the name of one of the model's own heads, or a CustomHead.
-        Raises BadPhoto for the first bad one, UnknownModel, UnknownHead, InvalidArgument, and Refused: 409 for a head
-        of another model, 413 for more pixels than one request may have, 503 if too many photos are waiting.
+        Raises BadPhoto for the first bad one, UnknownModel, UnknownHead, InvalidHead for a head of another model,
+        InvalidArgument, and Refused: 413 for more pixels than one request may have, 503 if too many photos are waiting.
         """
         chosen = self.models.get(model, precision)
         # A client's text must not become the path of a file, as it could in Model.classify.
         known = head if isinstance(head, CustomHead) else chosen.named_head(head)
         if isinstance(known, CustomHead):
-            try:
-                known.check(chosen.card)
-            except InvalidHead as error:
-                raise Refused("head_of_another_model", sentence(str(error))) from error
+            known.check(chosen.card)
 
         def best(rows: npt.NDArray[np.float32]) -> list[Predictions]:
             return predict(known, rows, top)

@@ -144,6 +144,7 @@ _CODES: dict[type[Exception], str] = {
     errors.ImageTooLarge: "image_too_large",
     errors.UnknownModel: "unknown_model",
     errors.UnknownHead: "unknown_head",
+    errors.InvalidHead: "head_of_another_model",  # `serve.heads` reports a damaged file
     errors.UnknownSpace: "unknown_space",
     errors.InvalidArgument: "invalid_option",
 }

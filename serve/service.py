@@ -125,7 +125,7 @@ class ZooService(Service[object]):
         engine.observe = metrics.stages
         site = build_site(engine, stores, settings)
         self.mount_asgi_app(site)
-        site.openapi()  # cached; otherwise the first request with a wrong option would wait for it
+        site.openapi()  # cached; otherwise its first reader would keep all other requests waiting
         self.inject_config()
         native: ASGIApp = NativeApp(self, is_main=is_main)()
         api: ASGIApp = site

@@ -49,7 +49,7 @@ class Stopping:
             elif not self.now:
                 self.now = True
                 loop.call_soon_threadsafe(self._begin)
-                loop.call_soon_threadsafe(loop.call_later, self._drain, self._leave, uvicorns)
+                loop.call_soon_threadsafe(lambda: loop.call_later(self._drain, self._leave, uvicorns))
 
         numbers = [signal.SIGTERM, signal.SIGINT]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it

@@ -18,8 +18,7 @@ from leap_zoo.fitting import Fit
 from leap_zoo.heads import encode_head
 from serve.demo.classify import NO_PHOTO, answer, head_choices, label_output
 from serve.demo.samples import SAMPLES, gallery
-from serve.demo.uploads import gather, photo_input, photos_input
-from serve.demo.visitor import MAX_PHOTOS, Photo, Visitor
+from serve.demo.uploads import MAX_PHOTOS, Photo, Visitor, gather, photo_input, photos_input
 from serve.engine import Engine
 
 MAX_NAME = 60

@@ -7,8 +7,7 @@ import gradio as gr
 from leap_zoo import CustomHead
 from serve.demo.guard import UserError, explain
 from serve.demo.samples import SAMPLES, sample_gallery
-from serve.demo.uploads import photo_input, read_upload
-from serve.demo.visitor import Visitor
+from serve.demo.uploads import Visitor, photo_input, read_upload
 from serve.engine import Classified, Engine
 
 TOP = 5

@@ -15,8 +15,7 @@ from serve.api.zoo import Shelf
 from serve.demo import classes, classify, search, zoo
 from serve.demo.guard import Guard, explain
 from serve.demo.samples import ATTRIBUTION
-from serve.demo.uploads import KEEP_SECONDS, take_uploads_only, use_private_folder
-from serve.demo.visitor import MAX_VISITORS, Visitor
+from serve.demo.uploads import KEEP_SECONDS, MAX_VISITORS, Visitor, take_uploads_only, use_private_folder
 from serve.engine import Engine
 from serve.middleware import UI_PATH
 from serve.settings import PHOTO

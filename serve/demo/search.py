@@ -11,8 +11,7 @@ import gradio as gr
 import numpy as np
 
 from serve.demo.samples import SAMPLES, gallery, sample_gallery
-from serve.demo.uploads import gather, name_of, photo_input, photos_input, read_upload
-from serve.demo.visitor import MAX_PHOTOS, Photo, Visitor
+from serve.demo.uploads import MAX_PHOTOS, Photo, Visitor, gather, name_of, photo_input, photos_input, read_upload
 from serve.engine import Engine
 
 NEAREST = 6

@@ -1,35 +1,69 @@
-"""Files from visitors: they are stored in a private folder, and only files that Gradio stored there are read."""
+"""Files from visitors, and what the page keeps of them.
+
+Files are stored in a private folder, and only files that Gradio stored there are read. The state of a visitor is in
+memory and bounded while the page is open; visitors never see each other's.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
+import numpy.typing as npt
 from gradio.data_classes import ImageData, ListFiles
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from leap_zoo import InvalidArgument
+from leap_zoo import CustomHead, InvalidArgument
 from leap_zoo.card import Preprocessing
 from leap_zoo.preprocess import to_tensor
 from serve.demo.guard import UserError, explain
 from serve.demo.samples import FOLDER as SAMPLES
-from serve.demo.visitor import Photo
 from serve.engine import Engine
 from serve.settings import PHOTO
 
+MAX_PHOTOS = 48  # in the visitor's gallery, and as many in the visitor's classes
+MAX_VISITORS = 500  # with state in memory; the longest idle one is dropped first
 KEEP_SECONDS = 3600  # how long an upload stays on disk: the page shows it, and may classify it with another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
 _THUMBNAIL = Preprocessing(size=256, short_side=256)
 _TOLD = 3  # bad photos that are listed; the others are counted
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the process ends
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo, which is at `path` until it is deleted.
+
+    label: its class, among the visitor's classes. vector: its embedding, a unit vector (D,), in a gallery.
+    """
+
+    name: str
+    path: str
+    thumbnail: Image.Image | str
+    label: str = ""
+    vector: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+class Visitor:
+    """One open page: the visitor's gallery, the photos of the visitor's classes, and the head fitted to them.
+
+    Not a dataclass: Gradio would copy its fields into the page's configuration.
+    """
+
+    def __init__(self) -> None:
+        self.gallery: list[Photo] = []
+        self.members: list[Photo] = []
+        self.head: CustomHead | None = None
 
 
 def use_private_folder() -> None:

@@ -71,7 +71,8 @@ def served(start: Callable[..., contextlib.AbstractContextManager]) -> Iterator[
 
         def address(mark: str, **variables: str) -> str:
             if mark not in started:
-                started[mark] = servers.enter_context(start(LEAP_ZOO_SERVE_UI="on", **variables)).url.removeprefix(
+                ui = "off" if mark else "on"
+                started[mark] = servers.enter_context(start(LEAP_ZOO_SERVE_UI=ui, **variables)).url.removeprefix(
                     "http://"
                 )
             return started[mark]

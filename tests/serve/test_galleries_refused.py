@@ -12,6 +12,7 @@ from refused_requests import refusal, text
 from starlette.testclient import TestClient
 
 from leap_zoo.gallery import Kind
+from serve.engine import Engine
 
 JPEG = {"content-type": "image/jpeg"}
 TINY = "leap-tiny-test"
@@ -173,6 +174,22 @@ def test_body__invalid(api: TestClient) -> None:
 def test_search__options(colours: TestClient, photos: dict[str, bytes], query: str) -> None:
     response = colours.post(f"/v1/search?gallery=colours&{query}", content=photos["red"], headers=JPEG)
     assert refusal(response) == ("invalid_option", None)
+
+
+@pytest.mark.parametrize(
+    "where", ['{"a b":1}', '{"a":1.5}', "[]", str({f"n{n}": n for n in range(9)}).replace("'", '"')]
+)
+def test_where__is_checked_before_a_photo_is_embedded(
+    colours: TestClient, engine: Engine, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """400 unknown names in `where`, on 100,000 items, took 11 s of processor time a request."""
+    embedded: list[object] = []
+    monkeypatch.setattr(engine, "embed", embedded.append)
+    path = "/v1/galleries/colours/search"
+    response = colours.post(path, params={"where": where}, content=photos["red"], headers=JPEG)
+    assert refusal(response) == ("invalid_option", None)
+    assert "at most 8 strings, integers or booleans" in response.json()["detail"]
+    assert embedded == []
 
 
 @pytest.mark.parametrize(

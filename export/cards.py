@@ -17,12 +17,14 @@ from export import readme
 from export.latency import card_rows
 from export.zoo import publish
 from export.zoo_page import teacher_of
-from leap_zoo.bench import SECONDS, Plan, bench
+from leap_zoo.bench import Plan, bench
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.store import models
 from train.errors import TrainError
 from train.research.results import Result, read_results
+
+TIMING = Plan()  # one thread, one photo per call
 
 
 def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
@@ -43,9 +45,9 @@ def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
     return replace(card, artifacts=artifacts, training=training)
 
 
-def timed(cards: Sequence[ModelCard], zoo: Path, seconds: float) -> list[ModelCard]:
+def timed(cards: Sequence[ModelCard], zoo: Path) -> list[ModelCard]:
     """The cards with new latency rows: every file of every model that runs here, one thread, one photo per call."""
-    rows, _ = bench([card.id for card in cards], Plan(seconds=seconds), zoo)
+    rows, _ = bench([card.id for card in cards], TIMING, zoo)
     return [replace(card, latency=card_rows([row for row in rows if row.model == card.id])) for card in cards]
 
 
@@ -90,14 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--time", action="store_true", help="time all files again on this device, which should be idle")
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="--time per file (%(default)s)")
     options = parser.parse_args(arguments)
     try:
         figures = read_results(options.figures)
         cards = models(options.zoo)
         fresh = [with_figures(card, figures) for card in cards]
         if options.time:
-            fresh = timed(fresh, options.zoo, options.seconds)
+            fresh = timed(fresh, options.zoo)
         for card in fresh:
             readme.write(card, options.zoo / card.id)
             publish(options.zoo, card)

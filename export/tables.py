@@ -69,6 +69,7 @@ def pages() -> dict[Path, str]:
         (DOCS / "bench.md", "int8-peak", int8_peak(read_results(RESULTS / "int8_peak.csv"))),
         (DOCS / "formats.md", "limits", limits(json.loads((RESULTS / "limits.json").read_bytes()))),
         (DOCS / "serving.md", "serving", serving()),
+        (DOCS / "your-classes.md", "fit", own_classes(read_results(RESULTS / "fit.csv"))),
         *scale(),
     ):
         found[path] = replaced(found.get(path) or path.read_text(), block, content)
@@ -106,6 +107,11 @@ def int8_peak(rows: Sequence[Result]) -> str:
 def limits(found: Mapping[str, Any]) -> str:
     """One line per published ONNX file and runtime in which `tools.check_limits` tried it."""
     return text.render("limits.md", **found).rstrip("\n")
+
+
+def own_classes(rows: Sequence[Result]) -> str:
+    """What heads of one's own are worth, by classes and photos each, as `tools.measure_fit` measured it."""
+    return text.render("fit.md", values={row.metric: row.value for row in rows}).rstrip("\n")
 
 
 def serving() -> str:

@@ -5,25 +5,24 @@ TEST; classes and photos are drawn 20 times. Written are, as means over the draw
 logistic regression of the same photos; the cross-validated accuracy that `fit` prints, and how often its interval holds
 the former; the mean score and the calibration error on the test photos; and the share of "not sure" among the test
 photos of the classes (false alarms), those of the other classes, noise, and pages of text. Nothing is chosen here.
+`make tables` then writes docs/your-classes.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import string
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
 import leap_zoo
+from export.doubt import noise, text_pages
 from leap_zoo.card import Metric
 from leap_zoo.doubt import bounded, distances
 from leap_zoo.errors import LeapZooError
@@ -35,7 +34,7 @@ from train.evaluate.datasets import open_pair
 from train.evaluate.features import extract, from_file
 from train.evaluate.protocols import mean
 from train.evaluate.survey import Cache
-from train.research.results import Result, as_text, results_of, write_results
+from train.research.results import as_text, results_of, write_results
 from train.run import commit
 
 CLASSES, DRAWS, SHOTS = (5, 20), 20, (1, 2, 3, 5, 10, 20)
@@ -67,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         train, test = cache.embeddings(candidate, task.train), cache.embeddings(candidate, task.test)
         unlike = {
             name: extract(candidate.open(), np.stack([to_tensor(one, model.card.preprocessing) for one in some]), name)
-            for name, some in (("noise", noise(DRAWN)), ("text", pages(DRAWN)))
+            for name, some in (("noise", noise(DRAWN)), ("text", text_pages(DRAWN)))
         }
         where, metrics = (task.test.name, task.test.split), list[Metric]()
         for kind in candidate.kinds:
@@ -84,7 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"measure_fit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(as_text(rows))
-    print(as_table(rows))
     return 0
 
 
@@ -162,59 +160,6 @@ def calibration_error(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_
     """Expected calibration error (Guo et al. 2017) of scores (N,) and whether they are right (N,): ten equal bins."""
     at = np.minimum((sure * 10).astype(int), 9)
     return float(sum(abs(float((sure - right)[at == each].sum())) for each in range(10)) / len(sure))
-
-
-def noise(count: int) -> list[npt.NDArray[np.uint8]]:
-    """Pictures (256, 256, 3) of uniform noise, of blurred noise, of gray noise, and of one color, in turn."""
-    random, size = np.random.default_rng(2), 256
-
-    def blurred() -> npt.NDArray[np.uint8]:
-        small = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-        return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
-
-    kinds: list[Callable[[], npt.NDArray[np.uint8]]] = [
-        lambda: random.integers(0, 256, (size, size, 3), dtype=np.uint8),
-        blurred,
-        lambda: random.normal(128, 50, (size, size, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2),
-        lambda: np.full((size, size, 3), random.integers(0, 256, 3), np.uint8),
-    ]
-    return [kinds[number % len(kinds)]() for number in range(count)]
-
-
-def pages(count: int) -> list[Image.Image]:
-    """Pages (400 x 520) of words without meaning, in five sizes of print."""
-    random = np.random.default_rng(3)
-    letters, found = np.array(list(string.ascii_lowercase)), []
-    for number in range(count):
-        page, font = Image.new("RGB", (400, 520), "white"), ImageFont.load_default((10, 12, 14, 18, 24)[number % 5])
-        draw = ImageDraw.Draw(page)
-        for top in range(20, 500, int((10, 12, 14, 18, 24)[number % 5] * 1.4)):
-            words = ["".join(random.choice(letters, random.integers(2, 10))) for _ in range(12)]
-            draw.text((20, top), " ".join(words), "black", font)
-        found.append(page)
-    return found
-
-
-def as_table(rows: list[Result], kind: str = "embedding") -> str:
-    """The figures of one kind of embeddings as the table of docs/your-classes.md."""
-    values = {row.metric: row.value for row in rows}
-    columns = {
-        "accuracy": "accuracy",
-        "logistic": "accuracy of logistic regression",
-        "cross-validated": "cross-validated",
-        "mean score": "mean score",
-        "its classes": "not sure of the classes",
-        "other classes": "not sure of other classes",
-        "noise": "not sure of noise",
-        "text": "not sure of text",
-    }
-    lines = [f"| classes | photos each | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
-    for classes in (5, 20):
-        for shots in (1, 2, 3, 5, 10, 20):
-            found = [values.get(f"fit, {classes} classes, {shots} each, {name}, {kind}") for name in columns.values()]
-            shares = ["" if value is None else f"{value:.0%}" for value in found]
-            lines.append(f"| {classes} | {shots} | {' | '.join(shares)} |")
-    return "\n".join(lines)
 
 
 def _unit(features: Tensor) -> npt.NDArray[np.float32]:

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 import leap_zoo
-from export import readme
+from export import cards, readme
 from export.cards import main
+from leap_zoo.bench import Plan
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.documents import read_card, read_index
 from leap_zoo.verify import verify
@@ -108,10 +109,11 @@ def test_card__without_the_teachers_figures_is_written_as_before(card: ModelCard
     assert b"metrics" not in msgspec.json.encode(card.training.teacher)
 
 
-def test_cards__are_timed_again_when_asked(zoo_copy: Path, card: ModelCard) -> None:
+def test_cards__are_timed_again_when_asked(zoo_copy: Path, card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "TIMING", Plan(seconds=0.02, costs=False))
     assert write(zoo_copy, figures_of(card)) == 0
     assert read_card(zoo_copy / TINY / "card.json").latency == card.latency
-    assert write(zoo_copy, figures_of(card), "--time", "--seconds", "0.02") == 0
+    assert write(zoo_copy, figures_of(card), "--time") == 0
     rows = read_card(zoo_copy / TINY / "card.json").latency
     assert {row.file for row in rows} == {artifact.file for artifact in card.artifacts}
     assert all(0 < row.min_ms <= row.median_ms for row in rows)

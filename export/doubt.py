@@ -33,7 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 TEMPERATURES = np.geomspace(0.25, 4, 161)
 BINS = 15
-DRAWN = 300  # pictures of each kind that is not a photo
+DRAWN = 100  # pictures of each kind that is not a photo
 ECE, FLAGGED = "expected calibration error", "flagged as unlike what was learned"
 
 
@@ -163,7 +163,7 @@ def text_pages(count: int) -> list[Image.Image]:
         size, ink = float(random.uniform(12, 28)), tuple(random.integers(0, 60, 3).tolist())
         draw, font = ImageDraw.Draw(page), ImageFont.load_default(size)
         for y in range(40, 760, int(1.4 * size)):
-            words = ("".join(random.choice(letters, random.integers(2, 10))) for _ in range(14))
+            words = ("".join(random.choice(letters, random.integers(2, 10))) for _ in range(int(170 / size)))
             draw.text((40, y), " ".join(words), fill=ink, font=font)
         pictures.append(page)
     return pictures

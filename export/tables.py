@@ -110,7 +110,7 @@ def limits(found: Mapping[str, Any]) -> str:
 
 
 def own_classes(rows: Sequence[Result]) -> str:
-    """What heads of one's own are worth, by classes and photos each, as `tools.measure_fit` measured it."""
+    """What your own heads are worth, by classes and photos each, as `tools.measure_fit` measured it."""
     return text.render("fit.md", values={row.metric: row.value for row in rows}).rstrip("\n")
 
 

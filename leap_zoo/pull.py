@@ -100,7 +100,7 @@ def pull(
     if place is None or offline:
         return _from_here(name or default_model(), choose, to, offline=offline)
     with open_zoo(place) as zoo:
-        model = _choose(zoo, zoo.entry(name), choose)
+        model = _choose(zoo, zoo.entry(name), choose, to)
         cache = Cache(settings.home)
         if to is not None:
             return _into_folder(check_path(to), cache, zoo, model, shown)
@@ -123,11 +123,11 @@ class _Chosen:
     others: dict[str, bytes | None]
 
 
-def _choose(zoo: Zoo, entry: IndexEntry, choose: _Choose) -> _Chosen:
+def _choose(zoo: Zoo, entry: IndexEntry, choose: _Choose, to: str | os.PathLike[str] | None) -> _Chosen:
     data = zoo.card_bytes(entry)
     card = check_card(entry, data)
     files = choose(card, lambda artifact: zoo.holds(card, artifact))
-    others = {name: zoo.other(entry, name) for name in _STARTS}
+    others = {name: zoo.other(entry, name) for name in ([SIGNATURE] if to is None else _STARTS)}
     others = {name: data if data and data.lstrip().startswith(_STARTS[name]) else None for name, data in others.items()}
     return _Chosen(zoo.name, entry, data, card, files, others)
 
@@ -205,7 +205,7 @@ def _from_here(name: str, choose: _Choose, to: str | os.PathLike[str] | None, *,
     try:
         for zoo, card in find_all(name):
             try:
-                model = _choose(zoo, zoo.entry(name), choose)
+                model = _choose(zoo, zoo.entry(name), choose, to)
             except InvalidArgument:  # another zoo may have more files of the same model
                 continue
             if all(zoo.has(card, file) for file in model.files):

@@ -10,9 +10,9 @@
 
 Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch.
 
-How to read the code: a photo becomes logits in `preprocess` -> `model` -> `runtime`, and `loading` finds the model.
-`pull` chooses files, `download` fetches them from servers, and `store` keeps them and checks each one (index -> card ->
-file).
+How to read the code: a photo becomes logits in `preprocess` (with `decode`) -> `model` -> `runtime`, and `loading`
+finds the model. `pull` chooses files, `download` fetches them from servers, and `store` keeps them and checks each one
+(index -> card -> file).
 """
 
 from leap_zoo.card import ModelCard

@@ -176,3 +176,9 @@ def plain(text: object) -> str:
         return line
     escaped = (one if one.isprintable() or category(one) == "Zs" else ascii(one)[1:-1] for one in line)
     return "".join(escaped)
+
+
+def first_line(error: Exception) -> str:
+    """A short reason; for an OSError without the path, because the message already names it."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:100]

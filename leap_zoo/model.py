@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from leap_zoo.card import Artifact, File, Head, ModelCard
 from leap_zoo.doubt import energies
@@ -33,10 +32,14 @@ from leap_zoo.preprocess import LIMITS, ImageSource, Limits, many_images, to_ten
 from leap_zoo.runtime import Provider, Session, open_session
 from leap_zoo.store import default_model
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
+
 MAX_BATCH = 32  # larger batches only cost memory: throughput on a CPU is flat from about 8
 MOST_DECODERS = 4  # each may decode a photo of 50 megapixels
 
-OneFile = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
 Images = ImageSource | Iterable[Any]
 Space = Literal["student", "teacher"]
 Row = npt.NDArray[np.float32]

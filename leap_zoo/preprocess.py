@@ -1,8 +1,7 @@
 """Turn a photo into the uint8 tensor that a graph takes. This is the only implementation: evaluation during training,
 calibration, the service and the edge all call it, so no model loses accuracy to slightly different preprocessing.
 
-Hostile input is expected. A photo is checked by its size in bytes, then its signature, then its header, before any
-pixel is decoded; whatever Pillow raises becomes one of our `ImageError`s. Color profiles are ignored, as in training.
+`leap_zoo.decode`, and Pillow with it, is imported with the first photo.
 """
 
 from __future__ import annotations
@@ -12,25 +11,17 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, features
 
 from leap_zoo.card import Preprocessing
-from leap_zoo.errors import (
-    ImageError,
-    ImageTooLarge,
-    InvalidArgument,
-    NotAnImage,
-    UndecodableImage,
-    UnreadableFile,
-    short,
-)
+from leap_zoo.errors import ImageTooLarge, InvalidArgument, UnreadableFile, first_line, short
 from leap_zoo.files import read_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -46,25 +37,11 @@ class Limits:
 
 
 LIMITS = Limits()
-MAX_SCANS = 500  # of a JPEG: each may take only 75 bytes, but costs a pass over all pixels; encoders write about ten
-
-MAX_READS = 500_000  # reads by the decoder, a few per chunk; 256 MiB of PNG in chunks of 4 KiB take 200,000
+_CHUNK = 2**20
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as neither side falls below this many pixels: four times faster on
 # 12 MP, .27 gray levels of mean difference.
 DRAFT_SIDE = 512
-
-
-class _Counted(io.BytesIO):
-    """A photo's bytes with a limit on reads: millions of empty chunks would keep the decoder busy for minutes."""
-
-    left = MAX_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.left -= 1
-        if self.left < 0:
-            raise UndecodableImage("the photo is split into too many chunks: save it again with another program")
-        return super().read(size)
 
 
 @runtime_checkable
@@ -83,27 +60,11 @@ class ArrayLike(Protocol):
     def __array__(self) -> npt.NDArray[Any]: ...
 
 
-ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | BinaryFile | ArrayLike
+if TYPE_CHECKING:
+    ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | BinaryFile | ArrayLike
+else:
+    ImageSource = Any
 """One image: see `open_image`."""
-
-_READABLE = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
-_END = b"\xff\xd9"  # of a JPEG
-_EMPTY = "the photo has no pixels: send another photo"
-_LOST = 64  # pixels that may be missing from the last row of blocks of a JPEG; at most a quarter of the row
-_CHUNK = 2**20
-_ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def to_tensor(image: ImageSource, spec: Preprocessing, limits: Limits = LIMITS) -> npt.NDArray[np.uint8]:
@@ -113,11 +74,13 @@ def to_tensor(image: ImageSource, spec: Preprocessing, limits: Limits = LIMITS) 
     support reaching beyond its border), so a 1 x 20000 strip costs no more than a square.
     Raises as `open_image` does.
     """
+    from PIL import Image
+
     upright = open_image(image, limits=limits, draft_side=max(DRAFT_SIDE, spec.short_side))
     side = min(upright.size) * spec.size / spec.short_side  # of the crop, in the photo's pixels
     left, top = (upright.width - side) / 2, (upright.height - side) / 2
     box = (left, top, min(left + side, upright.width), min(top + side, upright.height))
-    cropped = upright.resize((spec.size, spec.size), _FILTERS[spec.filter], box=box)
+    cropped = upright.resize((spec.size, spec.size), Image.Resampling[spec.filter.upper()], box=box)
     return np.array(cropped, dtype=np.uint8)
 
 
@@ -129,17 +92,21 @@ def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int 
     NumPy array, a torch tensor, or anything with `__array__`.
     draft_side: a JPEG may be decoded at a reduced size, but not below this many pixels per side.
 
-    EXIF orientation is applied, transparency is composited over white, gray above 8 bits is scaled (see
-    `_grey_to_uint8`), CMYK, palette and 1-bit images are converted, and an animation gives its first frame. A truncated
-    JPEG is accepted if only its end marker and the last few blocks are missing. The caller's image is not modified.
+    EXIF orientation is applied, transparency is composited over white, gray above 8 bits is scaled to 8 bits, CMYK,
+    palette and 1-bit images are converted, and an animation gives its first frame. A truncated JPEG is accepted if only
+    its end marker and the last few blocks are missing. The caller's image is not modified.
     Raises NotAnImage, UndecodableImage, ImageTooLarge, UnreadableFile; InvalidArgument for other types and arrays.
     """
+    from PIL import Image
+
+    from leap_zoo.decode import decode, from_array, from_pil
+
     if isinstance(source, Image.Image):
-        return _from_pil(source, limits)
+        return from_pil(source, limits)
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, BinaryFile)):
-        return _decode(image_bytes(source, limits), limits, draft_side)
+        return decode(image_bytes(source, limits), limits, draft_side)
     if isinstance(source, ArrayLike):
-        return _from_array(_as_array(source))
+        return from_array(_as_array(source))
     raise InvalidArgument(
         f"an image must be a path, bytes, a file, a PIL image or a uint8 array, not {type(source).__name__}: convert it"
     )
@@ -152,6 +119,8 @@ def many_images(images: Any) -> Iterable[Any] | None:
     """
     if isinstance(images, (list, tuple)):
         return images
+    from PIL import Image
+
     one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
     if isinstance(images, (*one, BinaryFile)):
         return None
@@ -159,6 +128,13 @@ def many_images(images: Any) -> Iterable[Any] | None:
         array = _as_array(images)
         return array if array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU") else None
     return images if isinstance(images, Iterable) else None
+
+
+def readable_formats() -> tuple[str, ...]:
+    """The photo formats that this installation decodes, as Pillow names them."""
+    from leap_zoo import decode
+
+    return decode.readable_formats()
 
 
 def which_image(number: int, images: Iterable[Any]) -> str:
@@ -183,20 +159,11 @@ def image_bytes(image: ImageSource, limits: Limits = LIMITS) -> bytes:
     return data
 
 
-@lru_cache(maxsize=1)
-def readable_formats() -> tuple[str, ...]:
-    """The photo formats that this installation decodes, as Pillow names them."""
-    # An older Pillow does not know AVIF, and would warn.
-    optional = {name: name.lower() in features.modules and features.check(name.lower()) for name in ("WEBP", "AVIF")}
-    optional["HEIF"] = find_spec("pillow_heif") is not None
-    return tuple(name for name in _READABLE if optional.get(name, True))
-
-
 def _read_path(path: str | os.PathLike[str], limits: Limits) -> bytes:
     try:
         return read_regular(path, limits.bytes)
     except OSError as error:
-        reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else _reason(error)
+        reason = "no such file" if getattr(error, "errno", None) == errno.ENOENT else first_line(error)
         raise UnreadableFile(f"cannot read {short(path)} ({reason}): check the path") from error
 
 
@@ -214,206 +181,14 @@ def _read_file(file: BinaryFile, limits: Limits) -> bytes:
     except InvalidArgument:
         raise
     except Exception as error:  # any object: a closed file, a damaged archive, a response that ends early
-        raise UnreadableFile(f"cannot read the file ({_reason(error)}): open it again, or give its bytes") from error
+        raise UnreadableFile(f"cannot read the file ({first_line(error)}): open it again, or give its bytes") from error
     return bytes(data)
-
-
-def _decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
-    if not data:
-        raise NotAnImage(
-            "the photo is empty (0 bytes): save it again; if an open file was already read or written, call seek(0)"
-        )
-    kind = _signature(data)
-    if kind == "HEIF":
-        _register_heif()
-    if kind is None or kind not in readable_formats():
-        raise NotAnImage(f"not a photo in a supported format: send one of {', '.join(readable_formats())}")
-    if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
-        raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
-    try:
-        photo = _header(data, kind, limits, draft_side)
-        try:
-            photo.load()
-        except OSError as error:
-            if kind != "JPEG" or "truncated" not in str(error):
-                raise
-            photo = _without_end(data, limits, draft_side)
-        return _upright_rgb(photo)
-    except Exception as error:  # decoders raise anything, also what is no OSError
-        raise _as_image_error(error) from error
-
-
-def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
-    """Open the photo and check its header; no pixel is decoded yet."""
-    Image.preinit()
-    if kind not in Image.OPEN:
-        Image.init()
-    try:
-        # Not Image.open: it has its own process-wide limit, where it warns, and it raises at twice the limit.
-        photo = Image.OPEN[kind][0](_Counted(data), "")
-    except UndecodableImage:
-        raise
-    except Exception as error:
-        raise UndecodableImage(
-            "the photo is truncated or damaged (its header cannot be read): save it again"
-        ) from error
-    _check_pixels(photo, limits)
-    if kind == "JPEG":
-        photo.draft("RGB", (draft_side, draft_side))
-    return photo
-
-
-def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
-    """Load a JPEG whose last bytes are missing. Raises OSError if more than the last few blocks are missing.
-
-    The decoder silently fills in what is missing. Two different endings give two different fills, so the first
-    difference shows where the data ends. (A progressive JPEG that ends between two scans looks complete.)
-    """
-    start = data.removesuffix(b"\xff")
-    noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # 255 would start a marker
-    photo, other = (_header(start + end + _END, "JPEG", limits, draft_side) for end in (b"", noise))
-    one, two = np.asarray(photo), np.asarray(other)  # decodes them
-    jpeg: Any = photo
-    scale = jpeg.decoderconfig[0] if jpeg.decoderconfig else 1
-    block = 8 * (max(layer[2] for layer in jpeg.layer) if len(jpeg.layer) > 1 else 1) // scale
-    rows, columns, *_ = np.nonzero(one != two)
-    if len(rows):
-        top = (photo.height - 1) // block * block - 2  # 2: colors are interpolated across the border of a block
-        if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:
-            raise OSError("image file is truncated")
-    return photo
-
-
-def _signature(data: bytes) -> str | None:
-    """The format, from the first bytes. Choosing it here makes Pillow's other decoders unreachable."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
-    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
-        return "BMP"
-    if data[4:8] == b"ftyp" and (data[8:12] in (b"avif", b"avis") or b"avif" in data[16:64]):
-        return "AVIF"
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-        return "HEIF"
-    return None
-
-
-@lru_cache(maxsize=1)
-def _register_heif() -> None:
-    """Let Pillow read HEIC, the format of many phones, with the extra `heic`. Raises NotAnImage."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise NotAnImage(f'HEIC needs pillow-heif ({error}): pip install "leap-zoo[heic]", or send a JPEG') from error
-    register_heif_opener()
-
-
-def _from_pil(image: Image.Image, limits: Limits) -> Image.Image:
-    try:
-        if isinstance(image, ImageFile.ImageFile):  # it may not be decoded yet
-            _check_pixels(image, limits)
-        elif 0 in image.size:
-            raise UndecodableImage(_EMPTY)
-        return _upright_rgb(image)
-    except Exception as error:  # decoders raise anything, also what is no OSError
-        raise _as_image_error(error) from error
 
 
 def _as_array(source: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(source)
     except Exception as error:  # a tensor on an accelerator, or one with a gradient
-        raise InvalidArgument(f"cannot convert this {type(source).__name__} to an array ({_reason(error)})") from error
-
-
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or array.size == 0:
-        advice = "" if array.dtype == np.uint8 else "; scale it to 0..255 and convert it with astype(np.uint8)"
-        if array.ndim == 3 and channels not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
-            advice += "; put the channels last"
         raise InvalidArgument(
-            f"an image array must be uint8 (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray, not {array.dtype} "
-            f"{array.shape}{advice or '; convert it first'}"
-        )
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array if channels > 1 else array.reshape(array.shape[:2]))))
-
-
-def _check_pixels(image: Image.Image, limits: Limits) -> None:
-    limit = limits.pixels * (2 if image.format in ("JPEG", "MPO") else 1)
-    pixels = image.width * image.height
-    if pixels > limit:
-        raise ImageTooLarge(
-            f"the photo has {pixels / 1e6:.0f} megapixels (limit: {limit / 1e6:.0f}): send a smaller photo"
-        )
-    if pixels == 0:
-        raise UndecodableImage(_EMPTY)
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    orientation = _orientation(image)
-    if type(image) is Image.Image and image.mode == "RGB" and not image.info and orientation not in _UPRIGHT:
-        return image
-    rgb = _to_rgb(image)
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    rgb.info = {}  # otherwise the next reader would apply the orientation again
-    return rgb
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged metadata does not make the photo unusable
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # which Pillow converts to nothing else
-        image = image.convert("LA")
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey_to_uint8(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
-    return image.convert("RGB")
-
-
-def _grey_to_uint8(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Gray (H, W) of more than 8 bits -> uint8. Pillow's own conversion clips at 255, which turns everything white.
-
-    White is one of a few fixed values, never the photo's own maximum. Integers: the smallest of 255, 4095 (12 bits) and
-    65535 that no value exceeds. Floats: the smallest of 1, 255 and 65535 such that no value exceeds its double, because
-    highlights may lie above white. Values above white become white; values below 0 and NaN become black.
-    """
-    integers = grey.dtype.kind in "iu"
-    values = np.nan_to_num(grey.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
-    peak = float(values.max(where=np.isfinite(values), initial=0.0))
-    whites, headroom = ((255.0, 4095.0, 65535.0), 1) if integers else ((1.0, 255.0, 65535.0), 2)
-    white = next((white for white in whites if peak <= headroom * white), whites[-1])
-    scaled: npt.NDArray[np.uint8] = np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return scaled
-
-
-def _as_image_error(error: Exception) -> ImageError:
-    if isinstance(error, ImageError):
-        return error
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):
-        return ImageTooLarge("too many pixels to decode: send a smaller photo")
-    return UndecodableImage(f"the photo is truncated or damaged ({_reason(error)}): save it again")
-
-
-def _reason(error: Exception) -> str:
-    """A short reason; for an OSError without the path, because the message already names it."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return text.splitlines()[0][:100]
+            f"cannot convert this {type(source).__name__} to an array ({first_line(error)})"
+        ) from error

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import leap_zoo
-from leap_zoo import InvalidArgument, Model, NotAnImage, preprocess
+from leap_zoo import InvalidArgument, Model, NotAnImage, decode, preprocess
 from leap_zoo.cli import main
 from leap_zoo.folders import find_photos, name_of
 from leap_zoo.gallery import Gallery, open_gallery
@@ -393,7 +393,7 @@ def test_index__a_name_that_cannot_be_stored_spoils_nothing(
 
 @pytest.fixture
 def forgetful() -> Iterator[None]:
-    caches = (preprocess.readable_formats, preprocess._register_heif)
+    caches = (decode.readable_formats, decode._register_heif)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -411,14 +411,14 @@ def test_heic__without_the_extra_is_named_as_skipped(
     found = leap_zoo.embed_folder(model, tmp_path)
     assert (len(found.photos), found.skipped) == (1, Counter(unreadable_photos=2))
     assert all('pip install "leap-zoo[heic]"' in error for error in found.bad.values())
-    assert "HEIF" not in preprocess.readable_formats()
+    assert "HEIF" not in decode.readable_formats()
     with pytest.raises(NotAnImage):
         model.embed(tmp_path / "heic.heic")
 
 
 def test_heic__with_the_extra_is_read_as_phones_turn_it(model: Model, tmp_path: Path, forgetful: None) -> None:
     pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is the extra `heic`")
-    assert "HEIF" in preprocess.readable_formats()
+    assert "HEIF" in decode.readable_formats()
     pillow_heif.register_heif_opener()
     photo = Image.new("RGB", (64, 32), "red")
     photo.paste("blue", (0, 0, 32, 32))

@@ -28,8 +28,8 @@ from serve.api import embeddings, galleries, heads, models, predict, vectors, zo
 from serve.api.old_paths import OldPaths
 from serve.api.zoo import Shelf, zoos_to_hand_on
 from serve.engine import Engine
-from serve.middleware import BROWSER_PATH, UI_PATH
 from serve.problems import CODES, MEDIA_TYPE, Problem, Refused, internal_error, invalid_options, refusal_of
+from serve.rules import BROWSER_PATH, UI_PATH
 from serve.settings import ServeSettings
 from serve.stores import Stores
 

@@ -12,59 +12,26 @@ import ipaddress
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import headers
-from serve.budget import SHORT_BODY, Budget, ClientGone, Places, Share, linger
+from serve.budget import SHORT_BODY, Budget, ClientGone, Share, linger
 from serve.keys import KEY_NAME, Keys, key_refusal, presented_key
 from serve.observe import LEFT, UNMATCHED, Metrics, log_served, make_request_id, request_id
 from serve.problems import Refused
+from serve.rules import READ, Headers, Rules, Table
 from serve.settings import ServeSettings
 from serve.stopping import Stopping, follow_supervisor
-
-UI_PATH = "/ui"
-BROWSER_PATH = "/browser"
-NATIVE_PATHS = frozenset({"/classify", "/embed", "/search"})
-BENTO_PAGE = "/schema.json"  # BentoML's clients read it for the list of methods
-HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
-_DOCS = "/static-offline-docs"  # Swagger UI's files
-PAGE_PATHS = frozenset(
-    {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/favicon.ico", "/manifest.json"}
-    | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
-)
 
 MAX_ANSWER = 8 * 2**20
 """The most bytes of an answer that is built before it is sent; files and exports are read while they are sent."""
 
-MAX_TRANSFERS = 64  # concurrent downloads of models and the browser page's files, counted apart from photos
-MAX_EXPORTS = 4  # concurrent exports: each has a temporary file until its client has read it
-MAX_PAGES = 256  # concurrent requests of pages; an open tab of the demo holds two
 LARGE_BODY = 256 * 1024  # bytes: for larger bodies, watch whether the client disconnects before its answer
 
-_EXPORT = re.compile(r"/v1/galler(?:y|ies)/[^/]*/export\Z")
 _CLOSED = "the handler is closed"
 """uvloop's error when a client pipelined requests and disconnected: not a failure of this service."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """The rules for the requests to one kind of path."""
-
-    app: ASGIApp
-    body: int = SHORT_BODY
-    places: Places | None = None
-    seconds: float | None = None  # until the answer begins
-    whole: bool = True  # the answer is built before it is sent, so that its place is free while the client reads it
-    keys: bool = False
-    page: bool = False  # for a browser, which sends the key as a password
-    shared: bool = False  # pages of the origins in LEAP_ZOO_SERVE_CORS may call it
-    headers: headers.Headers = field(default_factory=lambda: headers.DATA)
-    route: str | None = None  # for metrics and log; None: the route that the router found, or `unmatched`
-    quiet: bool = False  # not logged: probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +44,7 @@ class _Asked:
 
 
 class Gate:
-    """The outermost ASGI application. `site` answers the API and the pages; `bento` native routes, health, metrics.
-
-    An unknown path must not reach BentoML: its metrics are labeled with raw paths, so a scanner would create a new time
-    series with every guess.
-    """
+    """The outermost ASGI application. `site` answers the API and the pages; `bento` native routes, health, metrics."""
 
     def __init__(
         self,
@@ -100,7 +63,7 @@ class Gate:
         self._bento, self._settings, self._metrics, self._supervised = bento, settings, metrics, supervised
         self.stopping = Stopping(settings.drain, end_streams)
         self.budget = Budget(max(settings.memory_mb * 2**20, 2 * settings.max_body_bytes))
-        self.places = Places(settings.concurrency)
+        self.table = Table(bento, site, self._health, settings)
         self._keys = Keys(settings.keys_file) if settings.keys_file else None
         self._inner: ASGIApp = self._checked
         if settings.cors:
@@ -109,37 +72,9 @@ class Gate:
                 allow_origins=list(settings.cors),
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=headers.READ,
+                expose_headers=READ,
                 max_age=600,
             )
-        transfers = Places(MAX_TRANSFERS, makes_room=True)
-        pages = Places(MAX_PAGES, makes_room=True)
-        work: dict[str, Any] = {"body": settings.max_body_bytes, "places": self.places, "keys": True, "shared": True}
-        read: dict[str, Any] = {"places": transfers, "whole": False, "shared": True}
-        self._api = Rules(app=site, seconds=settings.timeout, **work)
-        self._heads = Rules(app=site, seconds=settings.slow_timeout, **work)  # fitting one embeds many photos
-        exports = Places(MAX_EXPORTS, makes_room=True)
-        self._export = Rules(app=site, seconds=settings.slow_timeout, keys=True, **read | {"places": exports})
-        self._zoo = Rules(app=site, keys=True, **read)
-        self._browser = Rules(app=site, headers=headers.BROWSER, route=BROWSER_PATH, **read)
-        self._ui = Rules(
-            app=site,
-            body=settings.max_body_bytes,
-            places=pages,
-            whole=False,
-            keys=True,
-            page=True,
-            headers=headers.PAGE,
-            route=UI_PATH,
-        )
-        self._nothing = Rules(app=_nothing_here, route=UNMATCHED)
-        self._exact = {path: Rules(app=site, places=pages, headers=headers.PAGE, route=path) for path in PAGE_PATHS}
-        self._exact[BENTO_PAGE] = Rules(app=bento, places=pages, route=BENTO_PAGE)
-        self._exact |= {path: Rules(app=bento, seconds=settings.timeout, route=path, **work) for path in NATIVE_PATHS}
-        self._exact |= {path: Rules(app=self._health, route=path, quiet=True) for path in HEALTH_PATHS}
-        if settings.metrics != "off":
-            wanted = settings.metrics == "key"
-            self._exact["/metrics"] = Rules(app=bento, keys=wanted, route="/metrics", quiet=True, places=pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -152,20 +87,6 @@ class Gate:
             if self._supervised:
                 follow_supervisor()
             await self._bento(scope, receive, send)
-
-    def rules(self, path: str) -> Rules:
-        """The rules for a path."""
-        if path.startswith("/v1/heads"):
-            return self._heads
-        if path.startswith("/v1/"):
-            return self._export if _EXPORT.match(path) else self._api
-        if path.startswith("/zoo/"):
-            return self._zoo
-        if path == UI_PATH or path.startswith(UI_PATH + "/"):
-            return self._ui if self._settings.ui == "on" else self._nothing
-        if path == BROWSER_PATH or path.startswith(BROWSER_PATH + "/"):
-            return self._browser
-        return self._exact.get(path, self._nothing)
 
     def _placed(self, scope: Scope) -> str:
         """The path without the proxy's prefix.
@@ -182,7 +103,7 @@ class Gate:
         """The outer layer: the request's id, headers for browsers, metrics, and a line in the log."""
         started = time.perf_counter()
         path = self._placed(scope)
-        rules, given = self.rules(path), dict(scope["headers"])
+        rules, given = self.table.of(path), dict(scope["headers"])
         share = Share(self.budget, send, given)
         scope["leap_zoo"] = _Asked(rules, given, share)
         identity = make_request_id(given.get(b"x-request-id"))
@@ -348,7 +269,7 @@ class Gate:
             await linger(receive)
             await share.write({"type": "http.response.body", "body": b"", "more_body": False}, send)
 
-    def _dressed(self, given: headers.Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
+    def _dressed(self, given: Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in given}
         dressed = [*given, *((name, value) for name, value in rules.headers if name not in names)]
         dressed.append((b"x-request-id", identity.encode()))
@@ -362,10 +283,6 @@ class Gate:
         if self.stopping.now and scope["path"].endswith("/readyz"):
             raise Refused("stopping", "The server is shutting down.")
         await self._bento(scope, receive, send)
-
-
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    raise Refused("unknown_path", "Nothing is served at this path. GET / lists what is.")
 
 
 async def _while_connected(answer: Awaitable[None], receive: Receive) -> None:

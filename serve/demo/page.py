@@ -17,7 +17,7 @@ from serve.demo.guard import Guard, explain
 from serve.demo.samples import ATTRIBUTION
 from serve.demo.uploads import KEEP_SECONDS, MAX_VISITORS, Visitor, take_uploads_only, use_private_folder
 from serve.engine import Engine
-from serve.middleware import UI_PATH
+from serve.rules import UI_PATH
 from serve.settings import PHOTO
 
 MAX_QUEUE = 32  # actions that may wait in the queue; further ones are refused

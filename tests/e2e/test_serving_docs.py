@@ -21,7 +21,7 @@ import drawn
 import httpx
 import pytest
 
-from serve import budget, middleware, problems, settings
+from serve import budget, problems, rules, settings
 from serve.api.galleries import MAX_K
 from serve.stores import Limits
 
@@ -143,12 +143,12 @@ def test_routes__are_those_of_the_server(served) -> None:
     schema = httpx.get(f"http://{served('')}/openapi.json", timeout=60).json()
     described = {(method.upper(), path) for path, one in schema["paths"].items() for method in one if method != "head"}
     assert described <= listed
-    for method, path in listed - described - {("POST", path) for path in middleware.NATIVE_PATHS}:
+    for method, path in listed - described - {("POST", path) for path in rules.NATIVE_PATHS}:
         assert (method, httpx.get(f"http://{served('')}{path}", follow_redirects=True, timeout=60).status_code) == (
             "GET",
             200,
         )
-    assert {path for _, path in listed} >= middleware.HEALTH_PATHS | middleware.NATIVE_PATHS
+    assert {path for _, path in listed} >= rules.HEALTH_PATHS | rules.NATIVE_PATHS
 
 
 def test_metrics__are_those_of_the_server(served) -> None:

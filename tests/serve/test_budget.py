@@ -157,7 +157,7 @@ def test_answer__unread_frees_its_place() -> None:
         silent = [Client(b"", unread=True) for _ in range(6)]
         held = [ask(app, client, "/v1/galleries/x/items", "GET") for client in silent]
         await until(lambda: all(client.sent for client in silent))  # more than there are places
-        assert app.places.taken == 0
+        assert app.table.places.taken == 0
         assert app.budget.held == 6 * MIB
         assert all(len(message.get("body", b"")) <= budget.SLICE for client in silent for message in client.sent)
         reader = Client(b"")
@@ -202,7 +202,7 @@ def test_transfer__of_a_silent_client_is_cut_off_and_makes_room(
     monkeypatch: pytest.MonkeyPatch, path: str, limit: str
 ) -> None:
     monkeypatch.setattr(budget, "LONG_SECONDS", 0.0)
-    monkeypatch.setattr(f"serve.middleware.{limit}", 2)
+    monkeypatch.setattr(f"serve.rules.{limit}", 2)
     closed = []
 
     async def file(scope: Scope, receive: Receive, send: Send) -> None:
@@ -242,11 +242,11 @@ def test_time__work_for_a_client_that_left_is_cancelled() -> None:
 
         app, client = gate(slow), Client(bytes(MIB))
         task = ask(app, client)
-        await until(lambda: app.places.taken == 1)
+        await until(lambda: app.table.places.taken == 1)
         client.go_on.set()
         await task
         assert cancelled.is_set()
-        assert app.places.taken == app.budget.held == 0
+        assert app.table.places.taken == app.budget.held == 0
 
     asyncio.run(run())
 

@@ -32,11 +32,11 @@ TRIALS = {  # title of a section of docs/zoo.md -> its results
 }
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Rewrite the tables, or with --check, exit 1 if one differs from what would be written."""
     parser = argparse.ArgumentParser(prog="python -m export.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table has drifted")
-    check = parser.parse_args().check
+    check = parser.parse_args(arguments).check
     try:
         fresh = pages()
     except (LeapZooError, TrainError) as error:

@@ -29,12 +29,11 @@ def test_check__fails_when_a_figure_changed(tmp_path: Path, monkeypatch: pytest.
     ]
     write_results(tmp_path / "results" / "zoo.csv", changed)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr("sys.argv", ["export.tables", "--check"])
-    assert tables.main() == 1
+    assert tables.main(["--check"]) == 1
     said = capsys.readouterr().err
     assert all(name in said for name in ("README.md", "docs/zoo.md", "docs/images/zoo.svg", "run `make tables`"))
     (tmp_path / "results" / "zoo.csv").write_text("model,metric\nleap-nano,top-1\n")
-    assert tables.main() == 2
+    assert tables.main(["--check"]) == 2
     assert re.fullmatch(r"export\.tables: .*zoo\.csv is not a table of Result rows \(.*\n", capsys.readouterr().err)
 
 

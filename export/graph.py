@@ -75,12 +75,12 @@ def _layer(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:
 
 
 def _mean(tokens: Tensor) -> Tensor:
-    """Tokens (B, N, D) -> (B, D). Not Tensor.mean: the converter gives ReduceMean an attribute that opset 17 lacks."""
+    """Tokens (B, N, D) -> (B, D)."""
     return tokens.sum(1) / tokens.shape[1]
 
 
 def _unit(x: Tensor) -> Tensor:
-    """L2-normalized rows. Not functional.normalize: its norm becomes an operator that opset 17 cannot express."""
+    """L2-normalized rows."""
     return x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-12)
 
 

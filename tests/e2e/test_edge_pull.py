@@ -41,17 +41,8 @@ def test_device__pulls_a_student_from_the_service_and_verifies_it(
     url = bundled_server.url + "/zoo"
     pulled = json.loads(edge("pull", model, "--from", url, "--json"))
     assert pulled["revision"] == leap_zoo.load(model, zoo=ROOT / "zoo").card.revision
-    answer = json.loads(
-        edge(
-            "classify",
-            str(ROOT / "docs" / "images" / "golf-ball.jpg"),
-            "--model",
-            model,
-            "--head",
-            "imagenet1k",
-            "--json",
-        )
-    )
+    photo, head = str(ROOT / "docs" / "images" / "golf-ball.jpg"), leap_zoo.load(model, zoo=ROOT / "zoo").heads[0]
+    answer = json.loads(edge("classify", photo, "--model", model, "--head", head, "--json"))
     assert json.dumps(answer).count("golf ball") >= 1
     if not int8_saturates():
         report = json.loads(edge("verify", model, "--json"))

@@ -99,11 +99,20 @@ class Share:
         self.still_sent = True
         chunks: list[bytes] = []
         try:
+            whole = await self._collect(chunks, receive, most)
+            return None if not whole else chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        except BaseException:
+            chunks.clear()  # the error keeps this frame alive while its client is told, and that takes seconds
+            raise
+
+    async def _collect(self, chunks: list[bytes], receive: Receive, most: int) -> bool:
+        """Append what the client sends; False if it disconnected before the end."""
+        try:
             async with self._waits(READ_SECONDS):
                 while self.still_sent:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return None
+                        return False
                     self.still_sent = message.get("more_body", False)
                     chunk = message.get("body", b"")
                     if self.size + len(chunk) > most:
@@ -115,7 +124,7 @@ class Share:
                 raise busy(_FULL) from None
             detail = f"The body did not arrive within {READ_SECONDS:.0f} seconds. Send a smaller photo."
             raise Refused("body_too_slow", detail) from None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return True
 
     async def write(self, message: Message, send: Send) -> None:
         """Send one message of an answer, its body slice by slice, each of which must be read in time.

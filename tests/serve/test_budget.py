@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -119,6 +120,28 @@ def test_body__of_a_disconnected_client_gets_no_answer() -> None:
         assert client.sent == []
 
     asyncio.run(run())
+
+
+def test_body__that_gave_way_is_freed_before_its_client_has_been_told() -> None:
+    """The error of a refused body kept its bytes for the seconds in which the answer was sent."""
+
+    async def run() -> None:
+        app = gate(max_body_mb=8, memory_mb=16)
+        uploads = []
+        for _ in range(40):
+            uploads.append(Client(*(bytes(64 * 1024) for _ in range(64)), last=False))
+            ask(app, uploads[-1])
+            await until(lambda: not uploads[-1].chunks)
+        await until(lambda: sum(client.status == 503 for client in uploads) >= 36)
+        assert tracemalloc.get_traced_memory()[0] < 24 * MIB
+        for client in uploads:
+            client.go_on.set()
+
+    tracemalloc.start()
+    try:
+        asyncio.run(run())
+    finally:
+        tracemalloc.stop()
 
 
 def test_budget__is_one_for_all_entries_and_the_largest_unfinished_body_gives_way() -> None:

@@ -25,6 +25,9 @@ INTERNAL_ERROR = "Internal error: see the log of the server."
 
 MAX_STORED_BYTES = 1024**3
 FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."
+LAST_WORDS_SECONDS = 3.0
+"""How long an event stream may still run when the process stops: somebody may wait for its results."""
+
 UNKNOWN = "The page has no such function. It is for browsers; programs use the API at /v1, see /docs."
 
 _UPLOAD = "/gradio_api/upload"
@@ -35,8 +38,20 @@ _NAMED = ("/gradio_api/queue/join", "/gradio_api/call", "/gradio_api/run", "/gra
 class Guard:
     """Limits uploads to the page `app`, and answers if it raises."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, stop_event: asyncio.Event) -> None:
+        """stop_event: Gradio's, which ends its heartbeats."""
         self.app = app
+        self._stop_event = stop_event
+        self._streams: set[asyncio.Timeout] = set()
+
+    def end_streams(self) -> None:
+        """End the event streams of open pages, which last as long as a browser tab: heartbeats at once, results soon.
+
+        Gradio does not end a stream of results whose session has nothing to do.
+        """
+        self._stop_event.set()
+        for stream in self._streams:
+            _end_soon(stream)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -46,22 +61,30 @@ class Guard:
             return
         begun = False
         error: Exception | None = None
+        clock = asyncio.timeout(None)
 
         async def without_failures(message: Message) -> None:
             nonlocal begun, error
             if message["type"] == "http.response.start" and message["status"] == 500:
                 error = RuntimeError(f"Gradio answered {path} with 500")
+            if message["type"] == "http.response.start" and _is_stream(message):
+                self._streams.add(clock)
+                if self._stop_event.is_set():
+                    _end_soon(clock)
             if error is None:
                 begun = True
                 await send(message)
 
         try:
-            await self.app(scope, receive, without_failures)
+            async with clock:
+                await self.app(scope, receive, without_failures)
         except Exception as raised:
-            if begun and not isinstance(raised.__cause__, HTTPException):
+            if begun and not (clock.expired() or isinstance(raised.__cause__, HTTPException)):
                 raise
             error = raised
-        if begun and error is not None:  # Gradio has named an unknown session in its stream
+        finally:
+            self._streams.discard(clock)
+        if begun and error is not None:  # the process stops, or Gradio has named an unknown session in its stream
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         if begun or error is None:
             return
@@ -71,6 +94,14 @@ class Guard:
         else:
             refused = Refused("internal_error", explain(error))
         await refused.response()(scope, receive, send)
+
+
+def _is_stream(start: Message) -> bool:
+    return any(name == b"content-type" and kind.startswith(b"text/event-stream") for name, kind in start["headers"])
+
+
+def _end_soon(stream: asyncio.Timeout) -> None:
+    stream.reschedule(asyncio.get_running_loop().time() + LAST_WORDS_SECONDS)
 
 
 def explain(error: Exception) -> str:

@@ -44,8 +44,7 @@ _CONTRAST = {  # WCAG AA asks for 4.5:1; Gradio's defaults are 2.5:1
 def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> Callable[[], object]:
     """Mount the page on `site`, with nothing that needs another host: no analytics, no fonts, no scripts.
 
-    shelf: the models that can be downloaded. Returns a function that ends the streams of open pages, which last as long
-    as a browser tab.
+    shelf: the models that can be downloaded. Returns a function that ends the event streams of open pages.
     """
     use_private_folder()
     theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO)
@@ -65,9 +64,8 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> Callable[[], obje
     )
     mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
     page: Any = mounted.app
-    end_streams: Callable[[], object] = page.stop_event.set
-    mounted.app = Guard(page)
-    return end_streams
+    mounted.app = guard = Guard(page, page.stop_event)
+    return guard.end_streams
 
 
 def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from leap_zoo import InvalidArgument
-from serve.demo.guard import INTERNAL_ERROR, explain
+from serve.demo import guard
+from serve.demo.guard import INTERNAL_ERROR, Guard, explain
 
 ROOT = Path(__file__).parents[3]
 API = "/ui/gradio_api"
@@ -62,6 +65,43 @@ def test_guard__an_unknown_session_is_not_a_failure(client: TestClient, caplog: 
     """Any client could fill the log with tracebacks."""
     assert "session_not_found" in client.get(f"{API}/queue/data", params={"session_hash": "nobody"}).text
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("kind", "last"), [(b"text/event-stream; charset=utf-8", b""), (b"text/html", b"end")])
+@pytest.mark.parametrize("begins_late", [False, True])
+def test_guard__ends_event_streams_that_gradio_would_not_end(
+    monkeypatch: pytest.MonkeyPatch, kind: bytes, last: bytes, begins_late: bool
+) -> None:
+    """A stream of results of a session that has nothing to do kept the server from stopping."""
+    monkeypatch.setattr(guard, "LAST_WORDS_SECONDS", 0.05)
+
+    async def run() -> list[Message]:
+        sent: list[Message] = []
+        stopped = asyncio.Event()
+
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+            await send({"type": "http.response.body", "body": b".", "more_body": True})
+            stopped.set()
+            await asyncio.sleep(120 if last == b"" else 0.2)
+            await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        page = Guard(stream, asyncio.Event())
+        if begins_late:
+            page.end_streams()
+        answer = asyncio.ensure_future(page({"type": "http", "path": f"{API}/queue/data"}, receive, send))
+        await stopped.wait()
+        page.end_streams()
+        await asyncio.wait_for(answer, 60)
+        return sent
+
+    assert asyncio.run(run())[-1] == {"type": "http.response.body", "body": last, "more_body": False}
 
 
 def test_event__a_failure_is_logged_and_named(

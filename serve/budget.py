@@ -78,6 +78,11 @@ class Share:
         self._clock: asyncio.Timeout | None = None
         self._gave_way = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for its client now."""
+        return self._clock is not None
+
     def give_way(self) -> None:
         """Stop waiting for the client and free the bytes, at the next turn of the event loop."""
         if self._clock is not None and not self._gave_way:
@@ -155,12 +160,13 @@ class Share:
 class Places:
     """Limits how many requests are handled at once. For one event loop.
 
-    makes_room: a request that has lasted LONG_SECONDS and waits for its client gives way to a new one.
+    makes_room: a request that has lasted LONG_SECONDS gives way to a new one; it is dropped if it waits for its client.
+    keeps_working: only one that waits for its client gives way.
     """
 
-    def __init__(self, limit: int, *, makes_room: bool = False) -> None:
+    def __init__(self, limit: int, *, makes_room: bool = False, keeps_working: bool = False) -> None:
         self.limit = limit
-        self._makes_room = makes_room
+        self._makes_room, self._keeps_working = makes_room, keeps_working
         self._inside: dict[Share, float] = {}
 
     @property
@@ -170,15 +176,14 @@ class Places:
 
     def check(self) -> None:
         """Raises Refused (503) if all places are taken: checked before the body is read."""
-        if len(self._inside) >= self.limit and not (self._makes_room and self._oldest_is_long()):
+        if len(self._inside) >= self.limit and self._oldest() is None:
             raise busy(f"{self.limit} requests are being answered already.")
 
     @contextmanager
     def one(self, share: Share) -> Iterator[None]:
         """A place for a request. Raises Refused (503)."""
         self.check()
-        if len(self._inside) >= self.limit:
-            oldest = next(iter(self._inside))
+        if len(self._inside) >= self.limit and (oldest := self._oldest()) is not None:
             del self._inside[oldest]
             oldest.give_way()
         self._inside[share] = time.monotonic()
@@ -187,8 +192,15 @@ class Places:
         finally:
             self._inside.pop(share, None)
 
-    def _oldest_is_long(self) -> bool:
-        return time.monotonic() - next(iter(self._inside.values())) > LONG_SECONDS
+    def _oldest(self) -> Share | None:
+        """The request that gives way to a new one."""
+        if not self._makes_room:
+            return None
+        before = time.monotonic() - LONG_SECONDS
+        for share, since in self._inside.items():
+            if since < before and (share.waits or not self._keeps_working):
+                return share
+        return None
 
 
 class ClientGone(Exception):

@@ -24,11 +24,16 @@ BLOCK = 64 * 1024  # bytes
 
 
 def write_npz(gallery: Gallery, file: IO[bytes], folder: Path) -> None:
-    """Write a gallery into an open file, block by block. folder: for temporary files. Raises OSError."""
+    """Write a gallery into an open file, block by block, unless it is closed meanwhile.
+
+    folder: for temporary files. Raises OSError, and ValueError for a closed file.
+    """
     encoder, kind, ids = msgspec.json.Encoder(), gallery.kind, list[str]()
     # An array's header has its length, which is known only at the end.
     with tempfile.TemporaryFile(dir=folder) as vectors, tempfile.TemporaryFile(dir=folder) as lines:
         for names, rows, metadata in gallery.export():
+            if file.closed:  # nobody waits any more, and a large gallery would take minutes
+                raise ValueError("export into a closed file")
             ids += names
             vectors.write(rows.astype("<f4", copy=False).tobytes())
             lines.write(encoder.encode_lines(metadata))

@@ -91,7 +91,8 @@ class Table:
 
     def __init__(self, bento: ASGIApp, site: ASGIApp, health: ASGIApp, settings: ServeSettings) -> None:
         self.places = Places(settings.concurrency)
-        pages, transfers, exports = (Places(most, makes_room=True) for most in (MAX_PAGES, MAX_TRANSFERS, MAX_EXPORTS))
+        pages, transfers = Places(MAX_PAGES, makes_room=True), Places(MAX_TRANSFERS, makes_room=True)
+        exports = Places(MAX_EXPORTS, makes_room=True, keeps_working=True)
         work: dict[str, Any] = {"body": settings.max_body_bytes, "places": self.places, "keys": True, "shared": True}
         read: dict[str, Any] = {"app": site, "whole": False, "shared": True}
         upload: dict[str, Any] = {"body": settings.max_body_bytes, "whole": False, "keys": True, "page": True}

@@ -253,6 +253,33 @@ def test_transfer__of_a_silent_client_is_cut_off_and_makes_room(
     asyncio.run(run())
 
 
+def test_export__that_is_still_written_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise more and more of them would be written at the same time."""
+    monkeypatch.setattr(budget, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr("serve.rules.MAX_EXPORTS", 2)
+
+    async def run() -> None:
+        inside, written = 0, asyncio.Event()
+
+        async def export(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal inside
+            inside += 1
+            await written.wait()
+            await Response(b"npz")(scope, receive, send)
+
+        app, path = gate(export), "/v1/galleries/x/export"
+        held = [ask(app, Client(b""), path, "GET") for _ in range(2)]
+        await until(lambda: inside == 2)
+        third = Client(b"")
+        await asyncio.wait({ask(app, third, path, "GET")}, timeout=0.2)
+        assert inside == 2
+        assert (third.status, third.code) == (503, "busy")
+        written.set()
+        await asyncio.gather(*held)
+
+    asyncio.run(run())
+
+
 def test_time__work_for_a_client_that_left_is_cancelled() -> None:
     async def run() -> None:
         cancelled = asyncio.Event()

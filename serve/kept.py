@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -65,10 +66,11 @@ def name_of(stem: str) -> str | None:
 def bytes_below(folder: Path) -> int:
     """The size of all files below a folder in total."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # deleted meanwhile
-            status = path.lstat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    for parent, _, names in os.walk(folder):  # unlike Path.rglob, ignores a folder that is deleted meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                status = os.lstat(os.path.join(parent, name))
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 

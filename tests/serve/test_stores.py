@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +23,10 @@ pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[se
 from refused_requests import refused
 
 from leap_zoo.errors import InvalidArgument
-from leap_zoo.gallery import Kind
+from leap_zoo.gallery import Kind, Value, Vectors
+from leap_zoo.gallery.flat import FlatGallery
 from leap_zoo.heads import CustomHead
-from serve.kept import name_of, stem_of
+from serve.kept import bytes_below, name_of, stem_of
 from serve.problems import Refused
 from serve.stores import Limits, Stores, open_stores
 
@@ -321,6 +324,40 @@ def test_export__stops_when_its_file_is_closed(stores: Stores, tmp_path: Path) -
     with pytest.raises(ValueError, match="closed file"):
         stores.galleries.export("g", file)
     assert not list((tmp_path / "data" / "work").iterdir())
+
+
+def test_export__stops_reading_when_its_file_is_closed(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It copied the whole gallery before it looked at the file."""
+    stores.galleries.add("g", KIND, ["a"], vectors(1))
+    file = stores.galleries.temporary_file()
+    read: list[int] = []
+
+    def batches(gallery: FlatGallery) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
+        for number in range(5):
+            read.append(number)
+            yield [str(number)], vectors(1), [{}]
+            file.close()
+
+    monkeypatch.setattr(FlatGallery, "export", batches)
+    with pytest.raises(ValueError, match="closed file"):
+        stores.galleries.export("g", file)
+    assert read == [0, 1]
+
+
+def test_bytes__of_a_folder_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "file").write_bytes(b"12345")
+    scan = os.scandir
+
+    def late(path: str | os.PathLike[str]) -> object:
+        if Path(path).name == "gone":
+            os.rmdir(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert bytes_below(tmp_path) == 5
 
 
 # the folder

@@ -88,7 +88,8 @@ def build(engine: Engine, visitor: gr.State, heads: gr.Radio) -> None:
         return visitor, "", _wall(visitor), NOTHING_FITTED, hidden, hidden, hidden, None, default
 
     async def learn(visitor: Visitor) -> tuple[object, ...]:
-        found = await _fit(engine, visitor.members)
+        fitted = list(visitor.members)  # the visitor may change them meanwhile
+        found = await _fit(engine, fitted)
         visitor.head = found.head
         rows = [
             [one.label, one.photos, f"{one.right} of {one.tested}" if one.tested else "not tested"]
@@ -96,7 +97,7 @@ def build(engine: Engine, visitor: gr.State, heads: gr.Radio) -> None:
         ]
         return (
             visitor,
-            _report(found, visitor.members),
+            _report(found, fitted),
             gr.Dataframe(rows, visible=True),
             gr.DownloadButton(value=_file_of(found), visible=True),
             gr.Column(visible=True),

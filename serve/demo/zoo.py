@@ -23,8 +23,7 @@ _KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 def build(engine: Engine, shelf: Shelf) -> None:
     """Lay out the tab in the current container. shelf: the models that can be downloaded."""
-    served = engine.models.default.card
-    cards = {served.id: served} | shelf.cards
+    served, cards = engine.models.default.card, _cards(engine, shelf)
     _table(
         "Models on this server",
         "leap-models",
@@ -64,6 +63,12 @@ def _table(label: str, elem_id: str, columns: dict[str, int], rows: list[list[ob
         buttons=[],
         elem_id=elem_id,
     )
+
+
+def _cards(engine: Engine, shelf: Shelf) -> dict[str, ModelCard]:
+    """The cards of the models that are served, and then of those that can be downloaded only."""
+    served = {model.card.id: model.card for model in engine.models.all()}
+    return served | {model: card for model, card in shelf.cards.items() if model not in served}
 
 
 def _row(card: ModelCard) -> list[object]:

@@ -20,6 +20,16 @@ def shelf() -> Shelf:
     return Shelf(zoos_to_hand_on(ServeSettings()))
 
 
+def test_cards__of_served_models_come_first_and_are_those_that_are_served(engine: Engine, shelf: Shelf) -> None:
+    """Another zoo that is handed on may have another revision of a served model."""
+    served = engine.models.default.card
+    downloaded = list(shelf.cards)
+    shelf.cards[served.id] = msgspec.structs.replace(served, revision="other")
+    cards = zoo._cards(engine, shelf)
+    assert list(cards) == [served.id, *downloaded]
+    assert cards[served.id].revision == served.revision
+
+
 def test_about__says_what_the_card_says(engine: Engine, shelf: Shelf) -> None:
     model = engine.models.default
     text = zoo._about(shelf, model.card)

@@ -36,12 +36,17 @@ settings.load_profile("any machine")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2` (pytest-xdist) a room is tested by one process, which makes the fixtures of its session once."""
+    """With `-n 2` (pytest-xdist) a room is tested by one process, which makes the fixtures of its session once.
+
+    The last room, `train`, has two parts, so that neither process is idle at the end.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRoom(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.split("::")[0].split("/")[1]
+            path = Path(nodeid.split("::")[0])
+            room = path.parts[1]
+            return f"{room} {path.name < 'test_n'}" if room == "train" else room
 
     return ByRoom(config, log)
 

@@ -29,9 +29,9 @@ Signature = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> dtype, shap
 Provider = str | tuple[str, dict[str, Any]]  # an execution provider of ONNX Runtime, with its options
 
 EXACT_INT8 = ("session.x64quantprecision", "1")
-"""A session option of ONNX Runtime: exact int8 on x86 without VNNI, 10 to 25 % slower; other processors ignore it.
+"""A session option of ONNX Runtime: exact int8 on x86 without VNNI, somewhat slower; other processors ignore it.
 
-The default kernel adds two products in 16 bits and cuts off what does not fit: leap-nano lost 5 points of top-1.
+The default kernel adds two products in 16 bits and cuts off what does not fit, which costs points of top-1.
 """
 
 _OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}

@@ -104,8 +104,9 @@ class Share:
         self.still_sent = True
         chunks: list[bytes] = []
         try:
-            whole = await self._collect(chunks, receive, most)
-            return None if not whole else chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if not await self._collect(chunks, receive, most):
+                return None
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
         except BaseException:
             chunks.clear()  # the error keeps this frame alive while its client is told, and that takes seconds
             raise

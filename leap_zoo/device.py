@@ -67,7 +67,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def int8_saturates() -> bool:
-    """Whether OpenVINO's int8 kernels can overflow on this CPU: it has neither VNNI nor ARM dot products."""
+    """Whether default int8 kernels can overflow: this CPU has neither VNNI nor ARM dot products, or is unknown."""
     return not {"vnni", "dotprod"} & set(instruction_sets())
 
 

@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from leap_zoo.card import Architecture, Artifact, ModelCard
-from leap_zoo.device import cpu_name, instruction_sets
+from leap_zoo.device import cpu_name, instruction_sets, int8_saturates
 from leap_zoo.errors import MissingExtra
 from leap_zoo.loading import open_artifact
 from leap_zoo.runtime import EXACT_INT8, core, import_onnxruntime
@@ -114,7 +114,8 @@ def _product_call(runtime: str, size: tuple[int, int, int]) -> Call:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        options.add_session_config_entry(*EXACT_INT8)
+        if int8_saturates():
+            options.add_session_config_entry(*EXACT_INT8)
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return lambda: session.run(None, {"x": x})
     import openvino

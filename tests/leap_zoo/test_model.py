@@ -33,7 +33,7 @@ from leap_zoo.errors import (
     UnknownSpace,
 )
 from leap_zoo.preprocess import Limits, to_tensor
-from leap_zoo.runtime import open_session
+from leap_zoo.runtime import EXACT_INT8, open_session
 from leap_zoo.verify import verify
 
 TINY = "leap-tiny-test"
@@ -362,6 +362,28 @@ def test_session_options__are_used_as_they_are(tiny_zoo: Path, tmp_path: Path) -
         pickle.dumps(model)
     with pytest.raises(InvalidArgument, match="threads"):
         leap_zoo.load(TINY, zoo=tiny_zoo, session_options=options, threads=2)
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_exact_int8__is_asked_for_only_where_default_kernels_cut_off(
+    saturates: bool, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With VNNI, the exact kernels give the same answers, and take almost half as long again."""
+    name, value = EXACT_INT8
+    given = []
+
+    def session(data: bytes, options: onnxruntime.SessionOptions, **rest: Any) -> onnxruntime.InferenceSession:
+        try:
+            given.append(options.get_session_config_entry(name))
+        except RuntimeError:  # it is not set
+            given.append(None)
+        return plain(data, options, **rest)
+
+    plain = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr("leap_zoo.runtime.int8_saturates", lambda: saturates)
+    leap_zoo.load(TINY, zoo=tiny_zoo)
+    assert given == [value if saturates else None]
 
 
 def test_openvino__takes_no_options_of_onnx_runtime(tiny_zoo: Path) -> None:

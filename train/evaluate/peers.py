@@ -28,6 +28,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from leap_zoo.card import Preprocessing
+from leap_zoo.device import int8_saturates
 from leap_zoo.files import atomic_file
 from leap_zoo.model import Model
 from leap_zoo.runtime import EXACT_INT8
@@ -173,7 +174,8 @@ def _torch_features(network: Callable[[], EfficientNet]) -> Features:
 def _session(file: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.add_session_config_entry(*EXACT_INT8)  # as for our files
+    if int8_saturates():  # as for our files
+        options.add_session_config_entry(*EXACT_INT8)
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 

@@ -18,7 +18,7 @@ from train.recipe import Student
         ("small", 22, 224, 16),
         ("tiny", 5.6, 224, 16),
         ("nano", 3.4, 160, 16),
-        ("micro", 1.4, 160, 16),
+        ("micro", 1.6, 160, 16),
         ("digits", 0.35, 32, 8),
     ],
 )

@@ -14,7 +14,7 @@ from train.method.teacher import ViT, normed_blocks
 
 SIZES = {  # width, blocks, heads, hidden units of the MLP
     "digits": (48, 12, 3, 192),  # for the embedded demo only
-    "micro": (96, 12, 3, 384),
+    "micro": (128, 12, 4, 224),
     "study": (128, 12, 4, 512),  # for experiments side by side
     "nano": (160, 12, 5, 512),
     "tiny": (192, 12, 3, 768),  # ViT-T of DeiT (arXiv 2012.12877)

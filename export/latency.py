@@ -1,14 +1,12 @@
-"""Latencies: the rows of `results/latency.csv`, the tables generated from them, and the rows of cards."""
+"""Latencies: the rows of `results/latency.csv`, and the rows of cards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
-from export import text
 from leap_zoo.bench import Row
 from leap_zoo.card import Latency
 from train.table import read, write
@@ -47,12 +45,6 @@ def add_rows(path: Path, rows: Sequence[Row]) -> None:
     measured = {_where(row) for row in new}
     kept = [row for row in (read(path, Measured) if path.exists() else []) if _where(row) not in measured]
     write(path, sorted([*kept, *new], key=_where))
-
-
-def latency_tables(rows: Sequence[Measured]) -> str:
-    """Markdown, one table per hardware: milliseconds per call, and the speedup over others in the same run."""
-    by_hardware = groupby(sorted(rows, key=_where), key=lambda row: (row.device, row.isa))
-    return text.render("latency.md", measured=[(where, list(same)) for where, same in by_hardware]).rstrip("\n")
 
 
 def _where(row: Row) -> tuple[str, str, str]:

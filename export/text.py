@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from leap_zoo.card import Artifact, Metric
+from train.research.results import Result
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
@@ -64,6 +67,36 @@ def metric(found: Metric | None) -> str:
     return number(found.value, form) + interval
 
 
+def percent(value: float, name: str) -> str:
+    """A share in percent, without the sign; a cosine as it is."""
+    return f"{value:.3f}" if "cosine" in name else f"{100 * value:.1f}"
+
+
+def measured(found: Result | None) -> str:
+    """The value of a result, with its 95 % interval in brackets; empty for None."""
+    if found is None:
+        return ""
+    interval = (
+        ""
+        if found.low is None or found.high is None
+        else (f" [{percent(found.low, found.metric)}, {percent(found.high, found.metric)}]")
+    )
+    return percent(found.value, found.metric) + interval
+
+
+def by(rows: Iterable[Any], *names: str) -> dict[Any, list[Any]]:
+    """Key -> rows, in the order in which keys appear. The key is an attribute of the rows, or a tuple of several."""
+    key, found = attrgetter(*names), dict[Any, list[Any]]()
+    for each in rows:
+        found.setdefault(key(each), []).append(each)
+    return found
+
+
+def values(rows: Iterable[Any]) -> dict[str, float]:
+    """Metric -> value."""
+    return {each.metric: each.value for each in rows}
+
+
 def label(artifact: Artifact) -> str:
     """The name of an artifact in tables."""
     return f"{RUNTIMES[artifact.format].partition(' ')[0]} {artifact.precision}"
@@ -81,6 +114,6 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(line=line, number=number, numbers=numbers, mega=mega, metric=metric, label=label, slug=slug)
-_ENVIRONMENT.filters["log"] = math.log
+_ENVIRONMENT.filters.update(line=line, number=number, numbers=numbers, mega=mega, metric=metric, measured=measured)
+_ENVIRONMENT.filters.update(percent=percent, by=by, values=values, label=label, slug=slug, log=math.log)
 _ENVIRONMENT.globals.update(row=row, head=head, runtimes=RUNTIMES)

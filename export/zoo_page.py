@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from export import text
+from export.latency import Measured
 from leap_zoo.card import GENERAL, WORLD, Artifact, Latency, Metric, ModelCard
 from leap_zoo.loading import choose_artifact
 from train.research.results import Result
@@ -47,10 +48,6 @@ class Column(NamedTuple):
             name = name.replace(long, short)
         return f"{self.dataset}, {self.split}: {name}"
 
-    def number(self, value: float) -> str:
-        """Shares in percent, without the sign; cosines as they are."""
-        return f"{value:.3f}" if "cosine" in self.metric else f"{100 * value:.1f}"
-
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -88,25 +85,9 @@ class Line:
         """Of its files."""
         return self.costs["bytes"] / 1e6 if "bytes" in self.costs else None
 
-    @property
-    def cost_cells(self) -> list[str]:
-        """Millions of parameters, pixels, megabytes, milliseconds; empty where unknown."""
-        parameters, pixels = text.mega(self.costs.get("parameters")), text.number(self.costs.get("pixels"), ".0f")
-        return [parameters, pixels, *text.numbers([self.megabytes, self.ms], ".2f")]
-
-    def cell(self, column: Column) -> str:
-        """The value, with its 95 % interval in brackets; empty if it was not measured."""
-        found = self.figures.get(column)
-        if found is None:
-            return ""
-        value = column.number(found.value)
-        if found.low is None or found.high is None:
-            return value
-        return f"{value} [{column.number(found.low)}, {column.number(found.high)}]"
-
     def cells(self, columns: Sequence[Column]) -> list[str]:
-        """A cell for each column."""
-        return [self.cell(column) for column in columns]
+        """For each column the value, with its 95 % interval in brackets; empty if it was not measured."""
+        return [text.measured(self.figures.get(column)) for column in columns]
 
 
 def lines_of(cards: Iterable[ModelCard], figures: Sequence[Result]) -> list[Line]:
@@ -148,10 +129,10 @@ def render(
     cards: Sequence[ModelCard],
     lines: Sequence[Line],
     trials: Mapping[str, Sequence[Result]],
-    speed: str = "",
+    speed: Sequence[Measured] = (),
     taught: Mapping[str, RunReport] | None = None,
 ) -> str:
-    """The page. trials: title of a section -> what was tried. speed: latency tables. taught: model -> its training."""
+    """The page. trials: title of a section -> what was tried. taught: model -> its training."""
     gate = {line: _gate(line.card, line.artifact) for line in lines if line.card and line.artifact}
     return text.render(
         "zoo.md",
@@ -160,12 +141,9 @@ def render(
         picture=PICTURE,
         clock=_clock(lines),
         tables=_tables(lines),
-        titles=lambda columns: [f"{column.title}, n = {_count(lines, column)}" for column in columns],
         gate={line: [found.get(name) for name in FIDELITY] for line, found in gate.items()},
-        gated=dict.fromkeys(
-            f"{m.dataset}, {m.split}, head `{m.head}`, n = {m.n}" for found in gate.values() for m in found.values()
-        ),
-        speed=speed,
+        gated=text.by((each for found in gate.values() for each in found.values()), "dataset", "split", "head", "n"),
+        measured=speed,
         comparisons=_comparisons(lines),
         trials={title: _trials(tried) for title, tried in trials.items()},
         taught=taught or {},
@@ -179,22 +157,22 @@ def compact_table(lines: Sequence[Line]) -> str:
         "zoo_table.md",
         lines=[*students_of(lines), *(line for line in lines if line.card is None and line.costs)],
         columns=columns,
-        counts=[f"{column.dataset}: n = {count}" for column in columns if (count := _count(lines, column))],
+        known=_columns(lines),
         clock=_clock(lines),
         picture=PICTURE,
-    ).rstrip("\n")
+    )
 
 
 def picture(lines: Sequence[Line]) -> str | None:
     """Top-1 of every file against its milliseconds and megabytes, as SVG; None if no file was measured."""
-    known = sorted(_columns_of(lines), key=lambda column: column.dataset != WORLD)
-    column = next((column for column in known if column.metric == GENERAL), None)
+    known = _columns(lines)
+    column = next((c for c in sorted(known, key=lambda c: c.dataset != WORLD) if c.metric == GENERAL), None)
     files = [line for line in lines if line.artifact and column in line.figures]
     if column is None or not files:
         return None
     return text.render(
         "zoo.svg",
-        title=f"{column.title}, n = {_count(lines, column)}",
+        title=f"{column.title}, n = {known[column]}",
         column=column,
         files=files,
         models=list(dict.fromkeys(line.model for line in files)),
@@ -211,27 +189,18 @@ class Compared(NamedTuple):
     said: str
     behind: dict[Column, float]
 
-    def overlap(self, column: Column) -> str:
-        """What the two 95 % intervals do."""
-        low, high = self.one.figures[column].low, self.other.figures[column].high
-        return "" if low is None or high is None else "are apart" if high < low else "overlap"
-
 
 def _comparisons(lines: Sequence[Line]) -> dict[str, list[Compared]]:
     """Title of a section -> each student against the next smaller one, its teacher, or peers."""
     students = [line for line in students_of(lines) if line.figures]
     teachers = [line for line in lines if line.kind == "the teacher"]
     peers = [line for line in lines if line.peer]
+    close = [line for line in students if line.model == CLOSE]
     far = f"more than {100 * POINTS:g} points behind"
     sections = {
         "Is another project's model better?": [_compare(peer, students[-1], "behind") for peer in peers if students],
         "Is a larger student better?": [_compare(*pair, "not better") for pair in pairwise(students)],
-        f"Is {CLOSE} close to its teacher?": [
-            _compare(teacher, student, far, POINTS)
-            for student in students
-            for teacher in teachers
-            if student.model == CLOSE
-        ],
+        f"Is {CLOSE} close to its teacher?": [_compare(each, ours, far, POINTS) for ours in close for each in teachers],
     }
     return {title: pairs for title, pairs in sections.items() if pairs}
 
@@ -253,38 +222,41 @@ def _trials(tried: Sequence[Result]) -> tuple[list[Line], list[Column], list[str
     lines = list(_by_subject(tried).values())
     counts = dict.fromkeys(f"{t.dataset}, {t.split}: n = {t.n}" for t in tried if t.n is not None)
     where = dict.fromkeys(f"{trial.hardware}, commit `{trial.commit[:12]}`" for trial in tried)
-    return lines, _columns_of(lines), [*counts, "shares in percent, 95 % intervals in brackets", *where]
+    return lines, list(_columns(lines)), [*counts, "shares in percent, 95 % intervals in brackets", *where]
 
 
 def _by_subject(figures: Sequence[Result]) -> dict[tuple[str, str, str], Line]:
     """A line for each subject, variant and digest."""
-    found: dict[tuple[str, str, str], Line] = {}
-    for each in figures:
-        key = (each.subject, each.variant, each.digest)
-        line = found.setdefault(key, Line(each.subject, each.variant, {}))
-        if each.n is None:
-            line.costs[each.metric] = each.value
-        else:
-            line.figures[Column(each.metric, each.dataset, each.split)] = each
-    return found
-
-
-def _tables(lines: Sequence[Line]) -> dict[str, tuple[list[Column], list[Line]]]:
-    """Title of a section -> its columns, and the lines that have any of them."""
-    known = _columns_of(lines)
-    named = {title: [c for c in known if c.dataset == name] for title, name in WORLDS.items()}
-    others = [c for c in known if c.dataset not in WORLDS.values()]
-    named |= {title: [c for c in others if any(word in c.metric for word in words)] for title, words in TABLES.items()}
     return {
-        title: (columns, [line for line in lines if line.figures.keys() & set(columns)])
-        for title, columns in named.items()
+        key: Line(
+            *key[:2],
+            costs={each.metric: each.value for each in same if each.n is None},
+            figures={Column(each.metric, each.dataset, each.split): each for each in same if each.n is not None},
+        )
+        for key, same in text.by(figures, "subject", "variant", "digest").items()
+    }
+
+
+def _tables(lines: Sequence[Line]) -> dict[str, tuple[dict[Column, int | None], list[Line]]]:
+    """Title of a section -> its columns with their numbers of photos, and the lines that have any of them."""
+    known = _columns(lines)
+    others = [column for column in known if column.dataset not in WORLDS.values()]
+    chosen = {title: [column for column in known if column.dataset == name] for title, name in WORLDS.items()}
+    chosen |= {title: [c for c in others if any(word in c.metric for word in words)] for title, words in TABLES.items()}
+    return {
+        title: ({column: known[column] for column in columns}, [line for line in lines if {*columns} & {*line.figures}])
+        for title, columns in chosen.items()
         if columns
     }
 
 
-def _columns_of(lines: Sequence[Line]) -> list[Column]:
-    """All columns, in the order in which they were measured."""
-    return list(dict.fromkeys(column for line in lines for column in line.figures))
+def _columns(lines: Sequence[Line]) -> dict[Column, int | None]:
+    """All columns, in the order in which they were measured, with their numbers of photos."""
+    known: dict[Column, int | None] = {}
+    for line in lines:
+        for column, figure in line.figures.items():
+            known.setdefault(column, figure.n)
+    return known
 
 
 def _gate(card: ModelCard, artifact: Artifact) -> dict[str, Metric]:
@@ -297,7 +269,3 @@ def _clock(lines: Sequence[Line]) -> str:
         f"{row.device} ({', '.join(row.isa)}), {row.runtime}" for line in lines if (row := line.latency) is not None
     )
     return f"ms: median of a photo, one thread, from the cards ({'; '.join(timed)})." if timed else ""
-
-
-def _count(lines: Sequence[Line], column: Column) -> int | None:
-    return next((line.figures[column].n for line in lines if column in line.figures), None)

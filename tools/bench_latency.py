@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from export import text
 from export.errors import ExportError
 from export.golden import draw
-from export.latency import FILE, Measured, add_rows, latency_tables
+from export.latency import FILE, Measured, add_rows
 from leap_zoo.bench import SECONDS, Contender, Plan, Row, bench, relative, slowdown
 from leap_zoo.card import ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (LeapZooError, TrainError, ExportError, OSError, KeyError, msgspec.MsgspecError) as error:
         print(f"tools.bench_latency: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(latency_tables(msgspec.convert(msgspec.to_builtins(rows), list[Measured])))
+    measured = msgspec.convert(msgspec.to_builtins(rows), list[Measured])
+    print(text.render("latency.md", measured=measured))
     busy = f"medians are up to {slowdown(rows):.1f} times the fastest call (1.1: nothing else ran)"
     print(f"written to {options.out}; {busy}")
     return 0

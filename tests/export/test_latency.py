@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from export.latency import Measured, add_rows, card_rows, latency_tables
+from export import text
+from export.latency import Measured, add_rows, card_rows
 from train import table
 from train.errors import TrainError
 
@@ -49,11 +50,11 @@ def test_rows__a_models_rows_on_a_device_are_replaced_together_others_stay(tmp_p
 
 def test_rows__another_table_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "latency.csv"
-    for text in ("a,b\n1,2\n", "model\nleap\n", "model,,\n1,2,3,4,5\n"):
-        path.write_text(text)
+    for other in ("a,b\n1,2\n", "model\nleap\n", "model,,\n1,2,3,4,5\n"):
+        path.write_text(other)
         with pytest.raises(TrainError, match="not a table of Measured rows"):
             add_rows(path, [ROW])
-        assert path.read_text() == text
+        assert path.read_text() == other
 
 
 def test_card_rows__are_of_published_files() -> None:
@@ -65,15 +66,16 @@ def test_card_rows__are_of_published_files() -> None:
 
 def test_tables__one_per_hardware_with_every_row() -> None:
     rows = [ROW, replace(ROW, format="torch", runtime="torch 2.14.1 eager", times_fp32=0.5, n=11)]
-    text = latency_tables([*rows, *(replace(row, device="Cortex-A76", isa="neon") for row in rows)])
-    assert text.count("| model |") == 2
-    assert f"{ROW.device} ({ROW.isa}), {ROW.date[:10]}:" in text
-    assert "Cortex-A76 (neon)" in text
-    assert text.count("| onnx fp32 | onnxruntime 1.32.0 | 1 | 1 | pixels | 1.00 | 1.50 | 2.25 | 10 |") == 2
-    assert text.count("| the same weights | torch 2.14.1 eager |") == 2
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    measured = [*rows, *(replace(row, device="Cortex-A76", isa="neon") for row in rows)]
+    page = text.render("latency.md", measured=measured)
+    assert page.count("| model |") == 2
+    assert f"{ROW.device} ({ROW.isa}), {ROW.date[:10]}:" in page
+    assert "Cortex-A76 (neon)" in page
+    assert page.count("| onnx fp32 | onnxruntime 1.32.0 | 1 | 1 | pixels | 1.00 | 1.50 | 2.25 | 10 |") == 2
+    assert page.count("| the same weights | torch 2.14.1 eager |") == 2
+    widths = {line.count("|") for line in page.splitlines() if line.startswith("|")}
     assert len(widths) == 1
 
 
 def test_tables__say_so_when_nothing_was_measured() -> None:
-    assert latency_tables([]) == "Nothing has been measured yet."
+    assert text.render("latency.md", measured=[]) == "Nothing has been measured yet.\n"

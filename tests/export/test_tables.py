@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from export import tables, text
-from tools.scale_results import figure
+from export.tables import Figure
 from train.research.results import read_results, write_results
 
 
@@ -39,15 +39,15 @@ def test_check__fails_when_a_figure_changed(tmp_path: Path, monkeypatch: pytest.
 
 def test_scale__cost_follows_from_the_figures() -> None:
     embedding = [
-        figure("Ray, 1 worker", "photos per second", 10, "leap-tiny int8, 2000 photos, one thread", ""),
-        figure("Ray, 2 workers, 1000 photos", "seconds in all", 54, "leap-tiny int8", ""),
+        Figure("Ray, 1 worker", "photos per second", 10, "leap-tiny int8, 2000 photos, one thread"),
+        Figure("Ray, 2 workers, 1000 photos", "seconds in all", 54, "leap-tiny int8"),
     ]
     search = [
-        figure(f"a gallery in a folder, {size} vectors", metric, size / 1000, "", "")
+        Figure(f"a gallery in a folder, {size} vectors", metric, size / 1000)
         for size in (1000, 10_000)
         for metric in ("milliseconds per search, median of 10", "megabytes of memory")
     ]
-    page = tables.scale_cost(embedding, search, price=0.36)
+    page = text.render("scale_cost.md", embedding=embedding, search=search, price=0.36)
     assert "**36,000 photos per core-hour**, 10.00 euros per million at 0.36 euros" in page
     found = rows(page, "| 1")
     assert found[0] == ["1,000", "0.03", "0.01", "1.0", "1.0"]  # measured

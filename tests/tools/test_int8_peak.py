@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 from whole_card import whole_card
 
-from export.tables import int8_peak
+from export import text
 from leap_zoo.card import Architecture, EmbeddingDims, Preprocessing
 from tools.int8_peak import REPEATS, operations, product
 from train.research.results import Result
@@ -66,5 +66,5 @@ def test_table__has_the_share_and_the_instruction_set() -> None:
                hardware="a CPU (avx2), onnxruntime 1.32.0")
         for metric, value in figures.items()
     ]  # fmt: skip
-    text = int8_peak(rows)
-    assert "| leap-made-up | `model_int8.onnx` | 1.00 | 20.00 | 50 | 100 | 50 | a CPU (avx2), onnxruntime" in text
+    page = text.render("int8_peak.md", rows=rows)
+    assert "| leap-made-up | `model_int8.onnx` | 1.00 | 20.00 | 50 | 100 | 50 | a CPU (avx2), onnxruntime" in page

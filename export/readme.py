@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 from export import text
-from leap_zoo.card import Latency, Metric, ModelCard
+from leap_zoo.card import Metric, ModelCard
 
 CURRICULUM = "curriculum.svg"
 # Parts of a metric's name -> a hub's names for the task and the metric. Comparisons with other files are left out.
@@ -20,7 +18,6 @@ HUB_METRICS = {
     "top-1": ("image-classification", "accuracy"),
 }
 NOT_HUB_METRICS = ("drop", "agreement", "cosine")
-Columns = dict[str, dict[str, Metric]]  # title of a column -> metric by name
 
 
 def write(card: ModelCard, home: Path) -> None:
@@ -33,14 +30,12 @@ def write(card: ModelCard, home: Path) -> None:
 
 def render(card: ModelCard) -> str:
     """Markdown, after the YAML from which a hub builds its search and results; figures in it are of the first file."""
-    metrics = [metric for artifact in card.artifacts for metric in artifact.metrics]
-    by_device = groupby(sorted(card.latency, key=_where), key=_where)
     tolerance = card.golden.tolerance
     instructions = list(dict.fromkeys(isa for by_isa in tolerance.values() for isa in by_isa))
     return text.render(
         "readme.md",
         card=card,
-        formats=dict.fromkeys(artifact.format for artifact in card.artifacts),
+        formats=text.by(card.artifacts, "format"),
         datasets=dict.fromkeys(text.slug(metric.dataset) for metric in card.artifacts[0].metrics if metric.head),
         results=_for_hubs(card.artifacts[0].metrics),
         size=card.preprocessing.size,
@@ -48,9 +43,6 @@ def render(card: ModelCard) -> str:
         dims=card.embedding_dims,
         tools=sorted({f"{tool} {version}" for a in card.artifacts for tool, version in a.tools.items()}),
         measured=_measured(card),
-        intervals=any(metric.interval for metric in metrics),
-        names_of=_by_name,
-        latency=[(where, list(rows)) for where, rows in by_device],
         variables={head.name: re.sub(r"\W", "_", head.output, flags=re.ASCII) for head in card.heads},
         instructions=instructions,
         tolerances={
@@ -78,25 +70,17 @@ def _for_hubs(metrics: list[Metric]) -> dict[tuple[str, str, str], list[tuple[Me
     return found
 
 
-def _measured(card: ModelCard) -> list[tuple[tuple[str, str, str | None, int], Columns]]:
-    """For each data set, split, head and number of photos: a column per artifact, after the teacher's."""
-    own = card.training.teacher.metrics if card.training else {}
-    columns = {f"teacher, {pixels}": reached for pixels, reached in own.items()}
+def _measured(
+    card: ModelCard,
+) -> dict[tuple[str, str, str | None, int], tuple[list[str], dict[str, list[Metric | None]]]]:
+    """Data set, split, head and number of photos -> titles (artifacts, after the teacher), and a row per metric."""
+    teacher = card.training.teacher.metrics if card.training else {}
+    columns = {f"teacher, {pixels}": reached for pixels, reached in teacher.items()}
     columns |= {text.label(artifact): artifact.metrics for artifact in card.artifacts}
-    keys = dict.fromkeys(_key(metric) for artifact in card.artifacts for metric in artifact.metrics)
-    found = ((key, {name: {m.name: m for m in had if _key(m) == key} for name, had in columns.items()}) for key in keys)
-    return [(key, {name: column for name, column in by_title.items() if column}) for key, by_title in found]
-
-
-def _by_name(columns: Columns) -> Iterator[tuple[str, list[Metric | None]]]:
-    """One row per metric: its name and its value in each column."""
-    for name in dict.fromkeys(name for column in columns.values() for name in column):
-        yield name, [column.get(name) for column in columns.values()]
-
-
-def _key(metric: Metric) -> tuple[str, str, str | None, int]:
-    return metric.dataset, metric.split, metric.head, metric.n
-
-
-def _where(row: Latency) -> tuple[str, tuple[str, ...]]:
-    return row.device, tuple(row.isa)
+    known = {title: text.by(metrics, "dataset", "split", "head", "n") for title, metrics in columns.items()}
+    found = {}
+    for key in dict.fromkeys(key for artifact in card.artifacts for key in known[text.label(artifact)]):
+        named = {title: {m.name: m for m in had[key]} for title, had in known.items() if key in had}
+        names = dict.fromkeys(name for by_name in named.values() for name in by_name)
+        found[key] = list(named), {name: [by_name.get(name) for by_name in named.values()] for name in names}
+    return found

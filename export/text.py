@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,10 @@ def measured(found: Result | None) -> str:
 
 def by(rows: Iterable[Any], *names: str) -> dict[Any, list[Any]]:
     """Key -> rows, in the order in which keys appear. The key is an attribute of the rows, or a tuple of several."""
-    key, found = attrgetter(*names), dict[Any, list[Any]]()
+    found: dict[Any, list[Any]] = {}
     for each in rows:
-        found.setdefault(key(each), []).append(each)
+        key = tuple(tuple(part) if isinstance(part, list) else part for part in (getattr(each, name) for name in names))
+        found.setdefault(key if len(names) > 1 else key[0], []).append(each)
     return found
 
 

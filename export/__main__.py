@@ -13,9 +13,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if a file was refused, 2 for a user's mistake."""
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     from export import publish, text  # torch takes seconds to import, and --help does not need it
-    from export.built import DEFAULT, NAMES
+    from export.card import DEFAULT, NAMES
     from export.errors import ExportError
-    from export.heads import with_more_photos
+    from export.photos import more_photos
     from leap_zoo.errors import LeapZooError
     from train.run import load_run
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not kinds:
             known = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
             raise ExportError(f"the format does not have this precision: {known}")
-        run, more = with_more_photos(run, options.run, options.photos, options.world, options.drawings, options.cache)
+        run, more = more_photos(run, options.run, options.photos, options.world, options.drawings, options.cache)
         card, refused = publish.publish(run, options.zoo, kinds, more)
     except (ExportError, TrainError, LeapZooError, OSError) as error:
         print(f"export: {text.line(error)}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """`python -m export.cards`: write the figures of `results/zoo.csv` into a zoo's cards, READMEs and index.
 
-With --time, all files are timed again, in turns within one run, so that students can be compared.
+With --time, all files are timed again, in turns within one run, so that students can be compared. With --photos, doubt
+is fitted to models that were published already.
 Weights and revisions do not change; the sha256 of each changed card does, and so does the index.
 """
 
@@ -13,14 +14,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from export import readme
+from export import readme, text
+from export.doubt import with_doubt
 from export.latency import card_rows
+from export.photos import kept_aside
 from export.zoo import publish
 from export.zoo_page import teacher_of
 from leap_zoo.bench import Plan, bench
-from leap_zoo.card import Artifact, Metric, ModelCard
+from leap_zoo.card import Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
-from leap_zoo.store import models
+from leap_zoo.loading import choose_artifact, open_artifact
+from leap_zoo.store import Zoo, models
 from train.errors import TrainError
 from train.research.results import Result, read_results
 
@@ -33,7 +37,18 @@ def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
     They replace earlier ones of the same name, data set and split; the gate's figures, which name a head, stay.
     Raises InvalidArgument for an artifact without figures.
     """
-    artifacts = [_measured(card.id, artifact, figures) for artifact in card.artifacts]
+    known = text.by((figure for figure in figures if figure.n is not None), "subject", "variant", "digest")
+    artifacts = []
+    for artifact in card.artifacts:
+        ours = [_metric(figure) for figure in known.get((card.id, artifact.file, artifact.sha256), [])]
+        if not ours:
+            raise InvalidArgument(
+                f"{artifact.file} of {card.id} has changed since it was measured: "
+                "run python -m train.evaluate zoo again"
+            )
+        new = {_key(metric) for metric in ours}
+        kept = [metric for metric in artifact.metrics if _key(metric) not in new]
+        artifacts.append(replace(artifact, metrics=[*kept, *ours]))
     training = card.training
     if training is not None:
         teacher = training.teacher
@@ -51,19 +66,14 @@ def timed(cards: Sequence[ModelCard], zoo: Path) -> list[ModelCard]:
     return [replace(card, latency=card_rows([row for row in rows if row.model == card.id])) for card in cards]
 
 
-def _measured(model: str, artifact: Artifact, figures: Sequence[Result]) -> Artifact:
-    ours = [
-        _metric(figure)
-        for figure in figures
-        if (figure.subject, figure.variant, figure.digest) == (model, artifact.file, artifact.sha256)
-        and figure.n is not None
-    ]
-    if not ours:
-        raise InvalidArgument(
-            f"{artifact.file} of {model} has changed since it was measured: run python -m train.evaluate zoo again"
-        )
-    new = {_key(metric) for metric in ours}
-    return replace(artifact, metrics=[*(metric for metric in artifact.metrics if _key(metric) not in new), *ours])
+def doubting(card: ModelCard, folders: Sequence[Path], zoo: Path) -> ModelCard:
+    """The card with doubt, fitted on photos that the student was not trained on, if its default head answers."""
+    head = card.head()
+    if head is None:
+        return card
+    aside = kept_aside(head, card.preprocessing, folders)
+    model = open_artifact(Zoo(zoo), card, choose_artifact(card))
+    return with_doubt(card, model, aside)
 
 
 def _metric(figure: Result) -> Metric:
@@ -91,19 +101,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
+    parser.add_argument(
+        "--photos", type=Path, action="append", metavar="FOLDER", help="fit doubt again, as `python -m export` does"
+    )
     parser.add_argument("--time", action="store_true", help="time all files again on this device, which should be idle")
     options = parser.parse_args(arguments)
     try:
         figures = read_results(options.figures)
         cards = models(options.zoo)
         fresh = [with_figures(card, figures) for card in cards]
+        if options.photos:
+            fresh = [doubting(card, options.photos, options.zoo) for card in fresh]
         if options.time:
             fresh = timed(fresh, options.zoo)
         for card in fresh:
             readme.write(card, options.zoo / card.id)
             publish(options.zoo, card)
     except (LeapZooError, TrainError, OSError) as error:
-        print(f"export.cards: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"export.cards: {text.line(error)}", file=sys.stderr)
         return 2
     for before, after in zip(cards, fresh, strict=True):
         print(f"{after.id} {after.revision}: {'unchanged' if before == after else 'card, README and index written'}")

@@ -7,84 +7,45 @@ noise, text pages and drawings that is flagged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 from PIL import Image, ImageDraw, ImageFont
 
-from export.gate import Labelled
+from export.photos import Labelled, MorePhotos
 from leap_zoo import doubt
-from leap_zoo.card import Doubt, Head, Metric
+from leap_zoo.card import Doubt, Head, Metric, ModelCard
 from leap_zoo.doubt import Floats
 from leap_zoo.intervals import wilson
 from leap_zoo.model import Model, softmax
 from leap_zoo.preprocess import to_tensor
-from train.data.labels import class_labels, imagenet_indices
-from train.data.splits import Split, labelled_folder
-from train.errors import TrainError
-from train.evaluate.datasets import Dataset, open_sample
-from train.run import Run
 
-Pixels = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 TEMPERATURES = np.geomspace(0.25, 4, 161)
 BINS = 15
 DRAWN = 100  # pictures of each kind that is not a photo
 ECE, FLAGGED = "expected calibration error", "flagged as unlike what was learned"
+FIGURES = (ECE, f"{ECE}, before", FLAGGED)
+NO_MORE = MorePhotos()
 
 
-@dataclass(frozen=True)
-class MorePhotos:
-    """Photos beyond the run's own, all with labels of the default head; without them, the card says less.
+def with_doubt(card: ModelCard, model: Model, aside: Labelled, more: MorePhotos = NO_MORE) -> ModelCard:
+    """The card with the doubt of its default head, if it answers, and the figures of `model`, the file that is loaded.
 
-    aside: to fit doubt on; default: the run's validation photos, for its own head. world and drawings: also measured.
-    left_out: the top-1 of a head that is left out of the files, for the card.
+    aside: photos with labels of that head. Earlier figures of doubt are replaced.
     """
-
-    aside: Labelled | None = None
-    world: Labelled | None = None
-    drawings: Labelled | None = None
-    left_out: Metric | None = None
-
-
-def kept_aside(run: Run, folders: Sequence[Path]) -> Labelled:
-    """Photos of the default head's classes: named by wnid, or in a folder per class, which a wnid or a label names.
-
-    Raises TrainError, also for fewer than 20 photos.
-    """
-    labels = next(head.labels for head in run.info.heads if head.name == run.info.default_head)
-    found = [_labelled(folder, labels) for folder in folders]
-    sources = [photo for split in found for photo in split.sources]
-    name = ", ".join(folder.resolve().name for folder in folders)
-    if len(sources) < 20:
-        raise TrainError(f"{name} has {len(sources)} photos: give at least 20 that the student was not trained on")
-    split = Split(sources, np.concatenate([split.labels for split in found]), ())
-    return decoded(run, Dataset(name, "kept aside", split))
-
-
-def decoded(run: Run, photos: Dataset) -> Labelled:
-    """The photos as the deployed model sees them, with labels of the default head. Raises TrainError."""
-    shown = run.decode(photos.photos, f"photos of {photos.name}")
-    return Labelled(shown.pixels, shown.labels, run.info.default_head, photos.name, photos.split)
-
-
-def _labelled(folder: Path, labels: Sequence[str]) -> Split:
-    if not any(entry.is_dir() for entry in folder.glob("*")):
-        sample = open_sample(folder).photos
-        if len(labels) != 1000:
-            raise TrainError(f"{folder} has photos of ImageNet's classes, which the default head does not have")
-        return sample
-    split = labelled_folder(folder)
-    names, indices = class_labels(split.classes), imagenet_indices(split.classes)
-    if indices is None or len(labels) != 1000:
-        if unknown := set(names) - set(labels):
-            raise TrainError(f"{folder}: {min(unknown)} is not a class of the default head")
-        indices = np.array([list(labels).index(name) for name in names], np.int64)
-    return Split(split.sources, indices[split.labels], ())
+    head = card.head()
+    if head is None:
+        return card
+    known, metrics = fit(model, head, aside, more.world, more.drawings)
+    chosen = model.artifact
+    others = [metric for metric in chosen.metrics if metric.name not in FIGURES]
+    measured = replace(chosen, metrics=[*others, *metrics])
+    return replace(
+        card,
+        heads=[replace(head, doubt=known) if each.name == head.name else each for each in card.heads],
+        artifacts=[measured if each.file == chosen.file else each for each in card.artifacts],
+    )
 
 
 def fit(
@@ -92,37 +53,39 @@ def fit(
 ) -> tuple[Doubt, list[Metric]]:
     """The doubt of a head, and figures for it. Nothing is fitted on photos of the `world` and on drawings."""
 
-    def logits_of(pixels: Pixels) -> Floats:
-        return model.run(pixels, [head.output])[head.output]
+    def logits_of(photos: Labelled) -> Floats:
+        return model.run(photos.pixels, [head.output])[head.output]
 
-    logits, labels = logits_of(aside.pixels), aside.labels
+    logits, labels = logits_of(aside), aside.labels
     threshold, divisor = doubt.threshold(doubt.energies(logits)), temperature(logits, labels)
-    known = Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels))
-
-    def errors(photos: Labelled, logits: Floats, divisors: Floats) -> list[Metric]:
-        metric = partial(Metric, dataset=photos.dataset, split=photos.split, n=len(logits), head=head.name)
-        after = calibration_error(softmax(logits / divisors), photos.labels)
-        before = calibration_error(softmax(logits), photos.labels)
-        return [metric(name=ECE, value=after), metric(name=f"{ECE}, before", value=before)]
-
-    def flagged(dataset: str, split: str, logits: Floats) -> Metric:
-        share, n = float((doubt.energies(logits) > threshold).mean()), len(logits)
-        interval = wilson(share, n)
-        return Metric(name=FLAGGED, dataset=dataset, split=split, n=n, value=share, interval=interval, head=head.name)
-
     halves = np.arange(len(logits)) % 2  # each is judged by the other's temperature
-    by_other = [temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)]
-    metrics = errors(aside, logits, np.array(by_other, np.float32)[halves][:, None])
+    by_other = np.array([temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)], np.float32)
+    metrics = _errors(aside, logits, by_other[halves][:, None])
     if world is not None:
-        found = logits_of(world.pixels)
-        metrics += errors(world, found, np.array([divisor], np.float32))
-        metrics.append(flagged(world.dataset, world.split, found))
-    for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN))):
-        pixels = np.stack([to_tensor(picture, model.card.preprocessing) for picture in pictures])
-        metrics.append(flagged(name, "drawn", logits_of(pixels)))
-    if drawings is not None:
-        metrics.append(flagged(drawings.dataset, drawings.split, logits_of(drawings.pixels)))
-    return known, metrics
+        metrics += _errors(world, logits_of(world), np.array([divisor], np.float32))
+    drawn = [
+        Labelled(
+            np.stack([to_tensor(picture, model.card.preprocessing) for picture in pictures]),
+            np.zeros(DRAWN, np.int64),
+            head.name,
+            name,
+            "drawn",
+        )
+        for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN)))
+    ]
+    for photos in (world, *drawn, drawings):
+        if photos is not None:
+            share = float((doubt.energies(logits_of(photos)) > threshold).mean())
+            metrics.append(photos.metric(FLAGGED, share, wilson(share, len(photos.pixels))))
+    return Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels)), metrics
+
+
+def _errors(photos: Labelled, logits: Floats, divisors: Floats) -> list[Metric]:
+    after, before = (
+        calibration_error(scores.max(axis=1), scores.argmax(axis=1) == photos.labels)
+        for scores in (softmax(logits / divisors), softmax(logits))
+    )
+    return [photos.metric(ECE, after), photos.metric(f"{ECE}, before", before)]
 
 
 def temperature(logits: Floats, labels: Integers) -> float:
@@ -133,12 +96,10 @@ def temperature(logits: Floats, labels: Integers) -> float:
     return float(TEMPERATURES[int(np.argmax(likelihoods))])
 
 
-def calibration_error(scores: Floats, labels: Integers) -> float:
-    """Expected calibration error (0..1) of the best class, in 15 bins of equal width. scores (N, C), labels (N,)."""
-    sure, right = scores.max(axis=1), scores.argmax(axis=1) == labels
-    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
-    gaps = (abs(float((sure - right)[bins == each].sum())) for each in range(BINS))
-    return sum(gaps) / len(labels)
+def calibration_error(sure: Floats, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+    """Expected calibration error (0..1) of scores (N,) that are right or not (N,), in bins of equal width."""
+    at = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    return sum(abs(float((sure - right)[at == each].sum())) for each in range(bins)) / len(sure)
 
 
 def noise(count: int) -> list[Image.Image]:

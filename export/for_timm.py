@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import timm
 import torch
@@ -55,17 +56,10 @@ def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, descript
     }
 
 
-class Place(Protocol):
-    """A zoo, or anything else that provides a model's files."""
-
-    def read(self, card: ModelCard, published: File, /) -> bytes:
-        """The content of a file in the card."""
-
-
 class TimmStudent(nn.Module):
-    """The student as torch users load it, from these files: the same outputs as `DeployedStudent`."""
+    """The student as torch users load it, from the files that `read` returns: the same outputs as `DeployedStudent`."""
 
-    def __init__(self, place: Place, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, read: Callable[[File], bytes]) -> None:
         super().__init__()
         if not card.timm:
             raise InvalidArgument(f"{card.id} has no files for timm: export its run again")
@@ -73,7 +67,7 @@ class TimmStudent(nn.Module):
         self.heads = card.heads
         with tempfile.TemporaryDirectory() as folder:
             for file in card.timm:
-                (Path(folder) / file.file).write_bytes(place.read(card, file))
+                (Path(folder) / file.file).write_bytes(read(file))
             self.student = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             with safe_open(Path(folder) / PROJECTION, "pt") as tensors:
                 self.tensors = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, not a dict

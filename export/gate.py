@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +12,10 @@ import torch
 from export.errors import GateFailed
 from export.for_timm import TimmStudent
 from export.graph import DeployedStudent
+from export.photos import Labelled
 from leap_zoo.card import Metric
 from leap_zoo.intervals import Z95, wilson
 from leap_zoo.model import Model
-from train.run import Run
 
 PARITY_BATCHES = (1, 2, 5)
 PARITY_TOLERANCE = 1e-4  # largest absolute difference from torch, for embeddings and for logits up to 10
@@ -28,27 +27,13 @@ GATE_PHOTOS = 1000  # with fewer, a few photos make half a point: only a signifi
 Outputs = dict[str, npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Preprocessed photos uint8 (N, size, size, 3), their class indices (N,) in `head`, and their origin."""
+def judge(
+    files: dict[str, Model], reference: str, sets: Sequence[Labelled], say: Callable[[str], None]
+) -> tuple[dict[str, list[Metric]], dict[str, str]]:
+    """The metrics of each file, and the files that must not be published, with the reason.
 
-    pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    head: str
-    dataset: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Metrics per file, and the files that must not be published, with the reason."""
-
-    metrics: dict[str, list[Metric]]
-    refused: dict[str, str]
-
-
-def judge(files: dict[str, Model], reference: str, sets: Sequence[Labelled], say: Callable[[str], None]) -> Verdict:
-    """Measure the files of a run, by name; `reference` is the fp32 ONNX file, which has passed `check_parity`."""
+    reference: the fp32 ONNX file, which has passed `check_parity`.
+    """
     metrics: dict[str, list[Metric]] = {name: [] for name in files}
     refused: dict[str, str] = {}
     for photos in sets:
@@ -64,10 +49,9 @@ def judge(files: dict[str, Model], reference: str, sets: Sequence[Labelled], say
         for name in files.keys() - {reference}:
             compared = fidelity(outputs[reference], outputs[name], photos)
             metrics[name] += compared
-            reason = objection(compared)
-            if reason:
+            if reason := objection(compared):
                 refused[name] = f"{name} was not published: {reason}"
-    return Verdict(metrics, refused)
+    return metrics, refused
 
 
 def check_parity(file: Model, model: DeployedStudent | TimmStudent, pixels: npt.NDArray[np.uint8]) -> float:
@@ -104,8 +88,8 @@ def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> list[M
     return [
         _drop(DROP, before == photos.labels, after == photos.labels, photos),
         _share(AGREEMENT, before == after, photos),
-        _metric(COSINE, float(cosine.mean()), photos),
-        _metric(LEAST_COSINE, float(cosine.min()), photos),
+        photos.metric(COSINE, float(cosine.mean())),
+        photos.metric(LEAST_COSINE, float(cosine.min())),
         _drop("Recall@1 drop from fp32", found[0], found[1], photos),
     ]
 
@@ -140,38 +124,13 @@ def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
     return None
 
 
-def test_sets(run: Run) -> list[Labelled]:
-    """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
-    recipe, splits = run.recipe, run.photos()
-    val = run.decode(splits.val, "validation photos")
-    sets = [Labelled(val.pixels, val.labels, recipe.data.head, recipe.data.name, "val")]
-    indices = run.teacher_classes()
-    if indices is not None and len(splits.held_out):
-        held = run.decode(splits.held_out, "held-out photos")
-        head = str(recipe.teacher.head)
-        sets.append(Labelled(held.pixels, indices[held.labels], head, recipe.data.name, "held-out"))
-    return sets
-
-
 def _share(name: str, right: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
     share = float(right.mean())
-    return _metric(name, share, photos, wilson(share, len(right)))
+    return photos.metric(name, share, wilson(share, len(right)))
 
 
 def _drop(name: str, before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
     """The paired drop in accuracy from `before` to `after`, with its 95 % interval."""
     loss = before.astype(float) - after.astype(float)  # per photo: -1, 0, 1
     drop, half = float(loss.mean()), Z95 * float(loss.std()) / math.sqrt(len(loss))
-    return _metric(name, drop, photos, (drop - half, drop + half))
-
-
-def _metric(name: str, value: float, photos: Labelled, interval: tuple[float, float] | None = None) -> Metric:
-    return Metric(
-        name=name,
-        dataset=photos.dataset,
-        split=photos.split,
-        n=len(photos.labels),
-        value=value,
-        interval=interval,
-        head=photos.head,
-    )
+    return photos.metric(name, drop, (drop - half, drop + half))

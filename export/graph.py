@@ -58,7 +58,8 @@ class DeployedStudent(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float() * self.scale + self.shift  # (B, 3, H, W)
         tokens = self.student.forward_features(pixels)  # (B, prefix + N, D_s)
         cls = tokens[:, 0]
-        embedding = cls if self.pooling == "cls" else _mean(tokens[:, self.prefix :])  # (B, D_s)
+        patches = tokens[:, self.prefix :]  # (B, N, D_s)
+        embedding = cls if self.pooling == "cls" else patches.sum(1) / patches.shape[1]  # (B, D_s)
         teacher = self.space(cls)  # (B, D_t)
         logits = [
             layer(embedding if head.features == "embedding" else teacher)
@@ -72,11 +73,6 @@ def _layer(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
-
-
-def _mean(tokens: Tensor) -> Tensor:
-    """Tokens (B, N, D) -> (B, D)."""
-    return tokens.sum(1) / tokens.shape[1]
 
 
 def _unit(x: Tensor) -> Tensor:

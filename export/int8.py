@@ -9,27 +9,28 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from msgspec.structs import replace
+from onnxruntime.quantization import QuantType, quantize_static
 from tqdm import tqdm
 
-from export import compact, gate, onnx_writer, openvino, quantize
-from export.built import Built
-from export.gate import Labelled, Outputs
-from export.graph import Weights
-from leap_zoo import card as cards
+from export import gate, onnx_writer, openvino, quantize
+from export.card import Built, metadata
+from export.gate import Outputs
+from export.graph import DeployedStudent, Weights, weights_of
+from export.photos import Labelled, for_int8
+from leap_zoo.card import Candidate, Format, Metric, Search, Sensitivity
 from leap_zoo.device import cpu_name, instruction_sets
 from leap_zoo.model import Model
 from train.run import Run
 
-CALIBRATION_PHOTOS = 300
-SELECTION_PHOTOS = 500  # the search measures fidelity on them
 SENSITIVITY_PHOTOS = 64
 SENSITIVITY_ALPHA = 0.5
 SMOOTHING = (0.0, 0.5, 0.75)  # SmoothQuant's alpha; 0: none
@@ -45,27 +46,29 @@ Say = Callable[[str], None]
 
 
 def search(
-    run: Run, weights: Weights, metadata: dict[str, str], reference: Model, formats: list[cards.Format], opened: Open,
-    say: Say,
-) -> tuple[list[Built], cards.Search]:  # fmt: skip
-    """The int8 file of each format for which one passes, and the record for the card.
+    run: Run, model: DeployedStudent, fp32: Built, formats: Sequence[Format], say: Say
+) -> tuple[list[Built], Search]:
+    """The int8 file of each format for which one passes, and the record for the card. fp32: the ONNX file."""
 
-    reference: the fp32 ONNX file. opened: opens built files as a model; both on THREADS threads.
-    """
+    def opened(built: Built) -> Model:
+        return built.open(run, model, THREADS)
+
     started = time.monotonic()
-    calibration, selection = _photos(run)
-    say(f"int8: calibrated on {len(calibration.labels)} photos of the training split, "
-        f"compared on {len(selection.labels)} others")  # fmt: skip
-    makers = _makers(weights, calibration.pixels, metadata)
+    calibration, selections = for_int8(run)
+    selection, weights, reference = selections[0], weights_of(model), opened(fp32)
+    say(
+        f"int8: calibrated on {len(calibration.labels)} photos of the training split, "
+        f"compared on {len(selection.labels)} others"
+    )
+    makers = _makers(weights, calibration.pixels, metadata(run))
     alone = quantize.calibrate(weights, calibration.pixels, SENSITIVITY_ALPHA)
     sensitivity = _sensitivity(alone, reference, selection.pixels[:SENSITIVITY_PHOTOS], opened)
-    layers = [row.layer for row in sensitivity]
-    rule = Rule(opened, reference, [selection, *_by_teacher(run, selection)], layers, say)
+    rule = Rule(opened, reference, selections, [row.layer for row in sensitivity], say)
     for form in tqdm(formats, "int8", leave=False):
         kept = rule.run(form, makers[form])
         if form == "onnx" and kept is not None:
             rule.attempt("onnx", makers["rival"], 0.0, kept, RIVAL)
-    record = cards.Search(
+    record = Search(
         dataset=selection.dataset,
         split=selection.split,
         n=len(selection.labels),
@@ -77,31 +80,22 @@ def search(
         minutes=round((time.monotonic() - started) / 60, 1),
         sensitivity=sensitivity,
     )
-    return [trial.built for trial in rule.winners.values() if trial.built], record
+    return [trial.built for trial in rule.chosen if trial.built], record
 
 
 @dataclass(eq=False)
 class Trial:
-    """A file that was tried. `model` is None if it could not be built; `objection` says why it was rejected."""
+    """A file that was tried, for the card and, if it could be built, to run. `objection`: why it was rejected."""
 
-    name: str
-    format: cards.Format
+    record: Candidate
+    objection: str | None
     built: Built | None = None
     model: Model | None = None
-    compared: dict[str, float] = field(default_factory=dict)
-    objection: str | None = None
-    relative_ms: float | None = None
-
-    def share(self, name: str) -> float | None:
-        """A figure, clipped to -1..1, because a cosine in float32 may exceed it by rounding; None if there is none."""
-        value = self.compared.get(name, np.nan)
-        return float(np.clip(value, -1, 1)) if np.isfinite(value) else None
 
     @property
     def cosine(self) -> float:
         """Mean cosine of its embeddings to those of fp32; -1 if there are none."""
-        found = self.share(gate.COSINE)
-        return -1.0 if found is None else found
+        return -1.0 if self.record.cosine_mean is None else self.record.cosine_mean
 
 
 class Rule:
@@ -118,9 +112,9 @@ class Rule:
         self._expected = [_answers(reference, photos) for photos in selections]
         self._layers, self._say = layers[:MOST_FLOAT], say
         self.trials: list[Trial] = []
-        self.winners: dict[cards.Format, Trial] = {}
+        self.chosen: list[Trial] = []
 
-    def run(self, form: cards.Format, make: Make) -> tuple[str, ...] | None:
+    def run(self, form: Format, make: Make) -> tuple[str, ...] | None:
         """Try one format; returns the layers that the chosen file keeps in float, or None if no file passes."""
         trials = [self.attempt(form, make, alpha, ()) for alpha in SMOOTHING]
         alpha, best = max(zip(SMOOTHING, trials, strict=True), key=lambda pair: pair[1].cosine)
@@ -130,64 +124,67 @@ class Rule:
             best = self.attempt(form, make, alpha, kept)
         if best.objection is not None:
             return None
-        self.winners[form] = best
+        self.chosen.append(best)
         return kept
 
-    def attempt(
-        self, form: cards.Format, make: Make, alpha: float, kept: tuple[str, ...], name: str | None = None
-    ) -> Trial:
+    def attempt(self, form: Format, make: Make, alpha: float, kept: tuple[str, ...], name: str | None = None) -> Trial:
         """Build a file and compare it with fp32."""
         smoothing = f"smooth {alpha:g}" if alpha else "no smoothing"
         spared = f", {len(kept)} layer{'s' * (len(kept) > 1)} float" if kept else ""
-        trial = Trial(name or smoothing + spared, form)
-        self.trials.append(trial)
+        name = name or smoothing + spared
         try:
-            trial.built = make(alpha, kept)
-            model = self._open(trial.built)
-            found = [_answers(model, photos) for photos in self._selections]
+            trial = self._compared(form, name, make(alpha, kept))
+            self._say(f"{form}, {name}: cosine {trial.cosine:.4f}{'' if trial.objection is None else ', out'}")
         except Exception as error:  # quantizers raise errors of all kinds; the other trials go on
-            trial.objection = " ".join(f"it failed: {error}".split())[:200]
-            self._say(f"{form}, {trial.name}: {trial.objection}")
-            return trial
-        trial.model = model
-        compared = [gate.fidelity(*three) for three in zip(self._expected, found, self._selections, strict=True)]
-        trial.compared = {metric.name: metric.value for metric in compared[0]}
-        first = gate.objection(compared[0], gate.SELECTION_MARGIN)
-        objections = [first, *(_loses_classes(metrics) for metrics in compared[1:])]
-        trial.objection = next((objection for objection in objections if objection is not None), None)
-        self._say(f"{form}, {trial.name}: cosine {trial.cosine:.4f}{'' if trial.objection is None else ', out'}")
+            trial = Trial(_record(form, name), " ".join(f"it failed: {error}".split())[:200])
+            self._say(f"{form}, {name}: {trial.objection}")
+        self.trials.append(trial)
         return trial
 
-    def candidates(self) -> list[cards.Candidate]:
+    def _compared(self, form: Format, name: str, built: Built) -> Trial:
+        model = self._open(built)
+        found = [_answers(model, photos) for photos in self._selections]
+        compared = [gate.fidelity(*three) for three in zip(self._expected, found, self._selections, strict=True)]
+        objections = [gate.objection(compared[0], gate.SELECTION_MARGIN), *map(_loses_classes, compared[1:])]
+        objection = next((each for each in objections if each is not None), None)
+        return Trial(_record(form, name, built.recipe, compared[0]), objection, built, model)
+
+    def candidates(self) -> list[Candidate]:
         """All trials for the card; the chosen ones and the rival are timed here, in turns."""
-        kept = [*self.winners.values(), *(trial for trial in self.trials if trial.name == RIVAL)]
-        timed = {trial: trial.model for trial in kept if trial.model is not None}
-        base, *times = _fastest([self._reference, *timed.values()], self._selections[0].pixels)
+        timed = [each for each in self.trials if each.model and (each in self.chosen or each.record.name == RIVAL)]
+        models = [self._reference, *(trial.model for trial in timed if trial.model)]
+        base, *times = _fastest(models, self._selections[0].pixels)
         for trial, milliseconds in zip(timed, times, strict=True):
-            trial.relative_ms = milliseconds / base
-            self._say(f"{trial.format}: {trial.name}, {base / milliseconds:.2f} times as fast as fp32")
-        return [
-            cards.Candidate(
-                name=trial.name,
-                format=trial.format,
-                precision="int8",
-                recipe=trial.built.recipe or {} if trial.built and trial.model else {},
-                top1_drop=trial.share(gate.DROP),
-                agreement=trial.share(gate.AGREEMENT),
-                cosine_mean=trial.share(gate.COSINE),
-                cosine_min=trial.share(gate.LEAST_COSINE),
-                relative_ms=trial.relative_ms,
-                outcome=self._outcome(trial),
-            )
-            for trial in self.trials
-        ]
+            trial.record = replace(trial.record, relative_ms=milliseconds / base)
+            self._say(f"{trial.record.format}: {trial.record.name}, {base / milliseconds:.2f} times as fast as fp32")
+        return [replace(trial.record, outcome=self._outcome(trial)) for trial in self.trials]
 
     def _outcome(self, trial: Trial) -> str:
-        if trial in self.winners.values():
+        if trial in self.chosen:
             return "chosen"
-        if trial.name == RIVAL and trial.model is not None:
+        if trial.record.name == RIVAL and trial.model is not None:
             return "for comparison" if trial.objection is None else f"for comparison; {trial.objection}"
         return "passed; another is closer to fp32" if trial.objection is None else f"refused: {trial.objection}"
+
+
+def _record(
+    form: Format, name: str, recipe: dict[str, object] | None = None, compared: Sequence[Metric] = ()
+) -> Candidate:
+    """For the card, without time and outcome yet."""
+    # A cosine in float32 may exceed 1 by rounding.
+    shares = {metric.name: float(np.clip(metric.value, -1, 1)) for metric in compared if np.isfinite(metric.value)}
+    return Candidate(
+        name=name,
+        format=form,
+        precision="int8",
+        recipe=recipe or {},
+        top1_drop=shares.get(gate.DROP),
+        agreement=shares.get(gate.AGREEMENT),
+        cosine_mean=shares.get(gate.COSINE),
+        cosine_min=shares.get(gate.LEAST_COSINE),
+        relative_ms=None,
+        outcome="",
+    )
 
 
 def rival(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8], kept: Sequence[str]) -> onnx.ModelProto:
@@ -195,13 +192,14 @@ def rival(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8], kept: Sequence[
 
     kept: linears that stay float. Attention also stays float, as in this project's files.
     """
+    batches = ({"image": photo[None]} for photo in photos)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(proto, source)
         quantize_static(
             source,
             target,
-            _OneByOne(photos),
+            SimpleNamespace(get_next=lambda: next(batches, None)),
             op_types_to_quantize=["Gemm"],
             nodes_to_exclude=list(kept),
             per_channel=True,
@@ -210,24 +208,12 @@ def rival(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8], kept: Sequence[
         return onnx.load(target)
 
 
-class _OneByOne(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
-    """Photos uint8 (N, H, W, 3), one at a time."""
-
-    def __init__(self, photos: npt.NDArray[np.uint8]) -> None:
-        self._photos = iter(photos)
-
-    def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
-        """The next photo as a batch, None after the last."""
-        photo = next(self._photos, None)
-        return None if photo is None else {"image": photo[None]}
-
-
 def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str, str]) -> dict[str, Make]:
     """The functions that build the int8 files of each format, and those of the library for comparison."""
     calibrated = cache(lambda alpha: quantize.calibrate(weights, photos, alpha))
 
     def onnx_file(alpha: float, kept: tuple[str, ...]) -> Built:
-        proto = compact.shorten(compact.halve(quantize.quantize(calibrated(alpha), kept)))
+        proto = onnx_writer.shorten(quantize.quantize(calibrated(alpha), kept))
         return Built(("onnx", "int8"), (onnx_writer.content(proto, metadata),), _recipe(quantize.METHOD, alpha, kept))
 
     def openvino_files(alpha: float, kept: tuple[str, ...]) -> Built:
@@ -248,43 +234,21 @@ def _recipe(method: str, alpha: float, kept: Sequence[str]) -> dict[str, object]
     return {"method": method, "smooth_quant_alpha": alpha, "float_layers": list(kept)}
 
 
-def _photos(run: Run) -> tuple[Labelled, Labelled]:
-    """Calibration and selection: disjoint photos of the training split."""
-    train = run.photos().train
-    order = np.random.default_rng(run.recipe.seed).permutation(len(train))
-    count = min(CALIBRATION_PHOTOS, len(train) // 2)
-
-    def labelled(what: str, chosen: npt.NDArray[np.int64]) -> Labelled:
-        photos = run.decode(train.take(np.sort(chosen)), f"{what} photos")
-        return Labelled(photos.pixels, photos.labels, run.recipe.data.head, run.recipe.data.name, "train")
-
-    selected = order[count : count + SELECTION_PHOTOS]
-    return labelled("calibration", order[:count]), labelled("selection", selected)
-
-
-def _by_teacher(run: Run, selection: Labelled) -> list[Labelled]:
-    """The same photos with the teacher's own classes, if the run has its head."""
-    indices = run.teacher_classes()
-    if indices is None:
-        return []
-    return [replace(selection, labels=indices[selection.labels], head=str(run.recipe.teacher.head))]
-
-
 def _sensitivity(
     calibrated: quantize.Calibrated, reference: Model, pixels: npt.NDArray[np.uint8], opened: Open
-) -> list[cards.Sensitivity]:
+) -> list[Sensitivity]:
     """The effect of int8 in one linear alone, for each linear, worst first."""
     expected = reference.run(pixels, ["embedding"])["embedding"]
     found = []
-    for layer in tqdm(sorted(calibrated.ranges), "layers alone in int8", leave=False):
-        data = onnx_writer.content(quantize.alone(calibrated, layer), {})
-        single = opened(Built(("onnx", "int8"), (data,)))
+    for layer, seen in tqdm(sorted(calibrated.ranges.items()), "layers alone in int8", leave=False):
+        proto = onnx_writer.write(calibrated.weights, "rows", {layer: seen}).proto
+        single = opened(Built(("onnx", "int8"), (onnx_writer.content(proto, {}),)))
         cosine = float((single.run(pixels, ["embedding"])["embedding"] * expected).sum(1).mean())
-        found.append(cards.Sensitivity(layer=layer, cosine_mean=min(1.0, cosine)))
+        found.append(Sensitivity(layer=layer, cosine_mean=min(1.0, cosine)))
     return sorted(found, key=lambda row: row.cosine_mean)
 
 
-def _loses_classes(metrics: list[cards.Metric]) -> str | None:
+def _loses_classes(metrics: list[Metric]) -> str | None:
     """Why a file is rejected because of another head, whose classes may be many and similar; None if it is not."""
     drop = next(metric for metric in metrics if metric.name == gate.DROP)
     if drop.value <= LARGEST_OTHER_DROP:

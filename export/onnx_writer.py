@@ -33,6 +33,7 @@ Range = tuple[float, float]  # minimum and maximum of a linear's input
 Layout = Literal["rows", "tokens"]
 WEIGHT_LIMIT, BIAS_LIMIT = 127, 2**30  # of quantized values: int8, and int32 with room for rounding
 PIXELS: Range = (0.0, 255.0)  # bytes: already quantized, exactly
+SMALLEST = 1024  # elements stored in float16; for smaller weights, a cast costs more bytes than it saves
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,22 @@ def write(
     layout: Layout = "rows",
     ranges: Mapping[str, Range] | None = None,
     *,
+    half: bool = False,
     split_heads: bool = False,
     taps: bool = False,
 ) -> Written:
     """Weights -> graph.
 
     ranges: input ranges of the linears to write as int8 (layout rows only).
+    half: store large float weights in float16. Arithmetic stays in float32: CPUs have few half-precision kernels, and
+    runtimes without them would insert a cast at every node. So each weight is followed by a cast, which runtimes fold
+    when they load the file. Raises ValueError if a weight overflows float16.
     split_heads: attention head by head: a few percent faster on ONNX Runtime, more nodes. taps: add the inputs of the
     linears to the outputs, for calibration.
     """
     if ranges and layout != "rows":
         raise ValueError("int8 needs the layout rows")
-    g = Writer(ranges or {}, layout)
+    g = Writer(ranges or {}, layout, half)
     dim, count = len(weights.norm[0]), len(weights.prefix)
     tokens = count + len(weights.positions)
     x = _embed(g, weights, layout)  # (B, tokens, D)
@@ -89,28 +94,47 @@ def write(
         for n, size in outputs.items()
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", weights.size, weights.size, 3])
-    graph = helper.make_graph(g.nodes, "leap", [image], infos, list(g.initializers.values()))
+    graph = helper.make_graph([*g.casts, *g.nodes], "leap", [image], infos, list(g.initializers.values()))
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     return Written(proto, g.reads)
 
 
+def halved(values: F32, name: str) -> npt.NDArray[np.float16]:
+    """The values in float16. Raises ValueError, with their name, if one is out of range."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(f"{name} has weights beyond the range of float16")
+    return half
+
+
+def shorten(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its tensors numbered in the order of first use, and its nodes unnamed; inputs and outputs are not.
+
+    In a small int8 file, readable names take more bytes than the biases.
+    """
+    short = onnx.ModelProto()
+    short.CopyFrom(proto)
+    graph = short.graph
+    names = {name: name for name in ("", *(value.name for value in (*graph.input, *graph.output)))}
+    for node in graph.node:
+        node.name = ""
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.setdefault(name, str(len(names))) for name in tensors]
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    return short
+
+
 def finish(proto: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Strip what tools add (stack traces with local paths, docs), set the IR version, and write the metadata."""
+    """Set the IR version, write the metadata, and strip what quantizers add: shapes that runtimes infer again, docs."""
     proto.ir_version = IR
-    proto.producer_name, proto.producer_version = "leap-zoo", ""
-    proto.doc_string = ""
-    proto.domain = ""
+    proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "leap-zoo", "", "", ""
     graph = proto.graph
     graph.name, graph.doc_string = "leap", ""
-    del proto.metadata_props[:]
-    del graph.metadata_props[:]
-    del graph.value_info[:]  # inferred shapes; runtimes infer them again
-    for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*graph.initializer, *graph.input, *graph.output):
-        value.doc_string = ""
-        del value.metadata_props[:]
+    del graph.value_info[:], proto.metadata_props[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = ""
     for key in sorted(metadata):
         proto.metadata_props.add(key=key, value=metadata[key])
     onnx.checker.check_model(proto, full_check=True)
@@ -227,6 +251,8 @@ class Writer:
 
     ranges: Mapping[str, Range]
     layout: Layout
+    half: bool = False
+    casts: list[onnx.NodeProto] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)  # linear -> the tensor that it reads
@@ -234,7 +260,12 @@ class Writer:
     def constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         """An initializer; equal names have equal values."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=dtype), name)
+            array, stored = np.asarray(value, dtype=dtype), name
+            if self.half and dtype == np.float32 and array.size >= SMALLEST:
+                array, stored = halved(array, name), f"{name}_fp16"
+                cast = helper.make_node("Cast", [stored], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
+                self.casts.append(cast)
+            self.initializers[name] = numpy_helper.from_array(array, stored)
         return name
 
     def ints(self, *values: int) -> str:

@@ -16,7 +16,7 @@ import onnx
 import openvino
 from openvino import opset13 as opset
 
-from export import compact
+from export.onnx_writer import SMALLEST, halved
 from leap_zoo.runtime import core
 
 IR = 11
@@ -70,8 +70,8 @@ def halve_floats(model: Any) -> None:
     for operation in model.get_ordered_ops():
         if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.f32:
             values = operation.get_data()
-            if values.size >= compact.SMALLEST:
-                half = opset.constant(compact.halved(values, operation.get_friendly_name()))
+            if values.size >= SMALLEST:
+                half = opset.constant(halved(values, operation.get_friendly_name()))
                 operation.output(0).replace(opset.convert(half, "f32").output(0))
 
 

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from export import build, doubt, for_timm, gate, readme
 from export import card as cards
+from export import doubt, for_timm, gate, int8, onnx_writer, openvino, readme
 from export import zoo as publishing
-from export.built import DEFAULT, NAMES, Kind, file_of
-from export.doubt import MorePhotos
+from export.card import DEFAULT, NAMES, Built, Kind, file_of
+from export.doubt import NO_MORE
 from export.errors import GateFailed
-from export.gate import Labelled
+from export.formats import executorch
 from export.golden import draw, golden_bytes
-from export.graph import DeployedStudent
+from export.graph import DeployedStudent, weights_of
 from export.latency import card_rows
+from export.photos import MorePhotos, for_gate
 from leap_zoo.bench import Plan, bench
-from leap_zoo.card import Artifact, File, ModelCard, Search
+from leap_zoo.card import File, ModelCard, Search
 from leap_zoo.loading import choose_artifact
 from leap_zoo.model import Model
 from leap_zoo.verify import verify as verify_published
 from train.run import Run
 
 REFERENCE = NAMES["onnx", "fp32"]
-TIMING = Plan(seconds=3.0)  # of each file, for the card
-NO_MORE = MorePhotos()
+TIMING = Plan(seconds=2.0)  # of each file, for the card
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """A model's files in memory, read like those of a zoo."""
-
-    by_name: Mapping[str, bytes]
-
-    def read(self, _: ModelCard, file: File) -> bytes:
-        return self.by_name[file.file]
 
 
 def publish(
@@ -56,40 +44,50 @@ def publish(
     """
     model, images = DeployedStudent(run).eval(), draw(run.recipe.preprocessing.size)
     zoo.mkdir(parents=True, exist_ok=True)
-    forms, search = build.build(run, model, kinds, say)
-    licence = cards.licences(run).weights
-    timm = for_timm.files(model, run.recipe.preprocessing, licence=licence, description=run.recipe.description)
-    place = _Contents(timm | {file.file: form.read(file) for form in forms for file in form.artifact.files})
+    forms, search = build(run, model, kinds, say)
+    licence, description = cards.licences(run).weights, run.recipe.description
+    timm = for_timm.files(model, run.recipe.preprocessing, licence=licence, description=description)
+    contents = dict(timm)
+    for form in forms:
+        contents |= form.files
+
+    def read(file: File) -> bytes:
+        return contents[file.file]
+
     card = cards.card(run, model, [form.artifact for form in forms], search)
     card = replace(card, timm=[file_of(name, content) for name, content in timm.items()])
-    files = {artifact.file: _opened(place, card, artifact) for artifact in card.artifacts}
-    worst = gate.check_parity(files[REFERENCE], for_timm.TimmStudent(place, card), images)
+    files = {artifact.file: Model.open(card, artifact, read) for artifact in card.artifacts}
+    worst = gate.check_parity(files[REFERENCE], for_timm.TimmStudent(card, read), images)
     say(f"timm's model of {for_timm.WEIGHTS} differs from the fp32 file by {worst:.1e} at most")
-    sets = gate.test_sets(run)
-    verdict = gate.judge(files, REFERENCE, sets, say)
+    sets = for_gate(run)
+    metrics, lost = gate.judge(files, REFERENCE, sets, say)
     wanted = {NAMES[kind] for kind in kinds}
     figures = [more.left_out] if more.left_out else []
     kept = [
-        replace(artifact, metrics=[*verdict.metrics[artifact.file], *figures])
+        replace(artifact, metrics=[*metrics[artifact.file], *figures])
         for artifact in card.artifacts
-        if artifact.file in wanted and artifact.file not in verdict.refused
+        if artifact.file in wanted and artifact.file not in lost
     ]
-    refused = [reason for name, reason in verdict.refused.items() if name in wanted]
-    refused += _without_a_way(wanted - {artifact.file for artifact in card.artifacts}, search)
+    refused = [reason for name, reason in lost.items() if name in wanted]
+    refused += _without_a_way(wanted - files.keys(), search)
     if not kept:
         raise GateFailed("nothing was published: " + "; ".join(refused))
-    golden = golden_bytes(images, {artifact.file: files[artifact.file].run(images, model.names) for artifact in kept})
+    answers = {artifact.file: files[artifact.file].run(images, model.names) for artifact in kept}
+    outputs = {f"{file}/{name}": values for file, found in answers.items() for name, values in found.items()}
+    golden = golden_bytes({"image": images, **outputs})
     card = replace(card, artifacts=kept, golden=cards.golden(golden, kept))
-    if more.aside is None:
-        more = dataclasses.replace(more, aside=_own_photos(run, sets))
-    card = _with_doubt(card, files, more, say)
+    contents[card.golden.file] = golden
+    # The run's validation photos, if the default head was trained on the run's own classes.
+    own = (photos for photos in sets if photos.head == run.recipe.data.head == card.default_head)
+    aside = more.aside or next(own, None)
+    if aside is not None and card.head() is not None:
+        say(f"fitting doubt on {len(aside.labels)} photos ({aside.dataset}, {aside.split})")
+        card = doubt.with_doubt(card, Model.open(card, choose_artifact(card), read), aside, more)
     with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as folder:
-        staging = Path(folder)
-        home = staging / card.id
+        staging, home = Path(folder), Path(folder) / card.id
         home.mkdir()
-        (home / card.golden.file).write_bytes(golden)
-        for file in (*(file for artifact in kept for file in artifact.files), *card.timm):
-            (home / file.file).write_bytes(place.read(card, file))
+        for file in card.files:
+            (home / file.file).write_bytes(read(file))
         say("timing the files on this device")
         publishing.list_card(staging, card)  # they are timed as a user runs them
         rows, _ = bench([card.id], TIMING, staging)
@@ -103,38 +101,37 @@ def publish(
     return card, refused
 
 
-def _own_photos(run: Run, sets: Sequence[Labelled]) -> Labelled | None:
-    """The run's validation photos, if the default head was trained on the run's own classes."""
-    own = run.recipe.data.head
-    return next((photos for photos in sets if photos.head == own == run.info.default_head), None)
+def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -> tuple[list[Built], Search | None]:
+    """The files of `kinds`, always with the fp32 ONNX file first, and the record of the int8 search if there was one.
 
-
-def _with_doubt(card: ModelCard, files: Mapping[str, Model], more: MorePhotos, say: Say) -> ModelCard:
-    """The card with the doubt of its default head, fitted with the file that is loaded by default."""
-    head = card.head()
-    if head is None or more.aside is None:
-        return card
-    say(f"fitting doubt on {len(more.aside.labels)} photos ({more.aside.dataset}, {more.aside.split})")
-    chosen = choose_artifact(card)
-    known, metrics = doubt.fit(files[chosen.file], head, more.aside, more.world, more.drawings)
-    measured = replace(chosen, metrics=[*chosen.metrics, *metrics])
-    return replace(
-        card,
-        heads=[replace(head, doubt=known) if each.name == head.name else each for each in card.heads],
-        artifacts=[measured if each.file == chosen.file else each for each in card.artifacts],
-    )
-
-
-def _opened(place: _Contents, card: ModelCard, artifact: Artifact) -> Model:
-    return Model.open(card, artifact, lambda file: place.read(card, file))
+    Raises GateFailed if the fp32 file differs from torch, ExportError for a student that is not a plain ViT.
+    """
+    say("building the fp32 graph")
+    metadata, weights = cards.metadata(run), weights_of(model)
+    forms = [Built(("onnx", "fp32"), (onnx_writer.content(onnx_writer.write(weights).proto, metadata),))]
+    # Before quantization, which takes minutes, and whose errors do not explain a NaN.
+    worst = gate.check_parity(forms[0].open(run, model), model, draw(run.recipe.preprocessing.size))
+    say(f"largest difference from torch at batch 1, 2, 5: {worst:.1e} (limit: {gate.PARITY_TOLERANCE:g})")
+    for kind in kinds:
+        if kind == ("onnx", "fp16"):
+            forms.append(Built(kind, (onnx_writer.content(onnx_writer.write(weights, half=True).proto, metadata),)))
+        elif kind == ("openvino", "fp16"):
+            ir = openvino.convert(onnx_writer.write(weights, "tokens").proto)
+            forms.append(Built(kind, openvino.serialize(ir, metadata, fp16=True), tools=openvino.TOOLS))
+        elif kind[0] == "executorch":
+            say(f"building the ExecuTorch program, {kind[1]}")
+            program = executorch.build(model, metadata, int8=kind[1] == "int8")
+            forms.append(Built(kind, (program,), executorch.INT8 if kind[1] == "int8" else None, executorch.TOOLS))
+    formats = [form for form, precision in kinds if precision == "int8" and form != "executorch"]
+    winners, search = int8.search(run, model, forms[0], formats, say) if formats else ([], None)
+    return sorted([*forms, *winners], key=lambda form: [*NAMES].index(form.kind)), search
 
 
 def _without_a_way(missing: Collection[str], search: Search | None) -> list[str]:
     """Why int8 files are missing: none passed on the selection photos."""
-    candidates = [] if search is None else search.candidates
     reasons = []
     for kind, name in NAMES.items():
-        if name in missing:
-            tried = [f"{c.name}: {c.outcome}" for c in candidates if c.format == kind[0]]
+        if name in missing and search is not None:
+            tried = [f"{c.name}: {c.outcome}" for c in search.candidates if c.format == kind[0]]
             reasons.append(f"{name} was not published: no int8 file passed; {'; '.join(tried)}")
     return reasons

@@ -37,42 +37,21 @@ def calibrate(weights: Weights, photos: npt.NDArray[np.uint8], alpha: float) -> 
     """
     if alpha > 0:
         weights = _smooth(weights, _observe(weights, photos), alpha)
-    ranges = {name: (seen.low, seen.high) for name, seen in _observe(weights, photos).items()}
+    ranges = {name: (float(low.min()), float(high.max())) for name, (low, high) in _observe(weights, photos).items()}
     return Calibrated(weights, ranges | {"embed": PIXELS})
 
 
 def quantize(calibrated: Calibrated, kept: Sequence[str] = ()) -> onnx.ModelProto:
-    """The int8 graph; the linears `kept` are computed in float."""
+    """The int8 graph; the linears `kept` are computed in float, with weights in float16."""
     weights = calibrated.weights
     single = {"space": weights.space, **{f"logits_{name}": linear for name, _, linear in weights.logits}}
     skipped = {name for name, linear in single.items() if linear[0].size < FLOAT_BELOW} | set(kept)
     ranges = {name: seen for name, seen in calibrated.ranges.items() if name not in skipped}
-    return write(weights, "rows", ranges, split_heads=True).proto
+    return write(weights, "rows", ranges, half=True, split_heads=True).proto
 
 
-def alone(calibrated: Calibrated, layer: str) -> onnx.ModelProto:
-    """The graph with one linear in int8 and all others in float."""
-    return write(calibrated.weights, "rows", {layer: calibrated.ranges[layer]}).proto
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Extremes of a linear's input, and the largest magnitude per input channel (in,)."""
-
-    low: float
-    high: float
-    channels: F32
-
-    def with_more(self, value: F32) -> _Seen:
-        return _Seen(
-            min(self.low, float(value.min())),
-            max(self.high, float(value.max())),
-            np.maximum(self.channels, np.abs(value).max(0)),
-        )
-
-
-def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, _Seen]:
-    """Input extremes by linear. Only running extremes are stored, so memory does not grow with the photos."""
+def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, tuple[F32, F32]]:
+    """Linear -> least and largest value (or 0) of each channel of its input; memory does not grow with the photos."""
     written = write(weights, "rows", taps=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -80,21 +59,21 @@ def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, _Seen
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     reads = {name: tensor for name, tensor in written.reads.items() if name != "embed"}
     tensors = sorted(set(reads.values()))
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, tuple[F32, F32]] = {}
     for photo in photos:
-        values = dict(zip(tensors, session.run(tensors, {"image": photo[None]}), strict=True))
-        for name, tensor in reads.items():
-            width = values[tensor].shape[-1]
-            seen[name] = seen.get(name, _Seen(0.0, 0.0, np.zeros(width, np.float32))).with_more(values[tensor])
-    return seen
+        for tensor, value in zip(tensors, session.run(tensors, {"image": photo[None]}), strict=True):
+            low, high = seen.get(tensor, (np.zeros_like(value[0]), np.zeros_like(value[0])))
+            seen[tensor] = np.minimum(low, value.min(0)), np.maximum(high, value.max(0))
+    return {name: seen[tensor] for name, tensor in reads.items()}
 
 
-def _smooth(weights: Weights, seen: dict[str, _Seen], alpha: float) -> Weights:
+def _smooth(weights: Weights, seen: dict[str, tuple[F32, F32]], alpha: float) -> Weights:
+    largest = {name: np.maximum(-low, high) for name, (low, high) in seen.items()}
     blocks = []
     for rank, block in enumerate(weights.blocks):
         name = f"blocks.{rank}"
-        qkv = seen[f"{name}.qkv" if f"{name}.qkv" in seen else f"{name}.kv"].channels  # the last block may have kv
-        blocks.append(_smooth_block(block, qkv, seen[f"{name}.proj"].channels, seen[f"{name}.fc1"].channels, alpha))
+        qkv = largest[f"{name}.qkv" if f"{name}.qkv" in seen else f"{name}.kv"]  # the last block may have kv
+        blocks.append(_smooth_block(block, qkv, largest[f"{name}.proj"], largest[f"{name}.fc1"], alpha))
     return replace(weights, blocks=tuple(blocks))
 
 

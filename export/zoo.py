@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 from msgspec.structs import replace
 
 from export.golden import golden_bytes
@@ -77,13 +76,7 @@ def _add_part(source: ModelFolder, card: ModelCard, zoo: Path, files: Collection
             raise InvalidArgument(f"{card.id} has no artifact {name!r}{nearest(name, known)}")
     kept = [artifact for artifact in card.artifacts if artifact.file in files]
     golden = read_golden(source.read(card, card.golden))
-    content = golden_bytes(
-        golden["image"].astype(np.uint8),
-        {
-            artifact.file: {out.name: golden[f"{artifact.file}/{out.name}"].astype(np.float32) for out in card.outputs}
-            for artifact in kept
-        },
-    )
+    content = golden_bytes({name: v for name, v in golden.items() if name.partition("/")[0] in ("image", *files)})
     part = replace(
         card,
         artifacts=kept,

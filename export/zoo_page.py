@@ -228,12 +228,13 @@ def _trials(tried: Sequence[Result]) -> tuple[list[Line], list[Column], list[str
 def _by_subject(figures: Sequence[Result]) -> dict[tuple[str, str, str], Line]:
     """A line for each subject, variant and digest."""
     return {
-        key: Line(
-            *key[:2],
-            costs={each.metric: each.value for each in same if each.n is None},
-            figures={Column(each.metric, each.dataset, each.split): each for each in same if each.n is not None},
+        (subject, variant, digest): Line(
+            subject,
+            variant,
+            {each.metric: each.value for each in same if each.n is None},
+            {Column(each.metric, each.dataset, each.split): each for each in same if each.n is not None},
         )
-        for key, same in text.by(figures, "subject", "variant", "digest").items()
+        for (subject, variant, digest), same in text.by(figures, "subject", "variant", "digest").items()
     }
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from export.golden import TOLERANCE, write_golden
+from export.golden import TOLERANCE, golden_bytes
 from export.zoo import publish
 from leap_zoo import card as cards
 from leap_zoo.runtime import open_session
@@ -107,7 +107,7 @@ def build_tiny_zoo(folder: Path) -> Path:
     home = folder / TINY
     home.mkdir(parents=True)
     artifacts, golden = [], {}
-    images = np.random.default_rng(0).integers(0, 256, (3, TINY_SIZE, TINY_SIZE, 3), dtype=np.uint8)
+    images = golden["image"] = np.random.default_rng(0).integers(0, 256, (3, TINY_SIZE, TINY_SIZE, 3), dtype=np.uint8)
     for file, precision in (("model.onnx", "fp32"), ("model_int8.onnx", "int8")):
         data = tiny_graph(quantised=precision == "int8")
         (home / file).write_bytes(data)
@@ -129,9 +129,11 @@ def build_tiny_zoo(folder: Path) -> Path:
         )
         artifacts.append(artifact)
         session = open_session(artifact, [data], threads=1)
-        golden[file] = dict(zip(session.outputs, session.run(images, list(session.outputs)), strict=True))
-    write_golden(home / "golden.npz", images, golden)
-    publish(folder, tiny_card(artifacts, (home / "golden.npz").read_bytes()))
+        names = [f"{file}/{output}" for output in session.outputs]
+        golden |= dict(zip(names, session.run(images, list(session.outputs)), strict=True))
+    content = golden_bytes(golden)
+    (home / "golden.npz").write_bytes(content)
+    publish(folder, tiny_card(artifacts, content))
     return folder
 
 

@@ -15,8 +15,8 @@ ALLOWED = {
     "train": {"train", "leap_zoo"},
     "export": {
         *("export", "leap_zoo", "train.run", "train.errors", "train.table", "train.research.results"),
-        *("train.data.labels", "train.data.sources", "train.data.splits", "train.evaluate.datasets"),  # labelled photos
-        *("train.evaluate.__main__", "train.evaluate.features", "train.evaluate.survey"),  # heads on the world
+        *("train.data.labels", "train.data.sources", "train.data.splits", "train.data.store"),  # labelled photos
+        *("train.evaluate.__main__", "train.evaluate.datasets", "train.evaluate.features", "train.evaluate.survey"),
     },
 }
 

@@ -73,7 +73,7 @@ def _peer(kind: str, place: Zoo, card: ModelCard, threads: int) -> Contender:
     model = _open(kind, place, card, threads)
     if model.artifact in card.artifacts:
         file = open_artifact(place, card, model.artifact, threads)
-        check_parity(file, TimmStudent(place, card), draw(card.preprocessing.size))
+        check_parity(file, TimmStudent(card, partial(place.read, card)), draw(card.preprocessing.size))
     if kind == "torch-onnx":  # exporting takes long and much memory: its costs would say nothing about the file
         return Contender(kind, lambda: model, costs=False)
     return Contender(kind, partial(_open, kind, place, card, threads))

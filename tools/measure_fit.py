@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import leap_zoo
-from export.doubt import noise, text_pages
+from export.doubt import calibration_error, noise, text_pages
 from leap_zoo.card import Metric
 from leap_zoo.doubt import bounded, distances
 from leap_zoo.errors import LeapZooError
@@ -142,7 +142,7 @@ def _one(
         "accuracy": float(right.mean()),
         "accuracy of logistic regression": float((logistic.predict(asked) == truth).mean()),
         "mean score": float(sure.mean()),
-        "calibration error": calibration_error(sure, right),
+        "calibration error": calibration_error(sure, right, bins=10),
     }
     if judged.threshold is None:
         return found
@@ -154,12 +154,6 @@ def _one(
             far = distances(others @ weight.T + bias) > judged.threshold
             found[f"not sure of {name}"] = float(far.mean())
     return found
-
-
-def calibration_error(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error (Guo et al. 2017) of scores (N,) and whether they are right (N,): ten equal bins."""
-    at = np.minimum((sure * 10).astype(int), 9)
-    return float(sum(abs(float((sure - right)[at == each].sum())) for each in range(10)) / len(sure))
 
 
 def _unit(features: Tensor) -> npt.NDArray[np.float32]:

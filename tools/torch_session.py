@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ class TorchSession:
     """timm's model of the published weights, projection and heads included, eager, on the CPU."""
 
     def __init__(self, place: Zoo, card: ModelCard, threads: int) -> None:
-        self.student = TimmStudent(place, card)
+        self.student = TimmStudent(card, partial(place.read, card))
         self.threads = threads
         self.runtime = f"torch {torch.__version__.split('+')[0]} eager"
         tensors = [*card.inputs, *card.outputs]

@@ -11,7 +11,7 @@ from small_export import RECIPE, lenient_gate, small_export
 import leap_zoo
 import leap_zoo.documents
 from export import publish
-from export.built import DEFAULT, NAMES
+from export.card import DEFAULT, NAMES
 from export.graph import DeployedStudent
 from train.__main__ import main as train
 from train.run import Run, load_run

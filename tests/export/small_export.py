@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export import doubt, gate, int8, publish
+from export import doubt, gate, int8, photos, publish
 from leap_zoo.bench import Plan
 from train.method import student
 
@@ -37,8 +37,8 @@ def small_export() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEAP_ZOO_THREADS", "1")
         patch.setitem(student.SIZES, "digits", (WIDTH, DEPTH, HEADS, 4 * WIDTH))
-        patch.setattr(int8, "CALIBRATION_PHOTOS", 8)
-        patch.setattr(int8, "SELECTION_PHOTOS", 40)
+        patch.setattr(photos, "CALIBRATION_PHOTOS", 8)
+        patch.setattr(photos, "SELECTION_PHOTOS", 40)
         patch.setattr(int8, "SENSITIVITY_PHOTOS", 8)
         patch.setattr(int8, "SMOOTHING", (0.5,))
         patch.setattr(int8, "ROUNDS", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from PIL import Image
 
 import leap_zoo
-from export import doubt
+from export import cards, doubt
 from export.__main__ import main
 from leap_zoo.cli import main as leap_zoo_main
 from leap_zoo.doubt import energies
 from leap_zoo.verify import verify
+from train.research.results import Result, write_results
 
 NAME = "leap-digits"
 
@@ -65,6 +67,25 @@ def test_doubt__without_photos_is_of_the_runs_own(published: Path) -> None:
     assert (own.n, taught) == (360, None)
 
 
+def test_doubt__of_a_published_model_is_fitted_again(published: Path, aside: Path, tmp_path: Path) -> None:
+    """By `python -m export.cards --photos`, which writes measured figures, too."""
+    zoo = Path(shutil.copytree(published, tmp_path / "zoo"))
+    before = leap_zoo.load(NAME, zoo=zoo).card
+    about = {"subject": NAME, "metric": "mAP", "dataset": "drawn", "split": "val", "n": 4, "value": 0.5}
+    about |= {"hardware": "a CPU", "commit": "0123abc"}
+    figures = [Result(variant=each.file, digest=each.sha256, **about) for each in before.artifacts]
+    write_results(tmp_path / "figures.csv", figures)
+    assert cards.main(["--zoo", str(zoo), "--figures", str(tmp_path / "figures.csv"), "--photos", str(aside)]) == 0
+    model = leap_zoo.load(NAME, zoo=zoo)
+    known = model.card.head("digits").doubt
+    assert (known.n, known.dataset) == (20, "aside")
+    counts = {(metric.name, metric.dataset): metric.n for metric in model.artifact.metrics}
+    assert {dataset: n for (name, dataset), n in counts.items() if name == doubt.ECE} == {"aside": 20}
+    assert counts["mAP", "drawn"] == 4
+    assert model.card.revision == before.revision
+    assert verify(NAME, zoo).ok
+
+
 def test_doubt__is_what_classify_says(zoo_copy: Path, tmp_path: Path, capsys) -> None:
     """By a threshold that everything exceeds."""
     from msgspec.structs import replace
@@ -110,9 +131,9 @@ def test_temperature__undoes_a_scale() -> None:
     labels = np.array([random.choice(5, p=row / row.sum()) for row in shares.astype(float)])
     assert doubt.temperature(logits, labels) == pytest.approx(1, abs=0.1)
     assert doubt.temperature(3 * logits, labels) == pytest.approx(3, abs=0.3)
-    assert doubt.calibration_error(shares, labels) < 0.03
+    assert doubt.calibration_error(shares.max(1), shares.argmax(1) == labels) < 0.03
     sharper = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
-    assert doubt.calibration_error(sharper, labels) > 0.1
+    assert doubt.calibration_error(sharper.max(1), sharper.argmax(1) == labels) > 0.1
 
 
 def test_energies__are_far_from_all_classes() -> None:

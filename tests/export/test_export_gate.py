@@ -17,10 +17,11 @@ from small_export import DEPTH
 import leap_zoo
 from export import gate, int8, onnx_writer, publish
 from export import zoo as publishing
-from export.built import Built, Kind
+from export.card import Built, Kind
 from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent, Weights
+from export.photos import Labelled
 from leap_zoo.card import Artifact, Metric, ModelCard
 from leap_zoo.model import Model
 from train.run import Run
@@ -106,7 +107,7 @@ def test_fidelity__is_paired_and_has_known_values() -> None:
     after = np.eye(2, dtype=np.float32)[[0, 1, 1, 1]]  # one lost, one won
     embedding = np.array([[1, 0]] * 4, np.float32)
     turned = np.array([[1, 0], [1, 0], [1, 0], [0.6, 0.8]], np.float32)
-    photos = gate.Labelled(np.zeros((4, 1, 1, 3), np.uint8), labels, "h", "d", "val")
+    photos = Labelled(np.zeros((4, 1, 1, 3), np.uint8), labels, "h", "d", "val")
     found = {
         metric.name: metric
         for metric in gate.fidelity(

@@ -19,8 +19,7 @@ from torch.nn import functional
 
 import leap_zoo
 from export import onnx_writer
-from export.built import DEFAULT, NAMES
-from export.card import metadata, revision
+from export.card import DEFAULT, NAMES, metadata, revision
 from export.golden import draw
 from export.graph import DeployedStudent, weights_of
 from leap_zoo.documents import read_card
@@ -126,8 +125,8 @@ BUILD_AGAIN = """
 import export  # before any runtime is imported
 import hashlib, json, os, pathlib
 from small_export import lenient_gate, small_export
-from export import build, int8
-from export.built import DEFAULT, NAMES
+from export import int8, publish
+from export.card import DEFAULT, NAMES
 from export.graph import DeployedStudent
 from train.run import load_run
 
@@ -135,11 +134,11 @@ int8._sensitivity = lambda *_: []  # what is published does not depend on them h
 int8.rival = None
 with small_export(), lenient_gate():
     run = load_run(pathlib.Path("the run"))
-    forms, _ = build.build(run, DeployedStudent(run).eval(), DEFAULT, lambda line: None)
+    forms, _ = publish.build(run, DeployedStudent(run).eval(), DEFAULT, lambda line: None)
 digests = {NAMES[form.kind]: [hashlib.sha256(content).hexdigest() for content in form.contents] for form in forms}
 import nncf.telemetry.wrapper, openvino.tools.ovc.telemetry_utils
 telemetry = [type(nncf.telemetry.wrapper.telemetry).__name__, openvino.tools.ovc.telemetry_utils.tm.__name__]
-found = {"exporter": build.__file__, "files": digests, "telemetry": telemetry}
+found = {"exporter": publish.__file__, "files": digests, "telemetry": telemetry}
 found["ort"] = os.environ["ORT_DISABLE_TELEMETRY"]
 pathlib.Path("built.json").write_text(json.dumps(found))
 """

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from export.errors import ExportError
-from export.heads import without_dead_head
+from export.photos import without_dead_head
 from leap_zoo.card import GENERAL, WORLD
 from train.evaluate.datasets import Dataset, open_world
 from train.evaluate.survey import Cache

@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from small_export import DEPTH, unfused
 
-from export import compact, int8, onnx_writer, openvino, quantize
-from export.build import open_built
-from export.built import Built
+from export import int8, onnx_writer, openvino, quantize
+from export.card import Built
 from export.errors import ExportError
-from export.gate import Labelled
 from export.golden import draw
 from export.graph import DeployedStudent, weights_of
 from export.onnx_writer import Writer
+from export.photos import Labelled
 from train.run import Run
 
 
@@ -172,7 +171,7 @@ def test_quantize__every_recipe_gives_a_file_that_agrees(
     assert np.abs(weights["blocks.0.fc1.weight_int"]).max() == 127
     assert weights["blocks.0.fc1.x_zero"].dtype == np.uint8
     for name in kept:
-        assert weights[f"{name}.weight"].dtype == np.float32
+        assert weights[f"{name}.weight_fp16"].dtype == np.float16
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
@@ -271,12 +270,14 @@ def test_int8_file__is_fused_and_folded_by_the_runtime(int8_file: bytes, tmp_pat
 
 def test_shorten__numbers_tensors_and_keeps_outputs(model: DeployedStudent) -> None:
     full = onnx_writer.write(weights_of(model)).proto
-    short = compact.shorten(full)
+    short = onnx_writer.shorten(full)
     inside = {tensor.name for tensor in short.graph.initializer}
     assert inside
     assert all(name.isdigit() for name in inside)
     assert [value.name for value in short.graph.output] == [value.name for value in full.graph.output]
-    assert short.SerializeToString(deterministic=True) == compact.shorten(full).SerializeToString(deterministic=True)
+    assert short.SerializeToString(deterministic=True) == onnx_writer.shorten(full).SerializeToString(
+        deterministic=True
+    )
     photos = draw(32)
     ours, theirs = (
         unfused(onnx_writer.finish(each, {}).SerializeToString()).run(None, {"image": photos}) for each in (short, full)
@@ -292,9 +293,9 @@ def test_smoothing__changes_no_answer_of_the_float_graph(model: DeployedStudent)
     assert cosine(model, onnx_writer.finish(onnx_writer.write(calibrated.weights).proto, {})) > 1 - 1e-5
 
 
-def test_alone__only_that_layer_is_int8(model: DeployedStudent) -> None:
+def test_int8__of_one_layer_only_that_layer_is_int8(model: DeployedStudent) -> None:
     calibrated = quantize.calibrate(weights_of(model), draw(32), 0.5)
-    proto = quantize.alone(calibrated, "blocks.2.proj")
+    proto = onnx_writer.write(calibrated.weights, "rows", {"blocks.2.proj": calibrated.ranges["blocks.2.proj"]}).proto
     integers = {t.name for t in proto.graph.initializer if t.data_type == onnx_format.TensorProto.INT8}
     assert integers == {"blocks.2.proj.weight_int", "blocks.2.proj.weight_zeros"}
 
@@ -326,7 +327,7 @@ def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: De
     weights = sum(getattr(weights_of(model).blocks[2], name)[0].size for name in ("fc1", "fc2"))
     assert len(plain[1]) - len(halved[1]) >= 2 * weights
     before, after = (
-        open_built(run, model, Built(("openvino", "int8"), files)).run(draw(32), ["embedding"])["embedding"]
+        Built(("openvino", "int8"), files).open(run, model).run(draw(32), ["embedding"])["embedding"]
         for files in (plain, halved)
     )
     assert (before * after).sum(1).min() > 0.99
@@ -340,13 +341,14 @@ def test_layouts__give_the_same_outputs(model: DeployedStudent) -> None:
 
 def test_fp16__halves_the_file_and_keeps_the_answers(model: DeployedStudent) -> None:
     fp32 = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {})
-    half = onnx_writer.finish(compact.halve(fp32), {})
+    half = onnx_writer.finish(onnx_writer.write(weights_of(model), half=True).proto, {})
     assert half.ByteSize() < 0.62 * fp32.ByteSize()  # positions and small tensors stay
     assert cosine(model, half) > 1 - 1e-4
-    large = next(t for t in fp32.graph.initializer if t.name == "blocks.0.fc1.weight")
-    large.CopyFrom(numpy_helper.from_array(np.full(tuple(large.dims), 1e6, np.float32), large.name))
+    weights = weights_of(model)
+    weight, bias = weights.blocks[0].fc1
+    large = replace(weights.blocks[0], fc1=(weight + np.float32(1e6), bias))
     with pytest.raises(ValueError, match=r"blocks\.0\.fc1\.weight has weights beyond the range"):
-        compact.halve(fp32)
+        onnx_writer.write(replace(weights, blocks=(large, *weights.blocks[1:])), half=True)
 
 
 def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: DeployedStudent) -> None:
@@ -360,7 +362,7 @@ def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: De
     )
     for batch in (1, 2, 5):
         photos = np.resize(draw(32), (batch, 32, 32, 3))
-        ours, theirs = (open_built(run, model, each).run(photos, model.names) for each in (built, reference))
+        ours, theirs = (each.open(run, model).run(photos, model.names) for each in (built, reference))
         for name in model.names:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=0.02, atol=0.1, err_msg=name)
 

@@ -14,7 +14,7 @@ from small_export import unfused
 
 import leap_zoo
 from export import readme
-from export.built import DEFAULT, NAMES
+from export.card import DEFAULT, NAMES
 from export.golden import draw
 from leap_zoo.card import ModelCard
 from leap_zoo.documents import read_card, write_card

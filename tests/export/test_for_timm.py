@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch.nn.functional import normalize
 
 from export import card as cards
 from export import for_timm, onnx_writer
-from export.built import Built, file_of
+from export.card import Built, file_of
 from export.errors import GateFailed
 from export.for_timm import TimmStudent
 from export.gate import check_parity
-from export.golden import draw, write_golden
+from export.golden import draw, golden_bytes
 from export.graph import DeployedStudent, weights_of
 from export.zoo import publish
 from leap_zoo.card import ModelCard, Preprocessing
@@ -71,8 +72,9 @@ def write_model(run: Run, model: DeployedStudent, zoo: Path) -> None:
     contents = for_timm.files(model, run.recipe.preprocessing, licence="MIT", description="a student")
     for name, content in {"model.onnx": fp32.contents[0], **contents}.items():
         (home / name).write_bytes(content)
-    write_golden(home / "golden.npz", draw(run.recipe.preprocessing.size), {})
-    golden = cards.golden((home / "golden.npz").read_bytes(), [fp32.artifact])
+    content = golden_bytes({"image": draw(run.recipe.preprocessing.size)})
+    (home / "golden.npz").write_bytes(content)
+    golden = cards.golden(content, [fp32.artifact])
     timm = [file_of(name, content) for name, content in contents.items()]
     publish(zoo, replace(cards.card(run, model, [fp32.artifact]), golden=golden, timm=timm))
 
@@ -169,19 +171,22 @@ def test_publish__lists_what_timm_reads(published: Path, card: ModelCard) -> Non
 def test_student__is_the_same_on_every_output_and_batch(built: tuple[DeployedStudent, Path]) -> None:
     _, folder = built
     card, file = opened(folder)
-    assert check_parity(file, TimmStudent(ModelFolder(folder), card), draw(card.preprocessing.size)) < 1e-4
+    assert (
+        check_parity(file, TimmStudent(card, partial(ModelFolder(folder).read, card)), draw(card.preprocessing.size))
+        < 1e-4
+    )
 
 
 def test_student__of_other_weights_is_refused(built: tuple[DeployedStudent, Path]) -> None:
     _, folder = built
     card, file = opened(folder)
-    student = TimmStudent(ModelFolder(folder), card)
+    student = TimmStudent(card, partial(ModelFolder(folder).read, card))
     for value in (0.5, float("nan")):
         torch.nn.init.constant_(student.student.blocks[3].mlp.fc1.bias, value)
         with pytest.raises(GateFailed, match=r"differs from torch"):
             check_parity(file, student, draw(card.preprocessing.size))
     with pytest.raises(InvalidArgument, match="has no files for timm"):
-        TimmStudent(ModelFolder(folder), replace(card, timm=[]))
+        TimmStudent(replace(card, timm=[]), partial(ModelFolder(folder).read, card))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -1,0 +1,204 @@
+"""The photos of an export: some calibrate int8, some select files, others judge them, and more say when to doubt.
+
+What calibrates or selects is of the training split; no figure of a card is measured on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from export.errors import ExportError
+from leap_zoo.card import DEAD_HEAD, GENERAL, Head, Metric, Preprocessing
+from train.data.labels import class_labels, imagenet_indices
+from train.data.sources import Source, find_photos
+from train.data.splits import Split, labelled_folder
+from train.data.store import Shown, in_memory
+from train.errors import TrainError
+from train.evaluate.__main__ import SHOWN
+from train.evaluate.datasets import Dataset, open_sample, open_world
+from train.evaluate.features import Candidate, Features, from_run, of_run, teachers_of
+from train.evaluate.survey import Cache, Plan, evaluate
+from train.run import HeadInfo, Run
+
+CALIBRATION_PHOTOS = 300
+SELECTION_PHOTOS = 500
+LEAST_ASIDE = 20
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Preprocessed photos uint8 (N, size, size, 3), their class indices (N,) in `head`, and their origin."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    head: str
+    dataset: str
+    split: str
+
+    def metric(self, name: str, value: float, interval: tuple[float, float] | None = None) -> Metric:
+        """A figure that was measured on these photos. interval: of 95 %."""
+        n = len(self.pixels)
+        return Metric(
+            name=name, dataset=self.dataset, split=self.split, n=n, value=value, interval=interval, head=self.head
+        )
+
+
+@dataclass(frozen=True)
+class MorePhotos:
+    """Photos beyond the run's own, all with labels of the default head; without them, the card says less.
+
+    aside: to fit doubt on; default: the run's validation photos, for its own head. world and drawings: also measured.
+    left_out: the top-1 of a head that is left out of the files, for the card.
+    """
+
+    aside: Labelled | None = None
+    world: Labelled | None = None
+    drawings: Labelled | None = None
+    left_out: Metric | None = None
+
+
+def for_int8(run: Run) -> tuple[Labelled, list[Labelled]]:
+    """Calibration and selection, disjoint; the selection for the run's own head, and for the teacher's if it has it."""
+    train = run.photos().train
+    order = np.random.default_rng(run.recipe.seed).permutation(len(train))
+    count = min(CALIBRATION_PHOTOS, len(train) // 2)
+    chosen = order[:count], order[count : count + SELECTION_PHOTOS]
+    calibration, selection = (_own(run, train.take(np.sort(each)), "train") for each in chosen)
+    classes = run.teacher_classes()
+    if classes is None:
+        return calibration, [selection]
+    return calibration, [
+        selection,
+        replace(selection, labels=classes[selection.labels], head=str(run.recipe.teacher.head)),
+    ]
+
+
+def for_gate(run: Run) -> list[Labelled]:
+    """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
+    splits, classes = run.photos(), run.teacher_classes()
+    sets = [_own(run, splits.val, "val")]
+    if classes is not None and len(splits.held_out):
+        held = _own(run, splits.held_out, "held-out")
+        sets.append(replace(held, labels=classes[held.labels], head=str(run.recipe.teacher.head)))
+    return sets
+
+
+def more_photos(
+    run: Run, folder: Path, aside: Sequence[Path] | None, world: Path | None, drawings: Path | None, cache: Path
+) -> tuple[Run, MorePhotos]:
+    """The run, without a head that is too poor on photos of the world; and the photos to measure its files on.
+
+    aside: folders of labeled photos, not used if the head is left out; world: a CSV; drawings: a folder. Raises
+    TrainError, ExportError.
+    """
+    listed = None if world is None else open_world(world, SHOWN)[0]
+    left_out = None
+    if listed is not None:
+        run, left_out = without_dead_head(run, folder, listed, Cache(cache, Path(run.recipe.data.store)))
+    head = next(head for head in run.info.heads if head.name == run.info.default_head)
+    spec, pictures = run.recipe.preprocessing, None
+    if drawings is not None:
+        sources: list[Source] = [*find_photos(drawings)]
+        unknown = np.zeros(len(sources), np.int64)  # nobody asks for their labels
+        pictures = decoded(Split(sources, unknown, ()), spec, head.name, "drawings", drawings.resolve().name)
+    return run, MorePhotos(
+        aside=kept_aside(head, spec, aside) if aside and left_out is None else None,
+        world=decoded(listed.photos, spec, head.name, listed.name, listed.split) if listed and not left_out else None,
+        drawings=pictures,
+        left_out=left_out,
+    )
+
+
+def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> tuple[Run, Metric | None]:
+    """The run, and None; or, if the student is too poor with the teacher's head: the run without it, and its top-1.
+
+    world: photos with labels among the head's 1000 classes. The head is dropped if its top-1 (0..1) is less than
+    DEAD_HEAD times the teacher's at the teacher's best resolution. Raises ExportError if the run has no such head,
+    TrainError if photos or the teacher are missing.
+    """
+    name = str(run.recipe.teacher.head)
+    if not any(head.name == name and len(head.labels) == 1000 for head in run.info.heads):
+        raise ExportError("--world measures the teacher's head of 1000 classes, which this run does not have")
+    student = replace(from_run(run, folder), open=partial(_features, run, name), classifies=True)
+    teacher = teachers_of([], msgspec.structs.replace(run.recipe.teacher, pixels=None))[0]
+    ours, theirs = (_top1(candidate, world, cache) for candidate in (student, teacher))
+    print(f"{name} on {world.name}: top-1 {ours.value:.1%} on {ours.n} photos; the teacher's is {theirs.value:.1%}")
+    if ours.value >= DEAD_HEAD * theirs.value:
+        return run, None
+    print(f"{name} is left out of the files: its top-1 is less than {DEAD_HEAD:.0%} of the teacher's")
+    heads = [head for head in run.info.heads if head.name != name]
+    if not heads:
+        raise ExportError(f"no head would be left without {name}: set data.head to train a probe")
+    info = msgspec.structs.replace(run.info, heads=heads, default_head=heads[0].name)
+    tensors = {key: tensor for key, tensor in run.tensors.items() if not key.startswith(f"heads.{name}.")}
+    return msgspec.structs.replace(run, info=info, tensors=tensors), ours
+
+
+def _top1(candidate: Candidate, world: Dataset, cache: Cache) -> Metric:
+    metrics, _ = evaluate(candidate, Plan([], world=[world]), cache)
+    return next(metric for metric in metrics if metric.name == GENERAL)
+
+
+def _features(run: Run, head: str) -> Features:
+    """The outputs of the run's student, with `logits` from its copy of the teacher's head."""
+    features = of_run(run)
+    weight, bias = (run.tensors[f"heads.{head}.{key}"] for key in ("weight", "bias"))
+
+    def found(pixels: Tensor) -> dict[str, Tensor]:
+        answers = features(pixels)
+        with torch.no_grad():
+            return {**answers, "logits": functional.linear(answers["teacher"].cpu(), weight, bias)}
+
+    return found
+
+
+def kept_aside(head: Head | HeadInfo, spec: Preprocessing, folders: Sequence[Path]) -> Labelled:
+    """Photos of a head's classes: named by wnid, or in a folder per class, which a wnid or a label names.
+
+    Raises TrainError, also for fewer than LEAST_ASIDE photos.
+    """
+    found = [_labelled(folder, head.labels) for folder in folders]
+    sources = [photo for split in found for photo in split.sources]
+    name = ", ".join(folder.resolve().name for folder in folders)
+    if len(sources) < LEAST_ASIDE:
+        raise TrainError(
+            f"{name} has {len(sources)} photos: give at least {LEAST_ASIDE} that the student was not trained on"
+        )
+    labels = np.concatenate([split.labels for split in found])
+    return decoded(Split(sources, labels, ()), spec, head.name, name, "kept aside")
+
+
+def _labelled(folder: Path, classes: Sequence[str]) -> Split:
+    if not any(entry.is_dir() for entry in folder.glob("*")):
+        sample = open_sample(folder).photos
+        if len(classes) != 1000:
+            raise TrainError(f"{folder} has photos of ImageNet's classes, which the default head does not have")
+        return sample
+    split = labelled_folder(folder)
+    names, indices = class_labels(split.classes), imagenet_indices(split.classes)
+    if indices is None or len(classes) != 1000:
+        if unknown := set(names) - set(classes):
+            raise TrainError(f"{folder}: {min(unknown)} is not a class of the default head")
+        indices = np.array([list(classes).index(name) for name in names], np.int64)
+    return Split(split.sources, indices[split.labels], ())
+
+
+def _own(run: Run, photos: Split, split: str) -> Labelled:
+    """The run's own photos, with the labels of its own head."""
+    return decoded(photos, run.recipe.preprocessing, run.recipe.data.head, run.recipe.data.name, split)
+
+
+def decoded(photos: Split, spec: Preprocessing, head: str, dataset: str, split: str) -> Labelled:
+    """The photos as the deployed model sees them, labeled for a head. Raises TrainError."""
+    shown = in_memory(photos, Shown(spec), f"photos of {dataset}, {split}")
+    return Labelled(shown.pixels, shown.labels, head, dataset, split)

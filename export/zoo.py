@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -44,10 +45,11 @@ def list_card(zoo: Path, card: ModelCard) -> None:
     """
     home = zoo / card.id
     before = read_document(home / "card.json") if (home / "card.json").exists() else None
-    data = write_card(home / "card.json", card)
-    if before != data:
-        (home / "model.sig").unlink(missing_ok=True)
-    _list(zoo, [index_entry(card, data)])
+    with _unlisted(zoo, card.id):
+        data = write_card(home / "card.json", card)
+        if before != data:
+            (home / "model.sig").unlink(missing_ok=True)
+        _list(zoo, [index_entry(card, data)])
 
 
 def add(folder: str | os.PathLike[str], zoo: ZooLocation, files: Collection[str] = ()) -> ModelCard:
@@ -61,9 +63,12 @@ def add(folder: str | os.PathLike[str], zoo: ZooLocation, files: Collection[str]
     entry, card = _checked(ModelFolder(source))
     if files:
         return _add_part(ModelFolder(source), card, place, files)
-    if not os.path.exists(place / card.id) or not os.path.samefile(place / card.id, source):
-        pull(card.id, source, to=place, everything=True)
-    _list(place, [entry])
+    if (place / card.id).exists() and (place / card.id).samefile(source):
+        _list(place, [entry])
+    else:
+        with _unlisted(place, card.id):
+            pull(card.id, source, to=place, everything=True)
+            _list(place, [entry])
     return card
 
 
@@ -98,18 +103,37 @@ def _add_part(source: ModelFolder, card: ModelCard, zoo: Path, files: Collection
 def move(card: ModelCard, staging: Path, zoo: Path) -> None:
     """Replace the model's folder in the zoo with the one in `staging` (on the same disk), then list the card.
 
-    A reader in between finds an index that does not match the card, and reports that; it never gets mixed files.
+    A failure brings the old model back.
     """
     home, old = zoo / card.id, staging / ".old"
-    if home.exists():
-        os.replace(home, old)
+    with _unlisted(zoo, card.id):
+        if home.exists():
+            os.replace(home, old)
+        try:
+            os.replace(staging / card.id, home)
+            list_card(zoo, card)
+        except BaseException:
+            if old.exists():
+                shutil.rmtree(home, ignore_errors=True)
+                os.replace(old, home)
+            raise
+
+
+@contextmanager
+def _unlisted(zoo: Path, model: str) -> Iterator[None]:
+    """Leave a model out of the index while its files change; an error lists it again.
+
+    So all models that a zoo lists are complete, for a reader in between and after a process was killed.
+    """
+    index = zoo / "index.json"
+    before = read_document(index) if index.exists() else None
+    if before is not None:
+        write_index(index, Index(models=[entry for entry in read_index(index).models if entry.id != model]))
     try:
-        os.replace(staging / card.id, home)
-        list_card(zoo, card)
+        yield
     except BaseException:
-        if old.exists():
-            shutil.rmtree(home, ignore_errors=True)
-            os.replace(old, home)
+        if before is not None:
+            write_file(index, before)
         raise
 
 

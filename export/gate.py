@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from export.errors import GateFailed
-from export.for_timm import TimmStudent
+from export.formats.timm import TimmStudent
 from export.graph import DeployedStudent
 from export.photos import Labelled
 from leap_zoo.card import Metric

@@ -9,12 +9,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from export import card as cards
-from export import doubt, for_timm, gate, int8, onnx_writer, openvino, readme
+from export import doubt, gate, int8, onnx_writer, openvino, readme
 from export import zoo as publishing
 from export.card import DEFAULT, NAMES, Built, Kind, file_of
 from export.doubt import NO_MORE
 from export.errors import GateFailed
-from export.formats import executorch
+from export.formats import executorch, timm
 from export.golden import draw, golden_bytes
 from export.graph import DeployedStudent, weights_of
 from export.latency import card_rows
@@ -46,8 +46,8 @@ def publish(
     zoo.mkdir(parents=True, exist_ok=True)
     forms, search = build(run, model, kinds, say)
     licence, description = cards.licences(run).weights, run.recipe.description
-    timm = for_timm.files(model, run.recipe.preprocessing, licence=licence, description=description)
-    contents = dict(timm)
+    for_torch = timm.files(model, run.recipe.preprocessing, licence=licence, description=description)
+    contents = dict(for_torch)
     for form in forms:
         contents |= form.files
 
@@ -55,10 +55,10 @@ def publish(
         return contents[file.file]
 
     card = cards.card(run, model, [form.artifact for form in forms], search)
-    card = replace(card, timm=[file_of(name, content) for name, content in timm.items()])
+    card = replace(card, timm=[file_of(name, content) for name, content in for_torch.items()])
     files = {artifact.file: Model.open(card, artifact, read) for artifact in card.artifacts}
-    worst = gate.check_parity(files[REFERENCE], for_timm.TimmStudent(card, read), images)
-    say(f"timm's model of {for_timm.WEIGHTS} differs from the fp32 file by {worst:.1e} at most")
+    worst = gate.check_parity(files[REFERENCE], timm.TimmStudent(card, read), images)
+    say(f"timm's model of {timm.WEIGHTS} differs from the fp32 file by {worst:.1e} at most")
     sets = for_gate(run)
     metrics, lost = gate.judge(files, REFERENCE, sets, say)
     wanted = {NAMES[kind] for kind in kinds}

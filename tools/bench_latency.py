@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> list[Measured]:
 
 def _peer(kind: str, place: Zoo, card: ModelCard, threads: int) -> Contender:
     """A peer, compared with the fp32 file first, where the zoo has one: what is timed must be the same student."""
-    from export.for_timm import TimmStudent
+    from export.formats.timm import TimmStudent
     from export.gate import check_parity
 
     model = _open(kind, place, card, threads)
@@ -80,7 +80,7 @@ def _peer(kind: str, place: Zoo, card: ModelCard, threads: int) -> Contender:
 
 
 def _open(kind: str, place: Zoo, card: ModelCard, threads: int) -> Model:
-    from export.for_timm import WEIGHTS
+    from export.formats.timm import WEIGHTS
     from tools.torch_session import ExportedSession, TorchSession  # importing torch counts as loading
 
     session = TorchSession(place, card, threads)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.for_timm import TimmStudent
+from export.formats.timm import TimmStudent
 from leap_zoo.card import Artifact, ModelCard
 from leap_zoo.runtime import OnnxSession, Signature
 from leap_zoo.store import Zoo

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from export import card as cards
-from export import for_timm, onnx_writer
+from export import onnx_writer
 from export.card import Built, file_of
 from export.errors import GateFailed
-from export.for_timm import TimmStudent
+from export.formats import timm as for_timm
+from export.formats.timm import TimmStudent
 from export.gate import check_parity
 from export.golden import draw, golden_bytes
 from export.graph import DeployedStudent, weights_of

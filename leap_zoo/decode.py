@@ -71,15 +71,7 @@ def readable_formats() -> tuple[str, ...]:
 
 def decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
     """The bytes of a file -> upright RGB. Raises NotAnImage, UndecodableImage, ImageTooLarge."""
-    if not data:
-        raise NotAnImage(
-            "the photo is empty (0 bytes): save it again; if an open file was already read or written, call seek(0)"
-        )
-    kind = _signature(data)
-    if kind == "HEIF":
-        _register_heif()
-    if kind is None or kind not in readable_formats():
-        raise NotAnImage(f"not a photo in a supported format: send one of {', '.join(readable_formats())}")
+    kind = _known_signature(data)
     if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
         raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
     try:
@@ -95,7 +87,14 @@ def decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
         raise _as_image_error(error) from error
 
 
-def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFile.ImageFile:
+def pixels_of(data: bytes, limits: Limits) -> tuple[str, int]:
+    """The format of a file, as Pillow names it, and the pixels that its header announces. Raises as `decode` does."""
+    kind = _known_signature(data)
+    photo = _header(data, kind, limits)
+    return kind, photo.width * photo.height
+
+
+def _header(data: bytes, kind: str, limits: Limits, draft_side: int | None = None) -> ImageFile.ImageFile:
     """Open the photo and check its header; no pixel is decoded yet."""
     Image.preinit()
     if kind not in Image.OPEN:
@@ -110,7 +109,7 @@ def _header(data: bytes, kind: str, limits: Limits, draft_side: int) -> ImageFil
             "the photo is truncated or damaged (its header cannot be read): save it again"
         ) from error
     _check_pixels(photo, limits)
-    if kind == "JPEG":
+    if kind == "JPEG" and draft_side is not None:
         photo.draft("RGB", (draft_side, draft_side))
     return photo
 
@@ -134,6 +133,20 @@ def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.Imag
         if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:
             raise OSError("image file is truncated")
     return photo
+
+
+def _known_signature(data: bytes) -> str:
+    """The format, which this installation decodes. Raises NotAnImage."""
+    if not data:
+        raise NotAnImage(
+            "the photo is empty (0 bytes): save it again; if an open file was already read or written, call seek(0)"
+        )
+    kind = _signature(data)
+    if kind == "HEIF":
+        _register_heif()
+    if kind is None or kind not in readable_formats():
+        raise NotAnImage(f"not a photo in a supported format: send one of {', '.join(readable_formats())}")
+    return kind
 
 
 def _signature(data: bytes) -> str | None:

@@ -5,6 +5,7 @@ one format.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import escape
@@ -20,12 +21,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from leap_zoo import errors
-from serve.api import embeddings, galleries, heads, models, predict, vectors, zoo
-from serve.api.old_paths import OldPaths
+from serve.api import galleries, heads, predict, zoo
 from serve.api.zoo import Shelf, zoos_to_hand_on
 from serve.engine import Engine
 from serve.problems import CODES, MEDIA_TYPE, Problem, Refused, internal_error, invalid_options, refusal_of
@@ -35,10 +35,9 @@ from serve.stores import Stores
 
 _HERE = Path(__file__).parent
 _START_PAGE = Template((_HERE / "index.html").read_text(encoding="utf-8"))
+_MANIFEST = json.loads((_HERE / "manifest.json").read_text(encoding="utf-8"))
 
-API_VERSION = "1.1.0"
-"""Version of the routes under /v1: the second number grows with each addition."""
-
+API_VERSION = "1.1.0"  # version of the routes under /v1: the second number grows with each addition
 _ABOUT = """Small vision transformers over HTTP. Send photos as bytes, as a form, or as base64 in JSON, at most {photos}
 in one request; the server never fetches URLs. Every error is `application/problem+json`, and its `code` is stable.
 Every answer has the header `X-Request-ID`: the client's own, or a new one.
@@ -87,13 +86,10 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     )
     app.state.stores = stores  # a temporary data folder lives as long as they do
     app.state.shelf = Shelf(zoos_to_hand_on(settings), first=engine.models.default.card.id)
-    app.add_middleware(OldPaths)
     app.include_router(predict.router(engine, stores.heads, settings.max_photos))
     app.router.routes.insert(0, app.router.routes.pop())  # the busiest routes are found first
-    app.include_router(embeddings.router(engine, settings.max_photos))
-    app.include_router(models.router(engine))
+    app.include_router(predict.model_router(engine, settings.max_photos))
     app.include_router(galleries.router(engine, stores, settings.max_photos))
-    app.include_router(vectors.router(stores))
     app.include_router(heads.router(engine, stores))
     app.include_router(zoo.router(app.state.shelf))
     answer_errors(app)
@@ -122,7 +118,8 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
 
     @site.get("/manifest.json", include_in_schema=False)
     async def web_manifest() -> Response:
-        return FileResponse(_HERE / "manifest.json", media_type="application/manifest+json")
+        start = {"start_url": f"{shown['page']}/"}
+        return JSONResponse(_MANIFEST | start, media_type="application/manifest+json")
 
     @site.get(BROWSER_PATH, include_in_schema=False)
     async def browser_page(request: Request) -> Response:

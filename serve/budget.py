@@ -8,32 +8,26 @@ that clients who send or read slowly cannot keep others out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
 
 from starlette.types import Message, Receive, Send
 
 from serve.problems import Refused
 
-READ_SECONDS = 30.0
-"""How long a client may take to send one body."""
-
-WRITE_SECONDS = 15.0
-"""How long a client may take to read one slice of an answer."""
-
+READ_SECONDS = 30.0  # how long a client may take to send one body
+WRITE_SECONDS = 15.0  # how long a client may take to read one slice of an answer
+# Bytes that are written at once: what a client has not read stays here, not in the server's socket buffers.
 SLICE = 64 * 1024
-"""Bytes that are written at once: what a client has not read stays here, not in the server's socket buffers."""
-
-SHORT_BODY = 1024
-"""Bytes of a body without photos, such as a small JSON object. The rest of one can be awaited."""
-
+SHORT_BODY = 1024  # bytes of a body without photos, such as a small JSON object. The rest of one can be awaited.
+# How long the rest of a refused body is read and discarded, so that a client still sending can read the answer.
 LINGER_SECONDS = 2.0
-"""How long the rest of a refused body is read and discarded, so that a client still sending can read the answer."""
+LONG_SECONDS = 30.0  # a transfer that has lasted this long gives up its place to a new one when all places are taken
+REFUSALS = 50.0  # refusals in a second that are sent at once; those beyond wait, for at most PATIENCE_SECONDS
+PATIENCE_SECONDS = 1.0
 
-LONG_SECONDS = 30.0
-"""A transfer that has lasted this long gives up its place to a new one when all places are taken."""
-
+MAX_PATIENT = 1024  # refusals that wait; further ones are sent at once
 _FULL = "Other requests fill the memory that there is for them."
 
 
@@ -64,12 +58,13 @@ class Budget:
 class Share:
     """One request's part of a budget; it reads from and writes to the client.
 
-    still_sent: whether the client may still be sending its body; before that is read, whether the rest is long.
+    received: bytes of its body. still_sent: whether the client may still be sending that; before the body is read,
+    whether the rest is long.
     """
 
     def __init__(self, budget: Budget, connection: Send, headers: Mapping[bytes, bytes]) -> None:
         """connection: the server's own `send`; the connection is dropped if the client does not read."""
-        self.size = 0
+        self.size = self.received = 0
         length = headers.get(b"content-length", b"")
         self._announced = int(length) if length.isdigit() and len(length) < 20 else 0
         self.still_sent = b"transfer-encoding" in headers or self._announced > SHORT_BODY
@@ -104,24 +99,15 @@ class Share:
         self.still_sent = True
         chunks: list[bytes] = []
         try:
-            if not await self._collect(chunks, receive, most):
-                return None
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        except BaseException:
-            chunks.clear()  # the error keeps this frame alive while its client is told, and that takes seconds
-            raise
-
-    async def _collect(self, chunks: list[bytes], receive: Receive, most: int) -> bool:
-        """Append what the client sends; False if it disconnected before the end."""
-        try:
             async with self._waits(READ_SECONDS):
                 while self.still_sent:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return False
+                        return None
                     self.still_sent = message.get("more_body", False)
                     chunk = message.get("body", b"")
-                    if self.size + len(chunk) > most:
+                    self.received += len(chunk)
+                    if self.received > most:
                         raise _too_large(most)
                     self._budget.take(self, len(chunk))
                     chunks.append(chunk)
@@ -130,7 +116,7 @@ class Share:
                 raise busy(_FULL) from None
             detail = f"The body did not arrive within {READ_SECONDS:.0f} seconds. Send a smaller photo."
             raise Refused("body_too_slow", detail) from None
-        return True
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def write(self, message: Message, send: Send) -> None:
         """Send one message of an answer, its body slice by slice, each of which must be read in time.
@@ -147,7 +133,7 @@ class Share:
         except TimeoutError:
             await _cut_off(self._connection)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _waits(self, seconds: float) -> AsyncIterator[None]:
         self._budget.waiting[self] = None
         try:
@@ -180,7 +166,7 @@ class Places:
         if len(self._inside) >= self.limit and self._oldest() is None:
             raise busy(f"{self.limit} requests are being answered already.")
 
-    @contextmanager
+    @contextlib.contextmanager
     def one(self, share: Share) -> Iterator[None]:
         """A place for a request. Raises Refused (503)."""
         self.check()
@@ -204,6 +190,39 @@ class Places:
         return None
 
 
+class Patience:
+    """Lets refusals wait for their turn, so that clients that ask again whenever they are refused cost next to nothing.
+
+    A client that makes a mistake now and then waits for nothing. For one event loop.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: set[asyncio.Timeout] = set()
+        self._turn = 0.0  # when the next refusal may be sent
+        self._ended = False
+
+    async def wait(self) -> None:
+        """Return when the refusal may be sent. The caller holds neither a place nor bytes."""
+        now = time.monotonic()
+        self._turn = min(max(self._turn + 1 / REFUSALS, now - PATIENCE_SECONDS), now + PATIENCE_SECONDS)
+        if self._ended or self._turn <= now or len(self.waiting) >= MAX_PATIENT:
+            return
+        clock = asyncio.timeout(self._turn - now)
+        self.waiting.add(clock)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with clock:
+                    await asyncio.get_running_loop().create_future()
+        finally:
+            self.waiting.discard(clock)
+
+    def end(self) -> None:
+        """Send all that wait, and let no other wait: the process stops."""
+        self._ended = True
+        for clock in self.waiting:
+            clock.reschedule(0)
+
+
 class ClientGone(Exception):
     """The client did not read its answer, and the connection was dropped."""
 
@@ -215,12 +234,10 @@ def busy(reason: str) -> Refused:
 
 async def linger(receive: Receive) -> None:
     """Discard what a refused client still sends, for a moment: closing at once would lose the answer."""
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
             while (await receive()).get("more_body", False):
                 pass
-    except TimeoutError:
-        pass
 
 
 def _too_large(most: int) -> Refused:

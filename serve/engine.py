@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import math
 import os
 import sys
@@ -22,6 +21,7 @@ from PIL import Image
 
 import leap_zoo
 from leap_zoo import CustomHead, Model, Predictions
+from leap_zoo.decode import pixels_of
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, LeapZooError, UnknownModel, nearest, short
 from leap_zoo.model import Space, output_of, predict
@@ -29,29 +29,58 @@ from leap_zoo.preprocess import Limits, to_tensor
 from leap_zoo.settings import read_settings
 from leap_zoo.store import ZooLocation
 from serve.budget import busy
-from serve.pixels import megapixels
 from serve.problems import BadPhoto, Refused
 from serve.settings import PHOTO, ServeSettings
-from serve.threads import Threads
 
 __all__ = ["Classified", "Embedded", "Engine", "Models", "Space", "load_models", "start_engine"]
 
+# Photos that may wait for a thread. At a few milliseconds each, a longer queue would only hide an overload.
 MAX_WAITING = 64
-"""Photos that may wait for a thread. At a few milliseconds each, a longer queue would only hide an overload."""
-
-PART = 8
-"""The most photos that a thread takes at once, unless one is large: a request must not keep all others waiting."""
-
-UNCOUNTED = 250_000
-"""Pixels that a photo may have in any case, whatever its header says."""
-
-LARGE = 8.0
-"""Photos of more megapixels occupy a thread for long: they have separate threads, half as many."""
-
+PART = 8  # the most photos that a thread takes at once, unless one is large: a request must not keep all others waiting
+LARGE = 8.0  # photos of more megapixels occupy a thread for long: their priority is low
+LONG_HEADERS = 64 * 1024  # bytes of photos whose headers may take milliseconds to read, so that a thread does it
+# How much nicer threads for slow work are than the engine's and the event loop's, with which they share the cores.
 NICENESS = 5
-"""How much nicer the threads for slow work are than the engine's threads, with which they share the cores."""
 
 T = TypeVar("T")
+
+
+class Threads:
+    """At most `most` pieces of work run or wait. Abandoned work counts until its thread ends it."""
+
+    def __init__(
+        self, name: str, threads: int, most: int, reason: str, initializer: Callable[[], object] | None = None
+    ) -> None:
+        """reason: why work is refused. initializer: runs first in each thread."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=initializer)
+        self._most, self._reason = most, reason
+        self._guard = threading.Lock()
+        self._inside = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`. Raises Refused (503) if too much work is running or waiting."""
+        with self._guard:
+            if self._inside >= self._most:
+                raise busy(self._reason)
+            self._inside += 1
+        future = self._pool.submit(work)
+        future.add_done_callback(self._ended)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Start no more work; do not wait for running work."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ended(self, _: object) -> None:
+        with self._guard:
+            self._inside -= 1
+
+
+def lower_priority() -> None:
+    """Lower the thread's priority. On Linux, a thread has its own niceness; elsewhere, this would slow the process."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Models:
@@ -147,7 +176,8 @@ class Engine:
     the threads, and each thread runs its part as one batch.
 
     Work is admitted by its number of photos and megapixels. It counts until the threads finish it, even if its client
-    has disconnected; in that case they stop before the next photo.
+    has disconnected; in that case they stop before the next photo. Large photos, and those for galleries, have a
+    low priority: they have separate threads, half as many and nicer, which take what the others leave.
 
     limits: the largest photo that is accepted. megapixels: the limit on all photos in progress or waiting.
     observe: called after each answered request with the milliseconds in the queue, of decoding and of inference.
@@ -172,8 +202,8 @@ class Engine:
         self._photos = 0
         self._megapixels = 0.0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
-        self._large = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="large", initializer=_stand_back)
-        self.slow = Threads("slow", 1, 1, "Another head is being fitted.", _stand_back)
+        self._low = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="low", initializer=lower_priority)
+        self.slow = Threads("slow", 1, 1, "Another head is being fitted.", lower_priority)
         """For work that takes seconds, such as fitting a head, one at a time."""
 
     async def classify(
@@ -211,11 +241,15 @@ class Engine:
         model: str | None = None,
         precision: str | None = None,
         space: Space = "student",
+        low_priority: bool = False,
     ) -> Embedded:
-        """Turn each photo (the bytes of a file) into a vector. Raises as `classify` does, and UnknownSpace."""
+        """Turn each photo (the bytes of a file) into a vector. Raises as `classify` does, and UnknownSpace.
+
+        low_priority: other photos are first.
+        """
         output = output_of(space)
         chosen = self.models.get(model, precision)
-        parts, about = await self._compute(chosen, photos, output, lambda rows: rows)
+        parts, about = await self._compute(chosen, photos, output, lambda rows: rows, low_priority=low_priority)
         return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -255,6 +289,20 @@ class Engine:
             self._photos += photos
             self._megapixels += cost
 
+    def _costs(self, photos: Sequence[bytes]) -> list[float]:
+        """Megapixels of each photo, by its header; a JPEG counts a quarter, as it is decoded at a fraction of its size.
+
+        0 for a photo that the decoder will refuse.
+        """
+        costs = []
+        for photo in photos:
+            try:
+                kind, pixels = pixels_of(photo, self.limits)
+            except ImageError:
+                kind, pixels = "", 0
+            costs.append(pixels / (4e6 if kind == "JPEG" else 1e6))
+        return costs
+
     def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], T], photos: int, cost: float) -> asyncio.Future[T]:
         """Run admitted work on a thread. It counts until the thread finishes it, even if nobody waits for it."""
 
@@ -273,10 +321,13 @@ class Engine:
         photos: Sequence[bytes],
         output: str,
         finish: Callable[[npt.NDArray[np.float32]], T],
+        *,
+        low_priority: bool = False,
     ) -> tuple[list[T], dict[str, Any]]:
         """`finish` of the rows of each part, in order, and the other fields of an Answer."""
         submitted = time.perf_counter()
-        costs = [megapixels(photo, self.limits) for photo in photos]
+        short = sum(map(len, photos)) <= LONG_HEADERS
+        costs = self._costs(photos) if short else await asyncio.to_thread(self._costs, photos)
         self._admit(len(photos), sum(costs))
         given_up = threading.Event()
 
@@ -287,9 +338,8 @@ class Engine:
             for number in part:
                 if given_up.is_set():
                     raise asyncio.CancelledError
-                limits = _admitted(costs[number], self.limits)
                 try:
-                    tensors.append(to_tensor(photos[number], model.card.preprocessing, limits))
+                    tensors.append(to_tensor(photos[number], model.card.preprocessing, self.limits))
                 except ImageError as error:
                     raise BadPhoto(number, error) from error
             decoded = time.perf_counter()
@@ -300,7 +350,7 @@ class Engine:
         size = 1 if max(costs) > LARGE else min(PART, math.ceil(len(photos) / self.threads))
         for start in range(0, len(photos), size):
             part = range(start, min(start + size, len(photos)))
-            pool = self._large if costs[start] > LARGE else self._pool
+            pool = self._low if low_priority or costs[start] > LARGE else self._pool
             cost = sum(costs[part.start : part.stop])
             running.append(self._submit(pool, partial(work, part), len(part), cost))
         try:
@@ -337,23 +387,6 @@ class _Part(Generic[T]):
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
-
-
-def _admitted(cost: float, limits: Limits) -> Limits:
-    """The limits for a photo that was admitted with this many megapixels.
-
-    A file may have two headers, or a frame larger than its header says: pixels that were not admitted are not decoded.
-    (Twice as many pass, because `cost` counts a quarter of a JPEG's pixels, of which `Limits` allow twice as many.)
-    """
-    pixels = max(UNCOUNTED, math.ceil(2e6 * cost) + 1)
-    return limits if pixels >= limits.pixels else dataclasses.replace(limits, pixels=pixels)
-
-
-def _stand_back() -> None:
-    """Lower the thread's priority. On Linux, a thread has its own niceness; elsewhere, this would slow the process."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def start_engine(settings: ServeSettings) -> Engine:

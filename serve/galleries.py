@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import IO, NoReturn, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.lib import format as npy
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery
 from leap_zoo.files import sync_folder
@@ -24,13 +27,13 @@ from leap_zoo.gallery.flat import MANIFEST, FlatGallery, Manifest, read_manifest
 from leap_zoo.gallery.qdrant import NoCollection, QdrantGallery, asking, connect
 from leap_zoo.locks import locked
 from serve.kept import Limits, bytes_below, checked_name, logger, name_of, stem_of, unavailable
-from serve.npz import write_npz
 from serve.problems import Refused, sentence
 
 HELD = 8  # galleries whose ids and metadata stay in memory between requests
 QDRANT_PREFIX = "leap-zoo-"  # of this service's collections on a server that may have others
 MAX_COLLECTION = 128  # characters
 KNOWN_SECONDS = 1.0  # for which a collection's kind is cached
+BLOCK = 64 * 1024  # bytes of an export that are copied at once
 _DELETED = ".deleted-"
 
 Answer = TypeVar("Answer")
@@ -154,7 +157,7 @@ class Galleries(ABC):
 
     def export(self, name: str, file: IO[bytes]) -> None:
         """Write a whole gallery into an open file, in one state, as npz. Closing the file stops that."""
-        self._read(name, lambda gallery: write_npz(gallery, file, self._work))
+        self._read(name, lambda gallery: _write_npz(gallery, file, self._work))
         file.seek(0)
 
     def delete_items(self, name: str, ids: Sequence[str]) -> int:
@@ -251,11 +254,7 @@ class FolderGalleries(Galleries):
         """folder: must exist. Galleries that a killed process had begun to delete are removed."""
         super().__init__(work, limits)
         self._folder = folder
-
-        def load(place: Path, kind: Kind) -> FlatGallery:
-            return FlatGallery(place)
-
-        self._loaded = lru_cache(HELD)(load)
+        self._loaded = lru_cache(HELD)(lambda place, kind: FlatGallery(place))
         self._sweep()
 
     def close(self) -> None:
@@ -377,6 +376,34 @@ class QdrantGalleries(Galleries):
         if len(collection) > MAX_COLLECTION:
             raise Refused("invalid_name", "The name is too long for the Qdrant server: use a shorter one.")
         return collection
+
+
+def _write_npz(gallery: Gallery, file: IO[bytes], folder: Path) -> None:
+    """Write a gallery into an open file, block by block, unless it is closed meanwhile.
+
+    embeddings: float32 (N, D), rows of length 1; ids: text (N,); metadata: uint8, a line of JSON per item, in the same
+    order; model, revision, space. folder: for temporary files. Raises OSError, and ValueError for a closed file.
+    """
+    encoder, kind, ids = msgspec.json.Encoder(), gallery.kind, list[str]()
+    # An array's header has its length, which is known only at the end.
+    with tempfile.TemporaryFile(dir=folder) as vectors, tempfile.TemporaryFile(dir=folder) as lines:
+        for names, rows, metadata in gallery.export():
+            if file.closed:  # nobody waits any more, and a large gallery would take minutes
+                raise ValueError("export into a closed file")
+            ids += names
+            vectors.write(rows.astype("<f4", copy=False).tobytes())
+            lines.write(encoder.encode_lines(metadata))
+        small = {name: np.array(getattr(kind, name)) for name in ("model", "revision", "space")}
+        large = {"embeddings": (vectors, (len(ids), kind.dim), "<f4"), "metadata": (lines, (lines.tell(),), "|u1")}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in ({"ids": np.array(ids, np.str_)} | small).items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    npy.write_array(entry, array, allow_pickle=False)
+            for name, (data, shape, dtype) in large.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    npy.write_array_header_1_0(entry, {"descr": dtype, "fortran_order": False, "shape": shape})
+                    data.seek(0)
+                    shutil.copyfileobj(data, entry, BLOCK)
 
 
 def require(found: Kind, wanted: Kind) -> None:

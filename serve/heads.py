@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from leap_zoo.errors import InvalidHead, UnknownHead, nearest
@@ -15,6 +15,8 @@ from leap_zoo.heads import SUFFIX, CustomHead, encode_head
 from leap_zoo.locks import locked
 from serve.kept import Limits, logger, name_of, stem_of, unavailable
 from serve.problems import Refused
+
+HELD_BYTES = 32 * 2**20  # of the heads that stay in memory between requests; most have a few KB
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Named:
 class Heads:
     """The heads of the service. All methods block (`get` only briefly); several threads and processes may call them.
 
-    A file is read only when it has changed.
+    A file is read again only if it has changed, or if many large heads are in use.
     The methods raise Refused: 422 for an invalid name, 409 for a name that is taken and for a limit that would be
     exceeded, 503 if the disk fails, 500 for a damaged file; and UnknownHead.
     """
@@ -38,11 +40,8 @@ class Heads:
         """folder: of the files; must exist. Files that a killed writer left are removed. Raises OSError."""
         self._folder, self._lock = folder, work / "lock"
         self.limits = limits
-
-        def load(path: Path, inode: int, changed: int, size: int) -> CustomHead:
-            return CustomHead.load(path)
-
-        self._load = lru_cache(limits.heads)(load)  # most have a few KB
+        self._guard = threading.Lock()
+        self._held: dict[Path, tuple[tuple[int, int, int], CustomHead]] = {}  # the last used one last
         with locked(self._lock):
             self._sweep()
 
@@ -52,7 +51,7 @@ class Heads:
         with self._refusing(name):
             status = os.stat(path)
             try:
-                head = self._load(path, status.st_ino, status.st_mtime_ns, status.st_size)
+                head = self._load(path, (status.st_ino, status.st_mtime_ns, status.st_size))
             except InvalidHead as error:
                 path.stat()  # raises if the file was deleted while it was read
                 if isinstance(error.__cause__, OSError):
@@ -99,6 +98,18 @@ class Heads:
         with self._refusing(name), locked(self._lock):
             path.unlink()
             sync_folder(self._folder)
+
+    def _load(self, path: Path, version: tuple[int, int, int]) -> CustomHead:
+        """The head, from memory if this version of its file is there. Raises InvalidHead."""
+        with self._guard:
+            held, head = self._held.pop(path, (None, None))
+        if head is None or held != version:
+            head = CustomHead.load(path)
+        with self._guard:
+            self._held[path] = version, head
+            while sum(size for (_, _, size), _ in self._held.values()) > HELD_BYTES:
+                del self._held[next(iter(self._held))]
+        return head
 
     @contextlib.contextmanager
     def _refusing(self, name: str) -> Iterator[None]:

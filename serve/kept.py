@@ -14,9 +14,8 @@ from serve.problems import Refused
 
 logger = logging.getLogger("leap_zoo.serve")
 
+# A name in a path, for the schema; `checked_name` decides.
 NAME = {"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "minLength": 1, "maxLength": 64}
-"""A name in a path, for the schema; `checked_name` decides."""
-
 _NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _STEM = re.compile(r"\A(?:[a-z0-9-]|_[a-z0_])+\Z")
 _ESCAPED = {"_": "__", ".": "_0"}

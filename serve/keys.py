@@ -18,9 +18,7 @@ from serve.problems import Refused
 logger = logging.getLogger("leap_zoo.serve")
 
 MAX_FILE_BYTES = 1 << 20
-KEY_NAME = "leap_zoo.key"
-"""The key of an ASGI scope that has the name of the client's API key."""
-
+KEY_NAME = "leap_zoo.key"  # the key of an ASGI scope that has the name of the client's API key
 _HASHED = re.compile(r"\A([A-Za-z0-9._-]{1,64}):([0-9a-fA-F]{64})\Z")
 _PLAIN = re.compile(r"\A(?:([A-Za-z0-9._-]{1,64}):)?([A-Za-z0-9._~+/=-]{16,256})\Z")
 _MAX_PRESENTED = 512

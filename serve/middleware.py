@@ -1,7 +1,8 @@
 """The gate that every request passes: for the API, native routes, zoo, pages and health.
 
 In this order: the route's rules, the request id, the host, the origin, the key, a free place, the body within the
-budget, the answer within its time, and the answer within the budget. Metrics and the log record every request.
+budget, the answer within its time, and the answer within the budget, or a refusal with patience. Metrics and the log
+record every request.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.budget import SHORT_BODY, Budget, ClientGone, Share, linger
+from serve.budget import SHORT_BODY, Budget, ClientGone, Patience, Share, linger
 from serve.keys import KEY_NAME, Keys, key_refusal, presented_key
 from serve.observe import LEFT, UNMATCHED, Metrics, log_served, make_request_id, request_id
 from serve.problems import Refused
@@ -25,13 +26,12 @@ from serve.rules import READ, Headers, Rules, Table
 from serve.settings import ServeSettings
 from serve.stopping import Stopping, follow_supervisor
 
+# The most bytes of an answer that is built before it is sent; files and exports are read while they are sent.
 MAX_ANSWER = 8 * 2**20
-"""The most bytes of an answer that is built before it is sent; files and exports are read while they are sent."""
-
 LARGE_BODY = 256 * 1024  # bytes: for larger bodies, watch whether the client disconnects before its answer
 
+# uvloop's error when a client pipelined requests and disconnected: not a failure of this service.
 _CLOSED = "the handler is closed"
-"""uvloop's error when a client pipelined requests and disconnected: not a failure of this service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ class Gate:
         supervised: the parent process restarts this one, which must not outlive it.
         """
         self._bento, self._settings, self._metrics, self._supervised = bento, settings, metrics, supervised
-        self.stopping = Stopping(settings.drain, end_streams)
+        self.patience = Patience()
+        self._end_streams = end_streams
+        self.stopping = Stopping(settings.drain, self._end_waits)
         self.budget = Budget(max(settings.memory_mb * 2**20, 2 * settings.max_body_bytes))
         self.table = Table(bento, site, self._health, settings)
         self._keys = Keys(settings.keys_file) if settings.keys_file else None
@@ -108,13 +110,7 @@ class Gate:
         scope["leap_zoo"] = _Asked(rules, given, share)
         identity = make_request_id(given.get(b"x-request-id"))
         token = request_id.set(identity)
-        status, bytes_in, bytes_out = LEFT, 0, 0
-
-        async def counted_receive() -> Message:
-            nonlocal bytes_in
-            message = await receive()
-            bytes_in += len(message.get("body", b""))
-            return message
+        status, bytes_out = LEFT, 0
 
         async def dressed_send(message: Message) -> None:
             nonlocal status, bytes_out
@@ -133,7 +129,7 @@ class Gate:
         self._metrics.inside(1)
         try:
             inner = self._inner if rules.shared else self._checked
-            await inner(scope, counted_receive, dressed_send)
+            await inner(scope, receive, dressed_send)
         except ClientGone:
             status = LEFT
         except Exception:
@@ -147,7 +143,7 @@ class Gate:
             self._metrics.served(route, scope["method"], status, seconds)
             if not rules.quiet:
                 method = scope["method"] if scope["method"].isalpha() else "?"
-                sizes = {"bytes_in": bytes_in, "bytes_out": bytes_out}
+                sizes = {"bytes_in": share.received, "bytes_out": bytes_out}
                 log_served(method, route, status, ms=round(seconds * 1000, 3), key=scope.get(KEY_NAME), **sizes)
             request_id.reset(token)
 
@@ -159,12 +155,12 @@ class Gate:
             self._check_sender(scope, asked)
             if rules.places is not None:
                 rules.places.check()
-            body = await share.read(receive, rules.body if scope["method"] == "POST" else SHORT_BODY)
-            if body is not None:
-                await self._answer(body, rules, share, scope, receive, send)
+            whole = await self._answered(rules, share, scope, receive, send)
         except Refused as refused:
             share.free()  # of an answer that did not fit: the refusal needs room
-            await self._refuse(refused, share, scope, receive, send)
+            whole = _refusal(refused, share, scope)
+        if whole is not None:  # the body and everything else that the request held is free by now
+            await self._send(whole, share, receive, send)
 
     def _check_sender(self, scope: Scope, asked: _Asked) -> None:
         """Raises Refused for an unknown host, another site's page, a missing or unknown key, an encoded body."""
@@ -201,33 +197,34 @@ class Gate:
         detail = "Pages of other sites may not call this server. Its operator can allow one with LEAP_ZOO_SERVE_CORS."
         raise Refused("foreign_origin", detail)
 
-    async def _answer(
-        self, body: bytes, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """The application's answer to a request whose body was read, within its time limit. Raises Refused.
+    async def _answered(
+        self, rules: Rules, share: Share, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Message, Message] | None:
+        """The start and the body of the application's answer; None if the client left, or has the answer by now.
 
-        A whole answer is built, leaves its place, and is sent then; any other is sent while it is built, and holds its
-        place until the client has read it.
+        A whole answer is built and leaves its place before it is sent. Any other is sent while it is built, and holds
+        its place until the client has read it, unless it is an error. Raises Refused.
         """
+        body = await share.read(receive, rules.body if scope["method"] == "POST" else SHORT_BODY)
+        if body is None:
+            return None
         start: Message = {}
         parts: list[bytes] = []
         size, begun = 0, False
 
-        async def collect(message: Message) -> None:
-            nonlocal start, size
+        async def take(message: Message) -> None:
+            nonlocal start, size, begun
             if message["type"] == "http.response.start":
-                start = message
-            else:
+                # An application that fails raises the error after it has answered 500.
+                start, begun = message, message["status"] == 500 or (not rules.whole and message["status"] < 400)
+            if begun:
+                clock.reschedule(None)
+                await share.write(message, send)
+            elif message is not start:
                 part = message.get("body", b"")
                 size += len(part)
                 if size <= MAX_ANSWER:
                     parts.append(part)
-
-        async def pass_on(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            clock.reschedule(None)
-            await share.write(message, send)
 
         is_head = rules.whole and scope["method"] == "HEAD"
         asked = {**scope, "method": "GET"} if is_head else scope
@@ -235,9 +232,10 @@ class Gate:
         try:
             with contextlib.nullcontext() if rules.places is None else rules.places.one(share):
                 async with clock:
-                    answer = rules.app(asked, _replayed(body, receive), collect if rules.whole else pass_on)
-                    watched = rules.whole and len(body) >= LARGE_BODY
-                    await (_while_connected(answer, receive) if watched else answer)
+                    answer = rules.app(asked, _replayed(body, receive), take)
+                    if len(body) >= LARGE_BODY or not rules.whole:
+                        answer = _while_connected(answer, receive, lambda: begun)
+                    await answer
         except TimeoutError:
             if begun or not clock.expired():
                 raise
@@ -246,28 +244,32 @@ class Gate:
         if is_head and "route" in asked:
             scope["route"] = asked["route"]
         share.free()
+        if begun or not start:
+            return None
         if size > MAX_ANSWER:
             detail = f"The answer would be larger than {MAX_ANSWER >> 20} MiB. Request less at once."
             raise Refused("answer_too_large", detail)
-        if start:
-            whole = b"" if is_head else b"".join(parts)
-            self.budget.take(share, len(whole))
-            await share.write(start, send)
-            await share.write({"type": "http.response.body", "body": whole, "more_body": False}, send)
+        written = b"" if is_head else b"".join(parts)
+        self.budget.take(share, len(written))
+        return start, {"type": "http.response.body", "body": written}
 
-    async def _refuse(self, refused: Refused, share: Share, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a problem; a client that may still be sending receives it before the connection closes."""
-        response = refused.response(scope["path"])
-        if share.still_sent:
-            response.headers["connection"] = "close"
-        start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
-        part = b"" if scope["method"] == "HEAD" else bytes(response.body)
-        # Not counted in the budget: if that is full, the refusal must still be sent.
+    async def _send(self, answer: tuple[Message, Message], share: Share, receive: Receive, send: Send) -> None:
+        """Send a whole answer, in its turn if it is a refusal of many.
+
+        A client that may still be sending its body receives the answer before the connection closes.
+        """
+        start, body = answer
+        if 400 <= start["status"] < 500:
+            await self.patience.wait()
         await share.write(start, send)
-        await share.write({"type": "http.response.body", "body": part, "more_body": share.still_sent}, send)
+        await share.write({**body, "more_body": share.still_sent}, send)
         if share.still_sent:
             await linger(receive)
             await share.write({"type": "http.response.body", "body": b"", "more_body": False}, send)
+
+    def _end_waits(self) -> None:
+        self._end_streams()
+        self.patience.end()
 
     def _dressed(self, given: Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in given}
@@ -285,12 +287,21 @@ class Gate:
         await self._bento(scope, receive, send)
 
 
-async def _while_connected(answer: Awaitable[None], receive: Receive) -> None:
-    """`answer`, unless the client disconnects: then it is canceled, and the engine stops between two photos."""
+def _refusal(refused: Refused, share: Share, scope: Scope) -> tuple[Message, Message]:
+    """The answer. Its bytes are not counted in the budget: if that is full, the refusal must still be sent."""
+    response = refused.response(scope["path"])
+    if share.still_sent:
+        response.headers["connection"] = "close"
+    start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    return start, {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else bytes(response.body)}
+
+
+async def _while_connected(answer: Awaitable[None], receive: Receive, begun: Callable[[], bool]) -> None:
+    """`answer`, unless the client disconnects before it has begun: then it is canceled, and its work stops."""
     working, left = asyncio.ensure_future(answer), asyncio.ensure_future(receive())
     try:
         await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if not working.done() and not begun():
             raise ClientGone
         await working
     finally:

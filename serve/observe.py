@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
 LEFT = 499  # nginx's code: the client disconnected before the answer began
+# The most log lines that wait for a slow reader; further ones are dropped, so that requests do not wait.
 MAX_LINES = 10_000
-"""The most log lines that wait for a slow reader; further ones are dropped, so that requests do not wait."""
-
+# The id of the request that is being answered; tasks and threads that are started for it inherit it.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that is being answered; tasks and threads that are started for it inherit it."""
-
 access = logging.getLogger("leap_zoo.serve.access")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

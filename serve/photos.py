@@ -41,9 +41,8 @@ HOW_CLASSES = (
     "Send a multipart form with a file for each photo, whose field name is the class, or JSON "
     '{"classes": {"cat": ["base64", ...], "dog": [...]}}'
 )
+# A PNG of one reddish pixel, in base64.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mO4o6EBAAMQAS0Qc/Z2AAAAAElFTkSuQmCC"
-"""A PNG of one reddish pixel, in base64."""
-
 _MAX_TEXT = 64 * 1024  # bytes of a form's text field
 _STANDARD = str.maketrans("-_", "+/")
 _MAX_VALUES = 200_000  # values in a JSON body; photos are few and long

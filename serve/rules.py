@@ -24,7 +24,7 @@ PAGE_PATHS = frozenset(
     {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/favicon.ico", "/manifest.json"}
     | {f"{_DOCS}/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
-_EXPORT = re.compile(r"/v1/galler(?:y|ies)/[^/]*/export\Z")
+_EXPORT = re.compile(r"/v1/galleries/[^/]*/export\Z")
 
 MAX_TRANSFERS = 64  # concurrent downloads of models and the browser page's files, counted apart from photos
 MAX_EXPORTS = 4  # concurrent exports: each has a temporary file until its client has read it
@@ -39,9 +39,8 @@ COMMON = [
     (b"permissions-policy", b"geolocation=(), microphone=(), payment=(), usb=()"),
 ]
 
+# For answers to programs: a browser that opens one runs nothing and loads nothing.
 DATA = [*COMMON, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
-"""For answers to programs: a browser that opens one runs nothing and loads nothing."""
-
 PAGE = [
     *COMMON,
     (

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,7 +26,7 @@ from bentoml.validators import ContentType
 from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from leap_zoo.errors import InvalidArgument, LeapZooError, nearest, short
@@ -90,14 +90,6 @@ class NativeApp(ServiceAppFactory):
         call = getattr(self._service_instance, name).local
         answer = await call(**{option: getattr(found, option) for option in known})
         return await method.output_spec.to_http_response(answer, JSONSerde())
-
-    async def schema_view(self, request: Request) -> Response:
-        """The schema that BentoML's clients request first. Built once."""
-        return JSONResponse(self._schema)
-
-    @cached_property
-    def _schema(self) -> dict[str, object]:
-        return self.service.schema()
 
 
 class ZooService(Service[object]):

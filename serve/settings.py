@@ -18,8 +18,7 @@ from leap_zoo.preprocess import Limits
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "LEAP_ZOO_SERVE_"
 
-PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)
-"""The default limit on a photo: anyone may send one."""
+PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)  # the default limit on a photo: anyone may send one
 
 
 def _split(separator: str) -> BeforeValidator:

@@ -14,12 +14,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+# How long uvicorn still reads requests after it accepted the last connection, as a fraction of the drain time.
 READ_SHARE = 0.4
-"""How long uvicorn still reads requests after it accepted the last connection, as a fraction of the drain time."""
-
-FOLLOW_SECONDS = 0.5
-"""How often a worker checks that its supervisor is alive."""
-
+FOLLOW_SECONDS = 0.5  # how often a worker checks that its supervisor is alive
 _log = logging.getLogger("leap_zoo.serve")
 
 

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from leap_zoo.errors import InvalidArgument, short
+from serve.engine import Threads, lower_priority
 from serve.galleries import FolderGalleries, Galleries, QdrantGalleries
 from serve.heads import Heads
 from serve.kept import Limits, logger
-from serve.threads import Threads
 
 __all__ = ["Limits", "Stores", "open_stores"]
 
@@ -31,7 +31,7 @@ class Stores:
     galleries: Galleries
     heads: Heads
     temporary: tempfile.TemporaryDirectory[str] | None = field(repr=False)
-    readers: Threads = field(default_factory=partial(Threads, "readers", 8, MOST, _WAITING), repr=False)
+    readers: Threads = field(default_factory=partial(Threads, "readers", 8, MOST, _WAITING, lower_priority), repr=False)
     writer: Threads = field(default_factory=partial(Threads, "writer", 1, MOST, _WAITING), repr=False)
 
     def close(self) -> None:

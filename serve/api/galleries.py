@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import IO, Annotated, Any
 
+import msgspec
+import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
+from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response, StreamingResponse
 
-from leap_zoo.gallery import Hit, Item, Kind
+from leap_zoo.gallery import Hit, Item, Kind, Vectors
 from serve.api.predict import ModelOptions
 from serve.api.schemas import ITEMS_FORM, PHOTOS_FORM, Answered, about, body, json_response
 from serve.engine import Embedded, Engine, Space
-from serve.galleries import About, require
+from serve.galleries import BLOCK, About, require
 from serve.kept import NAME
-from serve.npz import BLOCK
-from serve.photos import HOW_ITEMS, HOW_MANY, ImagesBody, ItemsBody, read_items, read_photos
+from serve.photos import (
+    HOW_ITEMS,
+    HOW_MANY,
+    Fields,
+    ImagesBody,
+    ItemsBody,
+    check_even,
+    read_items,
+    read_json,
+    read_photos,
+)
 from serve.problems import Refused
 from serve.stores import Stores
 
@@ -26,6 +41,10 @@ MAX_K = 100  # items may have 16 KiB of metadata each; more of them would make a
 MAX_PAGE = 1000
 MAX_PAGE_BYTES = 2**20
 MAX_DELETED = 100  # their ids must fit into the request line
+MAX_VECTORS = 10_000  # per request: the writer thread stores so many in well under a second
+HOW_VECTORS = (
+    "JSON: the embeddings' model, revision and space, their ids and numbers, and optionally metadata, as in /export"
+)
 
 
 async def _temporary_file(request: Request) -> AsyncIterator[IO[bytes]]:
@@ -159,6 +178,27 @@ class SearchAnswer(OfKind, Answered):
     gallery: str
 
 
+class VectorsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Embeddings, and the model that computed them."""
+
+    model: str
+    revision: str
+    ids: list[str]
+    vectors: Annotated[
+        list[str | list[float]], Meta(description="For each id: base64 of little-endian float32, or numbers")
+    ]
+    space: Space = "student"
+    metadata: list[Fields] | None = None
+
+
+class Imported(BaseModel):
+    """The answer after vectors were added or replaced those with the same ids; by then they are on disk."""
+
+    gallery: str = Field(examples=["holiday"])
+    added: int
+    items: int = Field(description="In the gallery now")
+
+
 def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
     """The routes for the galleries in `stores`; `engine` embeds their photos."""
     router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
@@ -191,6 +231,20 @@ def router(engine: Engine, stores: Stores, max_photos: int) -> APIRouter:
         vectors = answer.embeddings
         items = await writer.run(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
         return json_response({"gallery": name, "ids": sent.ids, "items": items} | _of(kind) | about(answer))
+
+    @router.post("/{name}/vectors", openapi_extra=body(HOW_VECTORS, VectorsBody, raw=False))
+    async def add_vectors(request: Request, name: GalleryName) -> Imported:
+        """Add embeddings that were computed elsewhere. They must be from the gallery's model, revision and space."""
+        sent = await read_json(await request.body(), VectorsBody)
+        held = await readers.run(lambda: galleries.kind(name))
+        kind = Kind(model=sent.model, revision=sent.revision, space=sent.space, dim=held.dim)
+        require(held, kind)
+        if not 1 <= len(sent.vectors) <= MAX_VECTORS:
+            raise Refused("too_many_vectors", f"One request has 1 to {MAX_VECTORS} vectors. Send several requests.")
+        check_even("vectors", sent.vectors, ids=sent.ids, metadata=sent.metadata)
+        vectors = await asyncio.to_thread(_rows, sent.vectors, kind.dim)
+        items = await writer.run(lambda: galleries.add(name, kind, sent.ids, vectors, sent.metadata))
+        return Imported(gallery=name, added=len(sent.ids), items=items)
 
     @router.delete("/{name}", status_code=204)
     async def delete_gallery(name: GalleryName) -> None:
@@ -264,7 +318,7 @@ async def searched(
 async def embed_for(
     engine: Engine, held: Kind | None, photos: Sequence[bytes], options: CompareOptions
 ) -> tuple[Kind, Embedded]:
-    """Embed with the model and in the space of a gallery; None: a new gallery.
+    """Embed with the model and in the space of a gallery; None: a new gallery. Photos of /v1/embed are first.
 
     Raises Refused (409) before any photo is read if the options name another model or space, or if the model has
     another revision by now; and what `Engine.embed` raises.
@@ -275,11 +329,26 @@ async def embed_for(
             detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or use another gallery."
             raise Refused("other_embeddings", detail)
         model, space = held.model, held.space
-    answer = await engine.embed(photos, model=model, precision=options.precision, space=space or "student")
+    answer = await engine.embed(
+        photos, model=model, precision=options.precision, space=space or "student", low_priority=True
+    )
     kind = Kind(model=answer.model, revision=answer.revision, space=answer.space, dim=answer.embeddings.shape[1])
     if held is not None:
         require(held, kind)
     return kind, answer
+
+
+def _rows(vectors: list[str | list[float]], dim: int) -> Vectors:
+    """float32 (N, dim). Raises Refused (422) for the first invalid vector."""
+    rows = np.zeros((len(vectors), dim), np.float32)
+    for index, one in enumerate(vectors):
+        with contextlib.suppress(ValueError), np.errstate(over="ignore"):  # an invalid one is found below
+            row = np.frombuffer(base64.b64decode(one, validate=True), "<f4") if isinstance(one, str) else np.array(one)
+            rows[index] = row.reshape(dim)
+        if not 0 < float(np.square(rows[index], dtype=np.float64).sum()) < np.inf:
+            detail = f"A vector must have {dim} finite numbers, not all of them 0. Send it as /export gives it."
+            raise Refused("invalid_vector", detail, index=index)
+    return rows
 
 
 def _of(kind: Kind) -> dict[str, Any]:

@@ -1,26 +1,43 @@
-"""POST /v1/classify and /v1/embed: one photo or several, by any model that is served."""
+"""The models that are served, and photos through them: /v1/classify and /v1/embed, for one photo or several; and in the
+formats of OpenAI's API, /v1/models with additional fields and /v1/embeddings with data URIs instead of texts.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Literal, get_type_hints
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Query, Request
+import msgspec
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from leap_zoo import CustomHead, UnknownHead
+from leap_zoo import CustomHead, ModelCard, UnknownHead
+from leap_zoo.card import Precision
 from leap_zoo.errors import nearest, short
-from serve.api.schemas import PHOTOS_FORM, Classification, Embeddings, Encoding, about, body, encoded, json_response
-from serve.engine import Classified, Engine, Space
+from serve.api.schemas import (
+    PHOTOS_FORM,
+    Classification,
+    Embeddings,
+    Encoding,
+    about,
+    base64_of,
+    body,
+    encoded,
+    json_response,
+)
+from serve.engine import Classified, Engine, Models, Space
 from serve.heads import Heads
-from serve.photos import HOW_MANY, ImagesBody, read_photos
+from serve.photos import HOW_MANY, PIXEL, ImagesBody, none_missing, photos_of_texts, read_json, read_photos
+from serve.problems import Refused
 
 MAX_TOP = 1000
 _LONGEST_KEPT = 256  # bytes of a query
@@ -52,6 +69,99 @@ class EmbedOptions(ModelOptions):
         description="float: numbers. base64: of little-endian float32. int8: base64 of one signed byte per number, to "
         "be multiplied by the photo's scale",
     )
+
+
+class ModelHead(BaseModel):
+    """A classification head and its number of classes."""
+
+    name: str
+    classes: int
+
+
+class FileInfo(BaseModel):
+    """A published file of a model, as its card lists it; `loaded`: whether it is in memory now."""
+
+    file: str
+    format: str
+    precision: str
+    bytes: int
+    sha256: str
+    loaded: bool
+
+
+class ModelInfo(BaseModel):
+    """A model, from its card. `default`: whether it answers requests that do not name a model."""
+
+    id: str = Field(examples=["leap-tiny"])
+    object: Literal["model"] = "model"
+    owned_by: Literal["leap-zoo"] = "leap-zoo"
+    created: Literal[0] = Field(0, description="For clients of OpenAI's API; always 0")
+    revision: str
+    description: str
+    parameters: int
+    default: bool
+    heads: list[ModelHead]
+    default_head: str | None
+    embedding_dims: dict[Space, int]
+    artifacts: list[FileInfo]
+
+
+class ModelList(BaseModel):
+    """The answer of GET /v1/models, the default model first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class ImageInput(msgspec.Struct):
+    """A photo as Jina's clients send it."""
+
+    image: Annotated[str, Meta(description="base64, or data:image/jpeg;base64, and base64")]
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The body. `space` and `precision` are extensions: pass them as `extra_body` of the openai client. Unknown fields,
+    which some clients add, are ignored.
+    """
+
+    input: Annotated[
+        str | ImageInput | list[str | ImageInput],
+        Meta(
+            description="One photo or several, each as data:image/jpeg;base64, and its base64",
+            examples=[[f"data:image/png;base64,{PIXEL}"]],
+        ),
+    ]
+    model: Annotated[str, Meta(max_length=64, description="A model's id; GET /v1/models lists them")] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(description="Must be the model's: vectors cannot be shortened")] | None = None
+    user: Annotated[str, Meta(description="Ignored")] | None = None
+    space: Space = "student"
+    precision: Precision | None = None
+
+
+class Row(BaseModel):
+    """The vector of one photo, of unit length: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Photos have no tokens."""
+
+    prompt_tokens: Literal[0]
+    total_tokens: Literal[0]
+
+
+class EmbeddingList(BaseModel):
+    """The answer of /v1/embeddings."""
+
+    object: Literal["list"]
+    data: list[Row]
+    model: str = Field(examples=["leap-tiny"])
+    created: int = Field(description="Seconds since 1970")
+    usage: Usage
 
 
 class HotRoute(APIRoute):
@@ -108,6 +218,49 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     return router
 
 
+def model_router(engine: Engine, max_photos: int) -> APIRouter:
+    """The routes in the format of OpenAI's API: the models of `engine`, and embeddings."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/models", tags=["models"])
+    async def list_models() -> ModelList:
+        """List the models that are served, and their precisions."""
+        cards = {model.card.id: model.card for model in engine.models.all()}
+        return ModelList(data=[_model_info(engine.models, card) for card in cards.values()])
+
+    @router.get("/models/{model}", tags=["models"])
+    async def show_model(model: Annotated[str, Path(examples=["leap-tiny"])]) -> ModelInfo:
+        """Describe a model."""
+        return _model_info(engine.models, engine.models.get(model).card)
+
+    @router.post(
+        "/embeddings",
+        tags=["photos"],
+        response_model=EmbeddingList,
+        openapi_extra=body("JSON", EmbeddingsRequest, raw=False),
+    )
+    async def create_embeddings(request: Request) -> Response:
+        """Turn photos into vectors, for clients of OpenAI's API."""
+        asked = await _embeddings_request(await request.body())
+        inputs = asked.input if isinstance(asked.input, list) else [asked.input]
+        texts = [one.image if isinstance(one, ImageInput) else one for one in inputs]
+        photos = none_missing(await photos_of_texts(texts, max_photos))
+        model = engine.models.get(asked.model, asked.precision)
+        dim = getattr(model.card.embedding_dims, asked.space)
+        if asked.dimensions not in (None, dim):
+            detail = f"Vectors of {model.card.id} always have {dim} dimensions in the {asked.space} space."
+            raise Refused("invalid_option", f"{detail} Leave `dimensions` out.")
+        answer = await engine.embed(photos, model=asked.model, precision=asked.precision, space=asked.space)
+        rows = answer.embeddings
+        vectors = [base64_of(row) for row in rows] if asked.encoding_format == "base64" else rows
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        usage = {"prompt_tokens": 0, "total_tokens": 0}
+        about = {"model": answer.model, "created": int(time.time()), "usage": usage}
+        return json_response({"object": "list", "data": data} | about)
+
+    return router
+
+
 async def classified(engine: Engine, heads: Heads, photos: Sequence[bytes], options: ClassifyOptions) -> Classified:
     """`Engine.classify` with one of the model's heads, or one that a client has created. Raises what that raises."""
     answer = await engine.classify(
@@ -133,3 +286,27 @@ async def _head(engine: Engine, heads: Heads, options: ClassifyOptions) -> str |
     except UnknownHead as error:
         own = f"{model.card.id} has no head {short(name)}{nearest(name, model.heads)}"
         raise UnknownHead(f"{own}, and {error}") from error
+
+
+async def _embeddings_request(body: bytes) -> EmbeddingsRequest:
+    try:
+        return await read_json(body, EmbeddingsRequest)
+    except Refused as refused:
+        if "`$.input" not in refused.detail:
+            raise
+        hint = (
+            "Send photos as data URIs, not tokens: for LangChain's OpenAIEmbeddings, check_embedding_ctx_length=False."
+        )
+        raise Refused(refused.code, f"{refused.detail} {hint}") from refused
+
+
+def _model_info(models: Models, card: ModelCard) -> ModelInfo:
+    loaded = {(model.card.id, model.artifact.file) for model in models.all()}
+    fields = msgspec.to_builtins(card) | {
+        "default": card.id == models.default.card.id,
+        "heads": [ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
+        "default_head": card.default_head if card.answers else None,
+    }
+    for artifact in fields["artifacts"]:
+        artifact["loaded"] = (card.id, artifact["file"]) in loaded
+    return ModelInfo.model_validate(fields)

@@ -11,17 +11,18 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from jinja2 import Template
 
 import leap_zoo
 from leap_zoo import InvalidArgument
 from leap_zoo.fitting import Fit
 from leap_zoo.heads import encode_head
 from serve.demo.classify import NO_PHOTO, answer, head_choices, label_output
-from serve.demo.samples import SAMPLES, gallery
-from serve.demo.uploads import MAX_PHOTOS, Photo, Visitor, gather, photo_input, photos_input
+from serve.demo.uploads import MAX_PHOTOS, SAMPLES, Photo, Visitor, gallery, gather, photo_input, photos_input
 from serve.engine import Engine
 
 MAX_NAME = 60
+_FIT = Path(__file__).with_name("fit.md").read_text(encoding="utf-8")
 HEAD_FILE = "my-classes.head"
 LEAD = (
     "Name a class and drop a few photos of it; then do the same for the next class. Five to ten photos per class are a "
@@ -142,23 +143,11 @@ async def _fit(engine: Engine, members: Sequence[Photo]) -> Fit:
 
 def _report(found: Fit, members: Sequence[Photo]) -> str:
     """The head's cross-validated accuracy, as Markdown."""
-    card = found.head.card
-    tested = card.validation
-    if tested is None:
-        lines = ["### Fitted, but not tested", "No class has two photos, so none could be held out. Add more."]
-    else:
-        low, high = tested.interval
-        lines = [
-            f"### {tested.accuracy:.1%} recognized",
-            f"Of {tested.n} photos, by cross-validation: each photo was held out of the fit in one of {tested.folds} "
-            f"rounds. 95 % interval: {low:.1%} to {high:.1%}.",
-        ]
-    lines += [f"{one.count} × {one.label} was classified as {one.taken_for}." for one in found.confusions[:3]]
-    lines += [*found.notes, *(f"{name}: {text}" for name, text in found.bad.items())][:6]
-    text = "\n\n".join(lines)
+    notes = [*found.notes, *(f"{name}: {text}" for name, text in found.bad.items())]
+    text = Template(_FIT, trim_blocks=True, lstrip_blocks=True).render(fit=found, notes=notes)
     for member in members:  # show the visitor's names instead of the server's paths
         text = text.replace(member.path, member.name)
-    use = f"Use it at home: `leap-zoo classify photo.jpg --model {card.model} --head {HEAD_FILE}`"
+    use = f"Use it at home: `leap-zoo classify photo.jpg --model {found.head.card.model} --head {HEAD_FILE}`"
     return f"{escape(text, quote=False)}\n\n{use}"
 
 

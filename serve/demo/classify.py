@@ -5,9 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from leap_zoo import CustomHead
-from serve.demo.guard import UserError, explain
-from serve.demo.samples import SAMPLES, sample_gallery
-from serve.demo.uploads import Visitor, photo_input, read_upload
+from serve.demo.uploads import SAMPLES, UserError, Visitor, explain, photo_input, read_upload, sample_gallery
 from serve.engine import Classified, Engine
 
 TOP = 5

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.exceptions import Error as GradioError
+from gradio.route_utils import FnIndexInferError
+from gradio.utils import get_upload_folder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leap_zoo import Model
 from serve.api.zoo import Shelf
 from serve.demo import classes, classify, search, zoo
-from serve.demo.guard import Guard, explain
-from serve.demo.samples import ATTRIBUTION
-from serve.demo.uploads import KEEP_SECONDS, MAX_VISITORS, Visitor, take_uploads_only, use_private_folder
+from serve.demo.uploads import (
+    ATTRIBUTION,
+    KEEP_SECONDS,
+    MAX_VISITORS,
+    Visitor,
+    explain,
+    take_uploads_only,
+    use_private_folder,
+)
 from serve.engine import Engine
+from serve.kept import bytes_below
+from serve.problems import Refused, internal_error
 from serve.rules import UI_PATH
 from serve.settings import PHOTO
 
+MAX_STORED_BYTES = 1024**3
+FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."
+# How long an event stream may still run when the process stops: somebody may wait for its results.
+LAST_WORDS_SECONDS = 3.0
+UNKNOWN = "The page has no such function. It is for browsers; programs use the API at /v1, see /docs."
+
+_UPLOAD = "/gradio_api/upload"
+# Routes whose request names a function or a component of the page.
+_NAMED = ("/gradio_api/queue/join", "/gradio_api/call", "/gradio_api/run", "/gradio_api/component_server")
 MAX_QUEUE = 32  # actions that may wait in the queue; further ones are refused
 
 # Relative links keep the prefix of a reverse proxy. HTML, because links in Gradio's Markdown open a new window.
@@ -64,6 +90,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> Callable[[], obje
     )
     mounted = next(route for route in site.routes if isinstance(route, Mount) and route.path == UI_PATH)
     page: Any = mounted.app
+    answer_failures(page)
     mounted.app = guard = Guard(page, page.stop_event)
     return guard.end_streams
 
@@ -117,3 +144,72 @@ def _title(model: Model) -> str:
         f"# LEAP Zoo\n\n{card.id}: a vision transformer of {card.parameters / 1e6:.1f} M parameters, distilled from a "
         f"large one, as one {artifact.precision} file of {artifact.total_bytes / 1e6:.1f} MB on this server's CPU."
     )
+
+
+class Guard:
+    """Limits uploads to the page `app`, and ends its event streams."""
+
+    def __init__(self, app: ASGIApp, stop_event: asyncio.Event) -> None:
+        """stop_event: Gradio's, which ends its heartbeats."""
+        self.app = app
+        self._stop_event = stop_event
+        self._streams: set[asyncio.Timeout] = set()
+
+    def end_streams(self) -> None:
+        """End the event streams of open pages, which last as long as a browser tab: heartbeats at once, results soon.
+
+        Gradio does not end a stream of results whose session has nothing to do.
+        """
+        self._stop_event.set()
+        for stream in self._streams:
+            _end_soon(stream)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        uploads = Path(get_upload_folder())
+        if scope["path"].endswith(_UPLOAD) and await asyncio.to_thread(bytes_below, uploads) >= MAX_STORED_BYTES:
+            await Refused("busy", FULL, {"retry-after": "600"}).response()(scope, receive, send)
+            return
+        clock = asyncio.timeout(None)
+
+        async def watched_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and _is_stream(message):
+                self._streams.add(clock)
+                if self._stop_event.is_set():
+                    _end_soon(clock)
+            await send(message)
+
+        try:
+            async with clock:
+                await self.app(scope, receive, watched_send)
+        except Exception as error:
+            # The process stops, or Gradio raises inside a stream whose session it does not know.
+            if not (clock.expired() or isinstance(error.__cause__, HTTPException)):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._streams.discard(clock)
+
+
+def answer_failures(page: Starlette) -> None:
+    """Answer what Gradio's own application raises with a Problem. uvicorn logs failures."""
+
+    async def fail(_: Request, error: Exception) -> Response:
+        return internal_error().response()
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        if not any(route in request.url.path for route in _NAMED):
+            raise error
+        return Refused("invalid_body", UNKNOWN).response()
+
+    page.add_exception_handler(Exception, fail)
+    for kind in (LookupError, GradioError, FnIndexInferError):  # Gradio looks the named function up without a check
+        page.add_exception_handler(kind, unknown)
+
+
+def _is_stream(start: Message) -> bool:
+    return any(name == b"content-type" and kind.startswith(b"text/event-stream") for name, kind in start["headers"])
+
+
+def _end_soon(stream: asyncio.Timeout) -> None:
+    stream.reschedule(asyncio.get_running_loop().time() + LAST_WORDS_SECONDS)

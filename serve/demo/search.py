@@ -10,16 +10,27 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from serve.demo.samples import SAMPLES, gallery, sample_gallery
-from serve.demo.uploads import MAX_PHOTOS, Photo, Visitor, gather, name_of, photo_input, photos_input, read_upload
+from serve.demo.uploads import (
+    MAX_PHOTOS,
+    SAMPLES,
+    Photo,
+    Visitor,
+    gallery,
+    gather,
+    name_of,
+    photo_input,
+    photos_input,
+    read_upload,
+    sample_gallery,
+)
 from serve.engine import Engine
 
 NEAREST = 6
 NO_QUERY = "Click a photo of the gallery, or drop another one: the most similar photos appear here."
 OWN_IS_EMPTY = "Your gallery is empty: add photos first. Only you can see them."
 
+# The query photo, the results with their captions, and a note about them.
 Found = tuple[Photo | None, list[tuple[object, str]], str]
-"""The query photo, the results with their captions, and a note about them."""
 
 
 def build(engine: Engine, visitor: gr.State) -> None:

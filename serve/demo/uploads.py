@@ -1,4 +1,4 @@
-"""Files from visitors, and what the page keeps of them.
+"""Files from visitors, what the page keeps of them, and the sample photos.
 
 Files are stored in a private folder, and only files that Gradio stored there are read. The state of a visitor is in
 memory and bounded while the page is open; visitors never see each other's.
@@ -6,6 +6,7 @@ memory and bounded while the page is open; visitors never see each other's.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,18 +23,26 @@ from gradio.data_classes import ImageData, ListFiles
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from leap_zoo import CustomHead, InvalidArgument
+from leap_zoo import CustomHead, InvalidArgument, LeapZooError
 from leap_zoo.card import Preprocessing
 from leap_zoo.preprocess import to_tensor
-from serve.demo.guard import UserError, explain
-from serve.demo.samples import FOLDER as SAMPLES
 from serve.engine import Engine
+from serve.problems import Refused, refusal_of
 from serve.settings import PHOTO
 
+logger = logging.getLogger("leap_zoo.serve")
+
+UserError = (LeapZooError, Refused)  # errors that a visitor can cause and fix; the message says how
+INTERNAL_ERROR = "Internal error: see the log of the server."
 MAX_PHOTOS = 48  # in the visitor's gallery, and as many in the visitor's classes
 MAX_VISITORS = 500  # with state in memory; the longest idle one is dropped first
 KEEP_SECONDS = 3600  # how long an upload stays on disk: the page shows it, and may classify it with another head
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
+# samples/ATTRIBUTION.md lists each sample's author, page and license.
+_SAMPLES = Path(__file__).with_name("samples")
+ATTRIBUTION = _SAMPLES / "ATTRIBUTION.md"
+# The file of each sample by its name, e.g. `taxi 1`.
+SAMPLES = {path.stem.replace("-", " "): path for path in sorted(_SAMPLES.glob("*.jpg"))}
 _THUMBNAIL = Preprocessing(size=256, short_side=256)
 _TOLD = 3  # bad photos that are listed; the others are counted
 
@@ -109,6 +118,27 @@ def photos_input(label: str, elem_id: str) -> gr.File:
     return zone
 
 
+def sample_gallery(label: str, elem_id: str, columns: int) -> gr.Gallery:
+    """All samples, to click on, in the order of SAMPLES."""
+    return gallery(label, elem_id, columns, [(str(path), name) for name, path in SAMPLES.items()])
+
+
+def gallery(label: str, elem_id: str, columns: int, value: list[tuple[object, str]] | None = None) -> gr.Gallery:
+    """Photos with captions, to click on."""
+    return gr.Gallery(
+        value,
+        label=label,
+        columns=columns,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id=elem_id,
+        elem_classes="leap-gallery",
+    )
+
+
 def take_uploads_only(component: gr.components.Component) -> None:
     """Keep `component` from copying local files or downloading URLs that a client names as a value.
 
@@ -127,7 +157,7 @@ def uploaded(path: str | Path | None) -> str | None:
     """`path`, if it is an upload that Gradio stored, or a sample. Raises gr.Error for any other file."""
     if path is None:
         return None
-    if any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in (Path(get_upload_folder()), SAMPLES)):
+    if any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in (Path(get_upload_folder()), _SAMPLES)):
         return str(path)
     raise gr.Error("Only uploaded photos can be read.", print_exception=False)
 
@@ -165,6 +195,14 @@ async def gather(engine: Engine, paths: Sequence[str], room: int) -> list[Photo]
     if len(bad) > _TOLD:
         warn(f"{len(bad) - _TOLD} more photos cannot be used.")
     return good
+
+
+def explain(error: Exception) -> str:
+    """The message for the visitor, without local paths; an unexpected error is logged."""
+    if isinstance(error, UserError):
+        return refusal_of(error).detail
+    logger.error("internal error in the page", exc_info=error)
+    return INTERNAL_ERROR
 
 
 def warn(text: str) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from html import escape
-from urllib.parse import quote
+from pathlib import Path
 
 import gradio as gr
+from jinja2 import Environment, StrictUndefined
 
 from leap_zoo import ModelCard
-from leap_zoo.card import Artifact, File, Metric
+from leap_zoo.card import Metric
 from serve.api.zoo import Shelf
 from serve.engine import Engine
 
-FILES = "../zoo"
-"""The address of the zoo's files, relative to the page, so that the prefix of a reverse proxy is kept."""
-
-BROWSER = "../browser/"
-"""The address of the page that runs a model in the browser."""
-
+_CARD = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
 _KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 
@@ -79,37 +75,10 @@ def _row(card: ModelCard) -> list[object]:
 
 def _about(shelf: Shelf, card: ModelCard) -> str:
     """The description, the files with their digests and links, the training and the licenses, as Markdown."""
-    files = [_line(shelf, card, artifact, file) for artifact in card.artifacts for file in artifact.files]
-    lines = [f"## {_text(card.id)}", _text(card.description)]
-    if any(
-        artifact.format == "onnx" and shelf.offers(card.id, artifact.file, artifact.sha256)
-        for artifact in card.artifacts
-    ):
-        lines.append(f"[Run it in this browser]({BROWSER}?model={quote(card.id)}): photos never leave your device.")
-    lines += [f"### Files of revision {_text(card.revision)}", "\n".join(files), "### Licenses"]
-    licences = card.licences
-    lines.append(
-        f"Code: {_text(licences.code)}. Weights: {_text(licences.weights)}. Teacher: {_text(licences.teacher)}. "
-        f"Data: {_text(licences.data)}."
-    )
-    if card.training:
-        training = card.training
-        saved = max(0.0, training.teacher_flops_saved)
-        lines.append(
-            f"### Training\n\n{_text(training.teacher.name)} taught it for {training.epochs:g} epochs, strategy "
-            f"{_text(training.strategy)}; {saved:.1%} of the teacher's FLOPs were saved by early exit."
-        )
-    return "\n\n".join(lines)
-
-
-def _line(shelf: Shelf, card: ModelCard, artifact: Artifact, file: File) -> str:
-    kind = f"{_KINDS[artifact.format]}, {artifact.precision}" + ("" if file is artifact else ", weights")
-    name = f"**{_text(file.file)}**"
-    if shelf.offers(card.id, file.file, file.sha256):
-        name = f"[{_text(file.file)}]({FILES}/{quote(card.id)}/{quote(file.file)})"
-    else:
-        kind += ", not on this server"
-    return f"- {name} ({kind}, {_size(file.bytes)})  \n  `sha256 {file.sha256}`"
+    page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # Markdown: escaped by `plain`
+    page.filters |= {"plain": _text, "size": _size}
+    page.tests["offered"] = lambda file: shelf.offers(card.id, file.file, file.sha256)
+    return page.from_string(_CARD).render(card=card, terms=card.licences, kinds=_KINDS)
 
 
 def _metrics(card: ModelCard) -> list[list[object]]:

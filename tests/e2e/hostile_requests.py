@@ -172,8 +172,8 @@ OPTIONS: dict[str, Sent] = {
     "path of the zoo that climbs": Sent(
         lambda: b"", frozenset({400, 404, 405}), path="/zoo/..%2f..%2fetc/passwd", method="GET"
     ),
-    "gallery that climbs": Sent(photo, frozenset({400, 404, 405, 422}), path="/v1/gallery/..%2f..%2fetc"),
-    "gallery of null": Sent(photo, frozenset({400, 404, 405, 422}), path="/v1/gallery/%00"),
+    "gallery that climbs": Sent(photo, frozenset({400, 404, 405, 422}), path="/v1/galleries/..%2f..%2fetc"),
+    "gallery of null": Sent(photo, frozenset({400, 404, 405, 422}), path="/v1/galleries/%00"),
     "head that climbs": Sent(photo, frozenset({400, 404, 405, 415, 422}), path="/v1/heads/..%2f..%2fx"),
     "wrong method": Sent(photo, frozenset({405}), method="PUT"),
     "method that nobody knows": Sent(photo, frozenset({400, 405, 501}), method="BREW"),

@@ -69,8 +69,8 @@ def test_readers__who_never_read_do_not_block_others(attacked: Server, photo: by
         for part in range(15):
             ids = [f"{part}-{at}" for at in range(32)]
             body = {"images": [base64.b64encode(photo).decode()] * 32, "ids": ids, "metadata": [large] * 32}
-            assert http.post("/v1/gallery/large", json=body).status_code == 200
-    get = b"GET /v1/gallery/large/items?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            assert http.post("/v1/galleries/large/items?create=true", json=body).status_code == 200
+    get = b"GET /v1/galleries/large/items?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connections(attacked, [get * 2] * 70):
         assert answers(attacked, photo) == [200] * 10
 
@@ -79,7 +79,7 @@ def test_senders__who_never_finish_share_one_budget(attacked: Server, photo: byt
     """Together they send more than all bodies may have, over routes of every kind."""
     heads = [
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {19 * MEBI}\r\n\r\n"
-        for path in ("/v1/embed", "/v1/heads/slow", "/classify", "/v1/search?gallery=x")
+        for path in ("/v1/embed", "/v1/heads/slow", "/classify", "/v1/galleries/x/search")
     ]
     sent = [heads[at % len(heads)].encode() + bytes(18 * MEBI) for at in range(32)]
     with connections(attacked, sent) as senders:
@@ -118,13 +118,13 @@ def test_pixels__are_what_a_request_costs(attacked: Server, photo: bytes) -> Non
 
 def test_where__has_few_conditions(attacked: Server, photo: bytes) -> None:
     many = "{" + ",".join(f'"k{at}":1' for at in range(400)) + "}"
-    httpx.post(attacked.url + "/v1/gallery/few", content=photo, headers=JPEG, timeout=120)
-    options = {"gallery": "few", "where": many}
-    refused = httpx.post(attacked.url + "/v1/search", params=options, content=photo, headers=JPEG, timeout=120)
+    httpx.post(attacked.url + "/v1/galleries/few/items?create=true", content=photo, headers=JPEG, timeout=120)
+    search = attacked.url + "/v1/galleries/few/search"
+    refused = httpx.post(search, params={"where": many}, content=photo, headers=JPEG, timeout=120)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_option")
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/gallery", "/schema.json", "/zoo/index.json", "/ui/", "/"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/galleries", "/schema.json", "/zoo/index.json", "/ui/", "/"])
 def test_hosts__a_name_that_another_site_points_here_is_refused(attacked: Server, path: str) -> None:
     rebound = {"host": f"evil.example:{attacked.port}"}
     assert 400 <= httpx.get(attacked.url + path, headers=rebound, timeout=120).status_code < 500

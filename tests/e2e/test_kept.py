@@ -72,14 +72,14 @@ class Writer:
             gone = min(self.kept)
             self.kept.discard(gone)
             self.unsure.add(gone)
-            if http.delete(f"/v1/gallery/{self.gallery}/items", params={"id": gone}).json() == {"deleted": 1}:
+            if http.delete(f"/v1/galleries/{self.gallery}/items", params={"id": gone}).json() == {"deleted": 1}:
                 self.deleted.add(gone)
             else:
                 self.wrong.append(f"{gone} had not been kept")
             return
         self.unsure.add(name)
         files = [("image", ("photo", drawn(number % 3, number))), ("id", (None, name))]
-        answer = http.post(f"/v1/gallery/{self.gallery}", files=files)
+        answer = http.post(f"/v1/galleries/{self.gallery}/items?create=true", files=files)
         if answer.status_code == 200:
             self.kept.add(name)
         else:
@@ -124,15 +124,15 @@ def test_kill__loses_nothing_that_was_acknowledged(start, variables: dict[str, s
         httpx.Client(base_url=server.url, timeout=60) as http,
     ):
         for name in kept:
-            page = http.get(f"/v1/gallery/{name}/items?limit=1000").json()
+            page = http.get(f"/v1/galleries/{name}/items?limit=1000").json()
             there = {item["id"] for item in page["items"]}
             assert page["total"] == len(there)
             assert kept[name] <= there
             assert not deleted[name] & there
             assert there - kept[name] <= unsure  # kept before they could be answered
-            red = http.post(f"/v1/search?gallery={name}&k=1", content=drawn(0, 0), headers=IMAGE)
+            red = http.post(f"/v1/galleries/{name}/search?k=1", content=drawn(0, 0), headers=IMAGE)
             assert red.json()["hits"][0][0]["score"] > 0.9
-            with np.load(io.BytesIO(http.get(f"/v1/gallery/{name}/export").content), allow_pickle=False) as file:
+            with np.load(io.BytesIO(http.get(f"/v1/galleries/{name}/export").content), allow_pickle=False) as file:
                 assert set(file["ids"].tolist()) == there
                 assert np.linalg.norm(file["embeddings"], axis=1) == pytest.approx(1, abs=1e-5)
         listed = {one["name"] for one in http.get("/v1/heads").json()["heads"]}
@@ -144,7 +144,7 @@ def test_kill__loses_nothing_that_was_acknowledged(start, variables: dict[str, s
             assert answer["predictions"][0][0]["label"] == "warm"
         files = [("image", ("photo", drawn(0, 1))), ("id", (None, "last"))]
         for name in kept:
-            assert http.post(f"/v1/gallery/{name}", files=files).status_code == 200
+            assert http.post(f"/v1/galleries/{name}/items?create=true", files=files).status_code == 200
         assert http.post("/v1/heads/last", files=labelled()).status_code == 201
         assert leftovers(data) == []
         assert "Traceback" not in server.log.read_text()
@@ -166,7 +166,9 @@ def test_stop__takes_the_temporary_folder_away(start, variables: dict[str, str],
     folder = tmp_path / "tmp"
     folder.mkdir()
     with start(**variables, TMPDIR=str(folder)) as server:
-        added = httpx.post(server.url + "/v1/gallery/g", content=drawn(0, 0), headers=IMAGE, timeout=60)
+        added = httpx.post(
+            server.url + "/v1/galleries/g/items?create=true", content=drawn(0, 0), headers=IMAGE, timeout=60
+        )
         assert added.status_code == 200
         assert len(list(folder.glob("leap-zoo-data-*"))) == 1
         assert "heads and galleries are lost when the service stops" in server.log.read_text()

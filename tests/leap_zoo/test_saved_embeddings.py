@@ -41,7 +41,7 @@ def test_load__is_what_was_saved(tmp_path: Path) -> None:
 
 def test_load__an_exported_gallery_goes_into_another(tmp_path: Path) -> None:
     pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
-    from serve.npz import write_npz
+    from serve.galleries import write_npz
 
     kind = Kind(model="m", revision="1", space="student", dim=3)
     with open_gallery(tmp_path / "served", kind=kind) as served:

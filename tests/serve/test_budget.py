@@ -6,6 +6,7 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -276,6 +277,84 @@ def test_export__that_is_still_written_keeps_its_place(monkeypatch: pytest.Monke
         assert (third.status, third.code) == (503, "busy")
         written.set()
         await asyncio.gather(*held)
+
+    asyncio.run(run())
+
+
+def test_export__of_a_client_that_left_is_cancelled_while_it_is_written() -> None:
+    async def run() -> None:
+        cancelled = asyncio.Event()
+
+        async def export(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        client = Client(b"")
+        task = ask(gate(export), client, "/v1/galleries/x/export", "GET")
+        await asyncio.sleep(0)
+        client.go_on.set()
+        await task
+        assert cancelled.is_set()
+        assert client.sent == []
+
+    asyncio.run(run())
+
+
+async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response("no", 404)(scope, receive, send)
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/zoo/m/model.onnx", "/nowhere", "/ui/x"])
+def test_patience__a_flood_of_refusals_waits_and_holds_nothing(path: str) -> None:
+    """64 clients that asked for models that are not loaded left 7 % of the rate to another client."""
+
+    async def run() -> None:
+        app = gate(refuses, concurrency=2)
+        one = Client(b"x")
+        await ask(app, one, path)
+        assert one.status == 404  # a mistake now and then waits for nothing
+        app.patience._turn = float("inf")  # a second is full of refusals
+        flood = [Client(b"x" * 1000) for _ in range(64)]
+        asked = [ask(app, client, path) for client in flood]
+        await until(lambda: len(app.patience.waiting) == 64)
+        assert app.table.places.taken == 0
+        assert app.budget.held <= 64 * len("no")  # the answers; the bodies are free
+        assert not any(client.sent for client in flood)
+        app.patience.end()  # the process was told to stop
+        await asyncio.gather(*asked)
+        assert {client.status for client in flood} == {404}
+        late = Client(b"x")
+        app.patience._turn = float("inf")
+        await ask(app, late, path)
+        assert late.status == 404
+
+    asyncio.run(run())
+
+
+def test_patience__is_bounded_in_time_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(budget, "MAX_PATIENT", 2)
+
+    async def run() -> None:
+        patience, waits = budget.Patience(), []
+        for _ in range(150):
+            asking = asyncio.ensure_future(patience.wait())
+            await asyncio.sleep(0)
+            waits.append(patience._turn - clock[0])
+            if len(patience.waiting) <= 1:
+                assert asking.done() == (waits[-1] <= 0)
+        assert [wait <= 0 for wait in waits] == [True] * 51 + [False] * 99
+        assert max(waits) == budget.PATIENCE_SECONDS
+        assert len(patience.waiting) == 2
+        patience.end()
+        await asyncio.sleep(0.01)
+        assert not patience.waiting
+        clock[0] += 60
+        await patience.wait()  # the flood is over
+        assert patience._turn < clock[0]
 
     asyncio.run(run())
 

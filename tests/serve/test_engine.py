@@ -18,9 +18,7 @@ from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.preprocess import Limits
 from leap_zoo.runtime import Session
 from serve.engine import Engine, Models
-from serve.pixels import megapixels
 from serve.problems import BadPhoto, Refused
-from serve.settings import PHOTO
 
 
 class HeldSession:
@@ -178,21 +176,15 @@ def png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_megapixels__are_those_of_the_header(kind: str) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (640, 480), "red").save(file, kind)
-    counted = 640 * 480 / 1e6
-    for data in (file.getvalue(), file.getvalue() + b"more"):
-        assert megapixels(data, PHOTO) == pytest.approx(counted / 4 if kind == "JPEG" else counted)
-    for length in range(40):  # broken ones are for the decoder
-        megapixels(file.getvalue()[:length], PHOTO)
-
-
-def test_megapixels__unread_headers_count_as_the_largest_photo() -> None:
-    assert megapixels(b"II*\0" + bytes(50), PHOTO) == PHOTO.pixels / 1e6
-    assert megapixels(b"\xff\xd8" + b"\xff\xfe\0\2" * 2000, PHOTO) == PHOTO.pixels / 2e6
-    assert megapixels(b"not a photo", PHOTO) == 0
+def test_costs__are_those_of_the_headers(engine: Engine) -> None:
+    """A JPEG counts a quarter; one that is broken counts nothing, because the decoder refuses it."""
+    for kind, share in (("PNG", 1), ("JPEG", 0.25), ("WEBP", 1), ("GIF", 1), ("BMP", 1)):
+        file = io.BytesIO()
+        Image.new("RGB", (640, 480), "red").save(file, kind)
+        data = file.getvalue()
+        assert engine._costs([data, data + b"more"]) == pytest.approx([share * 0.3072] * 2)
+        assert max(engine._costs([data[:length] for length in range(40)])) <= 0.3072
+    assert engine._costs([b"not a photo", b"\xff\xd8" + b"\xff\xfe\0\2" * 2000]) == [0, 0]
 
 
 def test_admission__counts_megapixels_not_photos(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:
@@ -233,6 +225,25 @@ def test_admission__large_photos_leave_threads_to_small_ones(
         assert not any(one.done() for one in large)
         session.release.set()
         await asyncio.gather(*large)
+
+    asyncio.run(run())
+
+
+def test_photos__for_galleries_have_a_low_priority(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:
+    """Eight clients that searched left a sixth of the rate to one that embedded."""
+    model, session = held
+    card = msgspec.structs.replace(model.card, id="leap-other-test")
+    other = Model(card, model.artifact, session._session)  # it runs while the first is held
+    engine = Engine(Models(model, [other]), threads=1)
+
+    async def run() -> None:
+        searches = [asyncio.ensure_future(engine.embed([photos["red"]], low_priority=True)) for _ in range(8)]
+        while not session.begun.is_set():
+            await asyncio.sleep(0.01)
+        assert (await engine.embed([photos["red"]], model=card.id)).embeddings.shape[0] == 1
+        assert not any(one.done() for one in searches)
+        session.release.set()
+        await asyncio.gather(*searches)
 
     asyncio.run(run())
 

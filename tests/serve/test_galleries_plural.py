@@ -1,4 +1,4 @@
-"""/v1/galleries: made on purpose, filled, searched; the paths of version 0.1 say what replaces them."""
+"""/v1/galleries: made on purpose, filled, searched."""
 
 from __future__ import annotations
 
@@ -62,22 +62,9 @@ def test_search__is_a_part_of_its_gallery(api: TestClient, red: bytes) -> None:
     assert refusal(api.post("/v1/galleries/tirp/search", content=red, headers=JPEG)) == ("unknown_gallery", None)
 
 
-def test_old_paths__answer_and_name_their_successor(api: TestClient, red: bytes) -> None:
-    for method, path, successor in (
-        ("POST", "/v1/gallery/trip", "/v1/galleries/trip/items"),
-        ("GET", "/v1/gallery", "/v1/galleries"),
-        ("GET", "/v1/gallery/trip", "/v1/galleries/trip"),
-        ("GET", "/v1/gallery/trip/items?limit=1", "/v1/galleries/trip/items"),
-        ("GET", "/v1/gallery/trip/export", "/v1/galleries/trip/export"),
-        ("POST", "/v1/search?gallery=trip&k=1", "/v1/galleries/trip/search"),
-        ("DELETE", "/v1/gallery/trip", "/v1/galleries/trip"),
-    ):
-        photo = {"content": red, "headers": JPEG} if method == "POST" else {}
-        answer = api.request(method, path, **photo)
-        assert answer.status_code in (200, 204), (path, answer.text)
-        assert answer.headers["deprecation"] == "true"
-        assert answer.headers["link"] == f'<{successor}>; rel="successor-version"'
-    assert "deprecation" not in api.get("/v1/galleries").headers
+def test_old_paths__are_gone(api: TestClient, red: bytes) -> None:
+    for path in ("/v1/gallery/trip", "/v1/search?gallery=trip"):
+        assert refusal(api.post(path, content=red, headers=JPEG)) == ("unknown_path", None)
 
 
 def test_page__ends_at_its_bytes(api: TestClient, red: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

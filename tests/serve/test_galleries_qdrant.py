@@ -242,7 +242,7 @@ def test_server__that_hangs_keeps_no_photo_waiting(
             stores = open_stores(tmp_path, qdrant=f"qdrant://127.0.0.1:{silent.getsockname()[1]}")
             app = make_app(engine, stores, ServeSettings())
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
-                waiting = [asyncio.create_task(client.get("/v1/gallery")) for _ in range(4)]
+                waiting = [asyncio.create_task(client.get("/v1/galleries")) for _ in range(4)]
                 await asyncio.sleep(0.2)
                 assert (await client.post("/v1/classify", **red)).status_code == 200
                 assert not any(one.done() for one in waiting)

@@ -108,3 +108,24 @@ def test_list__reads_each_head_once(stores: Stores, head: CustomHead, monkeypatc
     stores.heads.create(names[0], CustomHead(head.card, head.weight * 2, head.bias), replace=True)
     stores.heads.list()
     assert read[len(names) :] == [names[0]]
+
+
+def test_memory__holds_a_bounded_number_of_bytes(
+    stores: Stores, head: CustomHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 heads of 4 MiB stayed in memory, and so did what they replaced."""
+    size = stores.heads.create("one", head).bytes
+    monkeypatch.setattr("serve.heads.HELD_BYTES", 2 * size)
+    loaded: list[Path] = []
+    load = CustomHead.load
+    monkeypatch.setattr(CustomHead, "load", lambda path: loaded.append(path) or load(path))
+    for name in ("two", "three"):
+        stores.heads.create(name, head)
+    for _ in range(3):
+        assert [stores.heads.get(name).name for name in ("one", "two")] == ["one", "two"]
+    assert len(loaded) == 2
+    assert len(stores.heads.list()) == 3
+    assert len(stores.heads._held) == 2
+    stores.heads.create("two", CustomHead(head.card, head.weight * 2, head.bias), replace=True)
+    stores.heads.get("two")
+    assert len(stores.heads._held) <= 2

@@ -187,9 +187,9 @@ def test_time__an_answer_that_does_not_begin_is_given_up() -> None:
     ("path", "seconds"),
     [
         ("/v1/heads/pets", "0.2"),
-        ("/v1/gallery/x/export", "0.2"),
-        ("/v1/gallery/x", "0.1"),
-        ("/v1/gallery/export", "0.1"),
+        ("/v1/galleries/x/export", "0.2"),
+        ("/v1/galleries/x", "0.1"),
+        ("/v1/galleries/export", "0.1"),
         ("/v1/classify", "0.1"),
     ],
 )
@@ -205,7 +205,7 @@ def test_time__an_answer_that_has_begun_is_not_cut_off() -> None:
         await asyncio.sleep(0.2)
         await send({"type": "http.response.body", "body": b"whole"})
 
-    assert ask(gate(slowly, timeout=0.1), "GET", "/v1/gallery/x/export").content == b"whole"
+    assert ask(gate(slowly, timeout=0.1), "GET", "/v1/galleries/x/export").content == b"whole"
 
 
 @pytest.mark.parametrize(("path", "policy"), [("/v1/models", "default-src 'none'"), ("/ui/", "default-src 'self'")])
@@ -236,9 +236,9 @@ def test_origins__another_sites_page_changes_nothing() -> None:
     app = gate()
     foreign, own = {"origin": "https://evil.example"}, {"origin": "http://zoo"}
     for method in ("POST", "DELETE"):
-        assert ask(app, method, "/v1/gallery/x", headers=foreign).json()["code"] == "foreign_origin"
-        assert ask(app, method, "/v1/gallery/x", headers={"origin": "null"}).status_code == 403
-        assert ask(app, method, "/v1/gallery/x", headers=own).status_code == 200
+        assert ask(app, method, "/v1/galleries/x", headers=foreign).json()["code"] == "foreign_origin"
+        assert ask(app, method, "/v1/galleries/x", headers={"origin": "null"}).status_code == 403
+        assert ask(app, method, "/v1/galleries/x", headers=own).status_code == 200
     read = ask(app, "GET", "/v1/models", headers=foreign)
     assert read.status_code == 200
     assert "access-control-allow-origin" not in read.headers
@@ -258,7 +258,7 @@ def test_origins__allowed_ones_may_call(keys_file: Path) -> None:
 def routed() -> FastAPI:
     site = FastAPI()
 
-    @site.post("/v1/gallery/{name}")
+    @site.post("/v1/galleries/{name}")
     async def add(name: str) -> str:
         return name
 
@@ -292,11 +292,11 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
 def test_log__has_one_line_for_a_request_and_no_secrets(lines: Callable[[], list[str]], keys_file: Path) -> None:
     app = gate(routed(), keys_file=keys_file)
     headers = {"x-api-key": KEY, "x-request-id": "one"}
-    ask(app, "POST", "/v1/gallery/my-photos?token=hidden", headers=headers, content=b"12345")
+    ask(app, "POST", "/v1/galleries/my-photos?token=hidden", headers=headers, content=b"12345")
     ask(app, "GET", "/livez")
     (line,) = lines()
     entry = json.loads(line)
-    assert (entry["request_id"], entry["route"], entry["method"]) == ("one", "/v1/gallery/{name}", "POST")
+    assert (entry["request_id"], entry["route"], entry["method"]) == ("one", "/v1/galleries/{name}", "POST")
     assert (entry["status"], entry["key"]) == (200, "alice")
     assert (entry["bytes_in"], entry["bytes_out"]) == (5, len('"my-photos"'))
     assert entry["ms"] > 0
@@ -324,8 +324,9 @@ def test_log__a_message_is_one_line() -> None:
 def test_metrics__count_by_template_and_are_bounded() -> None:
     metrics = Metrics()
     app = gate(routed(), metrics)
+    app.patience.end()
     for number in range(20):
-        ask(app, "POST", f"/v1/gallery/{number}")
+        ask(app, "POST", f"/v1/galleries/{number}")
         ask(app, "GET", f"/v1/{number}")
         ask(app, "GET", f"/guess/{number}")
         ask(app, f"M{number}", "/v1/x")
@@ -336,10 +337,10 @@ def test_metrics__count_by_template_and_are_bounded() -> None:
     assert sorted(line.partition("{")[2].rpartition(" ")[0] for line in series) == [
         'method="GET",route="/ui",status_class="4xx"}',
         'method="GET",route="unmatched",status_class="4xx"}',
-        'method="POST",route="/v1/gallery/{name}",status_class="2xx"}',
+        'method="POST",route="/v1/galleries/{name}",status_class="2xx"}',
         'method="other",route="unmatched",status_class="4xx"}',
     ]
-    assert 'leap_zoo_requests_total{method="POST",route="/v1/gallery/{name}",status_class="2xx"} 20.0' in text
+    assert 'leap_zoo_requests_total{method="POST",route="/v1/galleries/{name}",status_class="2xx"} 20.0' in text
     assert "leap_zoo_in_flight 0.0" in text
     assert 'leap_zoo_stage_seconds_count{stage="decode"} 1.0' in text
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from serve.engine import Threads
 from serve.problems import Refused
-from serve.threads import Threads
 
 
 def test_threads__refuse_work_beyond_the_limit() -> None:

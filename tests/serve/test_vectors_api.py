@@ -12,7 +12,7 @@ import pytest
 from refused_requests import refusal
 from starlette.testclient import TestClient
 
-from serve.api import vectors
+from serve.api import galleries as routes
 
 ROW = [1.0, *[0.0] * 7]
 
@@ -89,6 +89,6 @@ def test_vectors__need_a_gallery(empty: tuple[TestClient, dict[str, Any]], monke
     body = about | {"ids": ["a"], "vectors": [ROW]}
     assert refusal(api.post("/v1/galleries/none/vectors", json=body)) == ("unknown_gallery", None)
     assert refusal(api.post("/v1/galleries/g/vectors", content=b"{")) == ("broken_json", None)
-    monkeypatch.setattr(vectors, "MAX_VECTORS", 1)
+    monkeypatch.setattr(routes, "MAX_VECTORS", 1)
     many = about | {"ids": ["a", "b"], "vectors": [ROW, ROW]}
     assert refusal(api.post("/v1/galleries/g/vectors", json=many)) == ("too_many_vectors", None)

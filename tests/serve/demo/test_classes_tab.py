@@ -11,8 +11,7 @@ import pytest
 
 from leap_zoo.fitting import Fit
 from serve.demo import classes
-from serve.demo.samples import SAMPLES
-from serve.demo.uploads import Photo, Visitor
+from serve.demo.uploads import SAMPLES, Photo, Visitor
 from serve.engine import Engine
 
 

@@ -11,9 +11,8 @@ from gradio.utils import get_upload_folder
 from starlette.testclient import TestClient
 
 from leap_zoo import InvalidArgument
-from serve.demo.guard import MAX_STORED_BYTES, explain
-from serve.demo.samples import SAMPLES
-from serve.demo.uploads import gather, read_upload, uploaded
+from serve.demo.page import MAX_STORED_BYTES
+from serve.demo.uploads import SAMPLES, explain, gather, read_upload, uploaded
 from serve.engine import Engine
 
 

@@ -193,7 +193,8 @@ class Places:
 class Patience:
     """Lets refusals wait for their turn, so that clients that ask again whenever they are refused cost next to nothing.
 
-    A client that makes a mistake now and then waits for nothing. For one event loop.
+    A refusal counts as one for each SLICE of a body that was read in vain, and a client's mistake as one more. A client
+    that makes a mistake now and then waits for nothing, nor does one with a small photo when all places are taken.
     """
 
     def __init__(self) -> None:
@@ -201,13 +202,14 @@ class Patience:
         self._turn = 0.0  # when the next refusal may be sent
         self._ended = False
 
-    async def wait(self) -> None:
-        """Return when the refusal may be sent. The caller holds neither a place nor bytes."""
+    async def wait(self, refusals: int) -> None:
+        """Return when a refusal that counts as so many may be sent. The caller holds neither a place nor bytes."""
         now = time.monotonic()
-        self._turn = min(max(self._turn + 1 / REFUSALS, now - PATIENCE_SECONDS), now + PATIENCE_SECONDS)
-        if self._ended or self._turn <= now or len(self.waiting) >= MAX_PATIENT:
+        turn = max(self._turn, now - PATIENCE_SECONDS)
+        self._turn = min(turn + refusals / REFUSALS, now + PATIENCE_SECONDS)
+        if not refusals or self._ended or turn <= now or len(self.waiting) >= MAX_PATIENT:
             return
-        clock = asyncio.timeout(self._turn - now)
+        clock = asyncio.timeout(turn - now)
         self.waiting.add(clock)
         try:
             with contextlib.suppress(TimeoutError):

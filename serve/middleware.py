@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.budget import SHORT_BODY, Budget, ClientGone, Patience, Share, linger
+from serve.budget import SHORT_BODY, SLICE, Budget, ClientGone, Patience, Share, linger
 from serve.keys import KEY_NAME, Keys, key_refusal, presented_key
 from serve.observe import LEFT, UNMATCHED, Metrics, log_served, make_request_id, request_id
 from serve.problems import Refused
@@ -259,8 +259,8 @@ class Gate:
         A client that may still be sending its body receives the answer before the connection closes.
         """
         start, body = answer
-        if 400 <= start["status"] < 500:
-            await self.patience.wait()
+        if start["status"] >= 400:
+            await self.patience.wait(share.received // SLICE + (start["status"] < 500))
         await share.write(start, send)
         await share.write({**body, "more_body": share.still_sent}, send)
         if share.still_sent:

@@ -333,28 +333,54 @@ def test_patience__a_flood_of_refusals_waits_and_holds_nothing(path: str) -> Non
     asyncio.run(run())
 
 
+def test_patience__is_for_busy_servers_where_a_body_was_read_in_vain() -> None:
+    """Two clients that sent large bodies again and again took more than those whose bodies were accepted."""
+
+    async def run() -> None:
+        async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response("busy", 503)(scope, receive, send)
+
+        app = gate(busy)
+        app.patience._turn = float("inf")  # a second is full of refusals
+        small, large = Client(b"x" * 1000), Client(bytes(MIB))
+        asked = ask(app, large)
+        await until(lambda: len(app.patience.waiting) == 1)
+        await ask(app, small)
+        assert (small.status, large.status) == (503, None)
+        app.patience.end()
+        await asked
+        assert large.status == 503
+
+    asyncio.run(run())
+
+
 def test_patience__is_bounded_in_time_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(budget, "MAX_PATIENT", 2)
+    monkeypatch.setattr(budget, "REFUSALS", 4.0)
+    monkeypatch.setattr(budget, "MAX_PATIENT", 20)
 
     async def run() -> None:
-        patience, waits = budget.Patience(), []
-        for _ in range(150):
-            asking = asyncio.ensure_future(patience.wait())
+        patience, sent = budget.Patience(), []
+        for _ in range(30):
+            asked = asyncio.ensure_future(patience.wait(1))
             await asyncio.sleep(0)
-            waits.append(patience._turn - clock[0])
-            if len(patience.waiting) <= 1:
-                assert asking.done() == (waits[-1] <= 0)
-        assert [wait <= 0 for wait in waits] == [True] * 51 + [False] * 99
-        assert max(waits) == budget.PATIENCE_SECONDS
-        assert len(patience.waiting) == 2
+            sent.append(asked.done())
+        assert sent == [True] * 5 + [False] * 20 + [True] * 5
+        now = asyncio.get_running_loop().time()
+        assert all((one.when() or now) - now <= budget.PATIENCE_SECONDS for one in patience.waiting)
         patience.end()
-        await asyncio.sleep(0.01)
-        assert not patience.waiting
+        await until(lambda: not patience.waiting)
+        later = budget.Patience()
+        await later.wait(1000)  # the first mistake, with a large body
+        assert not later.waiting
+        refused = asyncio.ensure_future(later.wait(1))
+        await asyncio.sleep(0)
+        assert len(later.waiting) == 1
         clock[0] += 60
-        await patience.wait()  # the flood is over
-        assert patience._turn < clock[0]
+        await later.wait(1)  # the flood is over
+        later.end()
+        await refused
 
     asyncio.run(run())
 

@@ -270,11 +270,6 @@ class Engine:
             for space in ("student", "teacher"):
                 model.embed(grey, space=space)
 
-    @property
-    def photos_inside(self) -> int:
-        """How many photos are in progress or waiting."""
-        return self._photos
-
     def _admit(self, photos: int, cost: float) -> None:
         """Count work as admitted, until `_submit` has finished it. Raises Refused: 413, 503."""
         if cost > self._most_megapixels:

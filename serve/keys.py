@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from leap_zoo.errors import InvalidArgument, LeapZooError, short
+from leap_zoo.errors import InvalidArgument, LeapZooError, first_line, short
 from leap_zoo.files import read_regular
 from serve.problems import Refused
 
@@ -89,16 +89,10 @@ class Keys:
     def _read(self) -> dict[bytes, str]:
         what = f"the keys file {short(self._path)}"
         try:
-            data = read_regular(self._path, MAX_FILE_BYTES)
-        except OSError as error:
+            return parse_keys(read_regular(self._path, MAX_FILE_BYTES).decode(), what)
+        except (OSError, UnicodeDecodeError) as error:
             fix = "check LEAP_ZOO_SERVE_KEYS_FILE"
-            raise InvalidArgument(f"{what} cannot be read ({error.strerror}): {fix}") from error
-        if len(data) > MAX_FILE_BYTES:
-            raise InvalidArgument(f"{what} is larger than {MAX_FILE_BYTES} bytes: write one key per line")
-        try:
-            return parse_keys(data.decode(), what)
-        except UnicodeDecodeError as error:
-            raise InvalidArgument(f"{what} is not UTF-8 text: write one key per line") from error
+            raise InvalidArgument(f"{what} cannot be read ({first_line(error)}): {fix}") from error
 
     def _state(self) -> tuple[int, int, int] | None:
         try:

@@ -168,7 +168,7 @@ def test_limits__are_those_of_the_code() -> None:
         f"{settings.PHOTO.pixels // 10**6} million of others",
         f"| galleries | {kept.galleries}, with {kept.items} items each and {kept.gallery_bytes // 2**30} GiB together; "
         f"{MAX_K} hits per photo |",
-        f"| heads | {kept.heads}, with {kept.head_bytes // mebi} MiB each; {HELD_BYTES // mebi} MiB of them stay in memory",
+        f"| heads | {kept.heads}, with {kept.head_bytes // mebi} MiB each; {HELD_BYTES // mebi} MiB of them stay",
         f"| refusals | {budget.REFUSALS:.0f} in a second are sent at once; those beyond wait for their turn, at most "
         f"{budget.PATIENCE_SECONDS:.0f} s.",
     ):

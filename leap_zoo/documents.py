@@ -16,18 +16,20 @@ import msgspec
 from msgspec.inspect import type_info
 
 from leap_zoo.card import MAX_DOCUMENT_BYTES, SCHEMA, Index, IndexEntry, ModelCard
-from leap_zoo.errors import InvalidCard, nearest, short
+from leap_zoo.errors import InvalidCard, LeapZooError, nearest, short
 from leap_zoo.files import read_regular, write_file
+
+PUBLISH = "publish it again"
 
 
 def parse_card(data: bytes, where: str = "card.json") -> ModelCard:
     """The card in `data` (JSON, UTF-8). `where` names it in errors. Raises InvalidCard."""
-    return _parse(data, ModelCard, where)
+    return parse(data, ModelCard, where)
 
 
 def parse_index(data: bytes, where: str = "index.json") -> Index:
     """The index in `data` (JSON, UTF-8). `where` names it in errors. Raises InvalidCard."""
-    return _parse(data, Index, where)
+    return parse(data, Index, where)
 
 
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
@@ -42,12 +44,12 @@ def read_index(path: str | os.PathLike[str]) -> Index:
 
 def write_card(path: str | os.PathLike[str], card: ModelCard) -> bytes:
     """Write a card.json (atomically) and return its bytes. Raises InvalidCard if it could not be read back."""
-    return _write(Path(path), card, ModelCard)
+    return _write(Path(path), card)
 
 
 def write_index(path: str | os.PathLike[str], index: Index) -> bytes:
     """Write an index.json (atomically) and return its bytes. Raises InvalidCard if it could not be read back."""
-    return _write(Path(path), index, Index)
+    return _write(Path(path), index)
 
 
 def index_entry(card: ModelCard, data: bytes) -> IndexEntry:
@@ -66,30 +68,33 @@ def read_document(path: Path) -> bytes:
     return read_regular(path, MAX_DOCUMENT_BYTES)
 
 
-_Document = TypeVar("_Document", ModelCard, Index)
+_Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
-def _parse(data: bytes, kind: type[_Document], where: str) -> _Document:
+def parse(
+    data: bytes, kind: type[_Document], where: str, invalid: type[LeapZooError] = InvalidCard, fix: str = PUBLISH
+) -> _Document:
+    """The document in `data` (JSON, UTF-8), whose kind has a `schema`. Raises `invalid`, with `fix` in its message."""
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise InvalidCard(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes: publish it again")
+        raise invalid(f"{where} is larger than {MAX_DOCUMENT_BYTES} bytes: {fix}")
     try:
         version = msgspec.json.decode(data, type=_Version).schema
-        if version > SCHEMA:  # its unknown keys are not a mistake in the card
-            raise InvalidCard(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
+        if version > SCHEMA:  # its unknown keys are not a mistake in the document
+            raise invalid(f"{where} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo")
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidCard(f"{where}: {explain(str(error), kind)}; fix that key or publish it again") from error
+        raise invalid(f"{where}: {explain(str(error), kind)}; {fix}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidCard(f"{where} is invalid JSON ({error}); publish it again") from error
+        raise invalid(f"{where} is invalid JSON ({error}); {fix}") from error
 
 
 class _Version(msgspec.Struct):
     schema: int = SCHEMA
 
 
-def _write(path: Path, document: _Document, kind: type[_Document]) -> bytes:
+def _write(path: Path, document: ModelCard | Index) -> bytes:
     # Write the parsed document, so that 1 and 1.0 in a float field give the same bytes and the same sha256.
-    canonical = _parse(msgspec.json.encode(document), kind, path.name)
+    canonical = parse(msgspec.json.encode(document), type(document), path.name)
     data = msgspec.json.format(msgspec.json.encode(canonical), indent=1) + b"\n"
     write_file(path, data)
     return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -86,6 +85,8 @@ def _load_file(path: Path, zoo: ZooLocation | None, threads: int | None, limits:
     session = open_session(artifact, contents, threads, **options)
     if card is None:
         card = card_of(artifact, session.metadata, session.outputs)
+        import logging
+
         logging.getLogger("leap_zoo").warning(
             "%s is not verified: no known card lists its sha256. It claims to be %s, revision %s",
             short(path),
@@ -109,8 +110,8 @@ def _card_that_lists(found: Artifact, place: ModelFolder, zoo: ZooLocation | Non
         fix = "download it again, or move it away from the card.json, which lists different bytes under its name"
         for listed in cards[0].files:
             check_digest(f"{listed.file} of {cards[0].id}", ours.get(listed.file, listed.sha256), listed.sha256, fix)
-    with contextlib.suppress(LeapZooError):  # a damaged zoo says nothing about this file
-        cards += models(zoo)
+    with contextlib.suppress(LeapZooError):  # a damaged zoo says nothing about this file, nor does a damaged card
+        cards += models(zoo, [])
     digests = [file.sha256 for file in found.files]
     for card in cards:
         for artifact in card.artifacts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -294,6 +293,8 @@ class Model:
                 return error
             except InvalidArgument as error:
                 raise InvalidArgument(f"{which_image(number, photos)}: {error}") from error
+
+        from concurrent.futures import Future, ThreadPoolExecutor
 
         waiting = enumerate(photos)
         pool = ThreadPoolExecutor(min(MOST_DECODERS, self.session.threads), "decode")

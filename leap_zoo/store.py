@@ -12,7 +12,6 @@ import errno
 import functools
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from leap_zoo.errors import (
     CacheUnusable,
     InvalidArgument,
     InvalidCard,
+    LeapZooError,
     NotPulled,
     UnknownModel,
     masked,
@@ -83,11 +83,7 @@ class Zoo:
 
     def card_bytes(self, entry: IndexEntry) -> bytes:
         """The published card.json, with size and sha256 checked. Raises ArtifactCorrupt."""
-        what = f"card.json of {entry.id}"
-        with failing_as(ArtifactCorrupt, f"{what} is missing", self._fix(entry.id)):
-            data = self.document(self.where(entry.id, "card.json", entry.sha256), entry.bytes)
-        check_digest(what, hashlib.sha256(data).hexdigest(), entry.sha256, self._fix(entry.id))
-        return data
+        return self._checked(entry.id, "card.json", entry)
 
     def document(self, path: str, limit: int, *, optional: bool = False) -> bytes:
         """A file of at most `limit` bytes, unchecked. Raises OSError if it does not exist, ArtifactCorrupt.
@@ -96,7 +92,7 @@ class Zoo:
         """
         data = read_inside(self.folder, self.folder / path, limit)
         if len(data) > limit:
-            raise ArtifactCorrupt(f"{short(self.folder / path)} is larger than {limit} bytes: refused")
+            raise ArtifactCorrupt(f"{short(self.folder / path)} is larger than {limit} bytes: {self.advice}")
         return data
 
     def where(self, model: str, name: str, sha256: str) -> str:
@@ -125,13 +121,15 @@ class Zoo:
 
     def read(self, card: ModelCard, published: File) -> bytes:
         """The bytes of a file that `card` lists, size and sha256 checked. Raises ArtifactCorrupt, NotPulled."""
-        what, fix = f"{published.file} of {card.id}", self._fix(card.id)
-        path = self.path(card.id, published.file, published.sha256)
+        return self._checked(card.id, published.file, published)
+
+    def _checked(self, model: str, name: str, published: File | IndexEntry) -> bytes:
+        """The bytes of a file, if they are the published ones. Raises ArtifactCorrupt."""
+        what, fix = f"{name} of {model}", self._fix(model)
         with failing_as(ArtifactCorrupt, f"{what} cannot be read", fix):
-            data = read_inside(self.folder, path, published.bytes)
-            found = path.stat().st_size
+            data = self.document(self.where(model, name, published.sha256), published.bytes)
         if len(data) != published.bytes:
-            raise ArtifactCorrupt(f"{what} is corrupt: expected {published.bytes} bytes, found {found}: {fix}")
+            raise ArtifactCorrupt(f"{what} is corrupt: expected {published.bytes} bytes, found {len(data)}: {fix}")
         check_digest(what, hashlib.sha256(data).hexdigest(), published.sha256, fix)
         return data
 
@@ -167,6 +165,8 @@ class ModelFolder(Zoo):
     kind = "a model's folder"
 
     def _hint(self) -> str:
+        if os.path.isfile(self.folder):
+            return "it is a file: give its folder, or a file that ends in .onnx or .xml"
         is_zoo = os.path.isfile(self.folder / "index.json")
         return "it is a zoo, so give a model's id and zoo=FOLDER" if is_zoo else "give the folder that contains it"
 
@@ -240,6 +240,8 @@ class Cache(Zoo):
                 raise FileNotFoundError(errno.ENOENT, "there is no home folder")
             for name in ("blobs", "partial", "signatures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            import shutil
+
             free = shutil.disk_usage(self.folder).free
             if free < count:
                 raise OSError(errno.ENOSPC, f"{count} bytes are needed, {free} are free")
@@ -365,19 +367,31 @@ def find_all(name: str, zoo: ZooLocation | None = None) -> Iterator[tuple[Zoo, M
         return
     if "://" in name:
         raise UnknownModel(f"{short(name)} is a URL: run leap-zoo pull MODEL --from with it, then give the model's id")
+    if os.path.isdir(name):
+        raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}; for the folder give ./{name}")
     url = read_settings().url if zoo is None else None
     elsewhere = "" if url is None else f"; to try the server: leap-zoo pull MODEL --from {masked(url)}"
     raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}{elsewhere}")
 
 
-def models(zoo: ZooLocation | None = None) -> list[ModelCard]:
-    """The cards of all models that `load` can find, in the order of the indices."""
+def models(zoo: ZooLocation | None = None, damaged: list[LeapZooError] | None = None) -> list[ModelCard]:
+    """The cards of all models that `load` can find, in the order of the indices. damaged: see `cards_of`."""
     cards: dict[str, ModelCard] = {}
     for place in zoos(zoo):
-        for entry in place.index().models:
-            if entry.id not in cards:
-                cards[entry.id] = place.card(entry)
+        for card in cards_of(place, damaged):
+            cards.setdefault(card.id, card)
     return list(cards.values())
+
+
+def cards_of(place: Zoo, damaged: list[LeapZooError] | None = None) -> Iterator[ModelCard]:
+    """The cards of one zoo. damaged: a list for the errors of cards that cannot be used; else they are raised."""
+    for entry in place.index().models:
+        try:
+            yield place.card(entry)
+        except (ArtifactCorrupt, InvalidCard) as error:
+            if damaged is None:
+                raise
+            damaged.append(error)
 
 
 @functools.cache
@@ -391,7 +405,7 @@ def default_model() -> str:
 
 def digests_here(zoo: ZooLocation | None = None) -> set[str]:
     """The sha256 of every published file on this device; its zoo's `read` checks the content."""
-    cards = ((place, place.card(entry)) for place in zoos(zoo) for entry in place.index().models)
+    cards = ((place, card) for place in zoos(zoo) for card in cards_of(place, []))
     return {file.sha256 for place, card in cards for file in card.files if place.has(card, file)}
 
 

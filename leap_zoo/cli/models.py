@@ -14,7 +14,7 @@ from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, LeapZ
 from leap_zoo.loading import load, locate
 from leap_zoo.model_file import names_a_file
 from leap_zoo.settings import read_settings
-from leap_zoo.store import digests_here, models
+from leap_zoo.store import cards_of, digests_here, models
 
 
 def add(commands: Commands) -> None:
@@ -38,20 +38,20 @@ def add(commands: Commands) -> None:
 def _list(options: argparse.Namespace) -> int:
     source = _source(options)
     cards: list[ModelCard] = []
-    failed: LeapZooError | None = None
+    failed: list[LeapZooError] = []
     if source is not None:
         from leap_zoo.download import open_zoo
 
         try:
             with open_zoo(source) as zoo:
-                cards = [zoo.card(entry) for entry in zoo.index().models]
+                cards = list(cards_of(zoo, failed))
         except LeapZooError as error:  # the models on this device can be listed without LEAP_ZOO_URL's server
             if options.source is not None:
                 raise
-            failed = error
+            failed.append(error)
     if options.source is None:
         known = {card.id for card in cards}
-        cards += [card for card in models(options.zoo) if card.id not in known]
+        cards += [card for card in models(options.zoo, failed) if card.id not in known]
     here = digests_here(options.zoo)
     rows = [_row(card, here) for card in cards]
     if options.json:
@@ -66,9 +66,9 @@ def _list(options: argparse.Namespace) -> int:
         if any(not file["here"] for row in rows for file in row["artifacts"]):
             where = "" if options.source is None else f" --from {masked(options.source)}"
             complain(f"(not here): leap-zoo pull MODEL{where} --format FORMAT --precision PRECISION")
-    if failed is not None:
-        complain(f"{failed}")
-    return 0 if failed is None else 2
+    for failure in failed:
+        complain(failure)
+    return 2 if failed else 0
 
 
 def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:

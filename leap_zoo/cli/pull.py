@@ -6,10 +6,10 @@ import argparse
 from typing import Any
 
 from leap_zoo.cli.grammar import Commands, add_source
-from leap_zoo.cli.output import print_json, say, size
-from leap_zoo.errors import InvalidArgument
+from leap_zoo.cli.output import complain, print_json, say, size
+from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.settings import read_settings
-from leap_zoo.store import Cache
+from leap_zoo.store import Cache, cards_of
 
 
 def add(commands: Commands) -> None:
@@ -79,8 +79,8 @@ def _cache(options: argparse.Namespace) -> int:
     elif options.action == "prune":
         freed = cache.prune()
     rows: list[dict[str, Any]] = []
-    for entry in cache.index().models:
-        card = cache.card(entry)
+    failed: list[LeapZooError] = []
+    for card in cards_of(cache, failed):
         files = [file for file in card.files if file != card.golden and cache.has(card, file)]
         rows.append(
             {
@@ -91,10 +91,13 @@ def _cache(options: argparse.Namespace) -> int:
             }
         )
     if options.json:
-        return print_json({"home": str(cache.folder), "models": rows, "freed_bytes": freed})
-    say(cache.folder)
-    for row in rows:
-        say(f"  {row['model']} {row['revision']}  {size(row['bytes'])}  {', '.join(row['files'])}")
-    if options.action != "list":
-        say(f"{size(freed)} freed")
-    return 0
+        print_json({"home": str(cache.folder), "models": rows, "freed_bytes": freed})
+    else:
+        say(cache.folder)
+        for row in rows:
+            say(f"  {row['model']} {row['revision']}  {size(row['bytes'])}  {', '.join(row['files'])}")
+        if options.action != "list":
+            say(f"{size(freed)} freed")
+    for failure in failed:
+        complain(failure)
+    return 2 if failed else 0

@@ -25,21 +25,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import FileName, Positive, Sha256, Strict
+from leap_zoo.documents import parse, read_document
 from leap_zoo.errors import InvalidGallery, short
-from leap_zoo.files import failing_as, read_regular, sync_folder, write_file
+from leap_zoo.files import failing_as, sync_folder, write_file
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
 from leap_zoo.locks import locked
 
-SCHEMA: Final = 1
 MANIFEST, LOCK = "manifest.json", "lock"
-MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024  # bytes of a line: an id, its metadata, and JSON's escapes
 READ_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 8 * 1024 * 1024  # bytes of vectors, or of scores, in one matrix product
@@ -81,7 +80,7 @@ class Manifest(Strict, frozen=True):
     count: NotNegative = 0
     segments: list[SegmentEntry] = msgspec.field(default_factory=list)
     dtype: Literal["float32"] = "float32"
-    schema: Literal[1] = SCHEMA
+    schema: Literal[1] = 1
     sha256: Sha256 | Literal[""] = ""
 
     def encode(self) -> bytes:
@@ -94,10 +93,6 @@ class Manifest(Strict, frozen=True):
         """All data files."""
         every = ((entry.vectors, entry.items, entry.deleted) for entry in self.segments)
         return [file for files in every for file in files if file is not None]
-
-
-class _Version(msgspec.Struct):
-    schema: int = SCHEMA
 
 
 class StoredItem(Strict, frozen=True):
@@ -309,17 +304,10 @@ class FlatGallery(Gallery):
 def read_manifest(folder: Path) -> Manifest:
     """Read a gallery's kind and file list, without opening the files. Raises InvalidGallery."""
     path = folder / MANIFEST
-    with failing_as(InvalidGallery, f"{short(folder)} is not a gallery", "create one with leap-zoo index"):
-        data = read_regular(path, MAX_MANIFEST_BYTES)
-    try:
-        version = msgspec.json.decode(data, type=_Version).schema
-        if version > SCHEMA:
-            raise InvalidGallery(
-                f"{short(path)} has schema {version}, this leap-zoo reads {SCHEMA}: pip install -U leap-zoo"
-            )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidGallery(f"{short(path)} is not a gallery's manifest ({error}): {_REPAIR}") from error
+    fix = "check the path, or create one with leap-zoo index"
+    with failing_as(InvalidGallery, f"no gallery can be read in {short(folder)}", fix):
+        data = read_document(path)
+    manifest = parse(data, Manifest, short(path), InvalidGallery, _REPAIR)
     if manifest.encode() != data:
         raise InvalidGallery(f"{short(path)} was changed after it was written: {_REPAIR}")
     return manifest

@@ -277,7 +277,7 @@ def test_open__a_teachers_gallery_may_be_queried_by_its_student(
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("nowhere", "is not a gallery"),
+        ("nowhere", "no gallery can be read in .*No such file"),
         ("redis://host/collection", "a gallery's URL"),
         ("qdrant://host", "a gallery's URL"),
         ("qdrant://host:99999/x", "a gallery's URL"),

@@ -156,7 +156,7 @@ def test_index_and_search__on_a_server(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["search", "{red}"], "is not a gallery"),
+        (["search", "{red}"], "no gallery can be read in"),
         (["index", "{red}", "-"], "stdin"),
         (["index", "{red}", "--prune"], "folders only"),
         (["search", "{red}", "--where", "label"], "KEY=VALUE"),

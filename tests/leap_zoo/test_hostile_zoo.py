@@ -163,7 +163,7 @@ ANSWERS: list[tuple[str, str, Behaviour, str, bool]] = [
     ("index is no HTTP", INDEX, no_http, "2 times", False),
     ("index has headers without end", INDEX, endless_headers, "2 times|check the URL", False),
     ("card is another", CARD, changed(lambda data: data.replace(b"red", b"rad")), "expected sha256", False),
-    ("card is not there", CARD, answer(404, b""), "is missing", False),
+    ("card is not there", CARD, answer(404, b""), "cannot be read", False),
     ("card is longer than the index says", CARD, changed(lambda data: data + b" "), "larger than", False),
     ("card without end", CARD, endless, "larger than", False),
     ("signature without end", SIGNATURE, endless, "larger than", False),

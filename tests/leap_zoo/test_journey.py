@@ -24,6 +24,7 @@ from leap_zoo.pull import pull
 from leap_zoo.store import ModelFolder
 
 CARD_FILES = {"card.json", "golden.npz"}
+BUNDLED = [card.id for card in store.models(store.BUNDLED)]
 
 
 @contextlib.contextmanager
@@ -347,6 +348,22 @@ def test_cache__rm_and_prune_remove_a_damaged_model(zoo_copy: Path, no_pulled_mo
     assert main(["cache", "rm", TINY]) == 0
     assert main(["cache", "prune"]) == 0
     assert names(no_pulled_models) == {"index.json"}
+
+
+def test_list_and_cache__a_damaged_model_hides_no_other(
+    zoo_copy: Path, no_pulled_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = next(file for file in pull(TINY, zoo_copy).files if file.file == "card.json")
+    Path(card.path).write_text("{")
+    (zoo_copy / TINY / "card.json").unlink()
+    capsys.readouterr()
+    for command in (["list"], ["list", "--from", str(zoo_copy)], ["cache"]):
+        assert main([*command, "--json"]) == 2
+        said = capsys.readouterr()
+        listed = json.loads(said.out)
+        assert [one["id"] for one in listed] == BUNDLED if command == ["list"] else TINY not in said.out
+        assert said.err.splitlines()[-1].startswith(f"leap-zoo: card.json of {TINY} ")
+    assert leap_zoo.load(BUNDLED[0]).verified  # nor does it hide the bundled models from `load`
 
 
 @pytest.mark.parametrize("arguments", [["rm"], ["list", "x"], ["prune", "x"], ["remove"]])

@@ -131,8 +131,24 @@ def test_load__flipped_byte_names_both_digests_and_the_mend(zoo_copy: Path, file
 def test_load__wrong_size_is_corrupt(zoo_copy: Path, change) -> None:
     path = zoo_copy / TINY / "model_int8.onnx"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ArtifactCorrupt, match=f"found {path.stat().st_size}"):
+    with pytest.raises(ArtifactCorrupt, match=f"found {path.stat().st_size}: copy|larger than 2355 bytes: copy"):
         leap_zoo.load(TINY, zoo=zoo_copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "fix"),
+    [
+        ("zoo", UnknownModel, r"for the folder give \./zoo"),
+        ("zoo/leap-tiny-test/golden.npz", InvalidArgument, "it is a file: give its folder, or a file that ends in"),
+        ("./zoo", InvalidArgument, "it is a zoo, so give a model's id and zoo=FOLDER"),
+    ],
+)
+def test_load__of_a_path_that_is_no_model_says_what_to_give(
+    zoo_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception], fix: str
+) -> None:
+    monkeypatch.chdir(zoo_copy.parent)
+    with pytest.raises(error, match=fix):
+        leap_zoo.load(name)
 
 
 def test_load__missing_file_is_corrupt(zoo_copy: Path) -> None:
@@ -148,7 +164,7 @@ def test_load__tampered_card_is_noticed(zoo_copy: Path) -> None:
     with pytest.raises(ArtifactCorrupt, match=r"card\.json"):
         leap_zoo.load(TINY, zoo=zoo_copy)
     path.unlink()
-    with pytest.raises(ArtifactCorrupt, match="is missing"):
+    with pytest.raises(ArtifactCorrupt, match="cannot be read"):
         leap_zoo.load(TINY, zoo=zoo_copy)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import Artifact
 from leap_zoo.device import available_threads, int8_saturates
-from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, short
+from leap_zoo.errors import ArtifactRefused, InvalidArgument, MissingExtra, import_extra, short
 from leap_zoo.settings import parse_threads, read_settings
 
 if TYPE_CHECKING:
@@ -273,13 +273,7 @@ def core() -> Any:
 def _import_openvino() -> Any:
     # Through this module OpenVINO sends telemetry: it looks up a host and writes below the home folder.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtra(
-            f'this file runs on OpenVINO, which cannot be imported ({error}): pip install "leap-zoo[openvino]"'
-        ) from error
-    return openvino
+    return import_extra("openvino", "openvino")
 
 
 def _openvino_metadata(model: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ Runtimes, httpx and whatever else takes time are imported by the commands that n
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _parser().parse_args(arguments)
             if not has_stdout:
                 raise InvalidArgument("stdout is closed: redirect it to a file or to /dev/null")
-            # The Pillow warnings that matter (too many pixels, truncated) become our own one-line errors.
+            # Pillow's warnings and log that matter (too many pixels, truncated) become our own one-line errors.
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            logging.getLogger("PIL").setLevel(logging.CRITICAL)
             command: Callable[[argparse.Namespace], int] = options.command
             code = command(options)
             return code

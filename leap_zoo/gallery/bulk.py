@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from leap_zoo.errors import InvalidArgument, InvalidGallery, short
 from leap_zoo.files import saved_file
 from leap_zoo.gallery import Gallery, Kind, open_gallery
-from leap_zoo.gallery.qdrant import PORT, QdrantGallery, _import_qdrant, asking, connect
+from leap_zoo.gallery.qdrant import PORT, QdrantGallery, asking, connect
 from leap_zoo.settings import read_settings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def quantize(gallery: Gallery, how: str) -> None:
     """
     if not isinstance(gallery, QdrantGallery):
         raise InvalidArgument("vectors are quantized by a Qdrant server: give --gallery qdrant://HOST:PORT/COLLECTION")
-    models = _import_qdrant().models
+    models = gallery.models
     settings: Any
     if how == "int8":
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from leap_zoo.errors import InvalidArgument, InvalidGallery, MissingExtra
+from leap_zoo.errors import InvalidArgument, InvalidGallery, import_extra
 from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
 from leap_zoo.settings import read_settings
 
@@ -45,6 +45,7 @@ class QdrantGallery(Gallery):
     def __init__(self, client: Any, collection: str, kind: Kind | None = None) -> None:
         """client: a qdrant_client.QdrantClient. kind: for a collection that has to be created."""
         self.client, self.collection = client, collection
+        self.models = import_extra("qdrant_client", "qdrant").models
         with asking(collection):
             if kind is not None and not client.collection_exists(collection):
                 self._create(kind)
@@ -87,9 +88,8 @@ class QdrantGallery(Gallery):
 
     def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
         """Send requests of 256 items; each is durable once it is answered."""
-        models = _import_qdrant().models
         points = [
-            models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
+            self.models.PointStruct(id=_point(name), vector=row.tolist(), payload={"id": name, "metadata": one})
             for name, row, one in zip(ids, rows, metadata, strict=True)
         ]
         with asking(self.collection):
@@ -108,16 +108,15 @@ class QdrantGallery(Gallery):
 
     def _delete(self, ids: list[str]) -> int:
         points, found = [_point(name) for name in ids], 0
-        models = _import_qdrant().models
         with asking(self.collection):
             for start in range(0, len(points), BATCH):
                 part = points[start : start + BATCH]
                 found += len(self.client.retrieve(self.collection, part, with_payload=False))
-                self.client.delete(self.collection, models.PointIdsList(points=part), wait=True)
+                self.client.delete(self.collection, self.models.PointIdsList(points=part), wait=True)
         return found
 
     def _search(self, queries: Vectors, k: int, where: Where) -> list[list[Hit]]:
-        models = _import_qdrant().models
+        models = self.models
         must = [
             models.FieldCondition(key=f"metadata.{key}", match=models.MatchValue(value=value))
             for key, value in where.items()
@@ -150,7 +149,7 @@ class QdrantGallery(Gallery):
                 return
 
     def _create(self, kind: Kind) -> None:
-        models, about = _import_qdrant().models, {KEY: {"schema": 1, "kind": msgspec.to_builtins(kind)}}
+        models, about = self.models, {KEY: {"schema": 1, "kind": msgspec.to_builtins(kind)}}
         shape = models.VectorParams(size=kind.dim, distance=models.Distance.COSINE)
         try:
             self.client.create_collection(self.collection, vectors_config=shape, metadata=about)
@@ -182,7 +181,7 @@ class QdrantGallery(Gallery):
                 f"the metadata of the collection {self.collection} is damaged ({error}): create the collection again"
             ) from error
         shape = config.params.vectors
-        if getattr(shape, "size", None) != kind.dim or shape.distance != _import_qdrant().models.Distance.COSINE:
+        if getattr(shape, "size", None) != kind.dim or shape.distance != self.models.Distance.COSINE:
             raise InvalidGallery(
                 f"the vectors of the collection {self.collection} are not those of {kind}, compared by cosine"
             )
@@ -204,7 +203,7 @@ def connect(url: str) -> tuple[Any, str]:
     known = parts.scheme in ("qdrant", "http", "https") and parts.hostname and port
     if not known or parts.query or parts.fragment:
         raise InvalidArgument(_URL)
-    client = _import_qdrant().QdrantClient(
+    client = import_extra("qdrant_client", "qdrant").QdrantClient(
         host=parts.hostname,
         port=port,
         https=parts.scheme == "https",
@@ -226,14 +225,6 @@ def _named(payload: Any) -> tuple[str, dict[str, Value]]:
         raise InvalidGallery(
             "a point in the collection was not written by leap-zoo: delete it from the collection"
         ) from error
-
-
-def _import_qdrant() -> Any:
-    try:
-        import qdrant_client
-    except ImportError as error:
-        raise MissingExtra("qdrant-client is not installed: pip install 'leap-zoo[qdrant]'") from error
-    return qdrant_client
 
 
 @contextmanager

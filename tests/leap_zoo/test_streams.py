@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,6 +180,16 @@ def test_names__a_line_break_in_one_adds_no_line(run: Run) -> None:
     done = run("classify")
     assert done.stdout.count(b"\n") == 3 * (1 + 3)  # the name of each photo, its three classes
     assert "café \\x1b[31mred\\x9b0m\\n\\u202etxt".encode() in done.stdout
+
+
+def test_photo__about_which_pillow_logs_is_one_line_of_ours(run: Run, tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(whole, "TIFF")
+    samples, many = struct.pack("<HHIH", 277, 3, 1, 3), struct.pack("<HHIH", 277, 3, 1, 194)  # per pixel
+    assert whole.getvalue().count(samples) == 1
+    (tmp_path / "many.tif").write_bytes(whole.getvalue().replace(samples, many))
+    done = run(f"classify {tmp_path}/many.tif --model leap-tiny-test --zoo {{zoo}}")
+    assert (done.returncode, len(lines(done.stderr))) == (2, 1)
 
 
 def test_main__without_standard_streams(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,10 @@ class HttpZoo(Zoo):
 
     def __init__(self, url: str) -> None:
         self.name = masked(url)
-        self._url, login = split_login(httpx.URL(url))
+        try:
+            self._url, login = split_login(httpx.URL(url))
+        except httpx.InvalidURL as error:  # its text may contain part of a password
+            raise InvalidArgument(f"{short(url)} is not a valid URL: check its host") from error
         self._login: Login | None = login  # not sent to other servers
         self._patience = PATIENCE
         self._reached = False  # if the server never answered, the URL is probably wrong: do not retry

@@ -153,6 +153,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#@]*)@")
+_LOGIN_ALONE = re.compile(r"(?<=://)(?:[^/?#@:]*:(?!\d+[/?#]).*|[^/?#@]*)@", re.DOTALL)  # spaces are part of it
 
 
 def short(text: object, limit: int = 80) -> str:
@@ -160,7 +161,7 @@ def short(text: object, limit: int = 80) -> str:
 
     A longer one is cut in the middle, because the end of a path says the most.
     """
-    quoted = repr(masked(str(text)))
+    quoted = repr(_LOGIN_ALONE.sub("***@", str(text)))
     return quoted if len(quoted) <= limit else f"{quoted[: limit // 3 - 3]}...{quoted[-(limit - limit // 3) :]}"
 
 

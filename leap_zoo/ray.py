@@ -25,6 +25,7 @@ import msgspec
 
 from leap_zoo.card import Head
 from leap_zoo.errors import InvalidArgument, LeapZooError, import_extra, short, whole_number
+from leap_zoo.folders import name_of
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
 from leap_zoo.loading import load
@@ -209,7 +210,7 @@ def embed_photos(
     wanted = Plan(
         kind=Kind.of(model, space),
         precision=model.artifact.precision,
-        inputs=list(inputs),
+        inputs=[name_of(one) for one in inputs],
         columns=columns,
         rows=rows,
         head=head,

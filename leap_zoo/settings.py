@@ -104,6 +104,7 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
     if "://" not in location and not location.startswith("file:"):
         return Path(location)
     try:
+        location.encode()
         url = urlsplit(location)
         host, _ = url.hostname, url.port
     except ValueError as error:
@@ -116,8 +117,10 @@ def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | 
         raise InvalidArgument(
             f"{what} {short(location)} is not a zoo: give its folder, or an http://, https:// or hf://OWNER/NAME URL"
         )
-    if url.query or url.fragment:
-        raise InvalidArgument(f"{what} {short(location)} has a query or a fragment: give the URL of the zoo's folder")
+    if url.query or url.fragment or re.search(r"\s", location):
+        raise InvalidArgument(
+            f"{what} {short(location)} has a query, a fragment or a space: give the URL of the zoo's folder"
+        )
     return location.rstrip("/")
 
 

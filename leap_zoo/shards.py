@@ -48,11 +48,14 @@ Named = tuple[str, Photo]
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """Work that becomes one part: `photos`, or the row group `group` of a Parquet file, or a tar file (`place`)."""
+    """Work that becomes one part: `photos`, or the row group `group` of a Parquet file, or a tar file (`place`).
+
+    Paths are bytes (`os.fsencode`), because names of files need not be valid UTF-8.
+    """
 
     kind: Literal["photos", "parquet", "tar"]
-    photos: list[str] = []
-    place: str = ""
+    photos: list[bytes] = []
+    place: bytes = b""
     group: int = 0
 
 
@@ -99,15 +102,15 @@ def find_pieces(inputs: Sequence[str], rows: int = ROWS) -> list[Piece]:
     Hidden and junk folders are left out. Raises InvalidArgument when there is nothing, or a place cannot be listed.
     """
     pieces: list[Piece] = []
-    photos: list[str] = []
+    photos: list[bytes] = []
     for place in inputs:
         for one in _files(place):
             if one.endswith(".parquet"):
-                pieces += [Piece("parquet", place=one, group=group) for group in range(_groups(one))]
+                pieces += [Piece("parquet", place=os.fsencode(one), group=group) for group in range(_groups(one))]
             elif one.lower().endswith(TARS):
-                pieces.append(Piece("tar", place=one))
+                pieces.append(Piece("tar", place=os.fsencode(one)))
             else:
-                photos.append(one)
+                photos.append(os.fsencode(one))
     pieces += [Piece("photos", photos=photos[at : at + rows]) for at in range(0, len(photos), rows)]
     if not pieces:
         raise InvalidArgument(f"no photos, Parquet or tar files in {short(inputs[0])}: give a folder or file of them")
@@ -150,16 +153,17 @@ def read_photos(piece: Piece, columns: Columns) -> Iterator[Named]:
 
     Raises InvalidArgument when the piece itself cannot be read.
     """
+    place = os.fsdecode(piece.place)
     if piece.kind == "photos":
-        yield from fetch((name_of(one), one) for one in piece.photos)
+        yield from fetch((name_of(one), one) for one in map(os.fsdecode, piece.photos))
     elif piece.kind == "tar":
-        yield from _members(piece.place)
+        yield from _members(place)
     else:
-        with reading(piece.place), _open(piece.place) as file:
+        with reading(place), _open(place) as file:
             parquet = _parquet().ParquetFile(file)
             start = sum(parquet.metadata.row_group(before).num_rows for before in range(piece.group))
             for batch in parquet.iter_batches(FETCHED, row_groups=[piece.group]):
-                yield from fetch(named_rows(batch, columns, piece.place, start))
+                yield from fetch(named_rows(batch, columns, name_of(place), start))
                 start += len(batch)
 
 
@@ -220,9 +224,9 @@ def _members(place: str) -> Iterator[Named]:
                     continue
                 content = archive.extractfile(member)
                 assert content is not None  # a regular file has one
-                yield f"{place}/{name_of(member.name)}", content.read(LIMITS.bytes + 1)
+                yield name_of(f"{place}/{member.name}"), content.read(LIMITS.bytes + 1)
     except (OSError, tarfile.TarError, EOFError) as error:
-        yield place, UnreadableFile(f"the tar file cannot be read to its end ({short(error)}): pack it again")
+        yield name_of(place), UnreadableFile(f"the tar file cannot be read to its end ({short(error)}): pack it again")
 
 
 Answer = tuple[str, Row | None, str | None]
@@ -307,7 +311,7 @@ def save_plan(plan: Plan, out: str) -> None:
     """`_plan.parquet`: a row per piece, the rest in the schema's metadata."""
     import pyarrow
 
-    rows = [msgspec.to_builtins(piece) for piece in plan.pieces]
+    rows = [msgspec.to_builtins(piece, builtin_types=(bytes,)) for piece in plan.pieces]
     about = msgspec.json.encode(msgspec.structs.replace(plan, pieces=[]))
     write_table(pyarrow.Table.from_pylist(rows).replace_schema_metadata({KEY: about}), out, PLAN)
 
@@ -319,8 +323,8 @@ def load_plan(out: str) -> Plan | None:
             return None
         with _open(f"{out.rstrip('/')}/{PLAN}") as file:
             table = _parquet().read_table(file)
-    plan = msgspec.json.decode(table.schema.metadata[KEY], type=Plan)
-    return msgspec.structs.replace(plan, pieces=msgspec.convert(table.to_pylist(), list[Piece]))
+        plan = msgspec.json.decode(table.schema.metadata[KEY], type=Plan)
+        return msgspec.structs.replace(plan, pieces=msgspec.convert(table.to_pylist(), list[Piece]))
 
 
 def finished(out: str) -> set[str]:

@@ -29,9 +29,22 @@ def print_json(value: Any) -> int:
     """Print one JSON document on stdout; returns exit code 0."""
     import msgspec
 
-    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    try:
+        document = msgspec.json.encode(value)
+    except UnicodeEncodeError:  # a path that is not valid UTF-8
+        document = msgspec.json.encode(_in_unicode(msgspec.to_builtins(value)))
+    text = msgspec.json.format(document).decode()
     print(re.sub(r"[^\n -~]", lambda found: _in_json(found[0]), text))
     return 0
+
+
+def _in_unicode(value: Any) -> Any:
+    """A document whose texts are valid UTF-8, spelled as the names of photos are."""
+    if isinstance(value, dict):
+        return {key: _in_unicode(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_unicode(one) for one in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _in_json(character: str) -> str:

@@ -58,3 +58,7 @@ def test_errors__are_one_line_that_does_nothing_to_a_terminal(kind: type[LeapZoo
 def test_masked__no_user_no_password(text: str, shown: str) -> None:
     assert masked(text) == shown
     assert short(text) == repr(shown)
+
+
+def test_short__no_password_with_a_space() -> None:
+    assert short("http://me:se cr@et@host/zoo") == "'http://***@host/zoo'"

@@ -251,7 +251,20 @@ def self_signed(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "location", ["ftp://localhost/zoo", "hf://", "http://", "http://[", "https://localhost/?a=b", "\0"]
+    "location",
+    [
+        *(
+            "ftp://localhost/zoo",
+            "hf://",
+            "http://",
+            "http://[",
+            "https://localhost/?a=b",
+            "\0",
+            "http://-ü",
+            "http://\x7f",
+        ),
+        *("http://localhost/a b", "http://localhost/\udcff", "http://\udcff", "hf://org/one@\udcff", "file:\udcff"),
+    ],
 )
 def test_hostile_location__is_refused(
     capsys: pytest.CaptureFixture[str], no_pulled_models: Path, location: str

@@ -30,7 +30,17 @@ def test_settings__url_of_a_server_is_not_a_folder(url: str) -> None:
     assert (settings.zoo, settings.url) == (None, url)
 
 
-@pytest.mark.parametrize("url", ["ftp://localhost/zoo", "https://", "https://localhost/zoo?version=1", "http://[x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://localhost/zoo",
+        "https://",
+        "https://localhost/zoo?version=1",
+        "http://[x",
+        "http://h/\udcff",
+        "http://h/a b",
+    ],
+)
 def test_settings__url_of_no_zoo_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_URL"):
         read_settings({"LEAP_ZOO_URL": url})
@@ -38,7 +48,14 @@ def test_settings__url_of_no_zoo_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://me:secret@[x", "ftp://me:secret@h/z", "http://me:secret@h/z?q", "http://me:se/cret@h", "http://h:0x"],
+    [
+        "http://me:secret@[x",
+        "ftp://me:secret@h/z",
+        "http://me:secret@h/z?q",
+        "http://me:se/cret@h",
+        "http://h:0x",
+        "http://me:se cret@h",
+    ],
 )
 def test_settings__no_password_in_a_refusal(url: str) -> None:
     with pytest.raises(InvalidArgument, match="LEAP_ZOO_URL") as caught:

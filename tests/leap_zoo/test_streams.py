@@ -182,6 +182,34 @@ def test_names__a_line_break_in_one_adds_no_line(run: Run) -> None:
     assert "café \\x1b[31mred\\x9b0m\\n\\u202etxt".encode() in done.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "embed {photos} --out {odd}/out.npz --model leap-tiny-test --zoo {zoo}",
+        "fit {odd}/own.head --images {classes} --model leap-tiny-test --zoo {zoo}",
+        "index {photos} --gallery {odd}/made --model leap-tiny-test --zoo {zoo}",
+        "pull leap-tiny-test --from {zoo} --to {odd}",
+        "cache",
+    ],
+)
+def test_json__of_paths_that_are_not_utf8_is_json(
+    command: str,
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only Unicode")
+    monkeypatch.setenv("LEAP_ZOO_HOME", str(odd))
+    assert main([word.format(odd=odd, **places) for word in f"{command} --json".split()]) in (0, 2)  # 2: a bad photo
+    out = capsys.readouterr().out
+    assert str(tmp_path / r"caf\udce9") in json.dumps(json.loads(out)).replace("\\\\", "\\")
+
+
 def test_photo__about_which_pillow_logs_is_one_line_of_ours(run: Run, tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.new("RGB", (40, 40)).save(whole, "TIFF")

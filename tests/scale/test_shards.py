@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 import tarfile
@@ -117,6 +118,30 @@ def test_every_input__gives_the_same_vectors(folder: Path, tmp_path: Path, which
         assert [row["vector"] for row in found] == expected, name
     assert [row["id"] for row in rows(tmp_path / "out0")] == table["id"].to_pylist()
     assert rows(tmp_path / "out1")[4]["id"] == f"{tmp_path}/paths.parquet:4"
+
+
+def test_names__that_are_not_utf8_are_read(folder: Path, tmp_path: Path, which: Which) -> None:
+    odd = folder / os.fsdecode(b"caf\xe9")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only Unicode")
+    whole = (folder / "a" / "red.jpg").read_bytes()
+    (odd / os.fsdecode(b"\xff.jpg")).write_bytes(whole)
+    pq.write_table(pa.table({"bytes": [whole]}), tmp_path / "more.parquet")
+    (tmp_path / "more.parquet").rename(odd / "more.parquet")
+    with tarfile.open(odd / "more.tar", "w") as archive:
+        archive.add(folder / "a" / "red.jpg", "red.jpg")
+    out = tmp_path / "out"
+    done = embed([str(odd)], str(out), which)
+    assert (done.photos, done.bad, done.failed) == (3, 0, {})
+    place = str(folder / r"caf\udce9")
+    assert {row["id"] for row in rows(out)} == {
+        rf"{place}/\udcff.jpg",
+        f"{place}/more.parquet:0",
+        f"{place}/more.tar/red.jpg",
+    }
+    assert embed([str(odd)], str(out), which).kept == done.parts  # the same plan
 
 
 def test_torn_tar__keeps_the_members_before_the_tear(folder: Path, tmp_path: Path, which: Which) -> None:

@@ -91,7 +91,7 @@ class Client:
         """Raises InvalidArgument. Does not contact the service."""
         try:
             base, login = split_login(httpx.URL(url))
-        except (httpx.InvalidURL, TypeError):  # its text may contain part of a password
+        except (httpx.InvalidURL, UnicodeError, TypeError):  # its text may contain part of a password
             base, login = httpx.URL(), None
         if base.scheme not in ("http", "https") or not base.host:
             raise InvalidArgument(f"{short(url)} is not a service's address: give http://HOST:PORT")

@@ -364,7 +364,7 @@ def reading(place: str) -> Iterator[None]:
     arrow = import_extra("pyarrow", "ray")
     try:
         yield
-    except (OSError, arrow.ArrowException, msgspec.MsgspecError, KeyError) as error:
+    except (OSError, ValueError, arrow.ArrowException, msgspec.MsgspecError, KeyError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidArgument(f"{short(place)} cannot be used ({why}): check the path and permissions") from error
 

@@ -114,9 +114,15 @@ def read_golden(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
                 f"the golden file expands to {unpacked} bytes, which is too large: export the model again"
             )
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, MemoryError) as error:
+            golden = {name: arrays[name] for name in arrays.files}
+    except ArtifactCorrupt:
+        raise
+    except Exception as error:  # numpy and zipfile pass on whatever their parsers raise
         raise ArtifactCorrupt(f"the golden file cannot be read ({error}): export the model again") from error
+    for name, array in golden.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":  # other members are given as bytes
+            raise ArtifactCorrupt(f"{name} in the golden file is not an array of numbers: export the model again")
+    return golden
 
 
 def tolerance(golden: Golden, precision: Precision, isa: tuple[str, ...]) -> float:

@@ -193,10 +193,13 @@ def connect(url: str) -> tuple[Any, str]:
 
     Raises InvalidArgument, MissingExtra.
     """
+    import httpx
+
     try:
+        httpx.URL(url)  # stricter than urlsplit, but it drops a scheme's default port
         parts = urlsplit(url)
         port = PORT if parts.port is None else parts.port
-    except ValueError as error:
+    except (ValueError, httpx.InvalidURL) as error:
         raise InvalidArgument(_URL) from error
     if parts.username or parts.password:
         raise InvalidArgument("a gallery's URL has no user or password: set LEAP_ZOO_QDRANT_KEY to the API key")

@@ -331,7 +331,9 @@ def test_key__is_sent_and_never_shown(service: StandIn) -> None:
         assert "cret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:3000", "ftp://host", "http://", "", None, 3])
+@pytest.mark.parametrize(
+    "url", ["localhost:3000", "ftp://host", "http://", "http://-ü", "http://h/\udcff", "", None, 3]
+)
 def test_client__wants_an_address(url: Any) -> None:
     with pytest.raises(InvalidArgument):
         Client(url)

@@ -282,6 +282,7 @@ def test_open__a_teachers_gallery_may_be_queried_by_its_student(
         ("qdrant://host", "a gallery's URL"),
         ("qdrant://host:99999/x", "a gallery's URL"),
         ("qdrant://host/a/b", "a gallery's URL"),
+        ("qdrant://-ü/photos", "a gallery's URL"),
         ("http://user:secret@host/photos", "LEAP_ZOO_QDRANT_KEY"),
         ("qdrant://user:secret@host/a/b", "LEAP_ZOO_QDRANT_KEY"),
         ("redis://:secret@host/photos", "LEAP_ZOO_QDRANT_KEY"),

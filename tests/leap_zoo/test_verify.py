@@ -1,5 +1,6 @@
 """verify: hash -> load -> golden outputs -> report; and the golden file's format."""
 
+import contextlib
 import hashlib
 import io
 import zipfile
@@ -8,6 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from export.golden import golden_bytes
 from export.zoo import publish
@@ -103,6 +106,25 @@ def test_read_golden__never_unpickles() -> None:
     np.savez(buffer, image=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ArtifactCorrupt):
         read_golden(buffer.getvalue())
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+@settings(max_examples=100, deadline=None)
+def test_read_golden__of_a_changed_byte_raises_its_own_error(position: int, change: int) -> None:
+    golden = bytearray(golden_bytes({"image": np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)}))
+    golden[position % len(golden)] ^= change
+    with contextlib.suppress(ArtifactCorrupt):
+        read_golden(bytes(golden))
+
+
+def test_read_golden__of_text_or_another_file_is_refused() -> None:
+    for name, content in (("image.npy", np.array(["photo"])), ("image.txt", None)):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive, archive.open(name, "w") as member:
+            if content is not None:
+                np.save(member, content)
+        with pytest.raises(ArtifactCorrupt, match="image"):
+            read_golden(buffer.getvalue())
 
 
 def test_read_golden__bomb_and_rubbish_are_refused() -> None:

@@ -191,6 +191,14 @@ def test_inputs__that_hold_nothing_are_refused(tmp_path: Path, which: Which) -> 
     for place in (tmp_path / "empty", tmp_path / "missing.parquet", f"file://{tmp_path}/empty"):
         with pytest.raises(InvalidArgument):
             embed([str(place)], str(tmp_path / "out"), which)
+    for place, out in (
+        ("http://[h/x", "out"),
+        ("http://\udcff/x", "out"),
+        (str(tmp_path), "\0"),
+        (str(tmp_path), "http://[h"),
+    ):
+        with pytest.raises(InvalidArgument):
+            embed([place], out if out != "out" else str(tmp_path / out), which)
     pq.write_table(pa.table({"caption": ["x"]}), tmp_path / "text.parquet")
     done = embed([str(tmp_path / "text.parquet")], str(tmp_path / "out"), which)
     assert "has no column bytes, image, path (it has caption)" in done.failed[part_name(0)]

@@ -173,7 +173,9 @@ def _compare(model: Model, golden: dict[str, npt.NDArray[np.generic]]) -> tuple[
     if "image" not in golden or set(needed) - set(expected):
         missing = ", ".join(sorted(set(needed) - set(expected))) or "image"
         raise ArtifactCorrupt(f"the golden file lacks {missing} for {artifact.file}: export the model again")
-    images = golden["image"].astype(np.uint8)
+    images, size = golden["image"].astype(np.uint8), model.card.preprocessing.size
+    if not images.size or images.shape[1:] != (size, size, 3):
+        raise ArtifactCorrupt(f"the golden file has photos of shape {images.shape}: export the model again")
     model.run(images, needed)
     started = time.perf_counter()
     found = model.run(images, needed)

@@ -86,6 +86,21 @@ def test_verify__golden_without_an_artifact_fails(zoo_copy: Path) -> None:
     assert [artifact.ok for artifact in verify(TINY, zoo_copy).artifacts] == [True, False]
 
 
+@pytest.mark.parametrize("photos", [0, 1, None])
+def test_verify__golden_without_photos_or_with_other_shapes_fails(zoo_copy: Path, photos: int | None) -> None:
+    arrays = read_golden((zoo_copy / TINY / "golden.npz").read_bytes())
+    if photos == 0:
+        arrays = {name: values[:0] for name, values in arrays.items()}
+    else:
+        arrays["image"] = np.uint8(0) if photos is None else arrays["image"][:, :1]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    republish(zoo_copy, buffer.getvalue())
+    reports = verify(TINY, zoo_copy).artifacts
+    assert all("the golden file has photos of shape" in (report.error or "") for report in reports)
+    assert not any(report.ok for report in reports)
+
+
 def test_verify__unknown_model(tiny_zoo: Path) -> None:
     with pytest.raises(UnknownModel):
         verify("leap-none", tiny_zoo)

@@ -21,8 +21,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +29,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Raw
 
 from leap_zoo.card import FileName, Positive, Sha256, Strict
 from leap_zoo.documents import parse, read_document
@@ -44,7 +44,6 @@ READ_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 8 * 1024 * 1024  # bytes of vectors, or of scores, in one matrix product
 FEW = 0.25  # if fewer of a block's rows are wanted, copy them before multiplying
 FEW_DEAD = 1000  # do not rewrite a segment for fewer deleted rows
-MAX_COLUMNS = 64  # metadata names per segment whose rows are kept in memory
 ATTEMPTS = 100  # to read files while writers replace them
 
 _OURS = re.compile(r"\A([0-9]{8,}-(vectors\.f32|items\.jsonl|deleted-[0-9]+\.u32)|\.[0-9a-f]{16}\.tmp)\Z")
@@ -99,7 +98,7 @@ class StoredItem(Strict, frozen=True):
     """A line of an items file; metadata stays JSON until it is needed."""
 
     id: str
-    metadata: msgspec.Raw
+    metadata: Raw
 
     def item(self) -> Item:
         """The item with decoded metadata."""
@@ -114,8 +113,7 @@ class Segment:
     vectors: Vectors  # (rows, dim), mapped from the file
     items: list[StoredItem]
     deleted: Mask  # (rows,)
-    row_of: dict[str, int] = field(default_factory=dict, repr=False)
-    columns: dict[str, dict[tuple[type, object], Rows]] = field(default_factory=dict, repr=False)
+    row_of: dict[str, int]
 
     def live(self) -> Rows:
         """The rows that are not deleted."""
@@ -124,12 +122,14 @@ class Segment:
     def wanted(self, where: Where) -> Mask:
         """Mask of the rows that are not deleted and whose metadata matches, including types."""
         mask = ~self.deleted
-        for key, value in where.items():
-            equal = np.zeros_like(mask)
-            equal[self._column(key).get((type(value), value), [])] = True
-            mask &= equal
-            if not mask.any():
-                break
+        if where:  # only these names are decoded, and compared as the JSON that `add` writes
+            names = {f"name{number}": key for number, key in enumerate(where)}
+            kind: Any = msgspec.defstruct("Wanted", [(name, Raw, Raw()) for name in names], rename=names)
+            wanted, decode = (
+                kind(*map(Raw, map(msgspec.json.encode, where.values()))),
+                msgspec.json.Decoder(kind).decode,
+            )
+            mask &= np.fromiter((decode(item.metadata) == wanted for item in self.items), np.bool_, len(mask))
         return mask
 
     def without(self, ids: Iterable[str]) -> Mask:
@@ -144,25 +144,6 @@ class Segment:
         for start in range(0, len(rows), EXPORT_ROWS):
             part = rows[start : start + EXPORT_ROWS]
             yield [self.items[row] for row in part], self.vectors[part]
-
-    def _column(self, key: str) -> dict[tuple[type, object], Rows]:
-        """The rows for each value of a metadata name. The first MAX_COLUMNS names are kept in memory."""
-        if key in self.columns:
-            return self.columns[key]
-        found: dict[tuple[type, object], list[int]] = {}
-        for row, item in enumerate(self.items if key in self.names else ()):
-            fields = msgspec.json.decode(item.metadata)
-            if key in fields:
-                found.setdefault((type(fields[key]), fields[key]), []).append(row)
-        column = {each: np.array(rows, np.intp) for each, rows in found.items()}
-        if found and len(self.columns) < MAX_COLUMNS:
-            self.columns[key] = column
-        return column
-
-    @cached_property
-    def names(self) -> frozenset[str]:
-        """All metadata names: a search for any other name can skip all rows."""
-        return frozenset(name for item in self.items for name in msgspec.json.decode(item.metadata))
 
 
 @dataclass(frozen=True)
@@ -222,9 +203,7 @@ class FlatGallery(Gallery):
     def _add(self, ids: list[str], rows: Vectors, metadata: list[dict[str, Value]]) -> None:
         """Add items at the cost of a few disk flushes, regardless of the gallery's size."""
         encode = msgspec.json.Encoder().encode
-        items = [
-            StoredItem(id=name, metadata=msgspec.Raw(encode(one))) for name, one in zip(ids, metadata, strict=True)
-        ]
+        items = [StoredItem(id=name, metadata=Raw(encode(one))) for name, one in zip(ids, metadata, strict=True)]
         with _writing(self.folder):
             self._commit(self.snapshot(), ids, items, rows)
 
@@ -442,7 +421,7 @@ def _open(folder: Path, entry: SegmentEntry, dim: int, known: Segment | None) ->
             raise _damaged(folder, entry.deleted, "it lists rows that the segment does not have")
         deleted[rows] = True
     if known is not None:
-        return Segment(entry, known.vectors, known.items, deleted, known.row_of, known.columns)
+        return Segment(entry, known.vectors, known.items, deleted, known.row_of)
     lines = _mapped(folder, entry.items, range(MAX_ITEM_BYTES * entry.rows + 1)).tobytes()
     try:
         items = msgspec.json.Decoder(StoredItem).decode_lines(lines)

@@ -77,7 +77,7 @@ class Doubt(Strict, frozen=True):
     exceeds `threshold` is unlike the training photos; 5 % of the calibration photos exceed it.
     """
 
-    temperature: Annotated[float, Meta(gt=0)]
+    temperature: Annotated[float, Meta(ge=1e-6)]  # logits divided by it stay finite
     threshold: float
     dataset: Text
     n: Positive

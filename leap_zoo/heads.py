@@ -28,6 +28,7 @@ MAX_CLASSES = 10_000
 MAX_LABEL = 300
 MAX_HEAD_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_NUMBER = 1e6  # of weights, biases and the scale, so that no logit overflows; those of `fit` are below 1000
 
 Kind = Literal["prototypes", "logistic", "discriminant"]
 Label = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL)]
@@ -65,7 +66,7 @@ class HeadCard(Strict, frozen=True):
     photos: list[Positive]
     kind: Kind
     strength: Annotated[float, Meta(gt=0)] | None
-    scale: Annotated[float, Meta(gt=0)]
+    scale: Annotated[float, Meta(gt=0, le=MAX_NUMBER)]
     space: Literal["student", "teacher"]
     model: ModelId
     revision: Text
@@ -96,8 +97,8 @@ class CustomHead:
         classes = len(self.card.labels)
         for name, array, shape in (("weight", self.weight, (classes, -1)), ("bias", self.bias, (classes,))):
             fits = array.dtype == np.float32 and array.ndim == len(shape) and len(array) == classes and array.size
-            if not fits or not np.isfinite(array).all():
-                raise InvalidHead(f"its {name} is {array.dtype} {array.shape} or not finite: {_REFIT}")
+            if not fits or not (np.abs(array) <= MAX_NUMBER).all():  # NaN is not
+                raise InvalidHead(f"its {name} is {array.dtype} {array.shape}, too large or not finite: {_REFIT}")
 
     @property
     def labels(self) -> list[str]:

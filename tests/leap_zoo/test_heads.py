@@ -188,6 +188,7 @@ def test_classify__unsure_beyond_the_threshold(model: Model, colour_photos: dict
         (with_header({"weight": {"dtype": "F32", "shape": [2, 8], "data_offsets": [8, 72]}}), "does not match"),
         (with_header({"weight": {"dtype": "F64", "shape": [2, 8], "data_offsets": [0, 64]}}), "dtype"),
         (with_header({}, np.full(18, np.nan, "<f4").tobytes()), "not finite"),
+        (with_header({}, np.full(18, -1e30, "<f4").tobytes()), "too large"),
         (with_header({"__metadata__": {"leap_head": "[" * 100_000}}), "not a head"),
     ],
 )
@@ -203,6 +204,7 @@ def test_decode__broken_files_are_refused(data: bytes, message: str) -> None:
         {"labels": ["same", "same"]},
         {"photos": [1, 2, 3]},
         {"scale": 0.0},
+        {"scale": 1e300},
         {"space": "techer"},
         {"model": "../../etc"},
         {"schema": 2},

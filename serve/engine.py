@@ -40,7 +40,7 @@ PART = 8  # the most photos that a thread takes at once, unless one is large: a 
 LARGE = 8.0  # photos of more megapixels occupy a thread for long: their priority is low
 LONG_HEADERS = 64 * 1024  # bytes of photos whose headers may take milliseconds to read, so that a thread does it
 # How much nicer threads for slow work are than the engine's and the event loop's, with which they share the cores.
-NICENESS = 5
+NICENESS = 10
 
 T = TypeVar("T")
 

@@ -217,13 +217,13 @@ def _makers(weights: Weights, photos: npt.NDArray[np.uint8], metadata: dict[str,
         return Built(("onnx", "int8"), (onnx_writer.content(proto, metadata),), _recipe(quantize.METHOD, alpha, kept))
 
     def openvino_files(alpha: float, kept: tuple[str, ...]) -> Built:
-        model = openvino.quantize(openvino.convert(onnx_writer.write(weights, "tokens").proto), photos, alpha, kept)
+        model = openvino.quantize(openvino.convert(onnx_writer.write(weights, "tokens")), photos, alpha, kept)
         openvino.halve_floats(model)
         files = openvino.serialize(model, metadata, fp16=False)
         return Built(("openvino", "int8"), files, _recipe(openvino.METHOD, alpha, kept), (*openvino.TOOLS, "nncf"))
 
     def library_file(_: float, kept: tuple[str, ...]) -> Built:
-        proto = rival(onnx_writer.write(weights).proto, photos, kept)
+        proto = rival(onnx_writer.write(weights), photos, kept)
         return Built(("onnx", "int8"), (onnx_writer.content(proto, metadata),), {"float_layers": list(kept)})
 
     return {"onnx": onnx_file, "openvino": openvino_files, "rival": library_file}
@@ -241,7 +241,7 @@ def _sensitivity(
     expected = reference.run(pixels, ["embedding"])["embedding"]
     found = []
     for layer, seen in tqdm(sorted(calibrated.ranges.items()), "layers alone in int8", leave=False):
-        proto = onnx_writer.write(calibrated.weights, "rows", {layer: seen}).proto
+        proto = onnx_writer.write(calibrated.weights, "rows", {layer: seen})
         single = opened(Built(("onnx", "int8"), (onnx_writer.content(proto, {}),)))
         cosine = float((single.run(pixels, ["embedding"])["embedding"] * expected).sum(1).mean())
         found.append(Sensitivity(layer=layer, cosine_mean=min(1.0, cosine)))

@@ -15,7 +15,7 @@ Two layouts of the same computation:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,14 +36,6 @@ PIXELS: Range = (0.0, 255.0)  # bytes: already quantized, exactly
 SMALLEST = 1024  # elements stored in float16; for smaller weights, a cast costs more bytes than it saves
 
 
-@dataclass(frozen=True)
-class Written:
-    """A graph, and for each linear the tensor that it reads."""
-
-    proto: onnx.ModelProto
-    reads: dict[str, str]
-
-
 def write(
     weights: Weights,
     layout: Layout = "rows",
@@ -52,7 +44,7 @@ def write(
     half: bool = False,
     split_heads: bool = False,
     taps: bool = False,
-) -> Written:
+) -> onnx.ModelProto:
     """Weights -> graph.
 
     ranges: input ranges of the linears to write as int8 (layout rows only).
@@ -88,15 +80,19 @@ def write(
     x = g.norm("norm", x, weights.norm, weights.epsilon)
     outputs = _heads(g, weights, x, tokens)
     if taps:
-        outputs |= dict.fromkeys(sorted({t for n, t in g.reads.items() if n != "embed"} - outputs.keys()), 0)
+        outputs |= dict.fromkeys(sorted({*inputs_of(g.nodes).values()} - outputs.keys()), 0)
     infos = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch" if size else None, size or None])
         for n, size in outputs.items()
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", weights.size, weights.size, 3])
     graph = helper.make_graph([*g.casts, *g.nodes], "leap", [image], infos, list(g.initializers.values()))
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    return Written(proto, g.reads)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+
+
+def inputs_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+    """Linear -> the tensor that it reads, in the layout rows, in float; not of patches, which are bytes."""
+    return {node.name: node.input[0] for node in nodes if node.op_type == "Gemm" and node.name != "embed"}
 
 
 def halved(values: F32, name: str) -> npt.NDArray[np.float16]:
@@ -255,7 +251,6 @@ class Writer:
     casts: list[onnx.NodeProto] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    reads: dict[str, str] = field(default_factory=dict)  # linear -> the tensor that it reads
 
     def constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         """An initializer; equal names have equal values."""
@@ -288,7 +283,6 @@ class Writer:
 
     def linear(self, name: str, x: str, linear: Linear, *, gemm: bool = False) -> str:
         """x (..., in) -> (..., out). gemm: x has two axes in any layout."""
-        self.reads[name] = x
         if name in self.ranges:
             return self._int8(name, x, linear, self.ranges[name])
         weight, bias = self.constant(f"{name}.weight", linear[0]), self.constant(f"{name}.bias", linear[1])

@@ -108,15 +108,15 @@ def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -
     """
     say("building the fp32 graph")
     metadata, weights = cards.metadata(run), weights_of(model)
-    forms = [Built(("onnx", "fp32"), (onnx_writer.content(onnx_writer.write(weights).proto, metadata),))]
+    forms = [Built(("onnx", "fp32"), (onnx_writer.content(onnx_writer.write(weights), metadata),))]
     # Before quantization, which takes minutes, and whose errors do not explain a NaN.
     worst = gate.check_parity(forms[0].open(run, model), model, draw(run.recipe.preprocessing.size))
     say(f"largest difference from torch at batch 1, 2, 5: {worst:.1e} (limit: {gate.PARITY_TOLERANCE:g})")
     for kind in kinds:
         if kind == ("onnx", "fp16"):
-            forms.append(Built(kind, (onnx_writer.content(onnx_writer.write(weights, half=True).proto, metadata),)))
+            forms.append(Built(kind, (onnx_writer.content(onnx_writer.write(weights, half=True), metadata),)))
         elif kind == ("openvino", "fp16"):
-            ir = openvino.convert(onnx_writer.write(weights, "tokens").proto)
+            ir = openvino.convert(onnx_writer.write(weights, "tokens"))
             forms.append(Built(kind, openvino.serialize(ir, metadata, fp16=True), tools=openvino.TOOLS))
         elif kind[0] == "executorch":
             say(f"building the ExecuTorch program, {kind[1]}")

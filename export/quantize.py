@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from export.graph import F32, Block, Weights
-from export.onnx_writer import PIXELS, Range, write
+from export.onnx_writer import PIXELS, Range, inputs_of, write
 
 METHOD = "static QDQ, int8 weights per channel, folded SmoothQuant, ranges by extremes"
 FLOAT_BELOW = 64 * 1024  # weights: smaller linears with a single row gain nothing
@@ -47,17 +47,17 @@ def quantize(calibrated: Calibrated, kept: Sequence[str] = ()) -> onnx.ModelProt
     single = {"space": weights.space, **{f"logits_{name}": linear for name, _, linear in weights.logits}}
     skipped = {name for name, linear in single.items() if linear[0].size < FLOAT_BELOW} | set(kept)
     ranges = {name: seen for name, seen in calibrated.ranges.items() if name not in skipped}
-    return write(weights, "rows", ranges, half=True, split_heads=True).proto
+    return write(weights, "rows", ranges, half=True, split_heads=True)
 
 
 def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, tuple[F32, F32]]:
     """Linear -> least and largest value (or 0) of each channel of its input; memory does not grow with the photos."""
-    written = write(weights, "rows", taps=True)
+    proto = write(weights, "rows", taps=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
-    data = written.proto.SerializeToString()
+    data = proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    reads = {name: tensor for name, tensor in written.reads.items() if name != "embed"}
+    reads = inputs_of(proto.graph.node)
     tensors = sorted(set(reads.values()))
     seen: dict[str, tuple[F32, F32]] = {}
     for photo in photos:

@@ -53,7 +53,7 @@ def only_file(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
 
     def changed(weights: Weights, photos: np.ndarray, metadata: dict[str, str]) -> dict[str, int8.Make]:
         def spoilt(alpha: float, kept: tuple[str, ...]) -> Built:
-            proto = altered(onnx_writer.write(weights).proto, change)
+            proto = altered(onnx_writer.write(weights), change)
             return Built(("onnx", "int8"), (onnx_writer.finish(proto, {}).SerializeToString(),), {"spoilt": True})
 
         return makers(weights, photos, metadata) | {"onnx": spoilt, "rival": spoilt}

@@ -34,7 +34,7 @@ def pooled(request: pytest.FixtureRequest, run_folder: Path) -> tuple[DeployedSt
     run = load_run(run_folder)
     run.info.pooling = request.param
     model = DeployedStudent(run).eval()
-    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, metadata(run))
+    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)), metadata(run))
     return model, onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 

@@ -154,9 +154,7 @@ def test_rival__is_compared_and_never_chosen() -> None:
 def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
     """Of the embeddings of drawn photos, to those of the fp32 graph: the least."""
     photos = draw(32)
-    fp32 = unfused(onnx_writer.write(weights_of(model)).proto.SerializeToString()).run(
-        ["embedding"], {"image": photos}
-    )[0]
+    fp32 = unfused(onnx_writer.write(weights_of(model)).SerializeToString()).run(["embedding"], {"image": photos})[0]
     return float((unfused(proto.SerializeToString()).run(["embedding"], {"image": photos})[0] * fp32).sum(1).min())
 
 
@@ -269,7 +267,7 @@ def test_int8_file__is_fused_and_folded_by_the_runtime(int8_file: bytes, tmp_pat
 
 
 def test_shorten__numbers_tensors_and_keeps_outputs(model: DeployedStudent) -> None:
-    full = onnx_writer.write(weights_of(model)).proto
+    full = onnx_writer.write(weights_of(model))
     short = onnx_writer.shorten(full)
     inside = {tensor.name for tensor in short.graph.initializer}
     assert inside
@@ -290,19 +288,19 @@ def test_smoothing__changes_no_answer_of_the_float_graph(model: DeployedStudent)
     """Factors go in on one side and out on the other."""
     calibrated = quantize.calibrate(weights_of(model), draw(32), 0.75)
     assert np.abs(calibrated.weights.blocks[0].norm1[0] - weights_of(model).blocks[0].norm1[0]).max() > 0.01
-    assert cosine(model, onnx_writer.finish(onnx_writer.write(calibrated.weights).proto, {})) > 1 - 1e-5
+    assert cosine(model, onnx_writer.finish(onnx_writer.write(calibrated.weights), {})) > 1 - 1e-5
 
 
 def test_int8__of_one_layer_only_that_layer_is_int8(model: DeployedStudent) -> None:
     calibrated = quantize.calibrate(weights_of(model), draw(32), 0.5)
-    proto = onnx_writer.write(calibrated.weights, "rows", {"blocks.2.proj": calibrated.ranges["blocks.2.proj"]}).proto
+    proto = onnx_writer.write(calibrated.weights, "rows", {"blocks.2.proj": calibrated.ranges["blocks.2.proj"]})
     integers = {t.name for t in proto.graph.initializer if t.data_type == onnx_format.TensorProto.INT8}
     assert integers == {"blocks.2.proj.weight_int", "blocks.2.proj.weight_zeros"}
 
 
 def test_rival__keeps_the_same_layers_float(model: DeployedStudent) -> None:
     kept = ("blocks.2.fc1", "blocks.3.proj")
-    proto = onnx_writer.finish(int8.rival(onnx_writer.write(weights_of(model)).proto, draw(32), kept), {})
+    proto = onnx_writer.finish(int8.rival(onnx_writer.write(weights_of(model)), draw(32), kept), {})
     assert cosine(model, proto) > 0.9
     floats = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
     assert {f"{layer}.weight" for layer in kept} <= floats
@@ -310,7 +308,7 @@ def test_rival__keeps_the_same_layers_float(model: DeployedStudent) -> None:
 
 
 def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None:
-    graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens").proto)
+    graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens"))
     count = {}
     for kept in ((), ("blocks.2.fc1", "blocks.1.proj", "space")):
         quantised = openvino.quantize(graph.clone(), draw(32), 0.75, kept)
@@ -319,7 +317,7 @@ def test_openvino__leaves_the_float_layers_alone(model: DeployedStudent) -> None
 
 
 def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: DeployedStudent) -> None:
-    graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens").proto)
+    graph = openvino.convert(onnx_writer.write(weights_of(model), "tokens"))
     quantised = openvino.quantize(graph, draw(32), 0.75, ("blocks.2.fc1", "blocks.2.fc2"))
     plain = openvino.serialize(quantised.clone(), {"model_id": "x"}, fp16=False)
     openvino.halve_floats(quantised)
@@ -334,14 +332,14 @@ def test_openvino__stores_what_stays_float_in_half_precision(run: Run, model: De
 
 
 def test_layouts__give_the_same_outputs(model: DeployedStudent) -> None:
-    assert cosine(model, onnx_writer.finish(onnx_writer.write(weights_of(model), "tokens").proto, {})) > 1 - 1e-6
+    assert cosine(model, onnx_writer.finish(onnx_writer.write(weights_of(model), "tokens"), {})) > 1 - 1e-6
     with pytest.raises(ValueError, match="rows"):
         onnx_writer.write(weights_of(model), "tokens", {"blocks.0.fc1": (0.0, 1.0)})
 
 
 def test_fp16__halves_the_file_and_keeps_the_answers(model: DeployedStudent) -> None:
-    fp32 = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {})
-    half = onnx_writer.finish(onnx_writer.write(weights_of(model), half=True).proto, {})
+    fp32 = onnx_writer.finish(onnx_writer.write(weights_of(model)), {})
+    half = onnx_writer.finish(onnx_writer.write(weights_of(model), half=True), {})
     assert half.ByteSize() < 0.62 * fp32.ByteSize()  # positions and small tensors stay
     assert cosine(model, half) > 1 - 1e-4
     weights = weights_of(model)
@@ -352,13 +350,13 @@ def test_fp16__halves_the_file_and_keeps_the_answers(model: DeployedStudent) -> 
 
 
 def test_openvino__twice_in_one_process_gives_the_same_bytes(run: Run, model: DeployedStudent) -> None:
-    graph = onnx_writer.write(weights_of(model), "tokens").proto
+    graph = onnx_writer.write(weights_of(model), "tokens")
     first, second = (openvino.serialize(openvino.convert(graph), {"model_id": "x"}, fp16=True) for _ in range(2))
     assert first == second
     assert b"\n\t" not in first[0]  # no indentation, which is an eighth of a file
     built = Built(("openvino", "fp16"), first)
     reference = Built(
-        ("onnx", "fp32"), (onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {}).SerializeToString(),)
+        ("onnx", "fp32"), (onnx_writer.finish(onnx_writer.write(weights_of(model)), {}).SerializeToString(),)
     )
     for batch in (1, 2, 5):
         photos = np.resize(draw(32), (batch, 32, 32, 3))

@@ -65,7 +65,7 @@ def test_run__is_measured_by_the_mean_of_patches_only(registers_run: Run) -> Non
 def test_file__leaves_registers_out_and_answers_as_torch(registers_run: Run, pooling: str) -> None:
     registers_run.info.pooling = pooling
     model = DeployedStudent(registers_run).eval()
-    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, metadata(registers_run))
+    proto = onnx_writer.finish(onnx_writer.write(weights_of(model)), metadata(registers_run))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     images = draw(32)
     found = dict(zip(model.names, session.run(model.names, {"image": images}), strict=True))

@@ -68,7 +68,7 @@ def write_model(run: Run, model: DeployedStudent, zoo: Path) -> None:
     home.mkdir()
     fp32 = Built(
         ("onnx", "fp32"),
-        (onnx_writer.finish(onnx_writer.write(weights_of(model)).proto, {}).SerializeToString(deterministic=True),),
+        (onnx_writer.finish(onnx_writer.write(weights_of(model)), {}).SerializeToString(deterministic=True),),
     )
     contents = for_timm.files(model, run.recipe.preprocessing, licence="MIT", description="a student")
     for name, content in {"model.onnx": fp32.contents[0], **contents}.items():

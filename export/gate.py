@@ -46,7 +46,9 @@ def judge(
                 _share("top-1", right, photos),
                 _share("Recall@1", recall_at_1(outputs[name]["embedding"], photos.labels), photos),
             ]
-        for name in files.keys() - {reference}:
+        for name in files:
+            if name == reference:
+                continue
             compared = fidelity(outputs[reference], outputs[name], photos)
             metrics[name] += compared
             if reason := objection(compared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -117,9 +118,42 @@ def server(start: Callable[..., contextlib.AbstractContextManager[Server]], tiny
 
 
 @pytest.fixture(scope="session")
-def bundled_server(start: Callable[..., contextlib.AbstractContextManager[Server]]) -> Iterator[Server]:
-    """One server that was told of no model: it serves the bundled student, for all tests that leave it running."""
-    with start() as server:
+def browser_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder from which `bundled_server` hands out onnxruntime-web: empty until a test fetches it."""
+    return tmp_path_factory.mktemp("runtime")
+
+
+@pytest.fixture(scope="session")
+def bundled_server(
+    start: Callable[..., contextlib.AbstractContextManager[Server]], browser_runtime: Path
+) -> Iterator[Server]:
+    """One server that was told of no model: it serves the bundled student, for all tests that leave it running.
+
+    Pages of any site may call it.
+    """
+    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(browser_runtime), LEAP_ZOO_SERVE_CORS="*", **DEMO) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def key() -> str:
+    """The key that `keyed_server` asks for."""
+    return "a-key-of-the-documentation"
+
+
+@pytest.fixture(scope="session")
+def keys_file(key: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file with alice's key, hashed. `keyed_server` reads it again when it changes."""
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(f"alice:{hashlib.sha256(key.encode()).hexdigest()}\n")
+    return file
+
+
+@pytest.fixture(scope="session")
+def keyed_server(start: Callable[..., contextlib.AbstractContextManager[Server]], keys_file: Path) -> Iterator[Server]:
+    """A server with the bundled student that asks for a key and takes little: bodies of 1 MiB, 5 photos a request."""
+    little = {"LEAP_ZOO_SERVE_MAX_BODY_MB": "1", "LEAP_ZOO_SERVE_MAX_PHOTOS": "5"}
+    with start(LEAP_ZOO_SERVE_KEYS_FILE=str(keys_file), **little, **DEMO) as server:
         yield server
 
 
@@ -184,8 +218,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        psutil.wait_procs(family[1:], timeout=10)
+        process.wait()
+        deadline = time.monotonic() + 10
+        while any(map(runs, family[1:])) and time.monotonic() < deadline:
+            time.sleep(0.01)
     process.wait()
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended. Who adopts a process whose parent has ended may take seconds to note its end, too."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def wait_until_ready(server: Server) -> None:

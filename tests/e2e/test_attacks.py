@@ -10,8 +10,7 @@ import contextlib
 import io
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from conftest import Server
 
-TINY = "leap-tiny-test"
 JPEG = {"content-type": "image/jpeg"}
 MEBI = 2**20
-
-Start = Callable[..., AbstractContextManager["Server"]]
-
-
-@pytest.fixture(scope="module")
-def attacked(start: Start, tiny_zoo: Path) -> Iterator[Server]:
-    """A server that only these tests use."""
-    with start(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL=TINY, LEAP_ZOO_SERVE_UI="on") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -63,27 +52,27 @@ def connections(server: Server, sent: list[bytes]) -> Iterator[list[socket.socke
             one.close()
 
 
-def test_readers__who_never_read_do_not_block_others(attacked: Server, photo: bytes) -> None:
+def test_readers__who_never_read_do_not_block_others(server: Server, photo: bytes) -> None:
     large = {f"n{key}": "x" * 1000 for key in range(15)}
-    with httpx.Client(base_url=attacked.url, timeout=120) as http:
+    with httpx.Client(base_url=server.url, timeout=120) as http:
         for part in range(15):
             ids = [f"{part}-{at}" for at in range(32)]
             body = {"images": [base64.b64encode(photo).decode()] * 32, "ids": ids, "metadata": [large] * 32}
             assert http.post("/v1/galleries/large/items?create=true", json=body).status_code == 200
     get = b"GET /v1/galleries/large/items?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with connections(attacked, [get * 2] * 70):
-        assert answers(attacked, photo) == [200] * 10
+    with connections(server, [get * 2] * 70):
+        assert answers(server, photo) == [200] * 10
 
 
-def test_senders__who_never_finish_share_one_budget(attacked: Server, photo: bytes) -> None:
+def test_senders__who_never_finish_share_one_budget(server: Server, photo: bytes) -> None:
     """Together they send more than all bodies may have, over routes of every kind."""
     heads = [
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {19 * MEBI}\r\n\r\n"
         for path in ("/v1/embed", "/v1/heads/slow", "/classify", "/v1/galleries/x/search")
     ]
     sent = [heads[at % len(heads)].encode() + bytes(18 * MEBI) for at in range(32)]
-    with connections(attacked, sent) as senders:
-        assert answers(attacked, photo) == [200] * 10
+    with connections(server, sent) as senders:
+        assert answers(server, photo) == [200] * 10
         assert sum(map(has_an_end, senders)) >= 1
 
 
@@ -99,11 +88,11 @@ def has_an_end(one: socket.socket) -> bool:
     return True
 
 
-def test_pixels__are_what_a_request_costs(attacked: Server, photo: bytes) -> None:
+def test_pixels__are_what_a_request_costs(server: Server, photo: bytes) -> None:
     file = io.BytesIO()
     Image.new("L", (5000, 4999)).save(file, "PNG")
     bomb = base64.b64encode(file.getvalue()).decode()
-    url = attacked.url + "/v1/embed"
+    url = server.url + "/v1/embed"
     assert httpx.post(url, json={"images": [bomb] * 32}, timeout=240).status_code == 413
     threads = [
         threading.Thread(target=httpx.post, args=(url,), kwargs={"json": {"images": [bomb] * 5}, "timeout": 240})
@@ -111,29 +100,29 @@ def test_pixels__are_what_a_request_costs(attacked: Server, photo: bytes) -> Non
     ]
     for thread in threads:
         thread.start()
-    assert answers(attacked, photo) == [200] * 10
+    assert answers(server, photo) == [200] * 10
     for thread in threads:
         thread.join()
 
 
-def test_where__has_few_conditions(attacked: Server, photo: bytes) -> None:
+def test_where__has_few_conditions(server: Server, photo: bytes) -> None:
     many = "{" + ",".join(f'"k{at}":1' for at in range(400)) + "}"
-    httpx.post(attacked.url + "/v1/galleries/few/items?create=true", content=photo, headers=JPEG, timeout=120)
-    search = attacked.url + "/v1/galleries/few/search"
+    httpx.post(server.url + "/v1/galleries/few/items?create=true", content=photo, headers=JPEG, timeout=120)
+    search = server.url + "/v1/galleries/few/search"
     refused = httpx.post(search, params={"where": many}, content=photo, headers=JPEG, timeout=120)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_option")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/galleries", "/schema.json", "/zoo/index.json", "/ui/", "/"])
-def test_hosts__a_name_that_another_site_points_here_is_refused(attacked: Server, path: str) -> None:
-    rebound = {"host": f"evil.example:{attacked.port}"}
-    assert 400 <= httpx.get(attacked.url + path, headers=rebound, timeout=120).status_code < 500
-    own = {"host": f"localhost:{attacked.port}"}
-    assert httpx.get(attacked.url + path, headers=own, timeout=120).status_code == 200
+def test_hosts__a_name_that_another_site_points_here_is_refused(server: Server, path: str) -> None:
+    rebound = {"host": f"evil.example:{server.port}"}
+    assert 400 <= httpx.get(server.url + path, headers=rebound, timeout=120).status_code < 500
+    own = {"host": f"localhost:{server.port}"}
+    assert httpx.get(server.url + path, headers=own, timeout=120).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/heads/x", "/ui/gradio_api/upload", "/classify"])
-def test_origins__another_site_posts_nothing(attacked: Server, photo: bytes, path: str) -> None:
+def test_origins__another_site_posts_nothing(server: Server, photo: bytes, path: str) -> None:
     foreign = {"origin": "https://evil.example"}
-    refused = httpx.post(attacked.url + path, files={"files": photo}, headers=foreign, timeout=120)
+    refused = httpx.post(server.url + path, files={"files": photo}, headers=foreign, timeout=120)
     assert (refused.status_code, refused.json()["code"]) == (403, "foreign_origin")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import SIZES, drop, expect, open_tab, visiting
+from browsing import DESK, PHONE, SIZES, drop, expect, open_tab, visiting
 
 from leap_zoo.heads import decode_head
 
@@ -61,9 +61,8 @@ def test_tabs__are_all_reachable(browser: Browser, server: Server, size: tuple[i
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
 
 
-@SIZES
-def test_start_page__leads_on(browser: Browser, server: Server, size: tuple[int, int]) -> None:
-    with visiting(browser, server.url, size, "/") as page:
+def test_start_page__leads_on(browser: Browser, server: Server) -> None:
+    with visiting(browser, server.url, PHONE, "/") as page:
         expect(page.get_by_text(f"curl -F image=@photo.jpg {server.url}/v1/classify")).to_be_visible()
         page.get_by_role("link", name="GET /docs").click()
         expect(page).to_have_url(server.url + "/docs")
@@ -74,11 +73,8 @@ def test_start_page__leads_on(browser: Browser, server: Server, size: tuple[int,
         expect(page).to_have_url(server.url + "/")
 
 
-@SIZES
-def test_pages__behind_nginx_lead_on(
-    browser: Browser, proxied: str, size: tuple[int, int], colour_photos: dict[str, Path]
-) -> None:
-    with visiting(browser, proxied, size, "/") as page:
+def test_pages__behind_nginx_lead_on(browser: Browser, proxied: str, colour_photos: dict[str, Path]) -> None:
+    with visiting(browser, proxied, DESK, "/") as page:
         expect(page.get_by_text(f"curl -F image=@photo.jpg {proxied}/v1/classify")).to_be_visible()
         page.get_by_role("link", name="GET /docs").click()
         expect(page).to_have_url(proxied + "/docs")
@@ -96,11 +92,10 @@ def test_docs__are_swagger_of_this_server_alone(browser: Browser, server: Server
         expect(page.get_by_text("unknown_gallery").first).to_be_visible()
 
 
-@SIZES
 def test_search__finds_the_nearest_in_either_gallery(
-    browser: Browser, server: Server, size: tuple[int, int], tmp_path: Path, colour_photos: dict[str, Path]
+    browser: Browser, server: Server, tmp_path: Path, colour_photos: dict[str, Path]
 ) -> None:
-    with visiting(browser, server.url, size) as page:
+    with visiting(browser, server.url, PHONE) as page:
         open_tab(page, "Search")
         page.locator("#leap-wall button").nth(4).click()
         found = page.locator("#leap-found .caption-label")
@@ -123,11 +118,10 @@ def test_search__finds_the_nearest_in_either_gallery(
         expect(page.locator("#leap-found-note")).to_contain_text("Your gallery is empty")
 
 
-@SIZES
 def test_classes__are_fitted_tried_and_taken_home(
-    browser: Browser, server: Server, size: tuple[int, int], tmp_path: Path, colour_photos: dict[str, Path]
+    browser: Browser, server: Server, tmp_path: Path, colour_photos: dict[str, Path]
 ) -> None:
-    with visiting(browser, server.url, size) as page:
+    with visiting(browser, server.url, PHONE) as page:
         open_tab(page, "Your classes")
         page.locator("#leap-fit").click()
         expect(page.get_by_text("A head needs at least two classes with a photo each")).to_be_visible()
@@ -162,11 +156,8 @@ def test_classes__are_fitted_tried_and_taken_home(
         expect(members).to_have_count(0)
 
 
-@SIZES
-def test_zoo__shows_the_card_and_hands_out_its_files(
-    browser: Browser, server: Server, size: tuple[int, int], tmp_path: Path
-) -> None:
-    with visiting(browser, server.url, size) as page:
+def test_zoo__shows_the_card_and_hands_out_its_files(browser: Browser, server: Server, tmp_path: Path) -> None:
+    with visiting(browser, server.url, PHONE) as page:
         open_tab(page, "Zoo")
         expect(page.locator("#leap-models")).to_contain_text("leap-zoo pull leap-tiny-test")
         expect(page.locator("#leap-metrics")).to_contain_text("top1 (colours)")

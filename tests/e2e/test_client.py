@@ -148,28 +148,18 @@ def test_client__fits_a_head_that_both_can_use(
         client.classify(colour_photos["blue"], head="of-the-client")
 
 
-def test_client__with_and_without_a_key(start, tiny_zoo: Path, tmp_path: Path, colour_photos) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("alice:right-key-of-alice\n")
-    settings = {
-        "LEAP_ZOO_URL": str(tiny_zoo),
-        "LEAP_ZOO_SERVE_MODEL": "leap-tiny-test",
-        "LEAP_ZOO_SERVE_KEYS_FILE": str(keys),
-        "LEAP_ZOO_SERVE_MAX_BODY_MB": "1",
-        "LEAP_ZOO_SERVE_MAX_PHOTOS": "5",
-    }
-    with start(**settings) as server:
-        for key, code in ((None, "missing_key"), ("wrong-key-of-nobody", "wrong_key")):
-            with Client(server.url, key) as client, pytest.raises(leap_zoo.ServiceRefused) as refused:
-                client.classify(colour_photos["red"])
-            assert (refused.value.status, refused.value.code) == (401, code)
-        with Client(server.url, key="right-key-of-alice") as client:
-            assert client.classify(colour_photos["red"])[0].label == "red"
-            many = client.classify([colour_photos[name] for name in ("red", "blue")] * 6)  # in requests of 5 at most
-            assert [row[0].label for row in many] == ["red", "blue"] * 6
-            with pytest.raises(leap_zoo.ServiceRefused) as refused:
-                client.embed(b"\xff" * (3 * 2**20))
-            assert (refused.value.status, refused.value.code) == (413, "body_too_large")
+def test_client__with_and_without_a_key(keyed_server, key: str, golf_ball: Image.Image) -> None:
+    for wrong, code in ((None, "missing_key"), ("wrong-key-of-nobody", "wrong_key")):
+        with Client(keyed_server.url, wrong) as client, pytest.raises(leap_zoo.ServiceRefused) as refused:
+            client.classify(golf_ball)
+        assert (refused.value.status, refused.value.code) == (401, code)
+    with Client(keyed_server.url, key=key) as client:
+        assert client.classify(golf_ball)[0].label == "golf ball"
+        many = client.classify([golf_ball] * 6)  # in requests of 5 at most
+        assert [row[0].label for row in many] == ["golf ball"] * 6
+        with pytest.raises(leap_zoo.ServiceRefused) as refused:
+            client.embed(b"\xff" * (3 * 2**20))
+        assert (refused.value.status, refused.value.code) == (413, "body_too_large")
 
 
 def _png(image: Image.Image) -> bytes:

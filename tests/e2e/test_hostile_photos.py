@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import hostile_photos
@@ -21,10 +20,9 @@ ONE_PHOTO = 3 * PHOTO.pixels  # bytes of the largest photo that is decoded: not 
 
 
 @pytest.fixture(scope="module")
-def target(start) -> Iterator[Target]:
-    """A server of this module's own, with the bundled model, so that nothing else decides its memory."""
-    with start(LEAP_ZOO_SERVE_UI="on") as server:
-        yield Target(server)
+def target(bundled_server) -> Target:
+    """The server with the bundled model."""
+    return Target(bundled_server)
 
 
 class Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.server
 import io
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 import pytest
-from browsing import INSECURE, SIZES, expect, open_tab, visiting
+from browsing import INSECURE, PHONE, expect, open_tab, visiting
 from PIL import Image
 
 import leap_zoo
@@ -39,23 +38,21 @@ Photos = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with onnxruntime-web, fetched as `make browser` does."""
-    folder = tmp_path_factory.mktemp("runtime")
-    made = subprocess.run(["make", "browser", f"RUNTIME={folder}"], cwd=DOC.parents[1], capture_output=True, text=True)
+def runtime(browser_runtime: Path) -> Path:
+    """The folder with onnxruntime-web, fetched as `make browser` does."""
+    command = ["make", "browser", f"RUNTIME={browser_runtime}"]
+    made = subprocess.run(command, cwd=DOC.parents[1], capture_output=True, text=True)
     said = made.stdout + made.stderr
     if "npm is missing" in said or "npm error" in said:
         pytest.skip(f"onnxruntime-web is not to be had: {said}")
     assert made.returncode == 0, said
-    return folder
+    return browser_runtime
 
 
 @pytest.fixture(scope="module")
-def bundled(start: Callable[..., contextlib.AbstractContextManager[Server]], runtime: Path) -> Iterator[Server]:
-    """A server with the bundled models, and with onnxruntime-web."""
-    hosts = {"LEAP_ZOO_SERVE_HOSTS": f"127.0.0.1,{INSECURE}"}
-    with start(LEAP_ZOO_SERVE_BROWSER_RUNTIME=str(runtime), LEAP_ZOO_SERVE_UI="on", **hosts) as server:
-        yield server
+def bundled(bundled_server: Server, runtime: Path) -> Server:
+    """The server with the bundled models, and with onnxruntime-web."""
+    return bundled_server
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +187,8 @@ def test_pixels__follow_the_card(page: Page, spec: Preprocessing) -> None:
     assert furthest(page, LOSSLESS["odd sides"], spec) <= 1
 
 
-@SIZES
-def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: Server, size: tuple[int, int]) -> None:
-    with visiting(browser, bundled.url, size, color_scheme="dark") as page:
+def test_zoo_tab__leads_to_the_model_in_this_browser(browser: Browser, bundled: Server) -> None:
+    with visiting(browser, bundled.url, PHONE, color_scheme="dark") as page:
         open_tab(page, "Zoo")
         with page.expect_popup() as opened:
             page.get_by_role("link", name="Run it in this browser").click()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TINY = "leap-tiny-test"
 DRAIN = "6"  # seconds: on a busy machine, a client may take one or two to send what it has begun
-KEY = "k3y-k3y-k3y-k3y-k3y"
 
 
 @pytest.fixture
@@ -91,112 +92,69 @@ def test_metrics__include_bentomls(server, red: bytes) -> None:
     assert (served["logger"], served["route"], served["status"]) == ("leap_zoo.serve.access", "/v1/embed", 200)
 
 
-def test_keys__guard_a_server(start, variables: dict[str, str], tmp_path: Path, red: bytes) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text(f"alice:{KEY}\n")
-    closed = {"LEAP_ZOO_SERVE_KEYS_FILE": str(keys), "LEAP_ZOO_SERVE_METRICS": "key", "LEAP_ZOO_SERVE_UI": "on"}
-    with start(**variables, **closed) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+def test_keys__guard_a_server(keyed_server, key: str, keys_file: Path, red: bytes) -> None:
+    with httpx.Client(base_url=keyed_server.url, timeout=60) as http:
         for path in ("/v1/models", "/zoo/index.json", "/ui/", "/metrics"):
             assert http.get(path).status_code == 401
-            assert http.get(path, headers={"x-api-key": KEY}).status_code == 200
-        image = {"content-type": "image/jpeg", "authorization": f"Bearer {KEY}"}
+            assert http.get(path, headers={"x-api-key": key}).status_code == 200
+        image = {"content-type": "image/jpeg", "authorization": f"Bearer {key}"}
         for path in ("/v1/classify", "/classify"):
             assert http.post(path, content=red).status_code == 401
             assert http.post(path, content=red, headers=image).status_code == 200
         assert http.get("/readyz").status_code == 200
-        keys.write_text("bob:" + "b" * 20)
-        deadline = time.monotonic() + 60
-        while http.get("/v1/models", headers={"x-api-key": KEY}).status_code != 401:
-            assert time.monotonic() < deadline, "the keys were not read again"
-            time.sleep(0.1)
-        assert "alice" in [line.get("key") for line in log_lines(server)]
-        assert KEY not in server.log.read_text()
+        assert "alice" in [line.get("key") for line in log_lines(keyed_server)]
+        assert key not in keyed_server.log.read_text()
+
+        def wait_for(status: int) -> None:
+            deadline = time.monotonic() + 60
+            while http.get("/v1/models", headers={"x-api-key": key}).status_code != status:
+                assert time.monotonic() < deadline, "the keys were not read again"
+                time.sleep(0.1)
+
+        before = keys_file.read_text()
+        try:
+            keys_file.write_text("bob:" + "b" * 20)
+            wait_for(401)
+        finally:
+            keys_file.write_text(before)
+        wait_for(200)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("LEAP_ZOO_SERVE_KEYS_FIEL", "x"), ("LEAP_ZOO_SERVE_KEYS_FILE", "/nowhere/keys")],
-)
-def test_start__a_wrong_setting_ends_it(start, variables: dict[str, str], name: str, value: str) -> None:
-    with start(wait=False, **variables, **{name: value}) as server:
+def test_start__a_wrong_setting_ends_it(start, variables: dict[str, str]) -> None:
+    with start(wait=False, **variables, LEAP_ZOO_SERVE_KEYS_FIEL="x") as server:
         assert server.process.wait(120) == 1
         said = server.log.read_text()
         assert "Cannot serve" in said
-        assert "LEAP_ZOO_SERVE_" in said
+        assert "LEAP_ZOO_SERVE_KEYS_FILE" in said
         assert "Traceback" not in said
 
 
-class Load:
-    """Clients that ask all the time, each over a connection that it keeps. A request is lost when it was begun over
-    a connection, and no answer came.
-    """
-
-    def __init__(self, url: str, photo: bytes, clients: int = 8) -> None:
-        self.answered = 0
-        self.failed: list[str] = []
-        self.refused = 0
-        self.stop = threading.Event()
-        self._url, self._photo = url, photo
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=120) as http:
-            while not self.stop.is_set():
-                try:
-                    status = http.post(
-                        "/v1/embed", content=self._photo, headers={"content-type": "image/jpeg"}
-                    ).status_code
-                except httpx.ConnectError:
-                    self.refused += 1
-                    return
-                except httpx.HTTPError as error:
-                    self.failed.append(repr(error))
-                    return
-                if status == 200:
-                    self.answered += 1
-                else:
-                    self.failed.append(str(status))
-
-
-def test_stop__under_load_and_with_an_open_page_loses_no_accepted_request(
-    start, variables: dict[str, str], red: bytes
+def test_stop__under_load_loses_nothing_and_leaves_nothing(
+    start, variables: dict[str, str], red: bytes, tmp_path: Path
 ) -> None:
-    """Gradio's page keeps an event stream open for as long as its tab lives."""
+    """Clients that pause have connections that the server must close, and a request may come just then. Gradio's page
+    keeps an event stream open for as long as its tab lives. Without LEAP_ZOO_SERVE_DATA, what clients left is gone.
+    """
     with (
-        start(**variables, LEAP_ZOO_SERVE_DRAIN=DRAIN, LEAP_ZOO_SERVE_UI="on") as server,
+        start(**variables, LEAP_ZOO_SERVE_DRAIN=DRAIN, LEAP_ZOO_SERVE_UI="on", TMPDIR=str(tmp_path)) as server,
         httpx.stream("GET", server.url + "/ui/gradio_api/heartbeat/tab", timeout=60) as stream,
-        Load(server.url, red) as load,
     ):
         lines = stream.iter_lines()
         assert next(lines) == "data: ALIVE"
-        while load.answered < 50:
-            time.sleep(0.01)
-        server.terminate(seconds=120)  # without an end to the stream, never
-        load.stop.set()
-        assert not [line for line in lines if line]  # the stream has been ended, not broken off
-        said = server.log.read_text()
-        assert load.failed == []  # who came too late was refused
-        assert [line.get("route") for line in log_lines(server)].count("/v1/embed") == load.answered
-        assert "Traceback" not in said
-
-
-def test_stop__loses_nothing_of_new_idle_and_busy_connections(start, variables: dict[str, str], red: bytes) -> None:
-    """Clients that pause have connections that the server must close, and a request may come just then."""
-    with start(**variables, LEAP_ZOO_SERVE_DRAIN=DRAIN, LEAP_ZOO_SERVE_UI="on") as server:
+        items = server.url + "/v1/galleries/g/items?create=true"
+        assert httpx.post(items, files={"image": red}, timeout=60).status_code == 200
+        assert len(list(tmp_path.glob("leap-zoo-data-*"))) == 1
+        assert "heads and galleries are lost when the service stops" in server.log.read_text()
+        (uploads,) = tmp_path.glob("leap-zoo-ui-*")
+        assert stat.S_IMODE(uploads.stat().st_mode) == 0o700
         trial = load_trials.stop_under_load(
             ServerProcess(server.port, server.process), photo_request("/v1/embed", red), seconds=1
         )
         found = asyncio.run(trial)
+        assert not [line for line in lines if line]  # the stream has been ended, not broken off
+        assert [line.get("route") for line in log_lines(server)].count("/v1/embed") == found["answered"]
+        assert "Traceback" not in server.log.read_text()
+        assert list(tmp_path.glob("leap-zoo-*")) == []
     assert found["lost"] == []
     assert found["other_statuses"] == {}
     assert found["answered_after_signal"] > 0
@@ -204,10 +162,35 @@ def test_stop__loses_nothing_of_new_idle_and_busy_connections(start, variables: 
 
 @pytest.fixture(scope="module")
 def mortal(start, tiny_zoo: Path) -> Iterator[Server]:
-    """A server whose worker may be ended, and which answers two requests at a time."""
+    """A server whose processes may be ended, in the order of these tests; it answers two requests at a time."""
     variables = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": TINY, "LEAP_ZOO_SERVE_CONCURRENCY": "2"}
     with start(**variables) as server:
         yield server
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGHUP is not ignored, as it is for whatever nohup starts: a server inherits that, and lives on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def only_worker(server: Server) -> psutil.Process:
+    (worker,) = psutil.Process(server.process.pid).children()
+    return worker
+
+
+def wait_until_back(server: Server) -> None:
+    """Until it answers again."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            assert httpx.get(server.url + "/readyz", timeout=5).status_code == 200
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail(server.log.read_text()[-3000:])
 
 
 def test_overload__the_excess_is_refused_and_all_is_well_after(mortal: Server, red: bytes) -> None:
@@ -233,40 +216,58 @@ def test_overload__the_excess_is_refused_and_all_is_well_after(mortal: Server, r
 
 
 def test_kill__a_worker_comes_back(mortal: Server, red: bytes) -> None:
-    server = mortal
-    with Load(server.url, red, clients=2) as load:
-        while load.answered < 10:
-            time.sleep(0.01)
-        (worker,) = psutil.Process(server.process.pid).children()
-        worker.kill()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                photo = {"content": red, "headers": {"content-type": "image/jpeg"}}
-                if httpx.post(server.url + "/v1/embed", timeout=5, **photo).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        else:
-            pytest.fail(server.log.read_text()[-3000:])
-        load.stop.set()
-        assert psutil.Process(server.process.pid).children()[0].pid != worker.pid
-        text = httpx.get(server.url + "/metrics", timeout=60).text
-        assert float(text.partition("\nleap_zoo_in_flight ")[2].split("\n")[0]) <= 3  # those of the dead are forgotten
+    """Although it was killed while clients waited for it, which are not counted forever."""
+    ended = threading.Event()
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=mortal.url, timeout=120) as http, contextlib.suppress(httpx.TransportError):
+            while not ended.is_set():
+                answers.append(http.post("/v1/embed", content=red, headers={"content-type": "image/jpeg"}))
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    while len(answers) < 10:
+        time.sleep(0.01)
+    worker = only_worker(mortal)
+    worker.kill()
+    wait_until_back(mortal)
+    ended.set()
+    for client in clients:
+        client.join(60)
+    assert only_worker(mortal).pid != worker.pid
+    text = httpx.get(mortal.url + "/metrics", timeout=60).text
+    assert float(text.partition("\nleap_zoo_in_flight ")[2].split("\n")[0]) <= 1  # the question itself
 
 
 def test_stop__of_the_worker_alone_brings_another(mortal: Server) -> None:
-    (worker,) = psutil.Process(mortal.process.pid).children()
+    worker = only_worker(mortal)
     worker.terminate()
     worker.wait(60)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            assert httpx.get(mortal.url + "/readyz", timeout=5).status_code == 200
-            return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    pytest.fail(mortal.log.read_text()[-3000:])
+    wait_until_back(mortal)
+
+
+@pytest.mark.usefixtures("heard")
+def test_kill__of_the_supervisor_ends_its_worker_and_frees_the_port(
+    mortal: Server, start, variables: dict[str, str]
+) -> None:
+    """And the end of its terminal ends the next server on that port."""
+    worker = only_worker(mortal)
+    mortal.process.kill()
+    mortal.process.wait()
+    try:
+        worker.wait(120)
+    except psutil.TimeoutExpired:
+        worker.kill()
+        pytest.fail(mortal.log.read_text()[-2000:])
+    with start(port=mortal.port, **variables) as second:
+        assert httpx.get(second.url + "/v1/models", timeout=60).status_code == 200
+        assert "in use" not in second.log.read_text()
+        second.process.send_signal(signal.SIGHUP)
+        second.process.wait(120)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(second.url + "/livez", timeout=60)
 
 
 @pytest.fixture(scope="module")

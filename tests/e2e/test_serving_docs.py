@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import doctest
-import hashlib
 import http.server
 import os
 import re
@@ -13,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +26,6 @@ from serve.stores import Limits
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "serving.md").read_text()
 ADDRESS = "localhost:3000"
-KEY = "a-key-of-the-documentation"
 NOT_RUN = 3  # two that start a server, one that needs the openai package
 RUNNABLE = ("sh", "python", "js", "html")
 
@@ -65,23 +61,6 @@ SECTIONS = {
 
 
 @pytest.fixture(scope="module")
-def served(start: Callable[..., contextlib.AbstractContextManager]) -> Iterator[Callable[[str], str]]:
-    """The address of a server with the bundled model, by the mark of a block; each is started when it is needed."""
-    with contextlib.ExitStack() as servers:
-        started: dict[str, str] = {}
-
-        def address(mark: str, **variables: str) -> str:
-            if mark not in started:
-                ui = "off" if mark else "on"
-                started[mark] = servers.enter_context(start(LEAP_ZOO_SERVE_UI=ui, **variables)).url.removeprefix(
-                    "http://"
-                )
-            return started[mark]
-
-        yield address
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the photos that the examples name."""
     folder = tmp_path_factory.mktemp("documented")
@@ -96,14 +75,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("section", [name for name, blocks in SECTIONS.items() if blocks])
-def test_example__does_what_it_shows(section: str, served, photos: Path, tmp_path: Path, torchless) -> None:
+def test_example__does_what_it_shows(
+    section: str, bundled_server, keyed_server, key: str, photos: Path, tmp_path: Path, torchless
+) -> None:
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
     shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
+    environment = torchless | {"KEY": key}
     for block in SECTIONS[section]:
-        address = _server_of(block, served, tmp_path)
-        text = block.text.replace(ADDRESS, address)
-        printed = _in_a_browser(text, tmp_path) if block.kind == "html" else _run(block, text, tmp_path, torchless)
+        server = keyed_server if block.mark == "server: keys" else bundled_server
+        text = block.text.replace(ADDRESS, f"127.0.0.1:{server.port}")
+        printed = _in_a_browser(text, tmp_path) if block.kind == "html" else _run(block, text, tmp_path, environment)
         assert ("/docs#" in printed) == ("/docs#" in (block.shown or "")), printed  # curl succeeds with a problem, too
         if block.shown is not None:
             _compare(block, printed)
@@ -134,26 +116,24 @@ def test_settings__are_those_of_the_code_with_their_ranges_and_defaults() -> Non
             )
 
 
-def test_routes__are_those_of_the_server(served) -> None:
+def test_routes__are_those_of_the_server(bundled_server) -> None:
     table = DOC.partition("## Routes")[2].partition("\n## ")[0]
     listed = {
         (method, path)
         for methods, path in re.findall(r"`((?:[A-Z]+, )*[A-Z]+) (/[^`]+)`", table)
         for method in methods.split(", ")
     }
-    schema = httpx.get(f"http://{served('')}/openapi.json", timeout=60).json()
+    schema = httpx.get(bundled_server.url + "/openapi.json", timeout=60).json()
     described = {(method.upper(), path) for path, one in schema["paths"].items() for method in one if method != "head"}
     assert described <= listed
     for method, path in listed - described - {("POST", path) for path in rules.NATIVE_PATHS}:
-        assert (method, httpx.get(f"http://{served('')}{path}", follow_redirects=True, timeout=60).status_code) == (
-            "GET",
-            200,
-        )
+        answer = httpx.get(bundled_server.url + path, follow_redirects=True, timeout=60)
+        assert (method, answer.status_code) == ("GET", 200)
     assert {path for _, path in listed} >= rules.HEALTH_PATHS | rules.NATIVE_PATHS
 
 
-def test_metrics__are_those_of_the_server(served) -> None:
-    text = httpx.get(f"http://{served('')}/metrics", timeout=60).text
+def test_metrics__are_those_of_the_server(bundled_server) -> None:
+    text = httpx.get(bundled_server.url + "/metrics", timeout=60).text
     ours = set(re.findall(r"^# TYPE (leap_zoo_\w+) ", text, re.MULTILINE))
     assert set(re.findall(r"^\| `(leap_zoo_\w+)` \|", DOC, re.MULTILINE)) == ours
 
@@ -188,17 +168,6 @@ def test_links__lead_somewhere() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", DOC)) <= headings
 
 
-def _server_of(block: Block, served: Callable[..., str], folder: Path) -> str:
-    """The address of the server that the block's mark asks for."""
-    if block.mark == "server: keys":
-        keys = folder / "keys"
-        keys.write_text(f"alice:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
-        return served(block.mark, LEAP_ZOO_SERVE_KEYS_FILE=str(keys))
-    if block.mark == "server: cors":
-        return served(block.mark, LEAP_ZOO_SERVE_CORS="*")
-    return served("")
-
-
 def _run(block: Block, text: str, folder: Path, env: dict[str, str]) -> str:
     """What the example prints. Fails when it fails."""
     commands = folder / "commands"  # `leap-zoo` of this checkout
@@ -218,7 +187,6 @@ def _run(block: Block, text: str, folder: Path, env: dict[str, str]) -> str:
             "PYTHONPATH": f"{ROOT}{os.pathsep}{env['PYTHONPATH']}",
             "PATH": f"{commands}{os.pathsep}{env['PATH']}",
             "LEAP_ZOO_HOME": str(folder / "home"),
-            "KEY": KEY,
         },
         capture_output=True,
         text=True,

@@ -19,19 +19,38 @@ def run(code: str, **environ: str) -> str:
 
 
 def test_import__silences_usage_reports_and_loads_neither_model_nor_page_nor_training() -> None:
-    code = (
-        "import sys; from bentoml._internal.utils.analytics.usage_stats import do_not_track as silent;"
-        "before = silent(); import serve.service; print(before, silent(), *sys.modules)"
-    )
-    before, after, *loaded = run(code).split()
+    """And the site without the demo never loads Gradio."""
+    code = """
+import sys
+from bentoml._internal.utils.analytics.usage_stats import do_not_track as silent
+before = silent()
+import serve.service
+print(before, silent(), *sys.modules)
+from serve.app import build_site
+settings, engine, stores = serve.service.running()
+build_site(engine, stores, settings)
+print("gradio" in sys.modules)
+"""
+    imported, built = run(code, LEAP_ZOO_SERVE_UI="off").splitlines()
+    before, after, *loaded = imported.split()
     assert (before, after) == ("False", "True")
     assert not set(loaded) & {"gradio", "onnxruntime", "torch", "train", "export"}
-    assert run(code, BENTOML_DO_NOT_TRACK="false").split()[:2] == ["False", "False"]  # who wants to report still may
+    assert built == "False"
 
 
-def test_site__without_the_demo_loads_no_gradio() -> None:
-    code = (
-        "import sys; from serve.app import build_site; from serve.service import running;"
-        "settings, engine, stores = running(); build_site(engine, stores, settings); print('gradio' in sys.modules)"
-    )
-    assert run(code, LEAP_ZOO_SERVE_UI="off").split() == ["False"]
+def test_start__a_missing_model_is_refused_by_name(tiny_zoo: Path) -> None:
+    """And whoever wants to report usage still may."""
+    code = """
+from bentoml._internal.utils.analytics.usage_stats import do_not_track as silent
+from serve.service import LeapZoo
+print(silent())
+try:
+    LeapZoo.inner.refuse_to_start()
+except SystemExit as ended:
+    print(ended)
+"""
+    given = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": "leap-tiny-tset", "BENTOML_DO_NOT_TRACK": "false"}
+    silent, said = run(code, **given).splitlines()
+    assert silent == "False"
+    assert said.startswith("Cannot serve: ")
+    assert "did you mean 'leap-tiny-test'" in said

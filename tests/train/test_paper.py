@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import commands
 import pytest
 import timm
 from safetensors.torch import save_file
@@ -26,7 +23,6 @@ from train.recipe import Augment, LeapSettings, Loss, Recipe
 from train.recipe_file import find_recipe, load_recipe
 from train.run import load_run
 
-ROOT = Path(__file__).parents[2]
 STEPS = 195  # an epoch: 50,000 photos / 256, and the incomplete batch of 80 is dropped
 BLOCKS, WIDTH = 40, 1536  # of the teacher, ViT-g/14
 
@@ -191,22 +187,10 @@ def command(photo_folders: Path, store: Path, tmp_path: Path) -> list[str]:
 def test_command__is_killed_resumed_and_evaluated(
     command: list[str], photo_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train", *command, "checkpoint_minutes=1e-6"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    run, until = tmp_path / "run", time.monotonic() + 300
-    while not any((run / "checkpoints").glob("step-*.safetensors")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, "no checkpoint was written"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    run = tmp_path / "run"
+    begun = commands.start(*command, "checkpoint_minutes=1e-6", output=tmp_path / "said.txt")
+    code, said = begun.signal_after(1, run, signal.SIGKILL)
+    assert code == -signal.SIGKILL, said
     assert not (run / "metrics.json").exists()
 
     assert main([*command, "--resume"]) == 0

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -19,7 +15,6 @@ from serve.demo import page
 from serve.demo.page import Guard
 from serve.demo.uploads import INTERNAL_ERROR, explain
 
-ROOT = Path(__file__).parents[3]
 API = "/ui/gradio_api"
 
 
@@ -128,15 +123,3 @@ def test_prefix__of_a_reverse_proxy_is_kept(client: TestClient) -> None:
     page = behind.get("/leap/ui/").text
     # Gradio's template names the manifest absolutely; nobody clicks on that one.
     assert not re.findall(r'(?:href|src)="/(?!leap/|manifest\.json)', page)
-
-
-def test_folder__of_uploads_is_private_to_the_process() -> None:
-    code = (
-        "import os, stat; from serve.demo.uploads import use_private_folder; use_private_folder(); "
-        "folder = os.environ['GRADIO_TEMP_DIR']; print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))"
-    )
-    env = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    folder, mode = run.stdout.split()
-    assert mode == "0o700"
-    assert not Path(folder).exists()

@@ -34,19 +34,24 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+ONE_BY_ONE = "leap_zoo"  # the room of many files without costly fixtures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The room whose files are tested one by one comes last, so that of two processes neither is idle at the end."""
+    items.sort(key=lambda item: item.path.parent.name == ONE_BY_ONE)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2` (pytest-xdist) a room is tested by one process, which makes the fixtures of its session once.
-
-    The last room, `train`, has two parts, so that neither process is idle at the end.
-    """
+    """With `-n 2` (pytest-xdist) a room is tested by one process, which makes the fixtures of its session once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRoom(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = Path(nodeid.split("::")[0])
             room = path.parts[1]
-            return f"{room} {path.name < 'test_n'}" if room == "train" else room
+            return path.name if room == ONE_BY_ONE else room
 
     return ByRoom(config, log)
 

@@ -19,7 +19,8 @@ pytestmark = [
 
 
 def test_replica__that_is_killed_costs_no_request(tiny_zoo: Path) -> None:
-    with scale_serve.replicas(LEAP_ZOO_URL=str(tiny_zoo), LEAP_ZOO_SERVE_MODEL="leap-tiny-test") as (url, servers):
+    variables = {"LEAP_ZOO_URL": str(tiny_zoo), "LEAP_ZOO_SERVE_MODEL": "leap-tiny-test", "LEAP_ZOO_SERVE_UI": "off"}
+    with scale_serve.replicas(**variables) as (url, servers):
         with scale_serve.Load(url, "/v1/embed?model=leap-tiny-test") as load:
             load.wait(40)
             scale_serve.kill(servers[0])

@@ -37,7 +37,7 @@ def test_peers__know_what_is_on_a_photo(golf_ball: Image.Image, tmp_path: Path) 
 
 def test_quantize__the_int8_file_answers_as_the_network_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = create_model("tf_efficientnet_lite0").eval()
+    network = create_model("test_efficientnet").eval()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 64, 3), np.uint8)
     peers.quantize(network, pixels, tmp_path / "peer.onnx")
     session = peers._session(tmp_path / "peer.onnx")

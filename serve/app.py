@@ -69,6 +69,10 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(stores.close)
+        if settings.ui == "on":
+            from serve.demo.uploads import remove_private_folder
+
+            await asyncio.to_thread(remove_private_folder)
 
     app: FastAPI = FastAPIOffline(
         title="LEAP Zoo",

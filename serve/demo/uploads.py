@@ -46,7 +46,7 @@ SAMPLES = {path.stem.replace("-", " "): path for path in sorted(_SAMPLES.glob("*
 _THUMBNAIL = Preprocessing(size=256, short_side=256)
 _TOLD = 3  # bad photos that are listed; the others are counted
 
-_folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the process ends
+_folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the service or the process ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,13 @@ def use_private_folder() -> None:
     if not os.environ.get("GRADIO_TEMP_DIR"):
         _folders.append(tempfile.TemporaryDirectory(prefix="leap-zoo-ui-", ignore_cleanup_errors=True))
         os.environ["GRADIO_TEMP_DIR"] = _folders[-1].name
+
+
+def remove_private_folder() -> None:
+    """Delete what visitors have uploaded. uvicorn ends a stopped process by a signal, so no finalizer would do it."""
+    while _folders:
+        _folders.pop().cleanup()
+        os.environ.pop("GRADIO_TEMP_DIR", None)
 
 
 def photo_input(label: str, elem_id: str) -> gr.Image:

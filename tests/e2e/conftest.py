@@ -178,7 +178,8 @@ def proxied(proxied_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
     kept = "".join(f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (folder / "nginx.conf").write_text(
         f"daemon off; pid {folder}/pid; error_log stderr; worker_processes 1; events {{}}"
-        f"http {{ access_log off; {kept} server {{ listen 127.0.0.1:{port};\n{ours} }} }}"
+        f"http {{ access_log off; {kept} server {{ listen 127.0.0.1:{port};\n{ours} "
+        "location = /favicon.ico { return 204; } } }"  # the icon of the rest of the site
     )
     process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")])
     deadline = time.monotonic() + 60

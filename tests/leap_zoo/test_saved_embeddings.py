@@ -41,13 +41,13 @@ def test_load__is_what_was_saved(tmp_path: Path) -> None:
 
 def test_load__an_exported_gallery_goes_into_another(tmp_path: Path) -> None:
     pytest.importorskip("pydantic", reason="needs the extra: pip install leap-zoo[serve]")
-    from serve.galleries import write_npz
+    from serve.stores import open_stores
 
     kind = Kind(model="m", revision="1", space="student", dim=3)
-    with open_gallery(tmp_path / "served", kind=kind) as served:
-        served.add(["a", "b", "c"], EYE, [{"n": 1}, {}, {"label": "cat"}])
-        with (tmp_path / "trip.npz").open("wb") as file:
-            write_npz(served, file, tmp_path)
+    served = open_stores(tmp_path / "data").galleries
+    served.add("g", kind, ["a", "b", "c"], EYE, [{"n": 1}, {}, {"label": "cat"}])
+    with (tmp_path / "trip.npz").open("w+b") as file:
+        served.export("g", file)
     loaded = Embeddings.load(tmp_path / "trip.npz")
     with open_gallery(tmp_path / "copy", kind=kind) as copy:
         copy.add(loaded.photos, loaded.vectors, loaded.metadata)

@@ -15,7 +15,7 @@ import torch
 
 from train import checkpoint, log, processes
 from train.recipe_file import find_recipe, load_recipe
-from train.run import load_run
+from train.run import is_finished, load_run
 
 # Each process augments its own photos by draws of its own: what is compared has none.
 PLAIN = ["augment.scale=[1,1]", "augment.mix=false", "augment.flip=0", "augment.jitter=0", "augment.grey=0"]
@@ -54,6 +54,22 @@ def test_two_processes__stop_together_when_one_is_told_to(growing_recipe: Path, 
     assert code == 130, said
     assert first.finish()[0] == 130
     assert checkpoint.load(checkpoint.latest(run / "checkpoints"))["step"] >= 10
+
+
+def test_two_processes__killed_and_started_again_end_together(growing_recipe: Path, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", (growing_recipe, "monitor=0", "--out", tmp_path / "run")
+    first, second = commands.start_two(*words, output=tmp_path / "said.txt")
+    code, said = second.signal_after(3, run, signal.SIGKILL)
+    assert code == -signal.SIGKILL, said
+    first.process.kill()  # torchrun ends those that a dead one leaves behind
+    assert first.finish()[0] != 0
+    assert not is_finished(run)
+    said, _ = commands.finish_all(commands.start_two(*words, "--resume", output=tmp_path / "again.txt"))
+    assert "resumed after step" in said
+    assert is_finished(run)
+    steps = [row.step for row in log.read(run / log.FILE)]
+    assert steps == sorted(set(steps))
+    assert checkpoint.load(checkpoint.latest(run / "checkpoints"))["step"] == steps[-1] == 12
 
 
 def test_two_hosts__each_read_their_own_share_of_the_photos(

@@ -153,7 +153,7 @@ def keys_file(key: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keyed_server(start: Callable[..., contextlib.AbstractContextManager[Server]], keys_file: Path) -> Iterator[Server]:
     """A server with the bundled student that asks for a key and takes little: bodies of 1 MiB, 5 photos a request."""
     little = {"LEAP_ZOO_SERVE_MAX_BODY_MB": "1", "LEAP_ZOO_SERVE_MAX_PHOTOS": "5"}
-    with start(LEAP_ZOO_SERVE_KEYS_FILE=str(keys_file), **little, **DEMO) as server:
+    with start(LEAP_ZOO_SERVE_KEYS_FILE=str(keys_file), **little) as server:
         yield server
 
 

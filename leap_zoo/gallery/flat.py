@@ -21,7 +21,8 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,7 @@ READ_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 8 * 1024 * 1024  # bytes of vectors, or of scores, in one matrix product
 FEW = 0.25  # if fewer of a block's rows are wanted, copy them before multiplying
 FEW_DEAD = 1000  # do not rewrite a segment for fewer deleted rows
+MAX_COLUMNS = 64  # metadata names per segment whose rows are kept in memory
 ATTEMPTS = 100  # to read files while writers replace them
 
 _OURS = re.compile(r"\A([0-9]{8,}-(vectors\.f32|items\.jsonl|deleted-[0-9]+\.u32)|\.[0-9a-f]{16}\.tmp)\Z")
@@ -114,6 +116,7 @@ class Segment:
     items: list[StoredItem]
     deleted: Mask  # (rows,)
     row_of: dict[str, int]
+    columns: dict[str, dict[tuple[type, object], Rows]] = field(default_factory=dict, repr=False)
 
     def live(self) -> Rows:
         """The rows that are not deleted."""
@@ -122,14 +125,12 @@ class Segment:
     def wanted(self, where: Where) -> Mask:
         """Mask of the rows that are not deleted and whose metadata matches, including types."""
         mask = ~self.deleted
-        if where:  # only these names are decoded, and compared as the JSON that `add` writes
-            names = {f"name{number}": key for number, key in enumerate(where)}
-            kind: Any = msgspec.defstruct("Wanted", [(name, Raw, Raw()) for name in names], rename=names)
-            wanted, decode = (
-                kind(*map(Raw, map(msgspec.json.encode, where.values()))),
-                msgspec.json.Decoder(kind).decode,
-            )
-            mask &= np.fromiter((decode(item.metadata) == wanted for item in self.items), np.bool_, len(mask))
+        for key, value in where.items():
+            equal = np.zeros_like(mask)
+            equal[self._column(key).get((type(value), value), [])] = True
+            mask &= equal
+            if not mask.any():
+                break
         return mask
 
     def without(self, ids: Iterable[str]) -> Mask:
@@ -144,6 +145,25 @@ class Segment:
         for start in range(0, len(rows), EXPORT_ROWS):
             part = rows[start : start + EXPORT_ROWS]
             yield [self.items[row] for row in part], self.vectors[part]
+
+    def _column(self, key: str) -> dict[tuple[type, object], Rows]:
+        """The rows for each value of a metadata name. The first MAX_COLUMNS names are kept in memory."""
+        if key in self.columns:
+            return self.columns[key]
+        found: dict[tuple[type, object], list[int]] = {}
+        for row, item in enumerate(self.items if key in self.names else ()):
+            fields = msgspec.json.decode(item.metadata)
+            if key in fields:
+                found.setdefault((type(fields[key]), fields[key]), []).append(row)
+        column = {each: np.array(rows, np.intp) for each, rows in found.items()}
+        if found and len(self.columns) < MAX_COLUMNS:
+            self.columns[key] = column
+        return column
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All metadata names: a search for any other name can skip all rows."""
+        return frozenset(name for item in self.items for name in msgspec.json.decode(item.metadata))
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,23 @@ def test_where__tells_text_numbers_and_truth_values_apart(tmp_path: Path) -> Non
         assert ids(gallery.search(EYE[:1], where={"x": value})) == [[name]]
 
 
+def test_where__reads_the_metadata_once_and_keeps_few_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that searched for names that no item has took most of the time of a service from others."""
+    monkeypatch.setattr(flat, "MAX_COLUMNS", 3)
+    gallery = FlatGallery(tmp_path / "gallery", KIND)
+    gallery.add(list("abcd"), EYE, [{f"n{number}": number for number in range(8)}] * 4)
+    (segment,) = gallery.snapshot().segments
+    assert ids(gallery.search(EYE[:1], where={"unknown": 1})) == [[]]
+    monkeypatch.setitem(segment.__dict__, "items", [])  # whatever is still found comes from memory
+    assert ids(gallery.search(EYE[:1], where={"nobody": 1, "unknown": 2})) == [[]]
+    assert not segment.columns
+    monkeypatch.undo()
+    monkeypatch.setattr(flat, "MAX_COLUMNS", 3)
+    for number in range(8):
+        assert len(gallery.search(EYE[0], where={f"n{number}": number})) == 4
+    assert len(segment.columns) == 3
+
+
 @pytest.mark.parametrize("every", [1, 2, 7, 1000])
 def test_where__finds_the_same_in_few_rows_and_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int

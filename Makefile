@@ -4,7 +4,7 @@ PYTHON ?= python3
 export BENTOML_DO_NOT_TRACK = True
 export GRADIO_ANALYTICS_ENABLED = False
 export NO_MKDOCS_2_WARNING = 1
-# Containers often forbid to keep bytecode. Then every process of the tests, and every server, compiles torch or BentoML anew.
+# Containers often forbid to keep bytecode. Then every process of the tests, and every server, compiles torch or BentoML again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help serve browser test lint docs axe format students train-demo bench-serve tables clean

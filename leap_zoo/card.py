@@ -22,7 +22,7 @@ MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 
 OTHER_FILES = ("card.json", "README.md", "curriculum.svg", "model.sig")
 
 # The figure that decides which model is the default: 1000 classes, on photos that no model was trained on.
-WORLD, GENERAL = "nips2017", "top-1 of 1000 through the teacher's head"
+WORLD, GENERAL, CLASSES = "nips2017", "top-1 of 1000 through the teacher's head", 1000
 WORTH_SHOWING = 0.7  # lower bound for the default model
 DEAD_HEAD = 0.5  # share of the teacher's; a head below it must be named to be used
 
@@ -349,9 +349,13 @@ class ModelCard(Strict, frozen=True):
 
     @property
     def answers(self) -> bool:
-        """Whether the default head may be used without naming it: not if it is far less accurate than the teacher."""
+        """Whether the default head may be used without naming it: not if the export left out the general head, nor if
+        that is far less accurate than the teacher's.
+        """
         ours, theirs = self.general, self.teacher_general
-        return ours is None or theirs is None or ours >= DEAD_HEAD * theirs
+        if ours is None:
+            return True
+        return any(len(head.labels) == CLASSES for head in self.heads) and ours >= DEAD_HEAD * (theirs or 0)
 
     def head(self, name: str | None = None) -> Head | None:
         """The head called `name` (None: the default one), or None when there is no such head."""

@@ -230,9 +230,10 @@ class Model:
         Raises UnknownHead, also for None if the default head is too inaccurate on general photos.
         """
         if name is None and not self.card.answers:
+            teacher = self.card.teacher_general
             raise UnknownHead(
                 f"{self.card.id} has no general head: of photos of the world its teacher's 1000 classes are right on "
-                f"{self.card.general or 0:.1%}, the teacher on {self.card.teacher_general or 0:.1%}; use "
+                f"{self.card.general or 0:.1%}{'' if teacher is None else f', the teacher on {teacher:.1%}'}; use "
                 f"{default_model()}, name a head ({', '.join(self.heads)}), or fit your own classes with leap-zoo fit"
             )
         head = self.card.head(name)

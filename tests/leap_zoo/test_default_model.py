@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from whole_card import whole_card
 
-from leap_zoo.card import GENERAL, WORLD, Metric, ModelCard, default_of
+from leap_zoo.card import CLASSES, GENERAL, WORLD, Head, Metric, ModelCard, Tensor, default_of
 
 
 def student(name: str, parameters: int, top1: float | None, teacher: float = 0.88) -> ModelCard:
@@ -15,9 +15,12 @@ def student(name: str, parameters: int, top1: float | None, teacher: float = 0.8
     assert card.training is not None
     of_teacher = replace(card.training.teacher, metrics={"224 px": [on_world(teacher)]})
     measured = [] if top1 is None else [on_world(top1)]
+    general = Head(name="general", output="logits_general", labels=[str(number) for number in range(CLASSES)])
     return replace(
         card,
         id=name,
+        heads=[*card.heads, general],
+        outputs=[*card.outputs, Tensor(name=general.output, dtype="float32", shape=["batch", CLASSES])],
         parameters=parameters,
         artifacts=[replace(artifact, metrics=[*artifact.metrics, *measured]) for artifact in card.artifacts],
         training=replace(card.training, teacher=of_teacher),
@@ -61,3 +64,12 @@ def test_default_head__counts_in_the_worst_of_the_files() -> None:
     first, *others = card.artifacts
     worse = replace(card, artifacts=[replace(first, metrics=[on_world(0.3)]), *others])
     assert (worse.general, worse.answers) == (0.3, False)
+
+
+def test_default_head__does_not_stand_in_for_a_general_head_that_was_left_out() -> None:
+    """As in a zoo to which only the export has written: the teacher's figure comes with `python -m export.cards`."""
+    card = student("s", 1, 0.19)
+    assert card.training is not None
+    unknown = replace(card.training, teacher=replace(card.training.teacher, metrics={}))
+    assert replace(card, training=unknown).answers  # with its 1000 classes, nothing is known against it
+    assert not replace(card, training=unknown, heads=card.heads[:-1]).answers

@@ -118,9 +118,10 @@ class Share:
             raise Refused("body_too_slow", detail) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def write(self, message: Message, send: Send) -> None:
+    async def write(self, message: Message, send: Send, *, start: Message | None = None) -> None:
         """Send one message of an answer, its body slice by slice, each of which must be read in time.
 
+        start: the answer's start, which is sent with the first slice.
         Drops the connection of a client that does not read: raises ClientGone.
         """
         body, more = message.get("body", b""), message.get("more_body", False)
@@ -129,6 +130,8 @@ class Share:
                 if len(body) > SLICE:
                     message = {**message, "body": body[at : at + SLICE], "more_body": more or at + SLICE < len(body)}
                 async with self._waits(WRITE_SECONDS):
+                    if start is not None and at == 0:
+                        await send(start)
                     await send(message)
         except TimeoutError:
             await _cut_off(self._connection)

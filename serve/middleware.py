@@ -261,8 +261,7 @@ class Gate:
         start, body = answer
         if start["status"] >= 400:
             await self.patience.wait(share.received // SLICE + (start["status"] < 500))
-        await share.write(start, send)
-        await share.write({**body, "more_body": share.still_sent}, send)
+        await share.write({**body, "more_body": share.still_sent}, send, start=start)
         if share.still_sent:
             await linger(receive)
             await share.write({"type": "http.response.body", "body": b"", "more_body": False}, send)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextvars
 import json
 import logging
+import queue
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.middleware import Gate
-from serve.observe import JsonLines, Metrics
+from serve.observe import JsonLines, Metrics, Queued
 from serve.settings import ServeSettings
 
 KEY = "s3cret-s3cret-s3cret"
@@ -274,12 +276,12 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     """What the access log holds, as JSON lines."""
     records: list[str] = []
 
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(self.format(record))
+    class Kept(Queued):
+        def enqueue(self, record: logging.LogRecord) -> None:
+            # In another context, as the thread that reads the queue.
+            records.append(contextvars.Context().run(JsonLines().format, record))
 
-    handler = Kept()
-    handler.setFormatter(JsonLines())
+    handler = Kept(queue.Queue())
     logger = logging.getLogger("leap_zoo.serve.access")
     before = logger.level
     logger.addHandler(handler)

@@ -32,7 +32,7 @@ EXACT_INT8 = ("session.x64quantprecision", "1")
 """A session option of ONNX Runtime: exact int8 on x86 without VNNI.
 
 The default kernel adds two products in 16 bits and cuts off what does not fit, which costs points of top-1. With VNNI,
-the default is exact as well, and a third faster.
+the default is exact as well, and faster.
 """
 
 _OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}

@@ -368,7 +368,7 @@ def test_session_options__are_used_as_they_are(tiny_zoo: Path, tmp_path: Path) -
 def test_exact_int8__is_asked_for_only_where_default_kernels_cut_off(
     saturates: bool, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With VNNI, the exact kernels give the same answers, and take almost half as long again."""
+    """With VNNI, the exact kernels give the same answers, and are slower."""
     name, value = EXACT_INT8
     given = []
 

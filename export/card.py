@@ -155,6 +155,7 @@ def card(run: Run, model: DeployedStudent, artifacts: list[Artifact], search: ca
             seed=recipe.seed,
             commit=report.commit,
             epochs=recipe.epochs,
+            images=report.images_seen,
             strategy=report.strategy,
             teacher=cards.Teacher(
                 name=recipe.teacher.model, provenance=recipe.teacher.provenance, pixels=recipe.teacher.pixels
@@ -163,5 +164,6 @@ def card(run: Run, model: DeployedStudent, artifacts: list[Artifact], search: ca
             total_flops=report.total_flops,
             teacher_flops_saved=report.teacher_flops_saved,
             curriculum=[cards.CurriculumStep(**asdict(move)) for move in run.moves],
+            continued=report.continued,
         ),
     )

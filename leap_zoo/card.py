@@ -204,7 +204,8 @@ class Teacher(Strict, frozen=True, omit_defaults=True):
 class Training(Strict, frozen=True):
     """How the student was trained.
 
-    `teacher_flops_saved` is a share (0..1) of the cost of always running the whole teacher.
+    `images`: views of photos that it learned from. `teacher_flops_saved` is a share (0..1) of the cost of always
+    running the whole teacher. `continued`: the published student whose weights it began with.
     """
 
     recipe: Text
@@ -217,6 +218,16 @@ class Training(Strict, frozen=True):
     total_flops: NotNegative
     teacher_flops_saved: Share
     curriculum: list[CurriculumStep] = []
+    images: Positive | None = None
+    continued: Continued | None = None
+
+
+class Continued(Strict, frozen=True):
+    """A published student whose weights another one began with, and how it was trained itself."""
+
+    id: ModelId
+    revision: Name
+    training: Training | None = None
 
 
 class Golden(File, frozen=True):

@@ -30,6 +30,7 @@ from train.method.student import make_student, plain_attention
 from train.method.supervised import train_teacher
 from train.method.targets import TargetStore
 from train.method.teacher import Teacher, check_teacher, make_vit, normalisation
+from train.published import Published
 from train.recipe import Recipe
 from train.recipe_file import differences, load_recipe, save_recipe
 from train.run import RECIPE, HeadInfo, ModelInfo, Run, RunReport, commit, hardware, save_run, save_skipped, versions
@@ -48,10 +49,13 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         _check_folder(recipe, folder, resume=resume)
     # What cannot work is refused now, not after photos were decoded and a teacher trained.
     student = make_student(recipe.student, pixels=recipe.preprocessing.size)
+    before = Published.read(recipe.student.continues) if recipe.student.continues else None
     if recipe.teacher.supervised is None:
         shapes = check_teacher(recipe.teacher, recipe.preprocessing.size)
         if recipe.student.init == "teacher":
             slicing.check_sliceable(shapes, student)
+        elif before:
+            before.check(student, recipe.teacher.model, shapes.embed_dim)
     found = splits.find_splits(data)
     check_labels(found.train.labels, found.train.classes)
     seed_everything(recipe.seed, verbose=False)
@@ -88,6 +92,9 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     if recipe.student.init == "teacher":
         start = normalise(photos.spread(START_PHOTOS), *normalisation(teacher.vit))
         training.distiller.start_from_teacher(teacher.cpu(), start)  # of what is not on a GPU yet
+    elif before:
+        before.check(training.distiller.student, recipe.teacher.model, teacher.width)
+        before.begin(training.distiller)
     begun = (
         {name: value.clone() for name, value in training.distiller.state_dict().items()} if recipe.student.kept else {}
     )
@@ -111,6 +118,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     if begun:
         training.distiller.mix_in(begun, recipe.student.kept)
     result = _finish(recipe, training, teacher, standard, figures, epochs, photos.sets[0].classes, len(photos) * hosts)
+    result.report.continued = before.source if before else None
     save_run(folder, result)
     _draw(folder)
     return result

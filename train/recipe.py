@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -27,12 +28,17 @@ class Student(_Strict, frozen=True, kw_only=True):
     patch: Count = 16
     registers: Annotated[int, Meta(ge=0, le=64)] = 0  # tokens of no patch (arXiv 2309.16588), dropped from the outputs
     layerscale: AboveZero | None = None  # initial scale of each residual branch (arXiv 2103.17239); none by default
-    init: Literal["random", "teacher"] = "random"  # `teacher`: its weights, cut to size (train.method.slicing)
+    init: str = "random"  # `teacher`: its weights, cut to size (train.method.slicing); or a published student's folder
     kept: Share = 0.0  # of the weights that it began with, in those that it ends with (arXiv 2109.01903)
 
     def __post_init__(self) -> None:
         if self.kept and self.init == "random":
-            raise ValueError("student.kept mixes in the weights of the start: it needs student.init=teacher")
+            raise ValueError("student.kept mixes in the weights of the start: it needs student.init")
+
+    @property
+    def continues(self) -> Path | None:
+        """The folder of the published student that it begins as."""
+        return None if self.init in ("random", "teacher") else Path(self.init)
 
 
 class Supervised(_Strict, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from leap_zoo.card import Metric
+from leap_zoo.card import Continued, Metric
 from train import table
 from train.data.labels import imagenet_indices
 from train.data.splits import Split, Splits, find_splits
@@ -73,6 +73,7 @@ class RunReport(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     last_block_rate_share: float | None = None  # of the learning rate's integral that the last block had
     train_photos: int
     images_seen: int | None = None
+    continued: Continued | None = None  # the published student that it began as
     train_seconds: float
     cpu_seconds: float | None = None  # of this process, all threads: what the wall clock says on a busy machine too
     data_wait: float | None = None  # share of train_seconds that steps waited for their photos

@@ -24,7 +24,8 @@ class Distiller(nn.Module):
     The projection g: D_s -> D_t is one linear layer, shared by patches, CLS and every target block, never reset.
     Only the layer-wise baseline has more: `others[i]` projects the student's block that stands for `targets[i]`.
     Where targets are standardized, g of a fresh student gives standardized tokens. A student that starts from its
-    teacher brings a g into the teacher's own space, right for every block; what it gives is standardized for the loss.
+    teacher, or as a published student, brings a g into the teacher's own space; what it gives is standardized for the
+    loss.
     The teacher is not part of the state: every run loads it again.
     """
 
@@ -37,9 +38,9 @@ class Distiller(nn.Module):
         others = plan.targets[:-1] if plan.history else ()
         self.others = nn.ModuleList(_projection(self.student.embed_dim, teacher.width) for _ in others)
         self.scale = TargetScale(teacher.blocks, teacher.width) if recipe.loss.targets == "standardised" else None
-        self.own_space = self.scale is None or recipe.student.init == "teacher"  # g's, and the teacher's
+        self.own_space = self.scale is None or recipe.student.init != "random"  # g's, and the teacher's
         self.measure = MEASURES[recipe.curriculum.similarity]
-        fresh = getattr(recipe.curriculum, "fresh", "random") if recipe.student.init == "random" else "as its teacher"
+        fresh = getattr(recipe.curriculum, "fresh", "random") if recipe.student.init == "random" else "as it began"
         if fresh == "identity" and plan.same_depth:
             grow_from_identity(self.student, self.depth(plan.block if plan.history else 1))
 

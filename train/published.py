@@ -1,0 +1,75 @@
+"""A published student as the start of another training: the files for torch users in its folder, and its card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from leap_zoo.card import Continued
+from leap_zoo.errors import LeapZooError
+from leap_zoo.store import ModelFolder
+from train.errors import TrainError
+from train.method.distiller import Distiller
+
+WEIGHTS, PROJECTION = "model.safetensors", "projection.safetensors"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published student: its ViT, its projection g into the teacher's space, and where they come from."""
+
+    folder: Path
+    student: dict[str, Tensor]
+    projection: dict[str, Tensor]
+    source: Continued
+
+    @classmethod
+    def read(cls, folder: Path) -> Published:
+        """The files for timm in a model's folder, checked against its card. Raises TrainError."""
+        try:
+            place = ModelFolder(folder)
+            card = place.card(place.entry())
+            listed = {file.file: file for file in card.timm}
+            if not {WEIGHTS, PROJECTION} <= listed.keys():
+                raise TrainError(
+                    f"{folder} has no weights to continue from: its card does not list {WEIGHTS}; export the run with "
+                    "`--format timm`"
+                )
+            weights, rest = (load(place.read(card, listed[name])) for name in (WEIGHTS, PROJECTION))
+        except (LeapZooError, SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise TrainError(f"student.init={folder} is not a published student: {reason}") from error
+        before = card.training
+        if before:  # its figures stay in its own card
+            before = msgspec.structs.replace(before, teacher=msgspec.structs.replace(before.teacher, metrics={}))
+        return cls(
+            folder=folder,
+            student={name: value for name, value in weights.items() if not name.startswith("head.")},
+            projection={part: rest[f"projection.{part}"] for part in ("weight", "bias")},
+            source=Continued(id=card.id, revision=card.revision, training=before),
+        )
+
+    @torch.no_grad()
+    def check(self, student: torch.nn.Module, teacher: str, width: int) -> None:
+        """Refuse to continue another shape or teacher, of tokens of `width` channels. Raises TrainError."""
+        training = self.source.training
+        if training and training.teacher.name != teacher:
+            problem = f"its teacher was {training.teacher.name}, not {teacher}"
+        elif len(self.projection["weight"]) != width:
+            problem = f"its teacher has {len(self.projection['weight'])} channels, not {width}"
+        elif {n: v.shape for n, v in student.state_dict().items()} != {n: v.shape for n, v in self.student.items()}:
+            problem = "it has another shape: set student.size and the other settings to its own"
+        else:
+            return
+        raise TrainError(f"this student cannot continue {self.folder}: {problem}")
+
+    def begin(self, distiller: Distiller) -> None:
+        """Overwrite a distiller's student and projection by these weights."""
+        distiller.student.load_state_dict(self.student)
+        distiller.projection.load_state_dict(self.projection)

@@ -44,7 +44,7 @@ class Published:
             weights, rest = (load(place.read(card, listed[name])) for name in (WEIGHTS, PROJECTION))
         except (LeapZooError, SafetensorError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise TrainError(f"student.init={folder} is not a published student: {reason}") from error
+            raise TrainError(f"student.init: {reason}") from error
         before = card.training
         if before:  # its figures stay in its own card
             before = msgspec.structs.replace(before, teacher=msgspec.structs.replace(before.teacher, metrics={}))

@@ -8,44 +8,51 @@
     head = leap_zoo.fit(model, "flowers/").head           # a folder of photos per class
     model.classify("photo.jpg", head=head)
 
-Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch.
+Needs numpy, Pillow, msgspec and ONNX Runtime (imported by the first `load`); never torch. Its names are imported with
+their first use.
 
 How to read the code: a photo becomes logits in `preprocess` (with `decode`) -> `model` -> `runtime`, and `loading`
 finds the model. `pull` chooses files, `download` fetches them from servers, and `store` keeps them and checks each one
 (index -> card -> file).
 """
 
-from leap_zoo.card import ModelCard
-from leap_zoo.embeddings import Embeddings, embed_folder
-from leap_zoo.errors import (
-    ArtifactCorrupt,
-    ArtifactRefused,
-    CacheUnusable,
-    DownloadFailed,
-    ImageError,
-    ImageTooLarge,
-    InvalidArgument,
-    InvalidCard,
-    InvalidGallery,
-    InvalidHead,
-    LeapZooError,
-    MissingExtra,
-    NotAnImage,
-    NotPulled,
-    NotSigned,
-    ServiceFailed,
-    ServiceRefused,
-    UndecodableImage,
-    UnknownHead,
-    UnknownModel,
-    UnknownSpace,
-    UnreadableFile,
-)
-from leap_zoo.fitting import fit
-from leap_zoo.heads import CustomHead
-from leap_zoo.loading import load
-from leap_zoo.model import Model, Prediction, Predictions
-from leap_zoo.store import models
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leap_zoo.card import ModelCard
+    from leap_zoo.embeddings import Embeddings, embed_folder
+    from leap_zoo.errors import (
+        ArtifactCorrupt,
+        ArtifactRefused,
+        CacheUnusable,
+        DownloadFailed,
+        ImageError,
+        ImageTooLarge,
+        InvalidArgument,
+        InvalidCard,
+        InvalidGallery,
+        InvalidHead,
+        LeapZooError,
+        MissingExtra,
+        NotAnImage,
+        NotPulled,
+        NotSigned,
+        ServiceFailed,
+        ServiceRefused,
+        UndecodableImage,
+        UnknownHead,
+        UnknownModel,
+        UnknownSpace,
+        UnreadableFile,
+    )
+    from leap_zoo.fitting import fit
+    from leap_zoo.heads import CustomHead
+    from leap_zoo.loading import load
+    from leap_zoo.model import Model, Prediction, Predictions
+    from leap_zoo.store import models
 
 __version__ = "0.2.0"
 
@@ -84,3 +91,35 @@ __all__ = [
     "load",
     "models",
 ]
+
+_MODULE_OF = {
+    "CustomHead": "heads",
+    "Embeddings": "embeddings",
+    "Model": "model",
+    "ModelCard": "card",
+    "Prediction": "model",
+    "Predictions": "model",
+    "embed_folder": "embeddings",
+    "fit": "fitting",
+    "load": "loading",
+    "models": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name or a module of this package, imported when it is first used (PEP 562)."""
+    if name in __all__:
+        value = getattr(import_module(f"leap_zoo.{_MODULE_OF.get(name, 'errors')}"), name)
+        globals()[name] = value
+        return value
+    try:
+        if not name.startswith("_"):
+            return import_module(f"leap_zoo.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"leap_zoo.{name}":
+            raise
+    raise AttributeError(f"module 'leap_zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

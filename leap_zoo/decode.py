@@ -7,6 +7,7 @@ Pillow raises becomes one of our `ImageError`s. Color profiles are ignored, as i
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,8 @@ def _header(data: bytes, kind: str, limits: Limits, draft_side: int | None = Non
     Image.preinit()
     if kind not in Image.OPEN:
         Image.init()
+    if kind == "TIFF":
+        _silence_libtiff()
     try:
         # Not Image.open: it has its own process-wide limit, where it warns, and it raises at twice the limit.
         photo = Image.OPEN[kind][0](_Counted(data), "")
@@ -178,6 +181,24 @@ def _register_heif() -> None:
     except ImportError as error:
         raise NotAnImage(f'HEIC needs pillow-heif ({error}): pip install "leap-zoo[heic]", or send a JPEG') from error
     register_heif_opener()
+
+
+@lru_cache(maxsize=1)
+def _silence_libtiff() -> None:
+    """Stop Pillow's libtiff from printing on stderr, from C, what is wrong with a TIFF: our error says it.
+
+    Its handlers belong to the whole process, but only to this copy of libtiff. Where it cannot be reached (a Pillow
+    that was built in another way), it keeps printing.
+    """
+    with suppress(OSError, AttributeError, ImportError):
+        import ctypes
+
+        from PIL import _imaging
+
+        library = ctypes.CDLL(_imaging.__file__)
+        for set_handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
 
 
 def from_pil(image: Image.Image, limits: Limits) -> Image.Image:

@@ -14,10 +14,6 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from leap_zoo import __version__
-from leap_zoo.cli import bench, fit, gallery, models, predict, pull
-from leap_zoo.cli.grammar import Commands, Parser
-from leap_zoo.cli.output import complain, drop_streams, open_streams
-from leap_zoo.errors import InvalidArgument, LeapZooError, short
 
 _EXAMPLES = """examples:
   leap-zoo list --from https://example.org/zoo
@@ -42,6 +38,17 @@ environment:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    # Imported here, so that Ctrl-C during the imports has no traceback either.
+    from leap_zoo.cli.output import complain, drop_streams, open_streams
+    from leap_zoo.errors import InvalidArgument, LeapZooError, short
+
     has_stdout = open_streams()
     code = 0
     try:
@@ -66,13 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = "stdout" if error.filename is None else short(error.filename)
         complain(f"{where} cannot be written ({error.strerror or error}): free some space, or choose another place")
         return 2
-    except KeyboardInterrupt:
-        return 130
     finally:
         drop_streams()
 
 
 def _parser() -> argparse.ArgumentParser:
+    from leap_zoo.cli import bench, fit, gallery, models, predict, pull
+    from leap_zoo.cli.grammar import Commands, Parser
+
     parser = Parser(
         prog="leap-zoo",
         description="Small vision transformers, distilled by LEAP: classify and embed photos on this device.",

@@ -22,7 +22,7 @@ HEAVY = (
     "pandas",
 )
 
-LATER = ("onnxruntime", "PIL", "httpx", "requests", "urllib3", "concurrent")  # with the first call that needs it
+LATER = ("numpy", "msgspec", "onnxruntime", "PIL", "httpx", "requests", "urllib3", "concurrent")  # with the first use
 
 BLOCK = f"""
 import sys
@@ -62,16 +62,23 @@ def test_edge__the_block_of_these_tests_works() -> None:
 def test_import__brings_nothing_heavy() -> None:
     loaded = python("import sys, leap_zoo; print(' '.join(sorted({m.split('.')[0] for m in sys.modules})))").split()
     assert not {*HEAVY, *LATER} & set(loaded)
-    assert {"numpy", "msgspec"} <= set(loaded)
+
+
+def test_first_use__brings_what_it_needs_and_no_more() -> None:
+    code = "import sys, leap_zoo; leap_zoo.load; print(' '.join(sorted({m.split('.')[0] for m in sys.modules})))"
+    loaded = set(python(code).split())
+    assert {"numpy", "msgspec"} <= loaded
+    assert not {*HEAVY, *LATER[2:]} & loaded
+    assert python("import leap_zoo; print(leap_zoo.preprocess.Limits.__name__)") == "Limits"
+    assert python("import leap_zoo; print(hasattr(leap_zoo, 'absent'), hasattr(leap_zoo, '_absent'))") == "False False"
+    assert python("from leap_zoo import *; print(fit.__name__, NotAnImage.__name__)") == "fit NotAnImage"
 
 
 def test_surface__every_listed_name_exists_once_and_nothing_else_is_public() -> None:
     assert sorted(set(leap_zoo.__all__)) == sorted(leap_zoo.__all__)
     for name in leap_zoo.__all__:
         assert getattr(leap_zoo, name) is not None
-    modules = {path.stem for path in (ROOT / "leap_zoo").glob("*")}
-    public = {name for name in vars(leap_zoo) if not name.startswith("_")} - modules
-    assert public == set(leap_zoo.__all__) - {"__version__"}
+    assert dir(leap_zoo) == sorted(leap_zoo.__all__)
 
 
 def test_surface__errors_are_one_family() -> None:

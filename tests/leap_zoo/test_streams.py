@@ -239,3 +239,35 @@ def test_commands__print_in_one_place() -> None:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
         printing = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
         assert not printing or path.name in ("output.py", "grammar.py"), path.name
+
+
+@pytest.mark.parametrize("module", ["numpy", "msgspec", "argparse", "leap_zoo.model", "PIL"])
+def test_ctrl_c__during_the_imports_has_no_traceback(module: str, colour_photos: dict[str, Path]) -> None:
+    code = (
+        "import sys\n"
+        "from leap_zoo.cli import main\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[1]: raise KeyboardInterrupt\n"
+        "sys.modules.pop(sys.argv[1], None)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.exit(main(['classify', sys.argv[2]]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, module, str(colour_photos["green"])], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "group4"])
+def test_stderr__has_no_line_of_libtiff(compression: str, tiny_zoo: Path, tmp_path: Path) -> None:
+    noise = bytes(number * number % 251 for number in range(120 * 120 * 3))
+    photo = Image.frombytes("RGB", (120, 120), noise)
+    (photo.convert("1") if compression == "group4" else photo).save(tmp_path / "a.tif", compression=compression)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[200:400] = bytes(range(200))
+    (tmp_path / "a.tif").write_bytes(data)
+    command = [sys.executable, "-m", "leap_zoo.cli", "classify", "a.tif", "--zoo", str(tiny_zoo), "--model", TINY]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert [line for line in done.stderr.splitlines() if not line.startswith("leap-zoo: ")] == []

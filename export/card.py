@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from safetensors.torch import save
 
 from export import onnx_writer, openvino
 from export.formats import executorch
-from export.golden import TOLERANCE
+from export.golden import golden_file
 from export.graph import DeployedStudent
 from leap_zoo import card as cards
 from leap_zoo.card import Artifact, File, Format, ModelCard, Precision
@@ -84,12 +83,6 @@ def file_of(name: str, content: bytes) -> File:
     return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def golden(content: bytes, artifacts: Sequence[Artifact]) -> cards.Golden:
-    """The card's entry for the golden file of these artifacts."""
-    file = msgspec.structs.asdict(file_of("golden.npz", content))
-    return cards.Golden(**file, tolerance={a.precision: TOLERANCE[a.precision] for a in artifacts})
-
-
 def revision(run: Run) -> str:
     """Twelve digits of the weights' sha256: different weights have different revisions."""
     return hashlib.sha256(save(dict(run.student.state_dict())) + save(run.tensors)).hexdigest()[:12]
@@ -138,7 +131,7 @@ def card(run: Run, model: DeployedStudent, artifacts: list[Artifact], search: ca
         outputs=[cards.Tensor(name=name, dtype="float32", shape=["batch", widths[name]]) for name in model.names],
         embedding_dims=cards.EmbeddingDims(student=student, teacher=teacher),
         artifacts=artifacts,
-        golden=golden(b"", artifacts),
+        golden=golden_file(b"", artifacts),
         architecture=cards.Architecture(
             patch=run.student.patch_embed.patch_size[0],
             width=student,

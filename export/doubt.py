@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 from PIL import Image, ImageDraw, ImageFont
 
-from export.photos import Labelled, MorePhotos
+from export.photos import NO_MORE, Labelled, MorePhotos
 from leap_zoo import doubt
 from leap_zoo.card import Doubt, Head, Metric, ModelCard
 from leap_zoo.doubt import Floats
@@ -26,7 +26,6 @@ BINS = 15
 DRAWN = 100  # pictures of each kind that is not a photo
 ECE, FLAGGED = "expected calibration error", "flagged as unlike what was learned"
 FIGURES = (ECE, f"{ECE}, before", FLAGGED)
-NO_MORE = MorePhotos()
 
 
 def with_doubt(card: ModelCard, model: Model, aside: Labelled, more: MorePhotos = NO_MORE) -> ModelCard:

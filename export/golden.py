@@ -5,12 +5,15 @@ Such pictures have no license to respect, and they are the same everywhere.
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+from leap_zoo.card import Artifact, Golden
 
 COUNT = 4
 
@@ -39,6 +42,16 @@ def golden_bytes(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
+
+
+def golden_file(content: bytes, artifacts: Iterable[Artifact]) -> Golden:
+    """The card's entry for the golden file of these artifacts."""
+    return Golden(
+        file="golden.npz",
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts},
+    )
 
 
 def _draw(size: int, seed: int) -> npt.NDArray[np.uint8]:

@@ -67,6 +67,9 @@ class MorePhotos:
     left_out: Metric | None = None
 
 
+NO_MORE = MorePhotos()
+
+
 def for_int8(run: Run) -> tuple[Labelled, list[Labelled]]:
     """Calibration and selection, disjoint; the selection for the run's own head, and for the teacher's if it has it."""
     train = run.photos().train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -10,15 +9,14 @@ from msgspec.structs import replace
 
 from export import card as cards
 from export import doubt, gate, int8, onnx_writer, openvino, readme
-from export import zoo as publishing
 from export.card import DEFAULT, NAMES, Built, Kind, file_of
-from export.doubt import NO_MORE
 from export.errors import GateFailed
 from export.formats import executorch, timm
-from export.golden import draw, golden_bytes
+from export.golden import draw, golden_bytes, golden_file
 from export.graph import DeployedStudent, weights_of
 from export.latency import card_rows
-from export.photos import MorePhotos, for_gate
+from export.photos import NO_MORE, MorePhotos, for_gate
+from export.zoo import list_card, move, staging
 from leap_zoo.bench import Plan, bench
 from leap_zoo.card import File, ModelCard, Search
 from leap_zoo.loading import choose_artifact
@@ -40,16 +38,35 @@ def publish(
     kinds: the files to publish; the fp32 ONNX file is always built, because the gate compares with it. more: photos
     beyond the run's own that the files are measured on.
     Returns the card and the reasons why files were refused. Raises GateFailed, with the zoo unchanged, if the fp32 file
-    is wrong or no file is left to publish; TrainError if the run's photos are missing.
+    is wrong or no file is left to publish; TrainError if the run's photos are missing; InvalidArgument if the model's
+    place in the zoo is taken by something else.
     """
-    model, images = DeployedStudent(run).eval(), draw(run.recipe.preprocessing.size)
-    zoo.mkdir(parents=True, exist_ok=True)
+    with staging(zoo, run.recipe.name) as home:
+        card, contents, refused = judged(run, kinds, more, say)
+        for file in card.files:
+            (home / file.file).write_bytes(contents[file.file])
+        say("timing the files on this device")
+        list_card(home.parent, card)  # they are timed as a user runs them
+        rows, _ = bench([card.id], TIMING, home.parent)
+        card = replace(card, latency=card_rows(rows))
+        list_card(home.parent, card)
+        readme.write(card, home)
+        report = verify_published(card.id, zoo=home.parent)
+        if not report.ok:
+            raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
+        move(home, zoo)
+    return card, refused
+
+
+def judged(
+    run: Run, kinds: Collection[Kind], more: MorePhotos, say: Say
+) -> tuple[ModelCard, dict[str, bytes], list[str]]:
+    """The card of the files that passed, all files by name, and the reasons why others were refused. See `publish`."""
+    spec, licence = run.recipe.preprocessing, cards.licences(run).weights
+    model, images = DeployedStudent(run).eval(), draw(spec.size)
     forms, search = build(run, model, kinds, say)
-    licence, description = cards.licences(run).weights, run.recipe.description
-    for_torch = timm.files(model, run.recipe.preprocessing, licence=licence, description=description)
-    contents = dict(for_torch)
-    for form in forms:
-        contents |= form.files
+    for_torch = timm.files(model, spec, licence=licence, description=run.recipe.description)
+    contents = for_torch | {name: content for form in forms for name, content in form.files.items()}
 
     def read(file: File) -> bytes:
         return contents[file.file]
@@ -60,22 +77,21 @@ def publish(
     worst = gate.check_parity(files[REFERENCE], timm.TimmStudent(card, read), images)
     say(f"timm's model of {timm.WEIGHTS} differs from the fp32 file by {worst:.1e} at most")
     sets = for_gate(run)
-    metrics, lost = gate.judge(files, REFERENCE, sets, say)
-    wanted = {NAMES[kind] for kind in kinds}
+    metrics, refused = gate.judge(files, REFERENCE, sets, say)
+    wanted = [name for kind, name in NAMES.items() if kind in kinds]
+    reasons = [refused.get(name) or _not_found(name, search) for name in wanted if name in refused or name not in files]
     figures = [more.left_out] if more.left_out else []
     kept = [
         replace(artifact, metrics=[*metrics[artifact.file], *figures])
         for artifact in card.artifacts
-        if artifact.file in wanted and artifact.file not in lost
+        if artifact.file in wanted and artifact.file not in refused
     ]
-    refused = [reason for name, reason in lost.items() if name in wanted]
-    refused += _without_a_way(wanted - files.keys(), search)
     if not kept:
-        raise GateFailed("nothing was published: " + "; ".join(refused))
+        raise GateFailed("nothing was published: " + "; ".join(reasons))
     answers = {artifact.file: files[artifact.file].run(images, model.names) for artifact in kept}
     outputs = {f"{file}/{name}": values for file, found in answers.items() for name, values in found.items()}
     golden = golden_bytes({"image": images, **outputs})
-    card = replace(card, artifacts=kept, golden=cards.golden(golden, kept))
+    card = replace(card, artifacts=kept, golden=golden_file(golden, kept))
     contents[card.golden.file] = golden
     # The run's validation photos, if the default head was trained on the run's own classes.
     own = (photos for photos in sets if photos.head == run.recipe.data.head == card.default_head)
@@ -83,22 +99,7 @@ def publish(
     if aside is not None and card.head() is not None:
         say(f"fitting doubt on {len(aside.labels)} photos ({aside.dataset}, {aside.split})")
         card = doubt.with_doubt(card, Model.open(card, choose_artifact(card), read), aside, more)
-    with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as folder:
-        staging, home = Path(folder), Path(folder) / card.id
-        home.mkdir()
-        for file in card.files:
-            (home / file.file).write_bytes(read(file))
-        say("timing the files on this device")
-        publishing.list_card(staging, card)  # they are timed as a user runs them
-        rows, _ = bench([card.id], TIMING, staging)
-        card = replace(card, latency=card_rows(rows))
-        publishing.list_card(staging, card)
-        readme.write(card, home)
-        report = verify_published(card.id, zoo=staging)
-        if not report.ok:
-            raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
-        publishing.move(card, staging, zoo)
-    return card, refused
+    return card, contents, reasons
 
 
 def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -> tuple[list[Built], Search | None]:
@@ -127,11 +128,8 @@ def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -
     return sorted([*forms, *winners], key=lambda form: [*NAMES].index(form.kind)), search
 
 
-def _without_a_way(missing: Collection[str], search: Search | None) -> list[str]:
-    """Why int8 files are missing: none passed on the selection photos."""
-    reasons = []
-    for kind, name in NAMES.items():
-        if name in missing and search is not None:
-            tried = [f"{c.name}: {c.outcome}" for c in search.candidates if c.format == kind[0]]
-            reasons.append(f"{name} was not published: no int8 file passed; {'; '.join(tried)}")
-    return reasons
+def _not_found(name: str, search: Search | None) -> str:
+    """Why there is no int8 file: none passed on the selection photos."""
+    tried = search.candidates if search else []
+    outcomes = [f"{each.name}: {each.outcome}" for each in tried if NAMES[each.format, "int8"] == name]
+    return f"{name} was not published: no int8 file passed; {'; '.join(outcomes)}"

@@ -1,31 +1,35 @@
-"""`python -m export.zoo add|index|sign`: model folders in a zoo that any static host can serve. Needs no torch."""
+"""`python -m export.zoo add|index|sign`: model folders in a zoo that any static host can serve. Needs no torch.
+
+A model is completed in a `staging` folder and then moved into its place. While it is, the index does not list it, so
+all models that a zoo lists are complete, for a reader in between and after a process was killed.
+"""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from export.golden import golden_bytes
-from leap_zoo.card import Index, IndexEntry, ModelCard
+from export.golden import golden_bytes, golden_file
+from leap_zoo.card import OTHER_FILES, Index, IndexEntry, ModelCard
 from leap_zoo.documents import index_entry, read_document, read_index, write_card, write_index
 from leap_zoo.errors import InvalidArgument, InvalidCard, LeapZooError, nearest, short
 from leap_zoo.files import write_file
-from leap_zoo.pull import pull
+from leap_zoo.locks import locked
 from leap_zoo.settings import zoo_folder
 from leap_zoo.signing import NEW_KEY, alone, hashing, key_file, reason
 from leap_zoo.store import ModelFolder, Zoo, ZooLocation
 from leap_zoo.verify import read_golden
 
 TIMM = "model.safetensors"  # stands for all files that timm reads
+STAGING, OLD = ".staging-", ".old"
+UNFINISHED = f".{'[0-9a-f]' * 16}.tmp"  # of `leap_zoo.files.write_file`, when it was killed
 
 
 def publish(folder: ZooLocation, card: ModelCard) -> None:
@@ -49,69 +53,101 @@ def list_card(zoo: Path, card: ModelCard) -> None:
         data = write_card(home / "card.json", card)
         if before != data:
             (home / "model.sig").unlink(missing_ok=True)
-        _list(zoo, [index_entry(card, data)])
+        _list(zoo, index_entry(card, data))
 
 
 def add(folder: str | os.PathLike[str], zoo: ZooLocation, files: Collection[str] = ()) -> ModelCard:
     """Check the model in `folder`, copy it into the zoo (creating the zoo if needed), and list it in its index.
 
     files: only these artifacts, with a card and golden outputs for them; `model.safetensors` stands for all files that
-    timm reads. Files of an earlier revision that the card no longer lists are removed. The index is written last.
-    Raises InvalidArgument, InvalidCard, ArtifactCorrupt.
+    timm reads. The folder of an earlier revision is replaced. Raises InvalidArgument, InvalidCard, ArtifactCorrupt.
     """
-    source, place = Path(folder).absolute(), zoo_folder(zoo).absolute()
-    entry, card = _checked(ModelFolder(source))
+    source, place = ModelFolder(Path(folder).absolute()), zoo_folder(zoo).absolute()
+    entry, card = _checked(source)
+    contents = {name: data for name in OTHER_FILES if (data := source.other(entry, name)) is not None}
     if files:
-        return _add_part(ModelFolder(source), card, place, files)
-    if (place / card.id).exists() and (place / card.id).samefile(source):
-        _list(place, [entry])
-    else:
-        with _unlisted(place, card.id):
-            pull(card.id, source, to=place, everything=True)
-            _list(place, [entry])
+        card, contents = _part(source, card, files)
+    with staging(place, card.id) as home:
+        for file in card.files:
+            write_file(home / file.file, contents.get(file.file) or source.read(card, file))
+        for name, data in contents.items():
+            write_file(home / name, data)
+        if files:
+            from export import readme  # needs Jinja2; the other functions do not
+
+            write_card(home / "card.json", card)
+            readme.write(card, home)
+        move(home, place)
     return card
 
 
-def _add_part(source: ModelFolder, card: ModelCard, zoo: Path, files: Collection[str]) -> ModelCard:
-    from export import readme  # needs Jinja2; the other functions do not
-
+def _part(source: Zoo, card: ModelCard, files: Collection[str]) -> tuple[ModelCard, dict[str, bytes]]:
+    """The card of these artifacts alone, and its golden file. Raises InvalidArgument."""
     known = [artifact.file for artifact in card.artifacts] + [TIMM] * bool(card.timm)
     for name in files:
         if name not in known:
             raise InvalidArgument(f"{card.id} has no artifact {name!r}{nearest(name, known)}")
-    kept = [artifact for artifact in card.artifacts if artifact.file in files]
     golden = read_golden(source.read(card, card.golden))
     content = golden_bytes({name: v for name, v in golden.items() if name.partition("/")[0] in ("image", *files)})
+    kept = [artifact for artifact in card.artifacts if artifact.file in files]
     part = replace(
         card,
         artifacts=kept,
         timm=card.timm if TIMM in files else [],
         latency=[row for row in card.latency if row.file in files],
-        golden=replace(card.golden, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
+        golden=golden_file(content, kept),
     )
-    zoo.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=zoo, prefix=".staging-") as staging:
-        home = Path(staging) / card.id
-        home.mkdir()
-        for file in part.files:
-            (home / file.file).write_bytes(content if file == part.golden else source.read(card, file))
-        readme.write(part, home)
-        move(part, Path(staging), zoo)
-    return part
+    return part, {part.golden.file: content}
 
 
-def move(card: ModelCard, staging: Path, zoo: Path) -> None:
-    """Replace the model's folder in the zoo with the one in `staging` (on the same disk), then list the card.
+@contextmanager
+def staging(zoo: Path, model: str) -> Iterator[Path]:
+    """An empty folder for the files of a model, on the disk of the zoo, which is created if needed; removed afterward.
 
-    A failure brings the old model back.
+    Folders that killed processes left there are removed first. Raises InvalidArgument if ZOO/MODEL is not a model's.
     """
-    home, old = zoo / card.id, staging / ".old"
-    with _unlisted(zoo, card.id):
+    home = zoo / model
+    if os.path.lexists(home) and not (home / "card.json").exists() and not (home.is_dir() and not [*home.iterdir()]):
+        raise InvalidArgument(f"{short(home)} exists and is not a model's folder: remove it, or choose another zoo")
+    zoo.mkdir(parents=True, exist_ok=True)
+    for left in {path.with_suffix("") for path in zoo.glob(f"{STAGING}*")}:
+        with locked(left.with_suffix(".lock"), wait=False) as mine:
+            if mine:
+                _clean_up(left, zoo)
+    folder = zoo / f"{STAGING}{os.urandom(8).hex()}"
+    with locked(folder.with_suffix(".lock")):  # it tells others that this process lives
+        (folder / model).mkdir(parents=True)
+        try:
+            yield folder / model
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clean_up(left: Path, zoo: Path) -> None:
+    """Remove the staging folder of a killed process. A model that it was replacing is listed again."""
+    for old in left.glob(f"{OLD}/*"):
+        home = zoo / old.name
+        with _unlisted(zoo, old.name), suppress(LeapZooError):
+            if not home.exists():
+                os.replace(old, home)
+            _list(zoo, _checked(ModelFolder(home))[0])
+    shutil.rmtree(left, ignore_errors=True)
+
+
+def move(staged: Path, zoo: Path) -> None:
+    """Move a complete folder, with its card, from `staging` into its place in the zoo, and list the model.
+
+    A failure brings the old folder back.
+    """
+    entry = ModelFolder(staged).entry()
+    home, old = zoo / entry.id, staged.parent / OLD / entry.id
+    with _unlisted(zoo, entry.id):
         if home.exists():
+            old.parent.mkdir()
             os.replace(home, old)
         try:
-            os.replace(staging / card.id, home)
-            list_card(zoo, card)
+            os.replace(staged, home)
+            _list(zoo, entry)
         except BaseException:
             if old.exists():
                 shutil.rmtree(home, ignore_errors=True)
@@ -121,20 +157,27 @@ def move(card: ModelCard, staging: Path, zoo: Path) -> None:
 
 @contextmanager
 def _unlisted(zoo: Path, model: str) -> Iterator[None]:
-    """Leave a model out of the index while its files change; an error lists it again.
-
-    So all models that a zoo lists are complete, for a reader in between and after a process was killed.
-    """
+    """Leave a model out of the index while its files change, under the index's lock; an error lists it again."""
     index = zoo / "index.json"
-    before = read_document(index) if index.exists() else None
-    if before is not None:
-        write_index(index, Index(models=[entry for entry in read_index(index).models if entry.id != model]))
-    try:
-        yield
-    except BaseException:
+    with locked(zoo / ".index.lock"):
+        for left in (*zoo.glob(UNFINISHED), *(zoo / model).glob(UNFINISHED)):
+            left.unlink()
+        before = read_document(index) if index.exists() else None
         if before is not None:
-            write_file(index, before)
-        raise
+            write_index(index, Index(models=[entry for entry in read_index(index).models if entry.id != model]))
+        try:
+            yield
+        except BaseException:
+            if before is not None:
+                write_file(index, before)
+            raise
+
+
+def _list(zoo: Path, entry: IndexEntry) -> None:
+    """Add the entry of a model that was `_unlisted`."""
+    path = zoo / "index.json"
+    entries = [entry, *(read_index(path).models if path.exists() else [])]
+    write_index(path, Index(models=sorted(entries, key=lambda entry: entry.id)))
 
 
 def reindex(folder: ZooLocation) -> list[ModelCard]:
@@ -152,7 +195,8 @@ def reindex(folder: ZooLocation) -> list[ModelCard]:
             raise InvalidCard(
                 f"{short(place / name)} contains {card.id}, but has another name: rename the folder to {card.id}"
             )
-    _list(place, [entry for _, entry, _ in found], alone=True)
+    with locked(place / ".index.lock"):
+        write_index(place / "index.json", Index(models=[entry for _, entry, _ in found]))
     return [card for _, _, card in found]
 
 
@@ -198,27 +242,16 @@ def _check_files(place: Zoo, card: ModelCard) -> None:
         place.read(card, published)
 
 
-def _list(zoo: Path, entries: list[IndexEntry], *, alone: bool = False) -> None:
-    """Write the index with `entries`, keeping the entries of other models unless `alone`."""
-    path, ids = zoo / "index.json", {entry.id for entry in entries}
-    if path.exists() and not alone:
-        entries = [*entries, *(entry for entry in read_index(path).models if entry.id not in ids)]
-    write_index(path, Index(models=sorted(entries, key=lambda entry: entry.id)))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for a mistake that the user can fix."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "sign":
-            for path in sign(options.folder, options.key):
-                print(path)
+            print(*sign(options.folder, options.key), sep="\n")
             print("publish model.sig with the model, and your public key in a place that users trust", file=sys.stderr)
             return 0
-        listed = (
-            reindex(options.zoo) if options.command == "index" else [add(options.folder, options.zoo, options.file)]
-        )
-        for card in listed:
+        adding = options.command == "add"
+        for card in [add(options.folder, options.zoo, options.file)] if adding else reindex(options.zoo):
             print(f"{card.id} {card.revision}: {len(card.files)} files, all match the card")
     except (LeapZooError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
@@ -229,20 +262,22 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.zoo", description="A zoo that any static host can serve.")
     commands = parser.add_subparsers(dest="command", required=True)
-    about = "check a model's folder, copy it into a zoo, and list it"
-    command = commands.add_parser("add", help=about, description=about)
-    command.add_argument("folder", help="a model's folder")
-    command.add_argument("--zoo", required=True, metavar="FOLDER")
-    command.add_argument(
+    adding, indexing, signing = (
+        commands.add_parser(name, help=about, description=about)
+        for name, about in (
+            ("add", "check a model's folder, copy it into a zoo, and list it"),
+            ("index", "rebuild a zoo's index from its model folders"),
+            ("sign", "sign a model's folder, or every model of a zoo"),
+        )
+    )
+    adding.add_argument("folder", help="a model's folder")
+    adding.add_argument(
         "--file", action="append", default=[], metavar="NAME", help="only this file of the model (may be repeated)"
     )
-    about = "rebuild a zoo's index from its model folders"
-    command = commands.add_parser("index", help=about, description=about)
-    command.add_argument("--zoo", required=True, metavar="FOLDER")
-    about = "sign a model's folder, or every model of a zoo"
-    command = commands.add_parser("sign", help=about, description=about)
-    command.add_argument("folder", help="a model's folder, or a zoo")
-    command.add_argument("--key", required=True, metavar="PEM")
+    for command in (adding, indexing):
+        command.add_argument("--zoo", required=True, metavar="FOLDER")
+    signing.add_argument("folder", help="a model's folder, or a zoo")
+    signing.add_argument("--key", required=True, metavar="PEM")
     return parser
 
 

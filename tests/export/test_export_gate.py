@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from export.errors import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent, Weights
 from export.photos import Labelled
-from leap_zoo.card import Artifact, Metric, ModelCard
+from leap_zoo.card import Artifact, IndexEntry, Metric, ModelCard
+from leap_zoo.errors import InvalidArgument
 from leap_zoo.model import Model
 from train.run import Run
 
@@ -225,17 +227,26 @@ def test_publish__that_fails_at_the_very_end_brings_the_old_model_back(
     publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     before = snapshot(zoo_copy)
     run.tensors["heads.digits.bias"] = run.tensors["heads.digits.bias"] + torch.ones(10)
-    listing = publishing.list_card
+    listing = publishing._list
 
-    def disk_full(folder: Path, card: ModelCard) -> None:
-        if Path(folder) == zoo_copy:
+    def disk_full(folder: Path, entry: IndexEntry) -> None:
+        if folder == zoo_copy:
             raise OSError(28, "No space left on device")
-        listing(folder, card)
+        listing(folder, entry)
 
-    monkeypatch.setattr(publishing, "list_card", disk_full)
+    monkeypatch.setattr(publishing, "_list", disk_full)
     with pytest.raises(OSError, match="No space"):
         publish.publish(run, zoo_copy, [("onnx", "fp32")], say=silent)
     assert snapshot(zoo_copy) == before
+
+
+def test_publish__into_the_folder_of_its_run_is_refused(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    """The run was deleted once, as an earlier revision of the model."""
+    shutil.copytree(run_folder, tmp_path / "leap-digits")
+    before = snapshot(tmp_path)
+    with pytest.raises(InvalidArgument, match="not a model's folder"):
+        publish.publish(run, tmp_path, [("onnx", "fp32")], say=silent)
+    assert snapshot(tmp_path) == before
 
 
 def test_publish__of_fp32_alone_searches_for_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

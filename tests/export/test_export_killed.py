@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import leap_zoo
-from export.zoo import add, publish
+from export.zoo import add, publish, staging
 from leap_zoo.documents import read_card
 from leap_zoo.verify import verify
 
@@ -66,7 +66,60 @@ def test_killed__before_any_move(how: list[str], tiny_zoo: Path, zoo_copy: Path,
         revisions.append([each.revision for each in listed])
         assert add(zoo_copy / TINY, zoo, how[1:]).revision == "2"
         assert verify(TINY, zoo).ok
+        assert {path.name for path in zoo.iterdir()} == {"index.json", TINY}
     assert len(zoos) > 3
     assert revisions[0] == ["1"]  # nothing had been moved
     assert revisions[-1] == ["2"]  # nothing was killed
     assert {tuple(found) for found in revisions} == {("1",), (), ("2",)}
+
+
+# Moves a model away as `move` does, and dies, or waits in its staging folder until a line comes.
+IN_STAGING = """
+import os, sys
+from pathlib import Path
+from export.zoo import staging
+
+zoo, how = Path(sys.argv[1]), sys.argv[2]
+with staging(zoo, "another") as home:
+    (home / "model.onnx").write_bytes(b"x")
+    if how == "killed":
+        (home.parent / ".old").mkdir()
+        os.replace(zoo / "leap-tiny-test", home.parent / ".old" / "leap-tiny-test")
+        (zoo / "index.json").unlink()
+        os.kill(os.getpid(), 9)
+    print(home, flush=True)
+    sys.stdin.readline()
+    assert (home / "model.onnx").exists()
+"""
+
+
+def in_staging(zoo: Path, how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", IN_STAGING, str(zoo), how]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_staging__of_a_killed_process_is_removed_and_its_model_comes_back(zoo_copy: Path) -> None:
+    assert in_staging(zoo_copy, "killed").wait() == -9
+    (left,) = zoo_copy.glob(".staging-*[!k]")
+    assert (left / "another" / "model.onnx").exists()
+    assert not (zoo_copy / TINY).exists()
+    with staging(zoo_copy, "third") as home:
+        assert not left.exists()
+        assert verify(TINY, zoo_copy).ok
+        assert list(home.iterdir()) == []
+    assert {path.name for path in zoo_copy.iterdir()} == {"index.json", TINY}
+
+
+def test_staging__of_a_living_process_stays(zoo_copy: Path, tmp_path: Path) -> None:
+    with in_staging(zoo_copy, "waiting") as process:
+        assert process.stdout is not None
+        home = Path(process.stdout.readline().strip())
+        (zoo_copy / ".staging-0123").mkdir()  # of an older version, which had no locks
+        assert add(zoo_copy / TINY, tmp_path / "elsewhere").id == TINY
+        assert add(tmp_path / "elsewhere" / TINY, zoo_copy).id == TINY
+        assert (home / "model.onnx").exists()
+        assert not (zoo_copy / ".staging-0123").exists()
+        process.communicate("\n")
+    assert process.returncode == 0
+    assert {path.name for path in zoo_copy.iterdir()} == {"index.json", TINY}

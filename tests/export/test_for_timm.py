@@ -21,7 +21,7 @@ from export.errors import GateFailed
 from export.formats import timm as for_timm
 from export.formats.timm import TimmStudent
 from export.gate import check_parity
-from export.golden import draw, golden_bytes
+from export.golden import draw, golden_bytes, golden_file
 from export.graph import DeployedStudent, weights_of
 from export.zoo import publish
 from leap_zoo.card import ModelCard, Preprocessing
@@ -75,7 +75,7 @@ def write_model(run: Run, model: DeployedStudent, zoo: Path) -> None:
         (home / name).write_bytes(content)
     content = golden_bytes({"image": draw(run.recipe.preprocessing.size)})
     (home / "golden.npz").write_bytes(content)
-    golden = cards.golden(content, [fp32.artifact])
+    golden = golden_file(content, [fp32.artifact])
     timm = [file_of(name, content) for name, content in contents.items()]
     publish(zoo, replace(cards.card(run, model, [fp32.artifact]), golden=golden, timm=timm))
 

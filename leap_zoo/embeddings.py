@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.errors import InvalidArgument, short
-from leap_zoo.files import check_path, failing_as, new_file, open_regular, saved_file
+from leap_zoo.files import check_place, failing_as, new_file, open_regular, saved_file
 from leap_zoo.folders import Found, find_photos, name_of, readable
 from leap_zoo.gallery import SPACES, Value
 from leap_zoo.model import Model, Space, output_of
@@ -46,6 +46,10 @@ class Embeddings:
         """
         target = new_file(path, SUFFIX)
         texts = {name: np.array(getattr(self, name), np.str_) for name in ("photos", "model", "revision", "space")}
+        try:
+            self._checked(texts | {"embeddings": self.vectors})
+        except ValueError as error:
+            raise InvalidArgument(f"these embeddings could not be read back: {error}") from error
         with saved_file(target) as file:
             np.savez(file, allow_pickle=False, embeddings=self.vectors, **texts)
         return target
@@ -107,7 +111,7 @@ def embed_folder(
     reason. Raises InvalidArgument if the folder contains no photos.
     """
     output_of(space)
-    if not os.path.isdir(check_path(folder)):
+    if not os.path.isdir(check_place(folder, "the folder")):
         raise InvalidArgument(f"{short(folder)} is not a folder: give a folder of photos")
     found = find_photos(folder)
     return embed_found(model, found, space, found.photos, progress=progress)

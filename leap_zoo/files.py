@@ -38,6 +38,15 @@ def check_path(path: AnyPath) -> Path:
     return path if isinstance(path, Path) else Path(name)
 
 
+def check_place(place: AnyPath, what: str) -> str:
+    """A user's folder or URL as text. Raises InvalidArgument, also if it is empty, as an unset variable is."""
+    text = place if isinstance(place, str) else str(check_path(place))
+    if not text.strip() or "\0" in text:
+        why = "has a null character" if text.strip() else "is empty"
+        raise InvalidArgument(f"{what} {short(text)} {why}: give a folder or a URL")
+    return text
+
+
 @contextmanager
 def failing_as(kind: type[LeapZooError], what: str, fix: str) -> Iterator[None]:
     """Turn an OSError in the block into `kind`, with the text "WHAT (reason): FIX"."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from leap_zoo.doubt import Floats, bounded, distances, threshold
 from leap_zoo.errors import ImageError, InvalidArgument, short, whole_number
+from leap_zoo.files import check_path
 from leap_zoo.folders import Found, list_folder, name_of, photos_below, readable
 from leap_zoo.heads import MAX_CLASSES, MAX_LABEL, CrossValidation, CustomHead, HeadCard
 from leap_zoo.intervals import wilson
@@ -233,10 +234,11 @@ def _by_class(photos: LabelledPhotos) -> tuple[dict[str, list[ImageSource]], Fou
     found = Found()
     if isinstance(photos, Mapping):
         for label, members in photos.items():
-            if not (isinstance(label, str) and 0 < len(label) <= MAX_LABEL and isinstance(members, (list, tuple))):
+            is_text = isinstance(label, str) and label == label.encode("utf-8", "replace").decode()
+            if not (is_text and 0 < len(label) <= MAX_LABEL and isinstance(members, (list, tuple))):
                 raise InvalidArgument(f"class {short(label)}: pass labels as strings, each with a list of photos")
         return {label: list(photos[label]) for label in sorted(photos)}, found
-    folders, beside = list_folder(os.fsdecode(photos), found, links=True)
+    folders, beside = list_folder(str(check_path(photos)), found, links=True)
     if found.bad:
         raise InvalidArgument(next(iter(found.bad.values())))
     if len(folders) > MAX_CLASSES:

@@ -251,7 +251,7 @@ class Model:
         if not isinstance(batch, np.ndarray) or batch.dtype != np.uint8 or batch.shape[1:] != (size, size, 3):
             got = f"{batch.dtype} {batch.shape}" if isinstance(batch, np.ndarray) else type(batch).__name__
             raise InvalidArgument(f"the batch must be uint8 (B, {size}, {size}, 3), not {got}: use leap_zoo.preprocess")
-        names = [outputs] if isinstance(outputs, str) else list(outputs)
+        names = [outputs] if isinstance(outputs, str) or not isinstance(outputs, Iterable) else list(outputs)
         for name in names or [""]:
             if name not in self._widths:
                 raise InvalidArgument(f"unknown output {short(name)}{nearest(str(name), self._widths)}")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leap_zoo.card import Preprocessing
-from leap_zoo.errors import ImageTooLarge, InvalidArgument, UnreadableFile, first_line, short
+from leap_zoo.errors import ImageTooLarge, InvalidArgument, UnreadableFile, first_line, short, whole_number
 from leap_zoo.files import read_regular
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ class Limits:
 
     pixels: int = 125_000_000
     bytes: int = 256 * 2**20
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument."""
+        for name in ("pixels", "bytes"):
+            whole_number(getattr(self, name), f"the limit of {name}")
 
 
 LIMITS = Limits()

@@ -27,7 +27,7 @@ from leap_zoo.errors import (
     UnknownModel,
     short,
 )
-from leap_zoo.files import check_path, failing_as, write_file
+from leap_zoo.files import check_path, check_place, failing_as, write_file
 from leap_zoo.loading import choose_artifact
 from leap_zoo.locks import locked
 from leap_zoo.progress import Progress
@@ -87,8 +87,8 @@ def pull(
     """
     if name is not None and not isinstance(name, str):
         raise InvalidArgument(f"a model must be a string, not {type(name).__name__}")
-    if to is not None and "\0" in str(check_path(to)):
-        raise InvalidArgument(f"{short(to)} has a null character: {_WRITE}")
+    if to is not None:
+        check_place(to, "--to")
     settings = read_settings()
     place = source if source is not None else settings.zoo or settings.url
     if everything and (precision or format):
@@ -98,7 +98,7 @@ def pull(
     if offline and name is None:
         raise DownloadFailed("LEAP_ZOO_OFFLINE is 1, and only the server knows its models: name the model")
     if place is None or offline:
-        return _from_here(name or default_model(), choose, to, offline=offline)
+        return _from_here(default_model() if name is None else name, choose, to, offline=offline)
     with open_zoo(place) as zoo:
         model = _choose(zoo, zoo.entry(name), choose, to)
         cache = Cache(settings.home)

@@ -25,12 +25,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, short, whole_number
-from leap_zoo.files import check_path, read_regular
+from leap_zoo.files import check_place, read_regular
 
 PREFIX = "LEAP_ZOO_"
 MAX_THREADS = 1024
 HUB = "https://huggingface.co"
 MAX_TOKEN_BYTES = 4096
+_DOCUMENT = re.compile(r"(?<=[^/])/(index|card)\.json/*\Z")
+_HUB_PAGE = re.compile(re.escape(HUB) + r"/([^/?#]+/[^/?#]+)(?:/tree/([^/?#]+))?/*")
 REMOTE = ("http", "https", "hf")  # schemes of zoos to pull from
 
 
@@ -96,13 +98,15 @@ def read_hub_settings() -> HubSettings:
 
 
 def zoo_location(location: str | os.PathLike[str], what: str = "zoo") -> Path | str:
-    """A zoo's location: a folder, or an http(s):// or hf:// URL without a trailing slash. Raises InvalidArgument."""
-    if not isinstance(location, str):
-        return check_path(location)
-    if "\0" in location:
-        raise InvalidArgument(f"{what} {short(location)} has a null character: give a folder or a URL")
+    """A zoo's location: a folder, or an http(s):// or hf:// URL without a trailing slash. Raises InvalidArgument.
+
+    Its index.json or card.json, and the hub's page about a repository, stand for the zoo itself.
+    """
+    location = _DOCUMENT.sub("", check_place(location, what))
     if "://" not in location and not location.startswith("file:"):
-        return Path(location)
+        return Path(os.path.expanduser(location))
+    if page := _HUB_PAGE.fullmatch(location):
+        return f"hf://{page[1]}" + (f"@{page[2]}" if page[2] else "")
     try:
         location.encode()
         url = urlsplit(location)

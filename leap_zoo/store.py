@@ -330,7 +330,7 @@ def zoos(zoo: ZooLocation | None = None) -> list[Zoo]:
     None of them is on the network: models on a server must be pulled first. Raises InvalidArgument, UnknownModel.
     """
     if zoo is not None:
-        folder = Path(os.path.expanduser(zoo_folder(zoo)))
+        folder = zoo_folder(zoo)
         return [Cache(folder) if os.path.isdir(folder / "blobs") else Zoo(folder)]
     settings = read_settings()
     found = [Zoo(settings.zoo)] if settings.zoo is not None else []
@@ -419,10 +419,13 @@ def pull_command(card: ModelCard, file: File) -> str:
 def read_inside(folder: Path, path: Path, limit: int) -> bytes:
     """At most `limit` + 1 bytes of a regular file inside `folder`.
 
+    In the hub's cache, the files of a snapshot are links to the blobs of its repository.
     Raises OSError; ArtifactCorrupt for a link to the outside.
     """
+    snapshots = (parent for parent in folder.absolute().parents if parent.name == "snapshots")
+    home = next((parent.parent for parent in snapshots if (parent.parent / "blobs").is_dir()), folder)
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
+        inside = path.resolve().is_relative_to(home.resolve())
     except RuntimeError:  # circular links
         inside = False
     except ValueError as error:  # a null character

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -71,7 +72,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         return code
     except OSError as error:  # usually a full disk behind stdout; other files have their own errors
         where = "stdout" if error.filename is None else short(error.filename)
-        complain(f"{where} cannot be written ({error.strerror or error}): free some space, or choose another place")
+        try:
+            os.getcwd()
+        except OSError:
+            where = "the current folder"  # it was removed
+        complain(f"{where} cannot be used ({error.strerror or error}): free some space, or choose another place")
         return 2
     finally:
         drop_streams()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, load_model, place
 from leap_zoo.cli.output import about, complain, say
 from leap_zoo.cli.photos import sum_up
 from leap_zoo.errors import plain
@@ -20,10 +19,11 @@ _PAIRS = 5  # confused pairs of classes to print
 def add(commands: Commands) -> None:
     """Declare the command."""
     command = commands.add("fit", _fit, "fit a head to your own classes", "leap-zoo fit flowers.head --images flowers/")
-    command.add_argument("head", type=Path, metavar="NAME.head", help="the file to write")
+    command.add_argument("head", type=place, metavar="NAME.head", help="the file to write")
     command.add_argument(
         "--images",
         required=True,
+        type=place,
         metavar="FOLDER",
         help="a folder with one subfolder of photos per class, named after the class",
     )

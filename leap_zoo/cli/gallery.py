@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, load_model
+from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, load_model, place
 from leap_zoo.cli.output import about, print_json, say
 from leap_zoo.cli.photos import answer_each, refused, sum_up
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
@@ -23,7 +24,9 @@ def add(commands: Commands) -> None:
     """Declare the commands."""
     command = commands.add("index", _index, "embed photos into a gallery on disk", "leap-zoo index holiday/")
     command.add_argument("photos", nargs="*", metavar="PHOTO", help="a photo, or a folder of photos")
-    command.add_argument("--from", dest="vectors", metavar="PARQUET", help="load vectors: a file, or a folder or URL")
+    command.add_argument(
+        "--from", dest="vectors", type=place, metavar="PARQUET", help="load vectors: a file, or a folder or URL"
+    )
     command.add_argument(
         "--quantize",
         choices=("int8", "binary"),
@@ -43,8 +46,8 @@ def add(commands: Commands) -> None:
         "leap-zoo snapshot save photos.snapshot --gallery URL",
     )
     command.add_argument("action", choices=("save", "restore"))
-    command.add_argument("file", metavar="FILE")
-    command.add_argument("--gallery", required=True, metavar="URL", help="qdrant://HOST:PORT/COLLECTION")
+    command.add_argument("file", type=place, metavar="FILE")
+    command.add_argument("--gallery", required=True, type=place, metavar="URL", help="qdrant://HOST:PORT/COLLECTION")
     command = commands.add(
         "search",
         _search,
@@ -53,7 +56,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos, or - for stdin")
     _add_gallery(command)
-    command.add_argument("--model", help="default: the gallery's own model")
+    command.add_argument("--model", type=place, help="default: the gallery's own model")
     add_zoo(command)
     add_artifact(command)
     command.add_argument("-k", type=int, default=10, metavar="N", help="number of results (default: %(default)s)")
@@ -70,6 +73,7 @@ def _add_gallery(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--gallery",
         default=DEFAULT_GALLERY,
+        type=place,
         metavar="PLACE",
         help="a folder, or qdrant://HOST:PORT/COLLECTION (default: the folder %(default)s, here)",
     )
@@ -179,7 +183,6 @@ def _condition(text: str) -> tuple[str, str | int | bool]:
         return key, value
     if value in ("true", "false"):
         return key[:-1], value == "true"
-    try:
-        return key[:-1], int(value)
-    except ValueError as error:
-        raise InvalidArgument(f"--where {short(text)} needs a whole number, true or false after :=") from error
+    if not re.fullmatch("-?[0-9]{1,19}", value):
+        raise InvalidArgument(f"--where {short(text)} needs a whole number, true or false after :=")
+    return key[:-1], int(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -40,9 +41,16 @@ class Commands:
         return command
 
 
+def place(text: str) -> str:
+    """A path or a URL: `~` is expanded, as a shell does not after `=`. An unset variable, "", is an error."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: leave it out, or give a value")
+    return os.path.expanduser(text)
+
+
 def add_zoo(command: argparse.ArgumentParser) -> None:
     """--zoo."""
-    command.add_argument("--zoo", metavar="FOLDER", help="search only this zoo")
+    command.add_argument("--zoo", type=place, metavar="FOLDER", help="search only this zoo")
 
 
 def add_source(command: argparse._ActionsContainer) -> None:
@@ -50,6 +58,7 @@ def add_source(command: argparse._ActionsContainer) -> None:
     command.add_argument(
         "--from",
         dest="source",
+        type=place,
         metavar="URL_OR_FOLDER",
         help="a zoo or a model: http(s)://, hf://OWNER/NAME or a folder; default: LEAP_ZOO_URL",
     )
@@ -58,9 +67,9 @@ def add_source(command: argparse._ActionsContainer) -> None:
 def add_model(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """Add the arguments for a model and its zoo: MODEL or --model, and --zoo."""
     if positional:
-        command.add_argument("model", nargs="?", help=_DEFAULT)
+        command.add_argument("model", nargs="?", type=place, help=_DEFAULT)
     else:
-        command.add_argument("--model", help=_DEFAULT)
+        command.add_argument("--model", type=place, help=_DEFAULT)
     add_zoo(command)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from leap_zoo.card import Artifact, File, ModelCard
-from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_source, add_zoo
+from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_source, add_zoo, place
 from leap_zoo.cli.output import complain, print_json, say, size
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, LeapZooError, NotSigned, UnknownModel, masked
 from leap_zoo.loading import load, locate
@@ -32,7 +32,9 @@ def add(commands: Commands) -> None:
     )
     add_model(command, positional=True)
     add_providers(command)
-    command.add_argument("--key", metavar="PEM", help="also check that the owner of this public key signed the card")
+    command.add_argument(
+        "--key", type=place, metavar="PEM", help="also check that the owner of this public key signed the card"
+    )
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from leap_zoo.cli.grammar import Commands, add_photos, add_source, load_model
+from leap_zoo.cli.grammar import Commands, add_photos, add_source, load_model, place
 from leap_zoo.cli.output import about, complain, print_json, say
 from leap_zoo.cli.photos import answer_each, refused, sources, sum_up
 from leap_zoo.embeddings import SUFFIX, embed_found
@@ -24,15 +24,21 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--head",
+        type=place,
         help="one of the model's heads, or a NAME.head file from `leap-zoo fit` (default: the card's default head)",
     )
-    command.add_argument("--out", metavar="FOLDER", help="with --engine ray: folder or URL of shards (best classes)")
+    command.add_argument(
+        "--out", type=place, metavar="FOLDER", help="with --engine ray: folder or URL of shards (best classes)"
+    )
     _add_engine(command)
     command = commands.add("embed", _embed, "compute embeddings of photos", "leap-zoo embed holiday/ --out holiday.npz")
     add_photos(command)
     command.add_argument("--space", choices=("student", "teacher"), default="student", help="default: student")
     command.add_argument(
-        "--out", metavar="FILE.npz", help="write all embeddings to one file; with --engine ray: FOLDER or URL of shards"
+        "--out",
+        type=place,
+        metavar="FILE.npz",
+        help="write all embeddings to one file; with --engine ray: FOLDER or URL of shards",
     )
     _add_engine(command)
 
@@ -113,6 +119,7 @@ def _on_engine(options: argparse.Namespace, **what: Any) -> int:
         raise InvalidArgument("--engine ray writes Parquet shards: give --out FOLDER, or a URL of one")
     if options.providers or "-" in options.photos:
         raise InvalidArgument("--engine ray reads files and runs on the CPU: leave out - and --provider")
+    whole_number(options.shard, "--shard")
     if options.workers is not None:
         whole_number(options.workers, "--workers")
     which = Which(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from leap_zoo.cli.grammar import Commands, add_source
+from leap_zoo.cli.grammar import Commands, add_source, place
 from leap_zoo.cli.output import complain, print_json, say, size
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.settings import read_settings
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("model", nargs="?", help="default: the source's only model, else the default model")
     add_source(command)
-    command.add_argument("--to", metavar="DIR", help="write the files to DIR/MODEL instead of the cache")
+    command.add_argument("--to", type=place, metavar="DIR", help="write the files to DIR/MODEL instead of the cache")
     command.add_argument("--all", dest="everything", action="store_true", help="every file")
     command.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: what load would choose")
     command.add_argument(

@@ -17,6 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from leap_zoo.card import ModelCard, Positive, Text
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownSpace, nearest, short, whole_number
-from leap_zoo.files import check_path
+from leap_zoo.files import check_place
 
 if TYPE_CHECKING:
     from leap_zoo.model import Model
@@ -195,7 +196,8 @@ class Gallery(ABC):
             raise InvalidArgument(
                 f"vectors must be numbers of shape (N, {self.kind.dim}), as in this gallery, not {got}"
             )
-        lengths = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1, keepdims=True))
+        with np.errstate(over="ignore"):  # to infinity, which is refused
+            lengths = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1, keepdims=True))
         if not np.isfinite(lengths).all() or not (lengths > 0).all():
             raise InvalidArgument("a vector is zero or not finite, so it has no direction to compare: leave it out")
         return np.ascontiguousarray(array / lengths, dtype=np.float32)
@@ -229,9 +231,7 @@ def open_gallery(
             f"model must be a Model or its card, not a name: pass model=leap_zoo.load({short(model)})"
         )
     wanted = kind if kind is not None or model is None else Kind.of(model, space)
-    text = str(check_path(location)) if not isinstance(location, str) else location
-    if "\0" in text:
-        raise InvalidArgument(f"the gallery {short(text)} has a null character: give a folder or a URL")
+    text = check_place(location, "the gallery")
     if "://" in text:
         from leap_zoo.gallery.qdrant import QdrantGallery
 
@@ -258,6 +258,12 @@ def can_query(model: Model | ModelCard, kind: Kind) -> bool:
     if Kind.of(card, kind.space) == kind:
         return True
     return kind.space == "teacher" and card.training is not None and Kind.of_teacher(card) == kind
+
+
+def paged(items: Iterable[Item], offset: int, limit: int | None) -> list[Item]:
+    """Items from `offset` on, at most `limit` of them. Raises InvalidArgument for numbers below 0."""
+    start = whole_number(offset, "offset", 0)
+    return list(islice(items, start, None if limit is None else start + whole_number(limit, "limit", 0)))
 
 
 def no_such_item(name: str) -> InvalidArgument:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery, short
-from leap_zoo.files import saved_file
+from leap_zoo.files import failing_as, open_regular, saved_file
 from leap_zoo.gallery import Gallery, Kind, open_gallery
 from leap_zoo.gallery.qdrant import PORT, QdrantGallery, asking, connect
 from leap_zoo.settings import read_settings
@@ -87,7 +87,8 @@ def save_snapshot(url: str, file: Path) -> int:
 
 def restore_snapshot(url: str, file: Path) -> None:
     """Make the collection what `file` holds, on this server or another one. What was there is replaced."""
-    with _server(url) as http, file.open("rb") as snapshot:
+    opened = failing_as(InvalidArgument, f"cannot read {short(file)}", "check the path")
+    with opened, open_regular(file) as snapshot, _server(url) as http:
         http.post("/snapshots/upload?priority=snapshot&wait=true", files={"snapshot": (file.name, snapshot)})
 
 

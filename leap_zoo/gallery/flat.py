@@ -23,7 +23,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +35,7 @@ from leap_zoo.card import FileName, Positive, Sha256, Strict
 from leap_zoo.documents import parse, read_document
 from leap_zoo.errors import InvalidGallery, short
 from leap_zoo.files import failing_as, sync_folder, write_file
-from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
+from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item, paged
 from leap_zoo.locks import locked
 
 MANIFEST, LOCK = "manifest.json", "lock"
@@ -202,7 +201,7 @@ class FlatGallery(Gallery):
         stored = (segment.items[row] for segment in self.snapshot().segments for row in segment.live())
         if after is not None and not any(one.id == after for one in stored):  # moves on to the items after it
             raise no_such_item(after)
-        return [item.item() for item in islice(stored, offset, None if limit is None else offset + limit)]
+        return paged((item.item() for item in stored), offset, limit)
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """Export one state in batches, unaffected by concurrent writes."""

@@ -10,7 +10,6 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ import msgspec
 import numpy as np
 
 from leap_zoo.errors import InvalidArgument, InvalidGallery, import_extra
-from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item
+from leap_zoo.gallery import EXPORT_ROWS, Gallery, Hit, Item, Kind, Value, Vectors, Where, no_such_item, paged
 from leap_zoo.settings import read_settings
 
 PORT = 6333
@@ -73,7 +72,7 @@ class QdrantGallery(Gallery):
         items = (Item(*_named(record.payload)) for page in pages for record in page)
         if after is not None and getattr(next(items, None), "id", None) != after:
             raise no_such_item(after)
-        return list(islice(items, offset, None if limit is None else offset + limit))
+        return paged(items, offset, limit)
 
     def export(self) -> Iterator[tuple[list[str], Vectors, list[dict[str, Value]]]]:
         """Everything in batches, each in the server's state at that moment."""

@@ -106,7 +106,7 @@ def lines(stderr: bytes) -> list[str]:
 def test_stdout__that_is_full_is_one_line(run: Run, command: str) -> None:
     done = run(command, "{} >/dev/full")
     assert done.returncode == 2
-    assert "stdout cannot be written (No space left on device)" in lines(done.stderr)[-1]
+    assert "stdout cannot be used (No space left on device)" in lines(done.stderr)[-1]
 
 
 @posix

@@ -82,15 +82,16 @@ def main(arguments: list[str] | None = None) -> int:
 def pages() -> dict[Path, str]:
     """The files with generated parts, as they should be. Raises LeapZooError, TrainError."""
     cards = models(ZOO)
-    lines = zoo_page.lines_of(cards, [row for name in ("zoo.csv", "peers.csv") for row in results(name)])
-    taught = {path.stem: msgspec.json.decode(path.read_bytes(), type=RunReport) for path in RESULTS.glob("leap-*.json")}
     trials = {title: results(name) for title, name in TRIALS.items()}
-    speed = read(ROOT / latency.FILE, latency.Measured)
-    found = {DOCS / "zoo.md": zoo_page.render(cards, lines, trials, speed, taught)}
-    if (picture := zoo_page.picture(lines)) is not None:
-        found[DOCS / "images" / zoo_page.PICTURE] = picture
-    readme = ROOT / "README.md"
-    found[readme] = replaced(readme.read_text(), "zoo", zoo_page.compact_table(lines))
+    about = zoo_page.values(cards, [row for name in ("zoo.csv", "peers.csv") for row in results(name)], trials)
+    taught = {path.stem: msgspec.json.decode(path.read_bytes(), type=RunReport) for path in RESULTS.glob("leap-*.json")}
+    measured, readme = read(ROOT / latency.FILE, latency.Measured), ROOT / "README.md"
+    found = {
+        DOCS / "zoo.md": text.render("zoo.md", **about, measured=measured, taught=taught),
+        readme: replaced(readme.read_text(), "zoo", text.render("zoo_table.md", **about)),
+    }
+    if about["files"]:
+        found[DOCS / "images" / "zoo.svg"] = text.render("zoo.svg", **about)
     for page, block, template, files in PARTS:
         content = text.render(template, **{name: results(file) for name, file in files.items()})
         path = DOCS / page

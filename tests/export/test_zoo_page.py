@@ -5,51 +5,59 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pytest
 from made_up_zoo import COSINE, MAP, PROBE, THOUSAND, made_up_cards, made_up_figures
 from msgspec.structs import replace
 
-from export import zoo_page
-from export.zoo_page import Line, lines_of
-from leap_zoo.card import WORLD
+from export import text, zoo_page
+from leap_zoo.card import WORLD, ModelCard
 from train.research.results import Result, read_results, write_results
 
-
-@pytest.fixture
-def lines() -> list[Line]:
-    return lines_of(made_up_cards(), made_up_figures())
+FIGURES = made_up_figures()
 
 
-def changed(metric: str, model: str, value: float) -> list[Line]:
-    """The lines, with another value of one figure of a model."""
-    figures = [
+def changed(metric: str, model: str, value: float) -> list[Result]:
+    """The figures, with another value of one of a model."""
+    return [
         replace(figure, value=value) if (figure.metric, figure.subject) == (metric, model) else figure
-        for figure in made_up_figures()
+        for figure in FIGURES
     ]
-    return lines_of(made_up_cards(), figures)
 
 
-def rows(text: str) -> list[list[str]]:
+def page(
+    figures: list[Result] = FIGURES,
+    cards: list[ModelCard] | None = None,
+    trials: dict[str, list[Result]] | None = None,
+    template: str = "zoo.md",
+) -> str:
+    about = zoo_page.values(cards or made_up_cards(), figures, trials)
+    return text.render(template, **about, measured=[], taught={})
+
+
+def rows(page: str) -> list[list[str]]:
     """The cells of all lines of tables."""
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
 
 
-def larger(lines: list[Line]) -> str:
-    return section("Is a larger student better?", zoo_page.render(made_up_cards(), lines, {}))
+def larger(figures: list[Result]) -> str:
+    return section("Is a larger student better?", page(figures))
 
 
-def close(lines: list[Line]) -> str:
-    return section("Is leap-tiny close to its teacher?", zoo_page.render(made_up_cards(), lines, {}))
+def close(figures: list[Result]) -> str:
+    return section("Is leap-tiny close to its teacher?", page(figures))
 
 
-def section(title: str, text: str) -> str:
-    _, found, rest = text.partition(f"## {title}\n")
+def picture(figures: list[Result]) -> str:
+    return page(figures, template="zoo.svg")
+
+
+def section(title: str, page: str) -> str:
+    _, found, rest = page.partition(f"## {title}\n")
     assert found, f"no section {title!r}"
     return rest.partition("\n## ")[0]
 
 
-def test_tables__the_teacher_first_and_a_line_per_file(lines: list[Line]) -> None:
-    found = rows(section("Retrieval", zoo_page.render(made_up_cards(), lines, {})))
+def test_tables__the_teacher_first_and_a_line_per_file() -> None:
+    found = rows(section("Retrieval", page()))
     assert found[0] == ["model", "file", "grocery, test: mAP, n = 2485"]
     assert [row[0] for row in found[1:]] == ["vit_made_up at 224 px", "vit_made_up at 160 px"] + [
         name for name in ("leap-micro", "leap-nano", "leap-tiny") for _ in range(2)
@@ -58,83 +66,79 @@ def test_tables__the_teacher_first_and_a_line_per_file(lines: list[Line]) -> Non
     assert found[4] == ["leap-micro", "`model_int8.onnx`", "20.0 [19.4, 20.6]"]
 
 
-def test_tables__skip_figures_of_another_revision(lines: list[Line]) -> None:
+def test_tables__skip_figures_of_another_revision() -> None:
     cards = made_up_cards()
     fresh = [replace(artifact, sha256="9" * 64) for artifact in cards[1].artifacts]
     cards[1] = replace(cards[1], artifacts=fresh)
-    text = zoo_page.render(cards, lines_of(cards, made_up_figures()), {})
-    assert "leap-nano" not in section("Retrieval", text)
-    assert "leap-nano" in section("Files", text)
-    assert rows(section("Files", text))[5] == ["leap-nano", "`model.onnx`", "2.50", "224", "10.00", "3.00"]
+    found = page(cards=cards)
+    assert "leap-nano" not in section("Retrieval", found)
+    assert "leap-nano" in section("Files", found)
+    assert rows(section("Files", found))[5] == ["leap-nano", "`model.onnx`", "2.50", "224", "10.00", "3.00"]
 
 
 def test_readme__a_line_per_student_then_the_teacher() -> None:
-    figures = made_up_figures()
     world = {"dataset": WORLD, "split": "test", "n": 1000, "value": 0.73, "low": 0.70, "high": 0.76}
-    nano = [f for f in figures if (f.subject, f.metric) == ("leap-nano", THOUSAND)]
-    text = zoo_page.compact_table(lines_of(made_up_cards(), [*figures, *(replace(f, **world) for f in nano)]))
-    found = rows(text)
+    nano = [f for f in FIGURES if (f.subject, f.metric) == ("leap-nano", THOUSAND)]
+    table = page([*FIGURES, *(replace(f, **world) for f in nano)], template="zoo_table.md")
+    found = rows(table)
     assert found[0] == ["model", "MB", "ms", "photos of the world: top-1, %", "groceries: mAP, %"]
     assert [row[0] for row in found[1:4]] == ["`leap-micro`", "`leap-nano`", "`leap-tiny`"]
     # Of the file that is loaded.
     assert found[2] == ["`leap-nano`", "3.00", "1.50", "73.0 [70.0, 76.0]", "19.0 [18.4, 19.6]"]
     assert found[4] == ["vit_made_up at 224 px", "22.90", "", "", "40.0 [39.4, 40.6]"]
     assert len(found) == 1 + 3 + 2
-    assert "nips2017: n = 1000; grocery: n = 2485" in text
+    assert "nips2017: n = 1000; grocery: n = 2485" in table
 
 
 def test_peers__columns_on_which_they_are_better() -> None:
     peer = {"subject": "other_net at 224 px", "variant": "other.pth", "hardware": "a CPU", "commit": "0123abc"}
-    tiny = {(f.metric, f.dataset): f for f in made_up_figures() if f.subject == "leap-tiny"}
+    tiny = {(f.metric, f.dataset): f for f in FIGURES if f.subject == "leap-tiny"}
     theirs = [
         Result(metric="parameters", value=4_600_000, **peer),
         replace(tiny[PROBE, "drawn"], **peer, digest="e" * 64, value=0.99, low=0.98, high=1.0),
         replace(tiny[MAP, "grocery"], **peer, digest="e" * 64, value=0.10, low=0.09, high=0.11),
     ]
-    lines = lines_of(made_up_cards(), [*made_up_figures(), *(replace(row, digest="e" * 64) for row in theirs)])
-    assert [line.model for line in lines if line.peer] == ["other_net at 224 px"]
     title = "Is another project's model better?"
-    text = section(title, zoo_page.render(made_up_cards(), lines, {}))
-    assert "against `other_net at 224 px` (4.60 M parameters, a peer): behind on 1 of 2 columns." in text
-    assert [row[0] for row in rows(text)[1:]] == ["drawn, val: probe"]
-    cards = made_up_cards()
-    assert title not in zoo_page.render(cards, lines_of(cards, made_up_figures()), {})
+    found = section(title, page([*FIGURES, *(replace(row, digest="e" * 64) for row in theirs)]))
+    assert "against `other_net at 224 px` (4.60 M parameters, a peer): behind on 1 of 2 columns." in found
+    assert [row[0] for row in rows(found)[1:]] == ["drawn, val: probe"]
+    assert title not in page()
 
 
-def test_larger__lists_where_it_is_not_better(lines: list[Line]) -> None:
-    text = larger(lines)
-    assert rows(text)[1:] == [["grocery, test: mAP", "20.0 [19.4, 20.6]", "19.0 [18.4, 19.6]", "1.0", "overlap"]]
-    assert text.count("not better on 1 of 5 columns") == 1
-    assert "`leap-tiny` (5.50 M parameters, `model_int8.onnx`) against `leap-nano`" in text
-    assert text.count("not better on 0 of 5 columns") == 1
+def test_larger__lists_where_it_is_not_better() -> None:
+    found = larger(FIGURES)
+    assert rows(found)[1:] == [["grocery, test: mAP", "20.0 [19.4, 20.6]", "19.0 [18.4, 19.6]", "1.0", "overlap"]]
+    assert found.count("not better on 1 of 5 columns") == 1
+    assert "`leap-tiny` (5.50 M parameters, `model_int8.onnx`) against `leap-nano`" in found
+    assert found.count("not better on 0 of 5 columns") == 1
 
 
 def test_larger__the_same_is_not_better_and_far_is_apart() -> None:
     same = larger(changed(PROBE, "leap-tiny", 0.9))
     assert "not better on 1 of 5 columns" in same.partition("`leap-tiny`")[2]
     far = {"value": 0.1, "low": 0.09, "high": 0.11}
-    figures = [replace(f, **far) if (f.metric, f.subject) == (MAP, "leap-nano") else f for f in made_up_figures()]
-    assert rows(larger(lines_of(made_up_cards(), figures)))[1][-1] == "are apart"
+    figures = [replace(f, **far) if (f.metric, f.subject) == (MAP, "leap-nano") else f for f in FIGURES]
+    assert rows(larger(figures))[1][-1] == "are apart"
 
 
-def test_close__more_than_five_points_below_either_teacher(lines: list[Line]) -> None:
-    text = close(lines)
-    assert [row[0] for row in rows(text) if row[0] != "column"] == [
+def test_close__more_than_five_points_below_either_teacher() -> None:
+    found = close(FIGURES)
+    assert [row[0] for row in rows(found) if row[0] != "column"] == [
         "grocery, test: mAP", "drawn, held-out: top-1 of 1000", "grocery, test: mAP",
     ]  # fmt: skip
-    assert rows(text)[1] == ["grocery, test: mAP", "40.0 [39.4, 40.6]", "25.0 [24.4, 25.6]", "15.0", "are apart"]
-    assert "vit_made_up at 160 px` (5.70 M parameters, the teacher): more than 5 points behind on 1 of 3" in text
+    assert rows(found)[1] == ["grocery, test: mAP", "40.0 [39.4, 40.6]", "25.0 [24.4, 25.6]", "15.0", "are apart"]
+    assert "vit_made_up at 160 px` (5.70 M parameters, the teacher): more than 5 points behind on 1 of 3" in found
     near = close(changed(MAP, "leap-tiny", 0.30))
     assert "more than 5 points behind on 0 of 3 columns." in near
 
 
 def test_comparisons__only_of_students_that_are_there() -> None:
-    text = zoo_page.render(made_up_cards()[:1], lines_of(made_up_cards()[:1], made_up_figures()), {})
-    assert "close to its teacher" not in text
-    assert "Is a larger student better?" not in text
+    found = page(cards=made_up_cards()[:1])
+    assert "close to its teacher" not in found
+    assert "Is a larger student better?" not in found
 
 
-def test_trials__a_row_per_change_and_a_column_per_figure(lines: list[Line], tmp_path: Path) -> None:
+def test_trials__a_row_per_change_and_a_column_per_figure(tmp_path: Path) -> None:
     where = {"dataset": "drawn", "split": "val", "n": 100}
     tried = []
     for change, values in (("baseline", (0.5, 0.25)), ("EMA of weights", (0.625, 0.125))):
@@ -146,32 +150,31 @@ def test_trials__a_row_per_change_and_a_column_per_figure(lines: list[Line], tmp
     write_results(tmp_path / "ablations.csv", tried)
     read = read_results(tmp_path / "ablations.csv")
     assert read == tried
-    text = section("What each change gave", zoo_page.render(made_up_cards(), lines, {"What each change gave": read}))
+    found = section("What each change gave", page(trials={"What each change gave": read}))
     figures = ["drawn, val: probe", "drawn, val: cosine to teacher, mean"]
-    assert rows(text) == [
+    assert rows(found) == [
         ["change", "student", "epochs", "photos", "CPU minutes", *figures],
         ["baseline", "nano", "4", "9103", "2", "50.0 [37.5, 62.5]", "0.250 [0.125, 0.375]"],
         ["EMA of weights", "nano", "4", "9103", "2", "62.5 [50.0, 75.0]", "0.125 [0.000, 0.250]"],
     ]
-    assert "a CPU, commit `0123abcdef01`" in text
+    assert "a CPU, commit `0123abcdef01`" in found
 
 
-def test_figure__has_every_file_and_the_teacher(lines: list[Line]) -> None:
-    picture = zoo_page.picture(lines)
-    assert picture is not None
-    said = [text.strip() for text in ElementTree.fromstring(picture).itertext()]
+def test_figure__has_every_file_and_the_teacher() -> None:
+    said = [part.strip() for part in ElementTree.fromstring(picture(FIGURES)).itertext()]
     for part in ("nano int8", "micro fp32", "ms per photo, one thread", "MB", "teacher: vit_made_up at 224 px"):
         assert part in said
     assert "drawn, held-out: top-1 of 1000, n = 500" in said
 
 
-def test_figure__follows_the_figures(lines: list[Line]) -> None:
-    assert zoo_page.picture(changed(THOUSAND, "leap-nano", 0.45)) != zoo_page.picture(lines)
-    assert zoo_page.picture(changed(THOUSAND, "vit_made_up at 160 px", 0.45)) != zoo_page.picture(lines)
-    assert zoo_page.picture(changed(MAP, "leap-nano", 0.45)) == zoo_page.picture(lines)
+def test_figure__follows_the_figures() -> None:
+    assert picture(changed(THOUSAND, "leap-nano", 0.45)) != picture(FIGURES)
+    assert picture(changed(THOUSAND, "vit_made_up at 160 px", 0.45)) != picture(FIGURES)
+    assert picture(changed(MAP, "leap-nano", 0.45)) == picture(FIGURES)
 
 
 def test_figure__of_nothing_measured() -> None:
-    assert zoo_page.picture(lines_of(made_up_cards(), [])) is None
+    assert zoo_page.values(made_up_cards(), [])["files"] == []
     untimed = [replace(card, latency=[]) for card in made_up_cards()]
-    assert zoo_page.picture(lines_of(untimed, made_up_figures())) is not None  # its size is known
+    assert zoo_page.values(untimed, FIGURES)["files"] != []  # their sizes are known
+    assert "fp32" in page(cards=untimed, template="zoo.svg")

@@ -8,7 +8,7 @@ attention scale into q, and LayerScale into the linear before it, in double prec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ Norm = tuple[F32, F32]  # weight, bias
 CENTER = 128  # subtracted from every byte, so that float32 does not lose digits in a large sum that the bias cancels
 
 
-class DeployedStudent(nn.Module):
+class Graph(nn.Module):
     """image uint8 (B, H, W, 3) RGB -> float32 outputs in the order of `names`.
 
     embedding (B, D_s) and teacher_embedding (B, D_t), both L2-normalized; logits_<head> (B, classes) for each head.
@@ -37,38 +37,53 @@ class DeployedStudent(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, run: Run) -> None:
+    def __init__(
+        self,
+        student: Any,
+        normalisation: tuple[Sequence[float], Sequence[float]],
+        pooling: Literal["cls", "patch_mean"],
+        space: nn.Linear,
+        heads: Mapping[str, tuple[str, nn.Linear]],
+    ) -> None:
+        """student: a timm VisionTransformer. space: CLS into the teacher's. heads: name -> what it reads, its layer."""
         super().__init__()
-        info = run.info
-        self.student = run.student
-        self.prefix = run.student.num_prefix_tokens  # CLS and registers, which are not patches
-        self.pooling = info.pooling
-        self.heads, self.default_head = info.heads, info.default_head
-        self.mean, self.std, self.tensors = info.mean, info.std, run.tensors
-        self.names = ["embedding", "teacher_embedding", *(f"logits_{head.name}" for head in info.heads)]
-        mean, std = torch.tensor(info.mean), torch.tensor(info.std)
+        self.student, self.pooling = student, pooling
+        self.names = ["embedding", "teacher_embedding", *(f"logits_{name}" for name in heads)]
+        mean, std = map(torch.tensor, normalisation)
         # (pixels / 255 - mean) / std as one multiply-add
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
-        self.space = _layer(run.tensors, "projection.cls")
-        self.classifiers = nn.ModuleList(_layer(run.tensors, f"heads.{head.name}") for head in info.heads)
+        self.space, self.features = space, [features for features, _ in heads.values()]
+        self.classifiers = nn.ModuleList(layer for _, layer in heads.values())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         pixels = image.permute(0, 3, 1, 2).float() * self.scale + self.shift  # (B, 3, H, W)
         tokens = self.student.forward_features(pixels)  # (B, prefix + N, D_s)
         cls = tokens[:, 0]
-        patches = tokens[:, self.prefix :]  # (B, N, D_s)
+        patches = tokens[:, self.student.num_prefix_tokens :]  # (B, N, D_s)
         embedding = cls if self.pooling == "cls" else patches.sum(1) / patches.shape[1]  # (B, D_s)
         teacher = self.space(cls)  # (B, D_t)
         logits = [
-            layer(embedding if head.features == "embedding" else teacher)
-            for head, layer in zip(self.heads, self.classifiers, strict=True)
+            layer(embedding if features == "embedding" else teacher)
+            for features, layer in zip(self.features, self.classifiers, strict=True)
         ]
         return _unit(embedding), _unit(teacher), *logits
 
 
-def _layer(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:
+class DeployedStudent(Graph):
+    """The graph of a run."""
+
+    def __init__(self, run: Run) -> None:
+        info = run.info
+        heads = {head.name: (head.features, layer_of(run.tensors, f"heads.{head.name}")) for head in info.heads}
+        space = layer_of(run.tensors, "projection.cls")
+        super().__init__(run.student, (info.mean, info.std), info.pooling, space, heads)
+        self.info = info
+
+
+def layer_of(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:
+    """The linear with the weight and bias of this name."""
     weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})
@@ -125,7 +140,7 @@ def weights_of(model: DeployedStudent) -> Weights:
     positions = _array(vit.pos_embed)[0]
     if not vit.no_embed_class:
         prefix, positions = prefix + positions[: len(prefix)], positions[len(prefix) :]
-    classifiers = zip(model.heads, model.classifiers, strict=True)
+    classifiers = zip(model.info.heads, model.classifiers, strict=True)
     return Weights(
         size=vit.patch_embed.img_size[0],
         patch=conv.kernel_size[0],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import numpy.typing as npt
 import onnx
+from msgspec.structs import replace
 from onnxruntime.quantization import QuantType, quantize_static
 from tqdm import tqdm
 
@@ -71,10 +72,12 @@ def search(
     alone = quantize.calibrate(weights, calibration.pixels, SENSITIVITY_ALPHA)
     sensitivity = _sensitivity(alone, reference, selection.pixels[:SENSITIVITY_PHOTOS], opened)
     rule = Rule(opened, reference, selections, [row.layer for row in sensitivity], say)
+    chosen = []
     for form in tqdm(formats, "int8", leave=False):
-        kept = rule.run(form, makers[form])
-        if form == "onnx" and kept is not None:
-            rule.attempt("onnx", makers["rival"], 0.0, kept, RIVAL)
+        if (trial := rule.run(form, makers[form])) is not None:
+            chosen.append(trial)
+            if form == "onnx":
+                rule.attempt("onnx", makers["rival"], 0.0, trial.kept, RIVAL)
     record = Search(
         dataset=selection.dataset,
         split=selection.split,
@@ -83,23 +86,21 @@ def search(
         device=cpu_name(),
         isa=list(instruction_sets()),
         threads=THREADS,
-        candidates=rule.candidates(),
+        candidates=[trial.record for trial in rule.trials],
         minutes=round((time.monotonic() - started) / 60, 1),
         sensitivity=sensitivity,
     )
-    return [trial.built for trial in rule.chosen if trial.built], record
+    return [trial.built for trial in chosen if trial.built], record
 
 
 @dataclass(eq=False)
 class Trial:
-    """A file that was tried. `objection`: why it is rejected. One that failed has neither figures, files nor model."""
+    """A file that was tried. kept: float layers. objection: why it is rejected. Nothing was `built` if it failed."""
 
-    form: Format
-    name: str
-    objection: str | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    built: Built | None = None
-    model: Model | None = None
+    record: Candidate
+    kept: tuple[str, ...]
+    objection: str | None
+    built: Built | None
 
 
 class Rule:
@@ -116,81 +117,63 @@ class Rule:
         self._expected = [_answers(reference, photos) for photos in selections]
         self._layers, self._say = layers[:MOST_FLOAT], say
         self.trials: list[Trial] = []
-        self.chosen: list[Trial] = []
 
-    def run(self, form: Format, make: Make) -> tuple[str, ...] | None:
-        """Try one format; returns the layers that the chosen file keeps in float, or None if no file passes."""
+    def run(self, form: Format, make: Make) -> Trial | None:
+        """The chosen file of one format; None if none passes."""
         trials = [self.attempt(form, make, alpha, ()) for alpha in SMOOTHING]
-        best = max(trials, key=lambda trial: trial.figures.get("cosine_mean", -1.0))
-        alpha, kept = SMOOTHING[trials.index(best)], 0
-        while best.objection is not None and best.model is not None and kept < len(self._layers):
-            kept += 1
-            best = self.attempt(form, make, alpha, tuple(self._layers[:kept]))
+        best = max(trials, key=lambda trial: trial.record.cosine_mean or -1.0)
+        alpha = SMOOTHING[trials.index(best)]
+        while best.objection is not None and best.built is not None and len(best.kept) < len(self._layers):
+            best = self.attempt(form, make, alpha, tuple(self._layers[: len(best.kept) + 1]))
         if best.objection is not None:
             return None
-        self.chosen.append(best)
-        return tuple(self._layers[:kept])
+        best.record = replace(best.record, outcome="chosen")
+        return best
 
-    def attempt(self, form: Format, make: Make, alpha: float, kept: tuple[str, ...], name: str | None = None) -> Trial:
-        """Build a file and compare it with fp32."""
+    def attempt(self, form: Format, make: Make, alpha: float, kept: tuple[str, ...], name: str = "") -> Trial:
+        """Build a file, compare it with fp32 and time it. name: of a file that is not to be chosen."""
         smoothing = f"smooth {alpha:g}" if alpha else "no smoothing"
         spared = f", {len(kept)} layer{'s' * (len(kept) > 1)} float" if kept else ""
-        trial = Trial(form, name or smoothing + spared)
+        title, figures, built = name or smoothing + spared, dict[str, float](), None
         try:
-            self._compare(trial, make(alpha, kept))
-            cosine = trial.figures.get("cosine_mean", -1.0)
-            self._say(f"{form}, {trial.name}: cosine {cosine:.4f}{', out' if trial.objection else ''}")
+            figures, objection = self._measured(self._open(made := make(alpha, kept)))
+            built = made
         except Exception as error:  # quantizers raise errors of all kinds; the other trials go on
-            trial.objection = " ".join(f"it failed: {error}".split())[:200]
-            self._say(f"{form}, {trial.name}: {trial.objection}")
-        self.trials.append(trial)
-        return trial
+            objection = " ".join(f"it failed: {error}".split())[:200]
+        known = ", ".join(f"{figure} {value:.4f}" for figure, value in figures.items())
+        self._say(f"{form}, {title}: {objection or known}")
+        if name and built:
+            outcome = "for comparison" + (f"; {objection}" if objection else "")
+        else:
+            outcome = f"refused: {objection}" if objection else "passed; another is closer to fp32"
+        record = Candidate(
+            name=title,
+            format=form,
+            precision="int8",
+            recipe=(built.recipe if built else None) or {},
+            **(dict.fromkeys((*FIGURES, "relative_ms")) | figures),
+            outcome=outcome,
+        )
+        self.trials.append(Trial(record, kept, objection, built))
+        return self.trials[-1]
 
-    def _compare(self, trial: Trial, built: Built) -> None:
-        model = self._open(built)
+    def _measured(self, model: Model) -> tuple[dict[str, float], str | None]:
+        """The figures of a card's candidate, and the reason to reject the file."""
         first, *others = (
             gate.fidelity(expected, _answers(model, photos), photos)
             for expected, photos in zip(self._expected, self._selections, strict=True)
         )
-        trial.objection = gate.objection(first, gate.SELECTION_MARGIN)
+        objection = gate.objection(first, gate.SELECTION_MARGIN)
         for drop in (metric for metrics in others for metric in metrics if metric.name == gate.DROP):
-            if trial.objection is None and not drop.value <= LARGEST_OTHER_DROP:
-                lost = f"it loses {drop.value:.2%} of top-1 of the head {drop.head} on {drop.n} photos"
-                trial.objection = lost
+            if objection is None and not drop.value <= LARGEST_OTHER_DROP:
+                objection = f"it loses {drop.value:.2%} of top-1 of the head {drop.head} on {drop.n} photos"
         found = {metric.name: metric.value for metric in first if np.isfinite(metric.value)}
         # A cosine in float32 may exceed 1 by rounding.
-        trial.figures = {key: float(np.clip(found[name], -1, 1)) for key, name in FIGURES.items() if name in found}
-        trial.built, trial.model = built, model
-
-    def candidates(self) -> list[Candidate]:
-        """All trials for the card; the chosen ones and the rival are timed here, in turns, a photo per call."""
-        timed = [each for each in self.trials if each.model and (each in self.chosen or each.name == RIVAL)]
-        models = [self._reference, *(trial.model for trial in timed if trial.model)]
+        figures = {key: float(np.clip(found[name], -1, 1)) for key, name in FIGURES.items() if name in found}
         photo, names = self._selections[0].pixels[:1], list(self._reference.session.outputs)
-        calls = [partial(model.session.run, photo, names) for model in models]
-        base, *times = map(min, take_turns(calls, 0, rounds=ROUNDS))
-        for trial, milliseconds in zip(timed, times, strict=True):
-            self._say(f"{trial.form}: {trial.name}, {base / milliseconds:.2f} times as fast as fp32")
-        relative = {trial: milliseconds / base for trial, milliseconds in zip(timed, times, strict=True)}
-        return [self._candidate(trial, relative.get(trial)) for trial in self.trials]
-
-    def _candidate(self, trial: Trial, relative: float | None) -> Candidate:
-        if trial in self.chosen:
-            outcome = "chosen"
-        elif trial.name == RIVAL and trial.model is not None:
-            outcome = "for comparison" + (f"; {trial.objection}" if trial.objection else "")
-        else:
-            outcome = f"refused: {trial.objection}" if trial.objection else "passed; another is closer to fp32"
-        recipe = (trial.built.recipe if trial.built else None) or {}
-        return Candidate(
-            name=trial.name,
-            format=trial.form,
-            precision="int8",
-            recipe=recipe,
-            **(dict.fromkeys(FIGURES) | trial.figures),
-            relative_ms=relative,
-            outcome=outcome,
-        )
+        calls = [partial(each.session.run, photo, names) for each in (model, self._reference)]
+        ours, theirs = map(min, take_turns(calls, 0, rounds=ROUNDS))
+        return figures | {"relative_ms": ours / theirs}, objection
 
 
 def rival(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8], kept: Sequence[str]) -> onnx.ModelProto:

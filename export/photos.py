@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import linear
 
 from export.errors import ExportError
 from leap_zoo.card import DEAD_HEAD, GENERAL, Head, Metric, Preprocessing
@@ -26,9 +24,9 @@ from train.data.store import Shown, in_memory
 from train.errors import TrainError
 from train.evaluate.__main__ import SHOWN
 from train.evaluate.datasets import Dataset, open_sample, open_world
-from train.evaluate.features import Candidate, Features, from_run, of_run, teachers_of
+from train.evaluate.features import from_run, of_student, teachers_of
 from train.evaluate.survey import Cache, Plan, evaluate
-from train.run import HeadInfo, Run
+from train.run import DEVICE, HeadInfo, Run
 
 CALIBRATION_PHOTOS = 300
 SELECTION_PHOTOS = 500
@@ -77,23 +75,33 @@ def for_int8(run: Run) -> tuple[Labelled, list[Labelled]]:
     count = min(CALIBRATION_PHOTOS, len(train) // 2)
     chosen = order[:count], order[count : count + SELECTION_PHOTOS]
     calibration, selection = (_own(run, train.take(np.sort(each)), "train") for each in chosen)
-    classes = run.teacher_classes()
-    if classes is None:
-        return calibration, [selection]
-    return calibration, [
-        selection,
-        replace(selection, labels=classes[selection.labels], head=str(run.recipe.teacher.head)),
-    ]
+    return calibration, [selection, *_for_teacher(run, selection)]
 
 
 def for_gate(run: Run) -> list[Labelled]:
     """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
-    splits, classes = run.photos(), run.teacher_classes()
-    sets = [_own(run, splits.val, "val")]
-    if classes is not None and len(splits.held_out):
-        held = _own(run, splits.held_out, "held-out")
-        sets.append(replace(held, labels=classes[held.labels], head=str(run.recipe.teacher.head)))
-    return sets
+    splits = run.photos()
+    held_out = [_own(run, splits.held_out, "held-out")] if len(splits.held_out) else []
+    return [_own(run, splits.val, "val"), *(one for photos in held_out for one in _for_teacher(run, photos))]
+
+
+def _own(run: Run, photos: Split, split: str) -> Labelled:
+    """The run's own photos, with the labels of its own head."""
+    return decoded(photos, run.recipe.preprocessing, run.recipe.data.head, run.recipe.data.name, split)
+
+
+def _for_teacher(run: Run, photos: Labelled) -> list[Labelled]:
+    """The same photos with the labels of the teacher's head, if the run has it."""
+    classes = run.teacher_classes()
+    if classes is None:
+        return []
+    return [replace(photos, labels=classes[photos.labels], head=str(run.recipe.teacher.head))]
+
+
+def decoded(photos: Split, spec: Preprocessing, head: str, dataset: str, split: str) -> Labelled:
+    """The photos as the deployed model sees them, labeled for a head. Raises TrainError."""
+    shown = in_memory(photos, Shown(spec), f"photos of {dataset}, {split}")
+    return Labelled(shown.pixels, shown.labels, head, dataset, split)
 
 
 def more_photos(
@@ -109,17 +117,19 @@ def more_photos(
     if listed is not None:
         run, left_out = without_dead_head(run, folder, listed, Cache(cache, Path(run.recipe.data.store)))
     head = next(head for head in run.info.heads if head.name == run.info.default_head)
-    spec, pictures = run.recipe.preprocessing, None
+    spec = run.recipe.preprocessing
+    more = MorePhotos(left_out=left_out)
+    if left_out is None:
+        more = replace(
+            more,
+            aside=kept_aside(head, spec, aside) if aside else None,
+            world=decoded(listed.photos, spec, head.name, listed.name, listed.split) if listed else None,
+        )
     if drawings is not None:
         sources: list[Source] = [*find_photos(drawings)]
-        unknown = np.zeros(len(sources), np.int64)  # nobody asks for their labels
-        pictures = decoded(Split(sources, unknown, ()), spec, head.name, "drawings", drawings.resolve().name)
-    return run, MorePhotos(
-        aside=kept_aside(head, spec, aside) if aside and left_out is None else None,
-        world=decoded(listed.photos, spec, head.name, listed.name, listed.split) if listed and not left_out else None,
-        drawings=pictures,
-        left_out=left_out,
-    )
+        unlabelled = Split(sources, np.zeros(len(sources), np.int64), ())  # nobody asks for their labels
+        more = replace(more, drawings=decoded(unlabelled, spec, head.name, "drawings", drawings.resolve().name))
+    return run, more
 
 
 def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> tuple[Run, Metric | None]:
@@ -132,9 +142,20 @@ def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> t
     name = str(run.recipe.teacher.head)
     if not any(head.name == name and len(head.labels) == 1000 for head in run.info.heads):
         raise ExportError("--world measures the teacher's head of 1000 classes, which this run does not have")
-    student = replace(from_run(run, folder), open=partial(_features, run, name), classifies=True)
+
+    def tensors(key: str) -> tuple[Tensor, Tensor]:
+        return run.tensors[f"{key}.weight"].to(DEVICE), run.tensors[f"{key}.bias"].to(DEVICE)
+
+    def classify(features: Tensor) -> Tensor:
+        return linear(features, *tensors(f"heads.{name}"))
+
+    features = of_student(run.student.to(DEVICE), tensors("projection.cls"), (run.info.mean, run.info.std), classify)
+    student = replace(from_run(run, folder), open=lambda: features, classifies=True)
     teacher = teachers_of([], msgspec.structs.replace(run.recipe.teacher, pixels=None))[0]
-    ours, theirs = (_top1(candidate, world, cache) for candidate in (student, teacher))
+    (ours, *_), (theirs, *_) = (
+        [metric for metric in evaluate(one, Plan([], world=[world]), cache)[0] if metric.name == GENERAL]
+        for one in (student, teacher)
+    )
     print(f"{name} on {world.name}: top-1 {ours.value:.1%} on {ours.n} photos; the teacher's is {theirs.value:.1%}")
     if ours.value >= DEAD_HEAD * theirs.value:
         return run, None
@@ -143,26 +164,8 @@ def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> t
     if not heads:
         raise ExportError(f"no head would be left without {name}: set data.head to train a probe")
     info = msgspec.structs.replace(run.info, heads=heads, default_head=heads[0].name)
-    tensors = {key: tensor for key, tensor in run.tensors.items() if not key.startswith(f"heads.{name}.")}
-    return msgspec.structs.replace(run, info=info, tensors=tensors), ours
-
-
-def _top1(candidate: Candidate, world: Dataset, cache: Cache) -> Metric:
-    metrics, _ = evaluate(candidate, Plan([], world=[world]), cache)
-    return next(metric for metric in metrics if metric.name == GENERAL)
-
-
-def _features(run: Run, head: str) -> Features:
-    """The outputs of the run's student, with `logits` from its copy of the teacher's head."""
-    features = of_run(run)
-    weight, bias = (run.tensors[f"heads.{head}.{key}"] for key in ("weight", "bias"))
-
-    def found(pixels: Tensor) -> dict[str, Tensor]:
-        answers = features(pixels)
-        with torch.no_grad():
-            return {**answers, "logits": functional.linear(answers["teacher"].cpu(), weight, bias)}
-
-    return found
+    kept = {key: tensor for key, tensor in run.tensors.items() if not key.startswith(f"heads.{name}.")}
+    return msgspec.structs.replace(run, info=info, tensors=kept), ours
 
 
 def kept_aside(head: Head | HeadInfo, spec: Preprocessing, folders: Sequence[Path]) -> Labelled:
@@ -170,7 +173,7 @@ def kept_aside(head: Head | HeadInfo, spec: Preprocessing, folders: Sequence[Pat
 
     Raises TrainError, also for fewer than LEAST_ASIDE photos.
     """
-    found = [_labelled(folder, head.labels) for folder in folders]
+    found = [_labelled(folder, list(head.labels)) for folder in folders]
     sources = [photo for split in found for photo in split.sources]
     name = ", ".join(folder.resolve().name for folder in folders)
     if len(sources) < LEAST_ASIDE:
@@ -181,27 +184,18 @@ def kept_aside(head: Head | HeadInfo, spec: Preprocessing, folders: Sequence[Pat
     return decoded(Split(sources, labels, ()), spec, head.name, name, "kept aside")
 
 
-def _labelled(folder: Path, classes: Sequence[str]) -> Split:
+def _labelled(folder: Path, labels: list[str]) -> Split:
+    """A folder's photos, with indices among the labels of a head."""
     if not any(entry.is_dir() for entry in folder.glob("*")):
         sample = open_sample(folder).photos
-        if len(classes) != 1000:
+        if len(labels) != 1000:
             raise TrainError(f"{folder} has photos of ImageNet's classes, which the default head does not have")
         return sample
     split = labelled_folder(folder)
-    names, indices = class_labels(split.classes), imagenet_indices(split.classes)
-    if indices is None or len(classes) != 1000:
-        if unknown := set(names) - set(classes):
+    indices = imagenet_indices(split.classes)
+    if indices is None or len(labels) != 1000:
+        names = class_labels(split.classes)
+        if unknown := set(names) - set(labels):
             raise TrainError(f"{folder}: {min(unknown)} is not a class of the default head")
-        indices = np.array([list(classes).index(name) for name in names], np.int64)
+        indices = np.array([labels.index(name) for name in names], np.int64)
     return Split(split.sources, indices[split.labels], ())
-
-
-def _own(run: Run, photos: Split, split: str) -> Labelled:
-    """The run's own photos, with the labels of its own head."""
-    return decoded(photos, run.recipe.preprocessing, run.recipe.data.head, run.recipe.data.name, split)
-
-
-def decoded(photos: Split, spec: Preprocessing, head: str, dataset: str, split: str) -> Labelled:
-    """The photos as the deployed model sees them, labeled for a head. Raises TrainError."""
-    shown = in_memory(photos, Shown(spec), f"photos of {dataset}, {split}")
-    return Labelled(shown.pixels, shown.labels, head, dataset, split)

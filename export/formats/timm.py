@@ -11,16 +11,13 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
 
-from export.graph import DeployedStudent
+from export.graph import DeployedStudent, Graph, layer_of
 from leap_zoo.card import File, ModelCard, Preprocessing
 from leap_zoo.errors import InvalidArgument
 from train.run import HeadInfo
@@ -35,20 +32,23 @@ def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, descript
     Before its classifier, timm's model gives the `embedding` without L2 normalization. The classifier is the default
     head if that reads the same token, otherwise the first head that does; without one, `num_classes` is 0.
     """
-    chosen = _classifier(model)
+    info = model.info
+    default = [head for head in info.heads if head.name == info.default_head]
+    fit = [head for head in [*default, *info.heads] if head.features == "embedding" or info.pooling == "cls"]
+    chosen = fit[0] if fit else None
     weights = {name: tensor.contiguous() for name, tensor in model.student.state_dict().items()}
-    projection = model.tensors["projection.cls.weight"], model.tensors["projection.cls.bias"]
-    rest = {"projection.weight": projection[0].contiguous(), "projection.bias": projection[1]}
+    rest = {f"projection.{key}": tensor for key, tensor in model.space.state_dict().items()}
     reads = {}
-    for head in model.heads:
-        weight, bias = _head(model, head)
+    for head, layer in zip(info.heads, model.classifiers, strict=True):
+        parts = layer.state_dict()
         if head is not chosen:
-            rest |= {f"heads.{head.name}.weight": weight.contiguous(), f"heads.{head.name}.bias": bias}
+            rest |= {f"heads.{head.name}.{key}": tensor for key, tensor in parts.items()}
             reads[head.name] = head.features
-        else:
-            if head.features == "teacher_embedding":
-                weight, bias = _folded((weight, bias), projection)
-            weights |= {"head.weight": weight.contiguous(), "head.bias": bias}
+            continue
+        if head.features == "teacher_embedding":  # head(projection(x)) as one linear, in double precision
+            weight, bias, inner, shift = (x.double() for x in (*parts.values(), *model.space.state_dict().values()))
+            parts = {"weight": (weight @ inner).float(), "bias": (weight @ shift + bias).float()}
+        weights |= {f"head.{key}": tensor for key, tensor in parts.items()}
     return {
         CONFIG: json.dumps(_config(model, spec, chosen, licence, description), indent=1).encode() + b"\n",
         PROJECTION: save(rest, metadata={"reads": json.dumps(reads)}),  # one entry: several would be in any order
@@ -56,56 +56,28 @@ def files(model: DeployedStudent, spec: Preprocessing, *, licence: str, descript
     }
 
 
-class TimmStudent(nn.Module):
-    """The student as torch users load it, from the files that `read` returns: the same outputs as `DeployedStudent`."""
+class TimmStudent(Graph):
+    """The student as torch users load it, from the files that `read` returns."""
 
     def __init__(self, card: ModelCard, read: Callable[[File], bytes]) -> None:
-        super().__init__()
         if not card.timm:
             raise InvalidArgument(f"{card.id} has no files for timm: export its run again")
-        self.names = [tensor.name for tensor in card.outputs]
-        self.heads = card.heads
         with tempfile.TemporaryDirectory() as folder:
             for file in card.timm:
                 (Path(folder) / file.file).write_bytes(read(file))
-            self.student = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-            with safe_open(Path(folder) / PROJECTION, "pt") as tensors:
-                self.tensors = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, not a dict
-                self.reads = json.loads(tensors.metadata()["reads"])
-        config = self.student.pretrained_cfg
-        mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-        self.scale, self.shift = 1 / (255 * std), -mean / std
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """image uint8 (B, H, W, 3) -> the outputs `names`, in that order."""
-        tokens = self.student.forward_features(image.permute(0, 3, 1, 2).float() * self.scale + self.shift)
-        features = self.student.forward_head(tokens, pre_logits=True)  # (B, D_s)
-        teacher = linear(tokens[:, 0], self.tensors["projection.weight"], self.tensors["projection.bias"])  # (B, D_t)
-        found = {"embedding": normalize(features), "teacher_embedding": normalize(teacher)}
-        for head in self.heads:
-            if head.name in self.reads:
-                x = features if self.reads[head.name] == "embedding" else teacher
-                weight, bias = (self.tensors[f"heads.{head.name}.{part}"] for part in ("weight", "bias"))
-                found[head.output] = linear(x, weight, bias)
-            else:
-                found[head.output] = self.student.head(features)
-        return tuple(found[name] for name in self.names)
-
-
-def _classifier(model: DeployedStudent) -> HeadInfo | None:
-    default = [head for head in model.heads if head.name == model.default_head]
-    fit = (head for head in [*default, *model.heads] if head.features == "embedding" or model.pooling == "cls")
-    return next(fit, None)
-
-
-def _head(model: DeployedStudent, head: HeadInfo) -> tuple[Tensor, Tensor]:
-    return model.tensors[f"heads.{head.name}.weight"], model.tensors[f"heads.{head.name}.bias"]
-
-
-def _folded(head: tuple[Tensor, Tensor], projection: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """head(projection(x)) as one linear (out, in), computed in double precision."""
-    (outer, outer_bias), (inner, inner_bias) = ((weight.double(), bias.double()) for weight, bias in (head, projection))
-    return (outer @ inner).float(), (outer @ inner_bias + outer_bias).float()
+            student = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+            with safe_open(Path(folder) / PROJECTION, "pt") as stored:
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+                reads = json.loads(stored.metadata()["reads"])
+        heads = {
+            head.name: (reads[head.name], layer_of(tensors, f"heads.{head.name}"))
+            if head.name in reads
+            else ("embedding", student.head)
+            for head in card.heads
+        }
+        config = student.pretrained_cfg
+        pooling: Literal["cls", "patch_mean"] = "cls" if student.global_pool == "token" else "patch_mean"
+        super().__init__(student, (config["mean"], config["std"]), pooling, layer_of(tensors, "projection"), heads)
 
 
 def _config(
@@ -140,8 +112,8 @@ def _config(
             "interpolation": spec.filter,
             "crop_pct": _crop(spec),
             "crop_mode": spec.crop,
-            "mean": list(model.mean),
-            "std": list(model.std),
+            "mean": list(model.info.mean),
+            "std": list(model.info.std),
             "num_classes": classes,
             "pool_size": None,
             "first_conv": "patch_embed.proj",

@@ -77,9 +77,9 @@ class Maker:
 
 def run_search(maker: Maker, selections: tuple[Labelled, ...] = (PHOTOS,)) -> tuple[tuple[str, ...] | None, dict]:
     """The layers that stay float, and the outcomes by name."""
-    search = int8.Rule(maker.open, Answers(*GOOD), selections, LAYERS, silent)
-    kept = search.run(maker.form, maker)
-    return kept, {each.name: each.outcome for each in search.candidates()}
+    rule = int8.Rule(maker.open, Answers(*GOOD), selections, LAYERS, silent)
+    chosen = rule.run(maker.form, maker)
+    return chosen and chosen.kept, {trial.record.name: trial.record.outcome for trial in rule.trials}
 
 
 @pytest.fixture(autouse=True)
@@ -142,10 +142,10 @@ def test_search__a_file_that_loses_the_classes_of_a_further_head_is_out() -> Non
 
 def test_rival__is_compared_and_never_chosen() -> None:
     maker = Maker(lambda alpha, kept: GOOD)
-    search = int8.Rule(maker.open, Answers(*GOOD), (PHOTOS,), LAYERS, silent)
-    search.run("onnx", maker)
-    search.attempt("onnx", maker, 0.0, (), int8.RIVAL)
-    found = {each.name: each for each in search.candidates()}
+    rule = int8.Rule(maker.open, Answers(*GOOD), (PHOTOS,), LAYERS, silent)
+    rule.run("onnx", maker)
+    rule.attempt("onnx", maker, 0.0, (), int8.RIVAL)
+    found = {trial.record.name: trial.record for trial in rule.trials}
     assert found[int8.RIVAL].outcome == "for comparison"
     assert found[int8.RIVAL].relative_ms > 0
     assert found["no smoothing"].outcome == "chosen"

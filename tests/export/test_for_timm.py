@@ -123,7 +123,7 @@ def test_timm__classifies_by_the_default_head_unless_it_reads_another_token(
 ) -> None:
     model, folder = built
     card, _ = opened(folder)
-    reads_cls = {head.name: head.features == "teacher_embedding" for head in model.heads}[card.default_head]
+    reads_cls = {head.name: head.features == "teacher_embedding" for head in model.info.heads}[card.default_head]
     other = model.pooling == "patch_mean" and reads_cls
     assert _chosen(card, folder) == {"digits" if other else card.default_head}
 
@@ -145,7 +145,7 @@ def test_timm__crops_and_normalises_as_the_card_says(built: tuple[DeployedStuden
     resize, crop, *_, norm = timm.data.create_transform(**timm.data.resolve_model_data_config(vit)).transforms
     spec = card.preprocessing
     assert (resize.size, resize.interpolation.value, crop.size) == (spec.short_side, spec.filter, (spec.size,) * 2)
-    assert (norm.mean.tolist(), norm.std.tolist()) == (pytest.approx(model.mean), pytest.approx(model.std))
+    assert (norm.mean.tolist(), norm.std.tolist()) == (pytest.approx(model.info.mean), pytest.approx(model.info.std))
 
 
 @pytest.mark.parametrize(("size", "short"), [(160, 176), (224, 256), (224, 224), (28, 29), (384, 439), (511, 997)])

@@ -35,12 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ExportError, TrainError, LeapZooError, OSError) as error:
         print(f"export: {text.line(error)}", file=sys.stderr)
         return 1 if isinstance(error, ExportError) else 2
-    print(f"\n{card.id} {card.revision} in {options.zoo}:")
-    for artifact in card.artifacts:
-        print(f"  {artifact.file}  {artifact.total_bytes / 1e6:.2f} MB  sha256 {artifact.sha256}")
-        for metric in artifact.metrics:
-            where = f"{metric.head or ''} {metric.dataset}, {metric.split} {metric.n}"
-            print(text.line(f"    {metric.name} {where} {text.metric(metric)}"))
+    print(text.render("published.txt", card=card, zoo=options.zoo), end="")
     for reason in refused:
         print(f"export: {reason}", file=sys.stderr)
     return 1 if refused else 0

@@ -17,10 +17,10 @@ from safetensors.torch import save
 
 from export import onnx_writer, openvino
 from export.formats import executorch
-from export.golden import golden_file
+from export.golden import file_of, golden_file
 from export.graph import DeployedStudent
 from leap_zoo import card as cards
-from leap_zoo.card import Artifact, File, Format, ModelCard, Precision
+from leap_zoo.card import Artifact, Format, ModelCard, Precision
 from leap_zoo.model import Model
 from train.run import Run
 
@@ -76,11 +76,6 @@ class Built:
     def open(self, run: Run, model: DeployedStudent, threads: int | None = None) -> Model:
         """The files as a model, without a zoo."""
         return Model.open(card(run, model, [self.artifact]), self.artifact, lambda file: self.files[file.file], threads)
-
-
-def file_of(name: str, content: bytes) -> File:
-    """The card's entry for a file."""
-    return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def revision(run: Run) -> str:

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -46,24 +47,25 @@ def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
                 f"{artifact.file} of {card.id} has changed since it was measured: "
                 "run python -m train.evaluate zoo again"
             )
-        new = {_key(metric) for metric in ours}
-        kept = [metric for metric in artifact.metrics if _key(metric) not in new]
+        new = text.by(ours, "name", "dataset", "split", "head")
+        kept = [m for m in artifact.metrics if (m.name, m.dataset, m.split, m.head) not in new]
         artifacts.append(replace(artifact, metrics=[*kept, *ours]))
-    training = card.training
-    if training is not None:
-        teacher = training.teacher
-        reached: dict[str, list[Metric]] = {}
-        for figure in figures:
-            if teacher_of(figure.subject) == teacher.name and figure.n is not None:
-                reached.setdefault(figure.subject.rpartition(" at ")[2], []).append(_metric(figure))
-        training = replace(training, teacher=replace(teacher, metrics=reached))
-    return replace(card, artifacts=artifacts, training=training)
+    card = replace(card, artifacts=artifacts)
+    if card.training is None:
+        return card
+    teacher = card.training.teacher
+    reached = {
+        subject.rpartition(" at ")[2]: [_metric(figure) for figure in rows]
+        for (subject, *_), rows in known.items()
+        if teacher_of(subject) == teacher.name
+    }
+    return replace(card, training=replace(card.training, teacher=replace(teacher, metrics=reached)))
 
 
-def timed(cards: Sequence[ModelCard], zoo: Path) -> list[ModelCard]:
-    """The cards with new latency rows: every file of every model that runs here, one thread, one photo per call."""
-    rows, _ = bench([card.id for card in cards], TIMING, zoo)
-    return [replace(card, latency=card_rows([row for row in rows if row.model == card.id])) for card in cards]
+def _metric(figure: Result) -> Metric:
+    interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
+    where: dict[str, Any] = {"dataset": figure.dataset, "split": figure.split, "n": figure.n or 0}
+    return Metric(name=figure.metric, value=figure.value, interval=interval, **where)
 
 
 def doubting(card: ModelCard, folders: Sequence[Path], zoo: Path) -> ModelCard:
@@ -72,24 +74,7 @@ def doubting(card: ModelCard, folders: Sequence[Path], zoo: Path) -> ModelCard:
     if head is None:
         return card
     aside = kept_aside(head, card.preprocessing, folders)
-    model = open_artifact(Zoo(zoo), card, choose_artifact(card))
-    return with_doubt(card, model, aside)
-
-
-def _metric(figure: Result) -> Metric:
-    interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
-    return Metric(
-        name=figure.metric,
-        dataset=figure.dataset,
-        split=figure.split,
-        n=figure.n or 0,
-        value=figure.value,
-        interval=interval,
-    )
-
-
-def _key(metric: Metric) -> tuple[str | None, ...]:
-    return metric.name, metric.dataset, metric.split, metric.head
+    return with_doubt(card, open_artifact(Zoo(zoo), card, choose_artifact(card)), aside)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,7 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.photos:
             fresh = [doubting(card, options.photos, options.zoo) for card in fresh]
         if options.time:
-            fresh = timed(fresh, options.zoo)
+            rows, _ = bench([card.id for card in fresh], TIMING, options.zoo)
+            fresh = [replace(card, latency=card_rows([row for row in rows if row.model == card.id])) for card in fresh]
         for card in fresh:
             readme.write(card, options.zoo / card.id)
             publish(options.zoo, card)

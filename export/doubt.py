@@ -16,7 +16,6 @@ from export.photos import NO_MORE, Labelled, MorePhotos
 from leap_zoo import doubt
 from leap_zoo.card import Doubt, Head, Metric, ModelCard
 from leap_zoo.doubt import Floats
-from leap_zoo.intervals import wilson
 from leap_zoo.model import Model, softmax
 from leap_zoo.preprocess import to_tensor
 
@@ -62,20 +61,13 @@ def fit(
     metrics = _errors(aside, logits, by_other[halves][:, None])
     if world is not None:
         metrics += _errors(world, logits_of(world), np.array([divisor], np.float32))
-    drawn = [
-        Labelled(
-            np.stack([to_tensor(picture, model.card.preprocessing) for picture in pictures]),
-            np.zeros(DRAWN, np.int64),
-            head.name,
-            name,
-            "drawn",
-        )
-        for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN)))
-    ]
+    drawn = []
+    for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN))):
+        pixels = np.stack([to_tensor(picture, model.card.preprocessing) for picture in pictures])
+        drawn.append(Labelled(pixels, np.zeros(DRAWN, np.int64), head.name, name, "drawn"))
     for photos in (world, *drawn, drawings):
         if photos is not None:
-            share = float((doubt.energies(logits_of(photos)) > threshold).mean())
-            metrics.append(photos.metric(FLAGGED, share, wilson(share, len(photos.pixels))))
+            metrics.append(photos.share(FLAGGED, doubt.energies(logits_of(photos)) > threshold))
     return Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels)), metrics
 
 

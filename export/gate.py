@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 
 from export.errors import GateFailed
-from export.formats.timm import TimmStudent
-from export.graph import DeployedStudent
+from export.graph import Graph
 from export.photos import Labelled
 from leap_zoo.card import Metric
-from leap_zoo.intervals import Z95, wilson
+from leap_zoo.intervals import Z95
 from leap_zoo.model import Model
 
 PARITY_BATCHES = (1, 2, 5)
@@ -32,31 +31,34 @@ def judge(
 ) -> tuple[dict[str, list[Metric]], dict[str, str]]:
     """The metrics of each file, and the files that must not be published, with the reason.
 
-    reference: the fp32 ONNX file, which has passed `check_parity`.
+    reference: the first of the files, fp32 ONNX, which has passed `check_parity`.
     """
     metrics: dict[str, list[Metric]] = {name: [] for name in files}
     refused: dict[str, str] = {}
     for photos in sets:
-        outputs: dict[str, Outputs] = {}
+        expected: Outputs = {}
         for name, file in files.items():
             say(f"measuring {name} on {len(photos.labels)} photos ({photos.dataset}, {photos.split})")
-            outputs[name] = file.run(photos.pixels, ["embedding", f"logits_{photos.head}"])
-            right = outputs[name][f"logits_{photos.head}"].argmax(1) == photos.labels
-            metrics[name] += [
-                _share("top-1", right, photos),
-                _share("Recall@1", recall_at_1(outputs[name]["embedding"], photos.labels), photos),
-            ]
-        for name in files:
+            found = answers(file, photos)
+            right = found[f"logits_{photos.head}"].argmax(1) == photos.labels
+            near = recall_at_1(found["embedding"], photos.labels)
+            metrics[name] += [photos.share("top-1", right), photos.share("Recall@1", near)]
             if name == reference:
+                expected = found
                 continue
-            compared = fidelity(outputs[reference], outputs[name], photos)
+            compared = fidelity(expected, found, photos)
             metrics[name] += compared
             if reason := objection(compared):
                 refused[name] = f"{name} was not published: {reason}"
     return metrics, refused
 
 
-def check_parity(file: Model, model: DeployedStudent | TimmStudent, pixels: npt.NDArray[np.uint8]) -> float:
+def answers(model: Model, photos: Labelled) -> Outputs:
+    """What is compared: the embeddings, and the logits of the photos' head."""
+    return model.run(photos.pixels, ["embedding", f"logits_{photos.head}"])
+
+
+def check_parity(file: Model, model: Graph, pixels: npt.NDArray[np.uint8]) -> float:
     """Largest difference of the file's outputs from torch's, at batch 1, 2 and 5. Raises GateFailed.
 
     It is absolute; for an output with values beyond 10, it is divided by a tenth of the largest value.
@@ -68,10 +70,9 @@ def check_parity(file: Model, model: DeployedStudent | TimmStudent, pixels: npt.
             expected = model(torch.from_numpy(batch))
         outputs = file.run(batch, model.names)
         for name, value in zip(model.names, expected, strict=True):
-            # float32 has seven digits: in logits of 50, which students of few classes may have, the fifth decimal is
-            # rounding.
-            size_of_values = max(1.0, float(value.abs().max()) / 10)
-            difference = float(np.abs(outputs[name] - value.numpy()).max()) / size_of_values
+            # float32 has seven digits: in logits of 50 (of students of few classes) the fifth decimal is rounding.
+            largest = max(1.0, float(value.abs().max()) / 10)
+            difference = float(np.abs(outputs[name] - value.numpy()).max()) / largest
             if not difference <= PARITY_TOLERANCE:  # NaN fails too
                 raise GateFailed(
                     f"{file.artifact.file} differs from torch by {difference:.2g} on {name} at batch {size} "
@@ -89,7 +90,7 @@ def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> list[M
     cosine = (reference["embedding"] * candidate["embedding"]).sum(1)
     return [
         _drop(DROP, before == photos.labels, after == photos.labels, photos),
-        _share(AGREEMENT, before == after, photos),
+        photos.share(AGREEMENT, before == after),
         photos.metric(COSINE, float(cosine.mean())),
         photos.metric(LEAST_COSINE, float(cosine.min())),
         _drop("Recall@1 drop from fp32", found[0], found[1], photos),
@@ -124,11 +125,6 @@ def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
     if not cosine.value >= least:
         return f"its embeddings have a mean cosine of {cosine.value:.4f} to fp32 (at least {least:.4g})"
     return None
-
-
-def _share(name: str, right: npt.NDArray[np.bool_], photos: Labelled) -> Metric:
-    share = float(right.mean())
-    return photos.metric(name, share, wilson(share, len(right)))
 
 
 def _drop(name: str, before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], photos: Labelled) -> Metric:

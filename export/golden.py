@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import asdict
 from PIL import Image, ImageDraw
 
-from leap_zoo.card import Artifact, Golden
+from leap_zoo.card import Artifact, File, Golden
 
 COUNT = 4
 
@@ -46,12 +47,13 @@ def golden_bytes(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
 
 def golden_file(content: bytes, artifacts: Iterable[Artifact]) -> Golden:
     """The card's entry for the golden file of these artifacts."""
-    return Golden(
-        file="golden.npz",
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts},
-    )
+    file = asdict(file_of("golden.npz", content))
+    return Golden(**file, tolerance={artifact.precision: TOLERANCE[artifact.precision] for artifact in artifacts})
+
+
+def file_of(name: str, content: bytes) -> File:
+    """The card's entry for a file."""
+    return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _draw(size: int, seed: int) -> npt.NDArray[np.uint8]:

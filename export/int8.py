@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from export import gate, onnx_writer, openvino, quantize
 from export.card import Built, metadata
-from export.gate import Outputs
 from export.graph import DeployedStudent, Weights, weights_of
 from export.photos import Labelled, for_int8
 from leap_zoo.bench import take_turns
@@ -114,7 +113,7 @@ class Rule:
         self, opened: Open, reference: Model, selections: Sequence[Labelled], layers: Sequence[str], say: Say
     ) -> None:
         self._open, self._reference, self._selections = opened, reference, selections
-        self._expected = [_answers(reference, photos) for photos in selections]
+        self._expected = [gate.answers(reference, photos) for photos in selections]
         self._layers, self._say = layers[:MOST_FLOAT], say
         self.trials: list[Trial] = []
 
@@ -160,7 +159,7 @@ class Rule:
     def _measured(self, model: Model) -> tuple[dict[str, float], str | None]:
         """The figures of a card's candidate, and the reason to reject the file."""
         first, *others = (
-            gate.fidelity(expected, _answers(model, photos), photos)
+            gate.fidelity(expected, gate.answers(model, photos), photos)
             for expected, photos in zip(self._expected, self._selections, strict=True)
         )
         objection = gate.objection(first, gate.SELECTION_MARGIN)
@@ -236,7 +235,3 @@ def _sensitivity(
         cosine = float((single.run(pixels, ["embedding"])["embedding"] * expected).sum(1).mean())
         found.append(Sensitivity(layer=layer, cosine_mean=min(1.0, cosine)))
     return sorted(found, key=lambda row: row.cosine_mean)
-
-
-def _answers(model: Model, photos: Labelled) -> Outputs:
-    return model.run(photos.pixels, ["embedding", f"logits_{photos.head}"])

@@ -26,13 +26,9 @@ class Measured(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def card_rows(rows: Sequence[Row]) -> list[Latency]:
     """The rows for a card: those of published files."""
-    return [
-        Latency(
-            isa=row.isa.split(), **{name: getattr(row, name) for name in Latency.__struct_fields__ if name != "isa"}
-        )
-        for row in rows
-        if not row.format.startswith("torch")
-    ]
+    names = [name for name in Latency.__struct_fields__ if name != "isa"]
+    published = [row for row in rows if not row.format.startswith("torch")]
+    return [Latency(isa=row.isa.split(), **{name: getattr(row, name) for name in names}) for row in published]
 
 
 def add_rows(path: Path, rows: Sequence[Row]) -> None:

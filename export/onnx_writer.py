@@ -66,13 +66,12 @@ def write(
         only_cls = weights.pooling == "cls" and rank == len(weights.blocks) - 1
         name = f"blocks.{rank}"
         y = g.norm(f"{name}.norm1", x, block.norm1, weights.epsilon)
-        if only_cls:
-            mixed = _attend_cls(g, name, y, block, weights.heads, tokens)
-            x = _first(g, f"{name}.cls", x, tokens, dim)
-        elif split_heads and layout == "rows":
+        if split_heads and not only_cls:
             mixed = _attend_by_head(g, name, y, block, weights.heads, tokens)
         else:
-            mixed = _attend(g, name, y, block, weights.heads, tokens)
+            mixed = _attend(g, name, y, block, weights.heads, tokens, only_cls)
+        if only_cls:
+            x = _first(g, f"{name}.cls", x, tokens, dim)
         x = g.op("Add", [x, g.linear(f"{name}.proj", mixed, block.proj)], f"{name}.attended")
         y = g.norm(f"{name}.norm2", x, block.norm2, weights.epsilon)
         y = g.gelu(f"{name}.gelu", g.linear(f"{name}.fc1", y, block.fc1))
@@ -168,29 +167,24 @@ def _embed(g: Writer, weights: Weights, layout: Layout) -> str:
     return g.op("Concat", [prefix, x], "tokens", axis=1)
 
 
-def _attend(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int) -> str:
-    dim = len(block.norm1[0])
-    x = g.reshape(g.linear(f"{name}.qkv", y, block.qkv), f"{name}.qkv_split", -1, tokens, 3 * heads, dim // heads)
-    x = g.op("Transpose", [x], f"{name}.qkv_heads", perm=[0, 2, 1, 3])
-    q = g.op("Split", [x, g.ints(heads, heads, heads)], f"{name}.q", f"{name}.k", f"{name}.v", axis=1)
-    x = g.op(
-        "Transpose", [_mix(g, name, q, f"{name}.k", f"{name}.v", [0, 1, 3, 2])], f"{name}.joined", perm=[0, 2, 1, 3]
+def _attend(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int, only_cls: bool) -> str:
+    """Attention of all tokens, or of the CLS token alone (its row)."""
+    dim, (weight, bias), part, linear = len(block.norm1[0]), block.qkv, "qkv", block.qkv
+    if only_cls:
+        query = (np.ascontiguousarray(weight[:, :dim]), bias[:dim])
+        part, linear = "kv", (np.ascontiguousarray(weight[:, dim:]), bias[dim:])
+        q = g.linear(f"{name}.q_cls", _first(g, f"{name}.norm1_cls", y, tokens, dim), query)
+        g.reshape(q, f"{name}.q", -1, heads, 1, dim // heads)
+    count = len(part)
+    x = g.reshape(
+        g.linear(f"{name}.{part}", y, linear), f"{name}.{part}_split", -1, tokens, count * heads, dim // heads
     )
-    return _merge(g, name, x, tokens, dim)
-
-
-def _attend_cls(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int) -> str:
-    """Attention with the CLS token as the only query. Returns its row."""
-    dim = len(block.norm1[0])
-    weight, bias = block.qkv
-    query = (np.ascontiguousarray(weight[:, :dim]), bias[:dim])
-    keys_values = (np.ascontiguousarray(weight[:, dim:]), bias[dim:])
-    q = g.linear(f"{name}.q_cls", _first(g, f"{name}.norm1_cls", y, tokens, dim), query)
-    q = g.reshape(q, f"{name}.q", -1, heads, 1, dim // heads)
-    x = g.reshape(g.linear(f"{name}.kv", y, keys_values), f"{name}.kv_split", -1, tokens, 2 * heads, dim // heads)
-    x = g.op("Transpose", [x], f"{name}.kv_heads", perm=[0, 2, 1, 3])
-    k = g.op("Split", [x, g.ints(heads, heads)], f"{name}.k", f"{name}.v", axis=1)
-    return _merge(g, name, _mix(g, name, q, k, f"{name}.v", [0, 1, 3, 2]), 1, dim)
+    x = g.op("Transpose", [x], f"{name}.{part}_heads", perm=[0, 2, 1, 3])
+    g.op("Split", [x, g.ints(*[heads] * count)], *(f"{name}.{each}" for each in part), axis=1)
+    x = _mix(g, name, f"{name}.q", f"{name}.k", f"{name}.v", [0, 1, 3, 2])
+    if only_cls:
+        return _merge(g, name, x, 1, dim)
+    return _merge(g, name, g.op("Transpose", [x], f"{name}.joined", perm=[0, 2, 1, 3]), tokens, dim)
 
 
 def _attend_by_head(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int) -> str:
@@ -327,9 +321,8 @@ class Writer:
 
     def unit(self, name: str, x: str) -> str:
         """L2-normalised rows."""
-        total = self.op(
-            "ReduceSum", [self.op("Mul", [x, x], f"{name}.squares"), self.ints(1)], f"{name}.sum", keepdims=1
-        )
+        squares = self.op("Mul", [x, x], f"{name}.squares")
+        total = self.op("ReduceSum", [squares, self.ints(1)], f"{name}.sum", keepdims=1)
         root = self.op("Sqrt", [self.op("Add", [total, self.constant("tiny", 1e-12)], f"{name}.plus")], f"{name}.norm")
         return self.op("Div", [x, root], name)
 

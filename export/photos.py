@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from export.errors import ExportError
 from leap_zoo.card import DEAD_HEAD, GENERAL, Head, Metric, Preprocessing
+from leap_zoo.intervals import wilson
 from train.data.labels import class_labels, imagenet_indices
 from train.data.sources import Source, find_photos
 from train.data.splits import Split, labelled_folder
@@ -49,6 +50,11 @@ class Labelled:
         return Metric(
             name=name, dataset=self.dataset, split=self.split, n=n, value=value, interval=interval, head=self.head
         )
+
+    def share(self, name: str, right: npt.NDArray[np.bool_]) -> Metric:
+        """The share of these photos for which something is so, with its interval."""
+        share = float(right.mean())
+        return self.metric(name, share, wilson(share, len(right)))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from export import card as cards
 from export import doubt, gate, int8, onnx_writer, openvino, readme
-from export.card import DEFAULT, NAMES, Built, Kind, file_of
+from export.card import DEFAULT, NAMES, Built, Kind
 from export.errors import GateFailed
 from export.formats import executorch, timm
-from export.golden import draw, golden_bytes, golden_file
+from export.golden import draw, file_of, golden_bytes, golden_file
 from export.graph import DeployedStudent, weights_of
 from export.latency import card_rows
 from export.photos import NO_MORE, MorePhotos, for_gate

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from export.graph import F32, Block, Weights
+from export.graph import F32, Weights
 from export.onnx_writer import PIXELS, Range, inputs_of, write
 
 METHOD = "static QDQ, int8 weights per channel, folded SmoothQuant, ranges by extremes"
 FLOAT_BELOW = 64 * 1024  # weights: smaller linears with a single row gain nothing
+Seen = dict[str, tuple[F32, F32]]  # linear -> least and largest value (or 0) of each channel of its input
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ def quantize(calibrated: Calibrated, kept: Sequence[str] = ()) -> onnx.ModelProt
     """The int8 graph; the linears `kept` are computed in float, with weights in float16."""
     weights = calibrated.weights
     single = {"space": weights.space, **{f"logits_{name}": linear for name, _, linear in weights.logits}}
-    skipped = {name for name, linear in single.items() if linear[0].size < FLOAT_BELOW} | set(kept)
+    skipped = {*kept, *(name for name, linear in single.items() if linear[0].size < FLOAT_BELOW)}
     ranges = {name: seen for name, seen in calibrated.ranges.items() if name not in skipped}
     return write(weights, "rows", ranges, half=True, split_heads=True)
 
 
-def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, tuple[F32, F32]]:
-    """Linear -> least and largest value (or 0) of each channel of its input; memory does not grow with the photos."""
+def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> Seen:
+    """The inputs of the linears; memory does not grow with the photos."""
     proto = write(weights, "rows", taps=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -59,7 +60,7 @@ def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, tuple
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     reads = inputs_of(proto.graph.node)
     tensors = sorted(set(reads.values()))
-    seen: dict[str, tuple[F32, F32]] = {}
+    seen: Seen = {}
     for photo in photos:
         for tensor, value in zip(tensors, session.run(tensors, {"image": photo[None]}), strict=True):
             low, high = seen.get(tensor, (np.zeros_like(value[0]), np.zeros_like(value[0])))
@@ -67,34 +68,30 @@ def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> dict[str, tuple
     return {name: seen[tensor] for name, tensor in reads.items()}
 
 
-def _smooth(weights: Weights, seen: dict[str, tuple[F32, F32]], alpha: float) -> Weights:
-    largest = {name: np.maximum(-low, high) for name, (low, high) in seen.items()}
+def _smooth(weights: Weights, seen: Seen, alpha: float) -> Weights:
+    """The same graph, with factors folded in on both sides of each linear's input."""
     blocks = []
     for rank, block in enumerate(weights.blocks):
         name = f"blocks.{rank}"
-        qkv = largest[f"{name}.qkv" if f"{name}.qkv" in seen else f"{name}.kv"]  # the last block may have kv
-        blocks.append(_smooth_block(block, qkv, largest[f"{name}.proj"], largest[f"{name}.fc1"], alpha))
+        qkv = seen[f"{name}.qkv" if f"{name}.qkv" in seen else f"{name}.kv"]  # the last block may have kv
+        first, second = _factors(qkv, block.qkv[0], alpha), _factors(seen[f"{name}.fc1"], block.fc1[0], alpha)
+        third = _factors(seen[f"{name}.proj"], block.proj[0], alpha)
+        into_v = np.concatenate([np.ones(2 * len(third), np.float32), 1 / third])
+        smooth = replace(
+            block,
+            norm1=(block.norm1[0] / first, block.norm1[1] / first),
+            qkv=(block.qkv[0] * first[:, None] * into_v, block.qkv[1] * into_v),
+            proj=(block.proj[0] * third[:, None], block.proj[1]),
+            norm2=(block.norm2[0] / second, block.norm2[1] / second),
+            fc1=(block.fc1[0] * second[:, None], block.fc1[1]),
+        )
+        blocks.append(smooth)
     return replace(weights, blocks=tuple(blocks))
 
 
-def _smooth_block(block: Block, qkv: F32, proj: F32, fc1: F32, alpha: float) -> Block:
-    """The block with its factors folded in; qkv, proj, fc1: largest magnitudes of their inputs, per channel."""
-    first = _factors(qkv, block.qkv[0], alpha)
-    second = _factors(fc1, block.fc1[0], alpha)
-    third = _factors(proj, block.proj[0], alpha)
-    into_v = np.concatenate([np.ones(2 * len(third), np.float32), 1 / third])
-    return replace(
-        block,
-        norm1=(block.norm1[0] / first, block.norm1[1] / first),
-        qkv=(block.qkv[0] * first[:, None] * into_v, block.qkv[1] * into_v),
-        proj=(block.proj[0] * third[:, None], block.proj[1]),
-        norm2=(block.norm2[0] / second, block.norm2[1] / second),
-        fc1=(block.fc1[0] * second[:, None], block.fc1[1]),
-    )
-
-
-def _factors(channels: F32, weight: F32, alpha: float) -> F32:
+def _factors(seen: tuple[F32, F32], weight: F32, alpha: float) -> F32:
     """The factors by which activations are divided and weights multiplied, per channel; their geometric mean is 1."""
-    factors = np.maximum(channels, 1e-5) ** alpha / np.maximum(np.abs(weight).max(1), 1e-5) ** (1 - alpha)
+    largest = np.maximum(-seen[0], seen[1])
+    factors = np.maximum(largest, 1e-5) ** alpha / np.maximum(np.abs(weight).max(1), 1e-5) ** (1 - alpha)
     centred: F32 = (factors / np.exp(np.log(factors).mean())).astype(np.float32)
     return centred

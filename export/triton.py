@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from export import text
 from leap_zoo.errors import InvalidArgument, LeapZooError, short
-from leap_zoo.files import check_path, write_file
+from leap_zoo.files import check_path, failing_as, write_file
 from leap_zoo.loading import choose_artifact, locate
 from leap_zoo.model import MAX_BATCH
 
@@ -44,21 +45,16 @@ def write_repository(
     if any(character in storage for character in '"\n\\'):
         raise InvalidArgument(f"the storage URI {short(storage)} has quotes or line breaks: give a plain URI")
     labels = {head.output: f"labels-{head.name}.txt" for head in card.heads}
-    about = f"{card.id}, revision {card.revision}, {artifact.precision}; written by export.triton"
-    values = {"about": about, "card": card, "labels": labels, "batch": MAX_BATCH, "delay": DELAY, "threads": threads}
+    render = partial(text.render, card=card, precision=artifact.precision, labels=labels, threads=threads)
+    files = {labels[head.output]: "".join(f"{one}\n" for one in head.labels).encode() for head in card.heads}
+    files["1/model.onnx"] = place.read(card, artifact.files[0])
+    files["config.pbtxt"] = render("triton.pbtxt", batch=MAX_BATCH, delay=DELAY).encode()
+    files[f"../{card.id}.yaml"] = render("kserve.yaml", storage=storage).encode()
     home = check_path(folder) / card.id
-    files: dict[Path, bytes] = {
-        home / "1" / "model.onnx": place.read(card, artifact.files[0]),
-        home / "config.pbtxt": text.render("triton.pbtxt", **values).encode(),
-        home.parent / f"{card.id}.yaml": text.render("kserve.yaml", **values, storage=storage).encode(),
-    }
-    files |= {home / labels[head.output]: "".join(f"{one}\n" for one in head.labels).encode() for head in card.heads}
-    try:
+    with failing_as(InvalidArgument, f"{short(home)} cannot be written", "choose another folder"):
         (home / "1").mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
-            write_file(path, content)
-    except OSError as error:
-        raise InvalidArgument(f"{short(home)} cannot be written ({error.strerror}): choose another folder") from error
+            write_file(home / path, content)
     return home
 
 

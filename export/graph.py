@@ -22,8 +22,7 @@ from train.run import Run
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-Linear = tuple[F32, F32]  # weight (in, out), bias (out,)
-Norm = tuple[F32, F32]  # weight, bias
+Pair = tuple[F32, F32]  # of a linear: weight (in, out), bias (out,); of a norm: weight, bias
 
 CENTER = 128  # subtracted from every byte, so that float32 does not lose digits in a large sum that the bias cancels
 
@@ -96,33 +95,24 @@ def _unit(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Block:
-    """One transformer block."""
-
-    norm1: Norm
-    qkv: Linear
-    proj: Linear
-    norm2: Norm
-    fc1: Linear
-    fc2: Linear
-
-
-@dataclass(frozen=True)
 class Weights:
-    """All weights of the graph, as plain arrays, so that quantization can rewrite them."""
+    """All weights of the graph, as plain arrays, so that quantization can rewrite them.
+
+    pairs: weight and bias of each linear, (in, out) and (out,), and of each norm, by name: `embed` (of bytes - CENTER
+    in (row, column, channel) order), `blocks.0.norm1`, `.qkv`, `.proj`, `.norm2`, `.fc1`, `.fc2`, and so on, `norm`,
+    `space` (D, D_t), and `logits_<head>`. reads: the features that each of these last ones reads.
+    """
 
     size: int
     patch: int
+    depth: int
     heads: int
     epsilon: float
     pooling: Literal["cls", "patch_mean"]
-    embed: Linear  # (patch * patch * 3, D), for bytes - CENTER in (row, column, channel) order
     prefix: F32  # (P, D): CLS and registers, positions included
     positions: F32  # (N, D): of the patches
-    blocks: tuple[Block, ...]
-    norm: Norm
-    space: Linear  # (D, D_t)
-    logits: tuple[tuple[str, str, Linear], ...]  # head, the features that it reads, (in, classes)
+    pairs: dict[str, Pair]
+    reads: dict[str, str]
 
 
 def weights_of(model: DeployedStudent) -> Weights:
@@ -140,20 +130,32 @@ def weights_of(model: DeployedStudent) -> Weights:
     positions = _array(vit.pos_embed)[0]
     if not vit.no_embed_class:
         prefix, positions = prefix + positions[: len(prefix)], positions[len(prefix) :]
-    classifiers = zip(model.info.heads, model.classifiers, strict=True)
+    pairs = {"embed": (embed, bias), "norm": _norm(vit.norm), "space": _linear(model.space)}
+    for rank, block in enumerate(vit.blocks):
+        weight, bias = _linear(block.attn.qkv)
+        factor = np.ones(len(bias))
+        factor[: len(weight)] = (len(weight) // block.attn.num_heads) ** -0.5
+        pairs |= {
+            f"blocks.{rank}.norm1": _norm(block.norm1),
+            f"blocks.{rank}.qkv": (weight * factor, bias * factor),
+            f"blocks.{rank}.proj": _linear(block.attn.proj, block.ls1),
+            f"blocks.{rank}.norm2": _norm(block.norm2),
+            f"blocks.{rank}.fc1": _linear(block.mlp.fc1),
+            f"blocks.{rank}.fc2": _linear(block.mlp.fc2, block.ls2),
+        }
+    heads = [f"logits_{head.name}" for head in model.info.heads]
+    pairs |= {name: _linear(layer) for name, layer in zip(heads, model.classifiers, strict=True)}
     return Weights(
         size=vit.patch_embed.img_size[0],
         patch=conv.kernel_size[0],
+        depth=len(vit.blocks),
         heads=vit.blocks[0].attn.num_heads,
         epsilon=vit.norm.eps,
         pooling=model.pooling,
-        embed=_pair(embed, bias),
         prefix=prefix.astype(np.float32),
         positions=positions.astype(np.float32),
-        blocks=tuple(_block(block) for block in vit.blocks),
-        norm=_pair(_array(vit.norm.weight), _array(vit.norm.bias)),
-        space=_pair(*_linear(model.space)),
-        logits=tuple((head.name, head.features, _pair(*_linear(layer))) for head, layer in classifiers),
+        pairs={name: (_float32(weight), _float32(bias)) for name, (weight, bias) in pairs.items()},
+        reads=dict(zip(heads, model.features, strict=True)),
     )
 
 
@@ -174,22 +176,6 @@ def _check_plain(vit: Any) -> None:
         raise ExportError("the student's activation is not GELU: train a plain ViT")
 
 
-def _block(block: Any) -> Block:
-    """One block's weights, folded. `block`: of a timm VisionTransformer."""
-    weight, bias = _linear(block.attn.qkv)
-    dim = weight.shape[1] // 3
-    factor = np.ones(3 * dim)
-    factor[:dim] = (dim // block.attn.num_heads) ** -0.5
-    return Block(
-        norm1=_pair(_array(block.norm1.weight), _array(block.norm1.bias)),
-        qkv=_pair(weight * factor, bias * factor),
-        proj=_pair(*_linear(block.attn.proj, block.ls1)),
-        norm2=_pair(_array(block.norm2.weight), _array(block.norm2.bias)),
-        fc1=_pair(*_linear(block.mlp.fc1)),
-        fc2=_pair(*_linear(block.mlp.fc2, block.ls2)),
-    )
-
-
 def _linear(layer: Any, scale: nn.Module | None = None) -> tuple[F64, F64]:
     weight = _array(layer.weight).T
     bias = np.zeros(weight.shape[1]) if layer.bias is None else _array(layer.bias)
@@ -197,9 +183,13 @@ def _linear(layer: Any, scale: nn.Module | None = None) -> tuple[F64, F64]:
     return (weight, bias) if gamma is None else (weight * _array(gamma), bias * _array(gamma))
 
 
+def _norm(layer: Any) -> tuple[F64, F64]:
+    return _array(layer.weight), _array(layer.bias)
+
+
 def _array(tensor: Tensor) -> F64:
     return tensor.detach().double().numpy()
 
 
-def _pair(first: F64, second: F64) -> tuple[F32, F32]:
-    return np.ascontiguousarray(first, dtype=np.float32), np.ascontiguousarray(second, dtype=np.float32)
+def _float32(values: F64) -> F32:
+    return np.ascontiguousarray(values, dtype=np.float32)

@@ -24,12 +24,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import CENTER, F32, Block, Linear, Norm, Weights
+from export.graph import CENTER, F32, Pair, Weights
 
 OPSET = 17
 IR = 8  # the version of ONNX 1.10; ONNX Runtime reads it since 1.10, opset 17 since 1.12
 MINIMUM_RUNTIME = "1.12"
 Range = tuple[float, float]  # minimum and maximum of a linear's input
+PARTS = ("weight", "bias")
 Layout = Literal["rows", "tokens"]
 WEIGHT_LIMIT, BIAS_LIMIT = 127, 2**30  # of quantized values: int8, and int32 with room for rounding
 PIXELS: Range = (0.0, 255.0)  # bytes: already quantized, exactly
@@ -56,28 +57,29 @@ def write(
     """
     if ranges and layout != "rows":
         raise ValueError("int8 needs the layout rows")
-    g = Writer(ranges or {}, layout, half)
-    dim, count = len(weights.norm[0]), len(weights.prefix)
-    tokens = count + len(weights.positions)
-    x = _embed(g, weights, layout)  # (B, tokens, D)
+    dim, pairs = len(weights.pairs["norm"][0]), dict(weights.pairs)
+    last = f"blocks.{weights.depth - 1}" if weights.pooling == "cls" else ""  # it computes the CLS token only
+    if last:
+        weight, bias = pairs[f"{last}.qkv"]
+        pairs[f"{last}.q_cls"] = np.ascontiguousarray(weight[:, :dim]), bias[:dim]
+        pairs[f"{last}.kv"] = np.ascontiguousarray(weight[:, dim:]), bias[dim:]
+    g = Writer(pairs, ranges or {}, layout, half, weights.epsilon)
+    tokens = len(weights.prefix) + len(weights.positions)
+    x = _embed(g, weights)  # (B, tokens, D)
     if layout == "rows":
         x = g.reshape(x, "stream", -1, dim)
-    for rank, block in enumerate(weights.blocks):
-        only_cls = weights.pooling == "cls" and rank == len(weights.blocks) - 1
-        name = f"blocks.{rank}"
-        y = g.norm(f"{name}.norm1", x, block.norm1, weights.epsilon)
-        if split_heads and not only_cls:
-            mixed = _attend_by_head(g, name, y, block, weights.heads, tokens)
+    for name in (f"blocks.{rank}" for rank in range(weights.depth)):
+        y = g.norm(f"{name}.norm1", x)
+        if split_heads and name != last:
+            mixed = _attend_by_head(g, name, y, weights.heads, tokens, dim)
         else:
-            mixed = _attend(g, name, y, block, weights.heads, tokens, only_cls)
-        if only_cls:
+            mixed = _attend(g, name, y, weights.heads, tokens, dim, only_cls=name == last)
+        if name == last:
             x = _first(g, f"{name}.cls", x, tokens, dim)
-        x = g.op("Add", [x, g.linear(f"{name}.proj", mixed, block.proj)], f"{name}.attended")
-        y = g.norm(f"{name}.norm2", x, block.norm2, weights.epsilon)
-        y = g.gelu(f"{name}.gelu", g.linear(f"{name}.fc1", y, block.fc1))
-        x = g.op("Add", [x, g.linear(f"{name}.fc2", y, block.fc2)], f"{name}.out")
-    x = g.norm("norm", x, weights.norm, weights.epsilon)
-    outputs = _heads(g, weights, x, tokens)
+        x = g.op("Add", [x, g.linear(f"{name}.proj", mixed)], f"{name}.attended")
+        y = g.linear(f"{name}.fc1", g.norm(f"{name}.norm2", x))
+        x = g.op("Add", [x, g.linear(f"{name}.fc2", g.gelu(f"{name}.gelu", y))], f"{name}.out")
+    outputs = _heads(g, weights, g.norm("norm", x), tokens)
     if taps:
         outputs |= dict.fromkeys(sorted({*inputs_of(g.nodes).values()} - outputs.keys()), 0)
     infos = [
@@ -142,15 +144,15 @@ def content(proto: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
     return data
 
 
-def _embed(g: Writer, weights: Weights, layout: Layout) -> str:
+def _embed(g: Writer, weights: Weights) -> str:
     """image -> tokens (B, P + N, D) with positions."""
-    p, side, dim = weights.patch, weights.size // weights.patch, len(weights.norm[0])
-    count = len(weights.prefix)
-    if layout == "tokens":
+    p, side, dim = weights.patch, weights.size // weights.patch, weights.prefix.shape[1]
+    if g.layout == "tokens":
         x = g.op("Transpose", ["image"], "channels_first", perm=[0, 3, 1, 2])
         x = g.centred("pixels", x)
-        kernel = weights.embed[0].reshape(p, p, 3, dim).transpose(3, 2, 0, 1)
-        inputs = [x, g.constant("embed.weight", kernel), g.constant("embed.bias", weights.embed[1])]
+        weight, bias = g.pairs["embed"]
+        kernel = weight.reshape(p, p, 3, dim).transpose(3, 2, 0, 1)
+        inputs = [x, g.constant("embed.weight", kernel), g.constant("embed.bias", bias)]
         x = g.op("Conv", inputs, "embed", kernel_shape=[p, p], strides=[p, p])
         x = g.op("Transpose", [g.reshape(x, "embed_flat", -1, dim, side * side)], "patch_tokens", perm=[0, 2, 1])
     else:
@@ -159,43 +161,36 @@ def _embed(g: Writer, weights: Weights, layout: Layout) -> str:
         x = g.reshape(x, "patches", -1, 3 * p * p)
         if "embed" not in g.ranges:
             x = g.centred("patches_centred", x)
-        x = g.reshape(g.linear("embed", x, weights.embed), "patch_tokens", -1, side * side, dim)
+        x = g.reshape(g.linear("embed", x), "patch_tokens", -1, side * side, dim)
     x = g.op("Add", [x, g.constant("positions", weights.positions[None])], "patch_positions")
     batch = g.op("Shape", ["image"], "batch_size", start=0, end=1)
-    shape = g.op("Concat", [batch, g.ints(count, dim)], "prefix_shape", axis=0)
+    shape = g.op("Concat", [batch, g.ints(len(weights.prefix), dim)], "prefix_shape", axis=0)
     prefix = g.op("Expand", [g.constant("prefix", weights.prefix[None]), shape], "prefix_tokens")
     return g.op("Concat", [prefix, x], "tokens", axis=1)
 
 
-def _attend(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int, only_cls: bool) -> str:
+def _attend(g: Writer, name: str, y: str, heads: int, tokens: int, dim: int, *, only_cls: bool) -> str:
     """Attention of all tokens, or of the CLS token alone (its row)."""
-    dim, (weight, bias), part, linear = len(block.norm1[0]), block.qkv, "qkv", block.qkv
+    part = "kv" if only_cls else "qkv"
     if only_cls:
-        query = (np.ascontiguousarray(weight[:, :dim]), bias[:dim])
-        part, linear = "kv", (np.ascontiguousarray(weight[:, dim:]), bias[dim:])
-        q = g.linear(f"{name}.q_cls", _first(g, f"{name}.norm1_cls", y, tokens, dim), query)
+        q = g.linear(f"{name}.q_cls", _first(g, f"{name}.norm1_cls", y, tokens, dim))
         g.reshape(q, f"{name}.q", -1, heads, 1, dim // heads)
-    count = len(part)
-    x = g.reshape(
-        g.linear(f"{name}.{part}", y, linear), f"{name}.{part}_split", -1, tokens, count * heads, dim // heads
-    )
+    x = g.linear(f"{name}.{part}", y)
+    x = g.reshape(x, f"{name}.{part}_split", -1, tokens, len(part) * heads, dim // heads)
     x = g.op("Transpose", [x], f"{name}.{part}_heads", perm=[0, 2, 1, 3])
-    g.op("Split", [x, g.ints(*[heads] * count)], *(f"{name}.{each}" for each in part), axis=1)
+    g.op("Split", [x, g.ints(*[heads] * len(part))], *(f"{name}.{each}" for each in part), axis=1)
     x = _mix(g, name, f"{name}.q", f"{name}.k", f"{name}.v", [0, 1, 3, 2])
-    if only_cls:
-        return _merge(g, name, x, 1, dim)
-    return _merge(g, name, g.op("Transpose", [x], f"{name}.joined", perm=[0, 2, 1, 3]), tokens, dim)
+    if not only_cls:
+        x = g.op("Transpose", [x], f"{name}.joined", perm=[0, 2, 1, 3])
+    return _merge(g, name, x, 1 if only_cls else tokens, dim)
 
 
-def _attend_by_head(g: Writer, name: str, y: str, block: Block, heads: int, tokens: int) -> str:
-    dim = len(block.norm1[0])
-    x = g.reshape(g.linear(f"{name}.qkv", y, block.qkv), f"{name}.qkv_3d", -1, tokens, 3 * dim)
+def _attend_by_head(g: Writer, name: str, y: str, heads: int, tokens: int, dim: int) -> str:
+    x = g.reshape(g.linear(f"{name}.qkv", y), f"{name}.qkv_3d", -1, tokens, 3 * dim)
     parts = [f"{name}.{part}.{head}" for part in "qkv" for head in range(heads)]
     g.op("Split", [x, g.ints(*[dim // heads] * (3 * heads))], *parts, axis=2)
-    mixed = [
-        _mix(g, f"{name}.{head}", parts[head], parts[heads + head], parts[2 * heads + head], [0, 2, 1])
-        for head in range(heads)
-    ]
+    each = zip(parts[:heads], parts[heads : 2 * heads], parts[2 * heads :], strict=True)
+    mixed = [_mix(g, f"{name}.{head}", q, k, v, [0, 2, 1]) for head, (q, k, v) in enumerate(each)]
     return _merge(g, name, g.op("Concat", mixed, f"{name}.joined", axis=2), tokens, dim)
 
 
@@ -218,7 +213,7 @@ def _first(g: Writer, name: str, x: str, tokens: int, dim: int) -> str:
 
 def _heads(g: Writer, weights: Weights, x: str, tokens: int) -> dict[str, int]:
     """The outputs, with their sizes. x: after the last norm; only the CLS token if that is the embedding."""
-    dim, count = len(weights.norm[0]), len(weights.prefix)
+    count, dim = weights.prefix.shape
     if weights.pooling == "cls":
         cls = embedding = x if g.layout == "rows" else g.reshape(x, "cls", -1, dim)
     else:
@@ -227,21 +222,26 @@ def _heads(g: Writer, weights: Weights, x: str, tokens: int) -> dict[str, int]:
         patches = g.op("Slice", [x, g.ints(count), g.ints(tokens), g.ints(1)], "patch_features")
         total = g.op("ReduceSum", [patches, g.ints(1)], "patch_sum", keepdims=0)
         embedding = g.op("Div", [total, g.constant("patch_count", float(tokens - count))], "patch_mean")
-    space = g.linear("space", cls, weights.space, gemm=True)
-    outputs = {g.unit("embedding", embedding): dim, g.unit("teacher_embedding", space): weights.space[0].shape[1]}
-    for name, features, linear in weights.logits:
+    space = g.linear("space", cls, gemm=True)
+    outputs = {g.unit("embedding", embedding): dim, g.unit("teacher_embedding", space): len(g.pairs["space"][1])}
+    for name, features in weights.reads.items():
         source = embedding if features == "embedding" else space
-        outputs[g.linear(f"logits_{name}", source, linear, gemm=True)] = linear[0].shape[1]
+        outputs[g.linear(name, source, gemm=True)] = len(g.pairs[name][1])
     return outputs
 
 
 @dataclass
 class Writer:
-    """Collects nodes and initializers. Linears with an input range in `ranges` are written as int8 (QDQ)."""
+    """Collects nodes and initializers. Linears with an input range in `ranges` are written as int8 (QDQ).
 
+    pairs: weight and bias of linears and norms. half, layout: as in `write`. epsilon: of norms.
+    """
+
+    pairs: Mapping[str, Pair]
     ranges: Mapping[str, Range]
-    layout: Layout
+    layout: Layout = "rows"
     half: bool = False
+    epsilon: float = 1e-6
     casts: list[onnx.NodeProto] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -270,23 +270,26 @@ class Writer:
         """Reshape; one axis may be -1."""
         return self.op("Reshape", [x, self.ints(*shape)], output)
 
-    def norm(self, name: str, x: str, norm: Norm, epsilon: float) -> str:
-        """LayerNormalization over the last axis."""
-        weight, bias = self.constant(f"{name}.weight", norm[0]), self.constant(f"{name}.bias", norm[1])
-        return self.op("LayerNormalization", [x, weight, bias], name, axis=-1, epsilon=epsilon)
+    def pair(self, name: str) -> list[str]:
+        """Weight and bias as initializers."""
+        return [self.constant(f"{name}.{part}", value) for part, value in zip(PARTS, self.pairs[name], strict=True)]
 
-    def linear(self, name: str, x: str, linear: Linear, *, gemm: bool = False) -> str:
+    def norm(self, name: str, x: str) -> str:
+        """LayerNormalization over the last axis."""
+        return self.op("LayerNormalization", [x, *self.pair(name)], name, axis=-1, epsilon=self.epsilon)
+
+    def linear(self, name: str, x: str, *, gemm: bool = False) -> str:
         """x (..., in) -> (..., out). gemm: x has two axes in any layout."""
         if name in self.ranges:
-            return self._int8(name, x, linear, self.ranges[name])
-        weight, bias = self.constant(f"{name}.weight", linear[0]), self.constant(f"{name}.bias", linear[1])
+            return self._int8(name, x, self.ranges[name])
+        weight, bias = self.pair(name)
         if self.layout == "rows" or gemm:
             return self.op("Gemm", [x, weight, bias], name)
         return self.op("Add", [self.op("MatMul", [x, weight], f"{name}.product"), bias], name)
 
-    def _int8(self, name: str, x: str, linear: Linear, seen: Range) -> str:
+    def _int8(self, name: str, x: str, seen: Range) -> str:
         """Gemm of dequantized inputs, which ONNX Runtime fuses into one QGemm (uint8 x int8 -> float)."""
-        weight, bias = linear
+        weight, bias = self.pairs[name]
         if seen == PIXELS:
             weight = weight * CENTER
         scale, zero = _uint8(seen)

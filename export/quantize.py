@@ -45,8 +45,8 @@ def calibrate(weights: Weights, photos: npt.NDArray[np.uint8], alpha: float) -> 
 def quantize(calibrated: Calibrated, kept: Sequence[str] = ()) -> onnx.ModelProto:
     """The int8 graph; the linears `kept` are computed in float, with weights in float16."""
     weights = calibrated.weights
-    single = {"space": weights.space, **{f"logits_{name}": linear for name, _, linear in weights.logits}}
-    skipped = {*kept, *(name for name, linear in single.items() if linear[0].size < FLOAT_BELOW)}
+    small = (name for name in ("space", *weights.reads) if weights.pairs[name][0].size < FLOAT_BELOW)
+    skipped = {*kept, *small}
     ranges = {name: seen for name, seen in calibrated.ranges.items() if name not in skipped}
     return write(weights, "rows", ranges, half=True, split_heads=True)
 
@@ -70,23 +70,20 @@ def _observe(weights: Weights, photos: npt.NDArray[np.uint8]) -> Seen:
 
 def _smooth(weights: Weights, seen: Seen, alpha: float) -> Weights:
     """The same graph, with factors folded in on both sides of each linear's input."""
-    blocks = []
-    for rank, block in enumerate(weights.blocks):
-        name = f"blocks.{rank}"
-        qkv = seen[f"{name}.qkv" if f"{name}.qkv" in seen else f"{name}.kv"]  # the last block may have kv
-        first, second = _factors(qkv, block.qkv[0], alpha), _factors(seen[f"{name}.fc1"], block.fc1[0], alpha)
-        third = _factors(seen[f"{name}.proj"], block.proj[0], alpha)
-        into_v = np.concatenate([np.ones(2 * len(third), np.float32), 1 / third])
-        smooth = replace(
-            block,
-            norm1=(block.norm1[0] / first, block.norm1[1] / first),
-            qkv=(block.qkv[0] * first[:, None] * into_v, block.qkv[1] * into_v),
-            proj=(block.proj[0] * third[:, None], block.proj[1]),
-            norm2=(block.norm2[0] / second, block.norm2[1] / second),
-            fc1=(block.fc1[0] * second[:, None], block.fc1[1]),
-        )
-        blocks.append(smooth)
-    return replace(weights, blocks=tuple(blocks))
+    pairs = dict(weights.pairs)
+    for name in (f"blocks.{rank}" for rank in range(weights.depth)):
+        inputs = seen[f"{name}.qkv" if f"{name}.qkv" in seen else f"{name}.kv"]  # the last block may have kv
+        for norm, part, values in (("norm1", "qkv", inputs), ("norm2", "fc1", seen[f"{name}.fc1"])):
+            (gain, shift), (weight, bias) = pairs[f"{name}.{norm}"], pairs[f"{name}.{part}"]
+            factors = _factors(values, weight, alpha)
+            pairs[f"{name}.{norm}"] = gain / factors, shift / factors
+            pairs[f"{name}.{part}"] = weight * factors[:, None], bias
+        (weight, bias), (proj, rest) = pairs[f"{name}.qkv"], pairs[f"{name}.proj"]
+        factors = _factors(seen[f"{name}.proj"], proj, alpha)
+        into_v = np.concatenate([np.ones(2 * len(factors), np.float32), 1 / factors])
+        pairs[f"{name}.qkv"] = weight * into_v, bias * into_v
+        pairs[f"{name}.proj"] = proj * factors[:, None], rest
+    return replace(weights, pairs=pairs)
 
 
 def _factors(seen: tuple[F32, F32], weight: F32, alpha: float) -> F32:

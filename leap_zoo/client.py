@@ -119,32 +119,22 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def classify(
-        self,
-        images: Images,
-        *,
-        top: int = 5,
-        head: str | None = None,
-        model: str | None = None,
-        precision: str | None = None,
-    ) -> list[Any]:
+    def classify(self, images: Images, *, top: int = 5, head: str | None = None, model: str | None = None) -> list[Any]:
         """The `top` most probable classes, best first: Predictions for one image, a list of them for many.
 
-        head: one of the model's own, or one made with `fit`. model, precision: the service's defaults if not given.
+        head: one of the model's own, or one made with `fit`. model: the service's default if not given.
         """
-        query = _given(top=whole_number(top, "top"), head=head, model=model, precision=precision)
+        query = _given(top=whole_number(top, "top"), head=head, model=model)
         predictions, many = self._photos("predictions", "/v1/classify", query, images)
         return predictions if many else predictions[0]
 
-    def embed(
-        self, images: Images, *, space: Space = "student", model: str | None = None, precision: str | None = None
-    ) -> npt.NDArray[np.float32]:
+    def embed(self, images: Images, *, space: Space = "student", model: str | None = None) -> npt.NDArray[np.float32]:
         """L2-normalized embeddings, float32: (D,) for one image, (N, D) for many, (0, 0) for an empty list.
 
         space: as in `Model.embed`.
         """
         output_of(space)
-        query = _given(space=space, encoding="base64", model=model, precision=precision)
+        query = _given(space=space, encoding="base64", model=model)
         rows, many = self._photos("embeddings", "/v1/embed", query, images)
         if not many:
             return rows[0]  # type: ignore[no-any-return]

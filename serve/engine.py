@@ -23,7 +23,7 @@ import leap_zoo
 from leap_zoo import CustomHead, Model, Predictions
 from leap_zoo.decode import pixels_of
 from leap_zoo.device import available_threads
-from leap_zoo.errors import ImageError, LeapZooError, UnknownModel, nearest, short
+from leap_zoo.errors import ImageError, UnknownModel, nearest, short
 from leap_zoo.model import Space, output_of, predict
 from leap_zoo.preprocess import Limits, to_tensor
 from leap_zoo.settings import read_settings
@@ -88,47 +88,28 @@ class Models:
 
     def __init__(self, default: Model, others: Sequence[Model] = ()) -> None:
         self.default = default
-        self._by_name: dict[tuple[str, str | None], Model] = {}
-        for model in (default, *others):
-            self._by_name.setdefault((model.card.id, None), model)
-            self._by_name.setdefault((model.card.id, model.artifact.precision), model)
+        self._by_id = {model.card.id: model for model in (default, *others)}
 
-    def get(self, name: str | None = None, precision: str | None = None) -> Model:
-        """A model in memory.
-
-        name: a model's id; None: the default model. precision: None: the file of this model that was loaded first.
-        Raises UnknownModel; Refused (422) for a precision that is not in memory.
-        """
-        name = name or self.default.card.id
-        model = self._by_name.get((name, precision))
-        if model is not None:
-            return model
-        if (name, None) in self._by_name:
-            detail = f"The {precision} file of {name} is not loaded. GET /v1/models lists the loaded files."
-            raise Refused("model_not_here", detail)
-        known = {one for one, _ in self._by_name}
-        raise UnknownModel(f"unknown model {short(name)}{nearest(name, known)}: GET /v1/models lists the models")
+    def get(self, name: str | None = None) -> Model:
+        """The model with this id; None: the default model. Raises UnknownModel."""
+        model = self._by_id.get(name or self.default.card.id)
+        if model is None:
+            hint = f"{nearest(str(name), self._by_id)}: GET /v1/models lists the models"
+            raise UnknownModel(f"unknown model {short(name)}{hint}")
+        return model
 
     def all(self) -> list[Model]:
         """The models in memory, the default model first."""
-        return [model for (_, precision), model in self._by_name.items() if precision is not None]
+        return list(self._by_id.values())
 
 
 def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocation | None = None) -> Models:
-    """Load the default model (None: the package's) and the others, in every precision that can run here.
+    """Load the default model (None: the package's) and the others, of each the file that is best here.
 
     Raises LeapZooError.
     """
     default = leap_zoo.load(name, zoo=zoo, threads=1)
-    rest: list[Model] = []
-    for one in dict.fromkeys((default.card.id, *others)):
-        first = default if one == default.card.id else leap_zoo.load(one, zoo=zoo, threads=1)
-        rest.append(first)
-        for precision in sorted({artifact.precision for artifact in first.card.artifacts}):
-            if precision != first.artifact.precision:
-                with contextlib.suppress(LeapZooError):  # the file or its runtime is not installed
-                    rest.append(leap_zoo.load(one, precision=precision, zoo=zoo, threads=1))
-    return Models(default, rest[1:])
+    return Models(default, [leap_zoo.load(one, zoo=zoo, threads=1) for one in others if one != default.card.id])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +192,6 @@ class Engine:
         photos: Sequence[bytes],
         *,
         model: str | None = None,
-        precision: str | None = None,
         head: str | CustomHead | None = None,
         top: int = 5,
     ) -> Classified:
@@ -221,7 +201,7 @@ class Engine:
         Raises BadPhoto for the first bad one, UnknownModel, UnknownHead, InvalidHead for a head of another model,
         InvalidArgument, and Refused: 413 for more pixels than one request may have, 503 if too many photos are waiting.
         """
-        chosen = self.models.get(model, precision)
+        chosen = self.models.get(model)
         # A client's text must not become the path of a file, as it could in Model.classify.
         known = head if isinstance(head, CustomHead) else chosen.named_head(head)
         if isinstance(known, CustomHead):
@@ -239,7 +219,6 @@ class Engine:
         photos: Sequence[bytes],
         *,
         model: str | None = None,
-        precision: str | None = None,
         space: Space = "student",
         low_priority: bool = False,
     ) -> Embedded:
@@ -248,7 +227,7 @@ class Engine:
         low_priority: other photos are first.
         """
         output = output_of(space)
-        chosen = self.models.get(model, precision)
+        chosen = self.models.get(model)
         parts, about = await self._compute(chosen, photos, output, lambda rows: rows, low_priority=low_priority)
         return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
 

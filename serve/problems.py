@@ -66,7 +66,6 @@ CODES: dict[str, tuple[int, str]] = {
     "invalid_metadata": (422, "Metadata has a name, a value or a size that is not allowed."),
     "invalid_name": (422, "A name has characters other than letters, digits, `_`, `.` and `-`."),
     "invalid_option": (422, "An option is unknown or out of range."),
-    "model_not_here": (422, "The model is served, but not with that precision."),
     "unexpected_field": (422, "The form has an unknown field."),
     "uneven_items": (422, "The number of ids or metadata differs from the number of photos."),
     "invalid_vector": (422, "A vector is zero or not finite, or its length differs from the gallery's."),

@@ -329,9 +329,7 @@ async def embed_for(
             detail = f"The gallery holds embeddings of {held}: leave out `model` and `space`, or use another gallery."
             raise Refused("other_embeddings", detail)
         model, space = held.model, held.space
-    answer = await engine.embed(
-        photos, model=model, precision=options.precision, space=space or "student", low_priority=True
-    )
+    answer = await engine.embed(photos, model=model, space=space or "student", low_priority=True)
     kind = Kind(model=answer.model, revision=answer.revision, space=answer.space, dim=answer.embeddings.shape[1])
     if held is not None:
         require(held, kind)

@@ -103,7 +103,7 @@ def router(engine: Engine, stores: Stores) -> APIRouter:
         `timed_out` it may exist; GET shows whether it does.
         """
         await readers.run(lambda: heads.check_room(name, replace=options.replace))
-        model = engine.models.get(options.model, options.precision)
+        model = engine.models.get(options.model)
         if name in model.heads:
             detail = f"The model {model.card.id} has a head {name} of its own: choose another name."
             raise Refused("head_of_the_model", detail)

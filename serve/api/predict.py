@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from leap_zoo import CustomHead, ModelCard, UnknownHead
-from leap_zoo.card import Precision
+from leap_zoo import CustomHead, Model, UnknownHead
 from leap_zoo.errors import nearest, short
 from serve.api.schemas import (
     PHOTOS_FORM,
@@ -48,9 +47,6 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: str | None = Field(None, max_length=64, description="A model's id; GET /v1/models lists them")
-    precision: Literal["fp32", "fp16", "int8"] | None = Field(
-        None, description="Which file of the model; default: int8 if it has one"
-    )
 
 
 class ClassifyOptions(ModelOptions):
@@ -64,11 +60,7 @@ class EmbedOptions(ModelOptions):
     """The query of /v1/embed."""
 
     space: Space = Field("student", description="teacher: comparable with an index of the teacher's embeddings")
-    encoding: Encoding = Field(
-        "float",
-        description="float: numbers. base64: of little-endian float32. int8: base64 of one signed byte per number, to "
-        "be multiplied by the photo's scale",
-    )
+    encoding: Encoding = Field("float", description="float: numbers. base64: of little-endian float32")
 
 
 class ModelHead(BaseModel):
@@ -79,7 +71,7 @@ class ModelHead(BaseModel):
 
 
 class FileInfo(BaseModel):
-    """A published file of a model, as its card lists it; `loaded`: whether it is in memory now."""
+    """A published file of a model, as its card lists it; `loaded`: whether it is the one that answers."""
 
     file: str
     format: str
@@ -120,8 +112,8 @@ class ImageInput(msgspec.Struct):
 
 
 class EmbeddingsRequest(msgspec.Struct):
-    """The body. `space` and `precision` are extensions: pass them as `extra_body` of the openai client. Unknown fields,
-    which some clients add, are ignored.
+    """The body. `space` is an extension: pass it as `extra_body` of the openai client. Unknown fields, which some
+    clients add, are ignored.
     """
 
     input: Annotated[
@@ -136,7 +128,6 @@ class EmbeddingsRequest(msgspec.Struct):
     dimensions: Annotated[int, Meta(description="Must be the model's: vectors cannot be shortened")] | None = None
     user: Annotated[str, Meta(description="Ignored")] | None = None
     space: Space = "student"
-    precision: Precision | None = None
 
 
 class Row(BaseModel):
@@ -212,7 +203,7 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
     async def embed(request: Request, options: Annotated[EmbedOptions, Query()]) -> Response:
         """Turn one photo or several into vectors."""
         photos = await read_photos(request, max_photos)
-        answer = await engine.embed(photos, model=options.model, precision=options.precision, space=options.space)
+        answer = await engine.embed(photos, model=options.model, space=options.space)
         return json_response(encoded(answer.embeddings, options.encoding) | {"space": answer.space} | about(answer))
 
     return router
@@ -224,14 +215,13 @@ def model_router(engine: Engine, max_photos: int) -> APIRouter:
 
     @router.get("/models", tags=["models"])
     async def list_models() -> ModelList:
-        """List the models that are served, and their precisions."""
-        cards = {model.card.id: model.card for model in engine.models.all()}
-        return ModelList(data=[_model_info(engine.models, card) for card in cards.values()])
+        """List the models that are served, and their files."""
+        return ModelList(data=[_model_info(engine.models, model) for model in engine.models.all()])
 
     @router.get("/models/{model}", tags=["models"])
     async def show_model(model: Annotated[str, Path(examples=["leap-tiny"])]) -> ModelInfo:
         """Describe a model."""
-        return _model_info(engine.models, engine.models.get(model).card)
+        return _model_info(engine.models, engine.models.get(model))
 
     @router.post(
         "/embeddings",
@@ -245,12 +235,12 @@ def model_router(engine: Engine, max_photos: int) -> APIRouter:
         inputs = asked.input if isinstance(asked.input, list) else [asked.input]
         texts = [one.image if isinstance(one, ImageInput) else one for one in inputs]
         photos = none_missing(await photos_of_texts(texts, max_photos))
-        model = engine.models.get(asked.model, asked.precision)
+        model = engine.models.get(asked.model)
         dim = getattr(model.card.embedding_dims, asked.space)
         if asked.dimensions not in (None, dim):
             detail = f"Vectors of {model.card.id} always have {dim} dimensions in the {asked.space} space."
             raise Refused("invalid_option", f"{detail} Leave `dimensions` out.")
-        answer = await engine.embed(photos, model=asked.model, precision=asked.precision, space=asked.space)
+        answer = await engine.embed(photos, model=asked.model, space=asked.space)
         rows = answer.embeddings
         vectors = [base64_of(row) for row in rows] if asked.encoding_format == "base64" else rows
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
@@ -263,13 +253,8 @@ def model_router(engine: Engine, max_photos: int) -> APIRouter:
 
 async def classified(engine: Engine, heads: Heads, photos: Sequence[bytes], options: ClassifyOptions) -> Classified:
     """`Engine.classify` with one of the model's heads, or one that a client has created. Raises what that raises."""
-    answer = await engine.classify(
-        photos,
-        model=options.model,
-        precision=options.precision,
-        head=await _head(engine, heads, options),
-        top=options.top,
-    )
+    head = await _head(engine, heads, options)
+    answer = await engine.classify(photos, model=options.model, head=head, top=options.top)
     return answer if answer.head else replace(answer, head=options.head or "")
 
 
@@ -278,7 +263,7 @@ async def _head(engine: Engine, heads: Heads, options: ClassifyOptions) -> str |
     name = options.head
     if name is None:
         return None
-    model = engine.models.get(options.model, options.precision)
+    model = engine.models.get(options.model)
     if name in model.heads:
         return name
     try:
@@ -300,13 +285,13 @@ async def _embeddings_request(body: bytes) -> EmbeddingsRequest:
         raise Refused(refused.code, f"{refused.detail} {hint}") from refused
 
 
-def _model_info(models: Models, card: ModelCard) -> ModelInfo:
-    loaded = {(model.card.id, model.artifact.file) for model in models.all()}
+def _model_info(models: Models, model: Model) -> ModelInfo:
+    card = model.card
     fields = msgspec.to_builtins(card) | {
         "default": card.id == models.default.card.id,
         "heads": [ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
         "default_head": card.default_head if card.answers else None,
     }
     for artifact in fields["artifacts"]:
-        artifact["loaded"] = (card.id, artifact["file"]) in loaded
+        artifact["loaded"] = artifact["file"] == model.artifact.file
     return ModelInfo.model_validate(fields)

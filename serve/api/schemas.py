@@ -19,7 +19,7 @@ from leap_zoo.gallery import Hit
 from leap_zoo.model import Prediction
 from serve.engine import Answer, Space
 
-Encoding = Literal["float", "base64", "int8"]
+Encoding = Literal["float", "base64"]
 
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
 _TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
@@ -69,7 +69,6 @@ class Embeddings(Answered):
     """The answer of /v1/embed."""
 
     embeddings: list[list[float]] | list[str] = Field(description="For each photo, a vector of unit length")
-    scales: list[float] = Field([], description="One per photo; only with encoding=int8")
     encoding: Encoding
     dim: int
     space: Space
@@ -116,21 +115,9 @@ def about(answer: Answer) -> dict[str, Any]:
 
 
 def encoded(rows: npt.NDArray[np.float32], encoding: Encoding) -> dict[str, Any]:
-    """Embeddings (N, D) as the fields `embeddings`, `encoding`, `dim`, and `scales` for int8.
-
-    float: rows of numbers. base64: of little-endian float32. int8: base64 of D signed bytes; times the scale of its
-    photo, each is within half a scale of the float.
-    """
-    fields: dict[str, Any] = {"embeddings": np.ascontiguousarray(rows), "encoding": encoding, "dim": rows.shape[1]}
-    if encoding == "base64":
-        fields["embeddings"] = [base64_of(row) for row in rows]
-    elif encoding == "int8":
-        scales = np.maximum(np.abs(rows).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
-        fields["embeddings"] = [
-            base64.b64encode(row.tobytes()).decode() for row in np.rint(rows / scales[:, None]).astype(np.int8)
-        ]
-        fields["scales"] = scales
-    return fields
+    """Embeddings (N, D) as the fields `embeddings`, `encoding` and `dim`."""
+    written = np.ascontiguousarray(rows) if encoding == "float" else [base64_of(row) for row in rows]
+    return {"embeddings": written, "encoding": encoding, "dim": rows.shape[1]}
 
 
 def base64_of(row: npt.NDArray[np.float32]) -> str:

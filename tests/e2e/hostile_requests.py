@@ -163,7 +163,6 @@ OPTIONS: dict[str, Sent] = {
     "option head: long": _asked("head=" + "h" * 20_000, 400, 404, 414, 422),
     "option model: a path": _asked("model=../../zoo", 400, 404, 422),
     "option model: an address": _asked("model=http://127.0.0.1:1/", 400, 404, 422),
-    "option precision: unknown": _asked("precision=fp99", 400, 404, 422),
     "option space: unknown": _asked("space=outer", 400, 422, path="/v1/embed"),
     "option encoding: unknown": _asked("encoding=pickle", 400, 422, path="/v1/embed"),
     "option that nobody knows": _asked("debug=1", 400, 422),

@@ -160,7 +160,7 @@ def test_zoo__shows_the_card_and_hands_out_its_files(browser: Browser, server: S
     with visiting(browser, server.url, PHONE) as page:
         open_tab(page, "Zoo")
         expect(page.locator("#leap-models")).to_contain_text("leap-zoo pull leap-tiny-test")
-        expect(page.locator("#leap-metrics")).to_contain_text("top1 (colours)")
+        expect(page.locator("#leap-card")).to_contain_text("top1 (colours)")
         card = page.locator("#leap-card")
         expect(card).to_contain_text("Apache-2.0")
         file = card.get_by_role("link", name="model_int8.onnx")

@@ -58,14 +58,11 @@ def test_client__raises_as_the_model_does(client: Client, colour_photos) -> None
         client.classify(red, top=0)
 
 
-def test_client__fp32_file_and_the_other_head(client: Client, tiny_zoo: Path, colour_photos) -> None:
-    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1, precision="fp32")
+def test_client__the_other_head(client: Client, tiny_zoo: Path, colour_photos) -> None:
+    model = leap_zoo.load("leap-tiny-test", zoo=tiny_zoo, threads=1)
     for path in colour_photos.values():
-        assert np.allclose(client.embed(path, precision="fp32"), model.embed(path), atol=1e-6)
-        ours, theirs = (
-            client.classify(path, precision="fp32", head="brightness"),
-            model.classify(path, head="brightness"),
-        )
+        assert np.allclose(client.embed(path), model.embed(path), atol=1e-6)
+        ours, theirs = client.classify(path, head="brightness"), model.classify(path, head="brightness")
         assert [one.label for one in ours] == [one.label for one in theirs]
         assert [one.score for one in ours] == pytest.approx([one.score for one in theirs], abs=1e-6)
 

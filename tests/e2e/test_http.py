@@ -55,7 +55,7 @@ def test_v1__answers_past_bentoml(http: httpx.Client, colour_photos: dict[str, P
     files = [("image", path.read_bytes()) for path in colour_photos.values()]
     body = http.post("/v1/classify?top=1", files=files).json()
     assert [row[0]["label"] for row in body["predictions"]] == list(colour_photos)
-    rows = http.post("/v1/embed?encoding=base64&precision=fp32", files=files).json()["embeddings"]
+    rows = http.post("/v1/embed?encoding=base64", files=files).json()["embeddings"]
     assert [len(row) for row in rows] == [44] * 3  # 8 float32
     assert http.get("/v1/models").json()["data"][0]["id"] == "leap-tiny-test"
     assert problem(http.post("/v1/embed", files=[*files, ("image", b"no photo")])) == (415, "not_an_image")

@@ -251,7 +251,7 @@ def test_openapi__describes_every_route_and_error(client: TestClient) -> None:
         assert {"4XX", "5XX"} <= set(operation["responses"]), method
         assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}
     assert all(f"| `{code}` | {status} |" in schema["info"]["description"] for code, (status, _) in CODES.items())
-    assert {parameter["name"] for parameter in classify["parameters"]} == {"top", "head", "model", "precision"}
+    assert {parameter["name"] for parameter in classify["parameters"]} == {"top", "head", "model"}
 
 
 def test_start_page__needs_no_other_host(client: TestClient) -> None:

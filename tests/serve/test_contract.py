@@ -46,7 +46,7 @@ CLASSES = [(label, ("x", data)) for label, data in zip("aabb", PHOTOS * 2, stric
 VECTORS = {"model": TINY, "revision": "1", "ids": ["v"], "vectors": [[1.0] * 8]}
 WALK: list[tuple[str, str, str, dict[str, Any]]] = [
     ("classify", "POST", "/v1/classify", {"files": PARTS}),
-    ("embed", "POST", "/v1/embed?encoding=int8", {"json": {"images": [PIXEL]}}),
+    ("embed", "POST", "/v1/embed?encoding=base64", {"json": {"images": [PIXEL]}}),
     ("embed", "POST", "/v1/embed", {"content": PHOTOS[1], "headers": {"content-type": "image/jpeg"}}),
     ("create_embeddings", "POST", "/v1/embeddings", {"json": {"model": TINY, "input": PIXEL}}),
     ("show_model", "GET", "/v1/models/leap-tiny-test", {}),

@@ -43,7 +43,7 @@ def test_embeddings__as_floats_of_one_photo(client: TestClient, uris: list[str])
 
 
 def test_embeddings__in_the_teachers_space(client: TestClient, uris: list[str]) -> None:
-    (row,) = ask(client, input=uris[:1], space="teacher", precision="fp32").json()["data"]
+    (row,) = ask(client, input=uris[:1], space="teacher").json()["data"]
     assert len(row["embedding"]) == 12
 
 

@@ -178,7 +178,6 @@ def test_body__invalid(api: TestClient) -> None:
         "where=" + "[" * 4000,
         "space=both",
         "topk=3",
-        "precision=int4",
     ],
 )
 def test_search__options(colours: TestClient, photos: dict[str, bytes], query: str) -> None:

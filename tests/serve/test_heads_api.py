@@ -225,7 +225,6 @@ def test_form__text_or_another_body(api: TestClient, classes: Classes) -> None:
         ("seed=x", "invalid_option"),
         ("replace=perhaps", "invalid_option"),
         ("raplace=true", "invalid_option"),
-        ("precision=int4", "invalid_option"),
         ("model=leap-none", "unknown_model"),
     ],
 )

@@ -54,12 +54,10 @@ def answer(client: TestClient, method: str, url: str, request: dict[str, Any]) -
         "?model=leap-tiny%2Dtest",
         "?model=l%C3%A9ap",
         "?model=\u00ff",
-        "?precision=int8",
-        "?precision=int4",
         "?space=teacher",
         "?space=teachers",
         "?encoding=base64",
-        "?encoding=int8&space=student",
+        "?encoding=float&space=student",
         "?" + "top=1&" * 60,
     ],
 )

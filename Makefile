@@ -14,7 +14,7 @@ help: ## this list
 
 serve: .venv-serve/installed ## HTTP service and demo on http://localhost:3000 (no torch)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory browser || true; fi  # the page at /browser says how
-	.venv-serve/bin/bentoml serve
+	LEAP_ZOO_SERVE_ZOO=$${LEAP_ZOO_SERVE_ZOO-zoo} .venv-serve/bin/bentoml serve  # /zoo hands on this checkout's zoo
 
 RUNTIME ?= serve/browser/runtime
 browser: $(RUNTIME)/ort.wasm.bundle.min.js ## onnxruntime-web for the page at /browser, or in RUNTIME=FOLDER (needs npm)

@@ -35,16 +35,10 @@ from serve.stores import Stores
 
 _HERE = Path(__file__).parent
 _START_PAGE = Template((_HERE / "index.html").read_text(encoding="utf-8"))
+_ABOUT = Template((_HERE / "about.md").read_text(encoding="utf-8"))
 _MANIFEST = json.loads((_HERE / "manifest.json").read_text(encoding="utf-8"))
 
 API_VERSION = "1.1.0"  # version of the routes under /v1: the second number grows with each addition
-_ABOUT = """Small vision transformers over HTTP. Send photos as bytes, as a form, or as base64 in JSON, at most {photos}
-in one request; the server never fetches URLs. Every error is `application/problem+json`, and its `code` is stable.
-Every answer has the header `X-Request-ID`: the client's own, or a new one.
-
-| code | status | meaning |
-|---|---|---|
-{codes}"""
 
 _TAGS = [
     {"name": "photos", "description": "Classify and embed photos."},
@@ -78,7 +72,7 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         title="LEAP Zoo",
         version=API_VERSION,
         summary="Small vision transformers over HTTP",
-        description=_ABOUT.format(photos=settings.max_photos, codes=codes),
+        description=_ABOUT.substitute(photos=settings.max_photos, codes=codes),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_tags=_TAGS,
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},

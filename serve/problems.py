@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,67 +20,12 @@ logger = logging.getLogger("leap_zoo.serve")
 MEDIA_TYPE = "application/problem+json"
 OPENAI_PATH = "/v1/embeddings"
 
-
 CODES: dict[str, tuple[int, str]] = {
-    "missing_photo": (400, "The request holds no photo, or an empty one."),
-    "several_photos": (400, "The route takes one photo, but the request has more."),
-    "undecodable_image": (400, "The photo is truncated or broken."),
-    "broken_form": (400, "The multipart form is invalid."),
-    "broken_json": (400, "The body is not valid JSON."),
-    "broken_base64": (400, "A photo is not valid base64."),
-    "broken_data_uri": (400, "A data URI does not contain base64, as data:image/jpeg;base64,... does."),
-    "client_left": (400, "The client closed the connection before the whole body arrived."),
-    "missing_key": (401, "This server requires an API key."),
-    "wrong_key": (401, "The API key is unknown."),
-    "foreign_origin": (403, "A page of another site tried to change something here."),
-    "unknown_path": (404, "Nothing is served at this path."),
-    "unknown_file": (404, "No model of this server has this file."),
-    "unknown_gallery": (404, "There is no gallery with this name."),
-    "unknown_head": (404, "Neither the model nor a client has a head with this name."),
-    "unknown_model": (404, "No model with this name is served."),
-    "wrong_method": (405, "The path does not support that method."),
-    "body_too_slow": (408, "The body did not arrive in time."),
-    "head_of_another_model": (409, "The head was fitted for another model or another revision."),
-    "gallery_full": (409, "The gallery is full."),
-    "head_exists": (409, "A head with this name already exists."),
-    "head_of_the_model": (409, "The model itself has a head with this name."),
-    "head_too_large": (409, "The head would exceed the size limit."),
-    "other_embeddings": (409, "The gallery holds embeddings of another model, revision or space."),
-    "store_full": (409, "The limit of stored data is reached."),
-    "too_many_galleries": (409, "The limit on galleries is reached."),
-    "too_many_heads": (409, "The limit on heads is reached."),
-    "answer_too_large": (413, "The answer would exceed this server's limit. Request less at once."),
-    "body_too_large": (413, "The body exceeds this server's limit."),
-    "image_too_large": (413, "The photo has too many bytes or pixels. Nothing was decoded."),
-    "too_many_photos": (413, "The request has more photos than this server accepts."),
-    "too_many_pixels": (413, "The photos of the request have too many pixels in total. Send fewer in one request."),
-    "too_many_vectors": (413, "The request has no vectors, or more than this server accepts."),
-    "not_an_image": (415, "The bytes are not a photo in a supported format."),
-    "unsupported_encoding": (415, "A body with a Content-Encoding, such as gzip, is not supported."),
-    "unsupported_content_type": (415, "A body with this Content-Type does not contain a photo."),
-    "range_not_satisfiable": (416, "The range lies outside the file."),
-    "unknown_host": (421, "The server does not answer for this host name."),
-    "address_not_fetched": (422, "A URL was sent instead of a photo. The server never fetches URLs."),
-    "image_is_text": (422, "The form's field for the photo is text, not a file."),
-    "invalid_body": (422, "The JSON does not have the expected structure."),
-    "invalid_classes": (422, "There are fewer than two classes, or a class has no readable photo."),
-    "invalid_id": (422, "An id is empty, too long, repeated, or has characters that are not allowed."),
-    "invalid_metadata": (422, "Metadata has a name, a value or a size that is not allowed."),
-    "invalid_name": (422, "A name has characters other than letters, digits, `_`, `.` and `-`."),
-    "invalid_option": (422, "An option is unknown or out of range."),
-    "unexpected_field": (422, "The form has an unknown field."),
-    "uneven_items": (422, "The number of ids or metadata differs from the number of photos."),
-    "invalid_vector": (422, "A vector is zero or not finite, or its length differs from the gallery's."),
-    "unknown_space": (422, "The space must be `student` or `teacher`."),
-    "gallery_damaged": (500, "The gallery's files are damaged. See the server's log."),
-    "head_damaged": (500, "The head's file is damaged. See the server's log."),
-    "internal_error": (500, "The server failed. See its log."),
-    "busy": (503, "Too many photos are waiting already. Try again after Retry-After seconds."),
-    "stopping": (503, "The server is shutting down."),
-    "store_unavailable": (503, "The disk, or the server that stores galleries, has failed. Try again later."),
-    "timed_out": (503, "The answer took too long. Try again after Retry-After seconds."),
+    code: (int(status), meaning)
+    for status, codes in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+    for code, meaning in codes.items()
 }
-"""Every code, with its status and meaning. The page at /docs lists them; the meaning of a code never changes."""
+"""Every code, with its status and meaning."""
 
 
 class Problem(BaseModel):
@@ -143,7 +90,7 @@ _CODES: dict[type[Exception], str] = {
     errors.ImageTooLarge: "image_too_large",
     errors.UnknownModel: "unknown_model",
     errors.UnknownHead: "unknown_head",
-    errors.InvalidHead: "head_of_another_model",  # `serve.heads` reports a damaged file
+    errors.InvalidHead: "head_of_another_model",  # `serve.stores` reports a damaged file
     errors.UnknownSpace: "unknown_space",
     errors.InvalidArgument: "invalid_option",
 }

@@ -41,7 +41,7 @@ from serve.middleware import Gate
 from serve.observe import Metrics, configure_log, otlp_exporter, traced
 from serve.photos import read_photo
 from serve.problems import Refused, invalid_options, refusal_of
-from serve.settings import ServeSettings, read_serve_settings, use_checkouts_zoo
+from serve.settings import ServeSettings, read_serve_settings
 from serve.stores import Stores, open_stores
 
 # BentoML reports usage to its makers unless told not to, and may have read and cached the variable before this module
@@ -156,7 +156,6 @@ class Running(NamedTuple):
 @cache
 def running() -> Running:
     """The models and stores of this process, loaded at the first call. Raises LeapZooError."""
-    use_checkouts_zoo()
     settings = read_serve_settings()
     return Running(settings, start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant))
 
@@ -234,7 +233,6 @@ class LeapZoo:
     def refuse_to_start() -> None:
         """Check once, before any worker starts, that a worker could serve: one that cannot is restarted forever."""
         end_with_the_terminal()
-        use_checkouts_zoo()
         try:
             settings = read_serve_settings()
             Shelf(zoos_to_hand_on(settings))

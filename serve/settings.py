@@ -6,7 +6,7 @@ docs/serving.md explains each one; a test compares its table with the fields her
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from leap_zoo.errors import InvalidArgument, nearest, short
 from leap_zoo.preprocess import Limits
 
-ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "LEAP_ZOO_SERVE_"
 
 PHOTO = Limits(pixels=25_000_000, bytes=20 * 2**20)  # the default limit on a photo: anyone may send one
@@ -101,14 +100,3 @@ def read_serve_settings(environ: Mapping[str, str] | None = None) -> ServeSettin
     if settings.workers > 1 and settings.data is None:
         raise InvalidArgument(f"{PREFIX}WORKERS: several processes need a common folder: set {PREFIX}DATA")
     return settings
-
-
-def use_checkouts_zoo(environ: MutableMapping[str, str] | None = None, root: Path = ROOT) -> None:
-    """If LEAP_ZOO_URL is unset and this file is in a checkout, serve the zoo of the checkout.
-
-    So `bentoml serve` in a checkout has all students, not only the bundled one. LEAP_ZOO_URL= (empty) turns this off.
-    """
-    variables = os.environ if environ is None else environ
-    zoo = root / "zoo"
-    if "LEAP_ZOO_URL" not in variables and (root / "pyproject.toml").is_file() and (zoo / "index.json").is_file():
-        variables["LEAP_ZOO_URL"] = str(zoo)

@@ -21,8 +21,6 @@ from leap_zoo.gallery import Hit, Item, Kind, Vectors
 from serve.api.predict import ModelOptions
 from serve.api.schemas import ITEMS_FORM, PHOTOS_FORM, Answered, about, body, json_response
 from serve.engine import Embedded, Engine, Space
-from serve.galleries import BLOCK, About, require
-from serve.kept import NAME
 from serve.photos import (
     HOW_ITEMS,
     HOW_MANY,
@@ -35,7 +33,7 @@ from serve.photos import (
     read_photos,
 )
 from serve.problems import Refused
-from serve.stores import Stores
+from serve.stores import BLOCK, NAME, About, Stores, require
 
 MAX_K = 100  # items may have 16 KiB of metadata each; more of them would make answers too large for most clients
 MAX_PAGE = 1000

@@ -17,11 +17,9 @@ from leap_zoo.model import Space
 from serve.api.predict import ModelOptions
 from serve.api.schemas import CLASSES_FORM, body
 from serve.engine import Engine
-from serve.heads import Named
-from serve.kept import NAME
 from serve.photos import HOW_CLASSES, ClassesBody, read_classes
 from serve.problems import Refused, sentence
-from serve.stores import Stores
+from serve.stores import NAME, Named, Stores
 
 MAX_CONFUSIONS = 50
 

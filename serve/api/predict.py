@@ -34,9 +34,9 @@ from serve.api.schemas import (
     json_response,
 )
 from serve.engine import Classified, Engine, Models, Space
-from serve.heads import Heads
 from serve.photos import HOW_MANY, PIXEL, ImagesBody, none_missing, photos_of_texts, read_json, read_photos
 from serve.problems import Refused
+from serve.stores import Heads
 
 MAX_TOP = 1000
 _LONGEST_KEPT = 256  # bytes of a query

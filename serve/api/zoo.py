@@ -13,11 +13,10 @@ import stat
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, MalformedRangeHeader, RangeNotSatisfiable, Response
 
 from leap_zoo import store
@@ -32,24 +31,8 @@ _KINDS = {"card.json": "application/json", "README.md": "text/markdown; charset=
 _HEADERS = {"cache-control": "no-cache"}  # clients revalidate; the ETag saves transfers
 
 
-class ZooEntry(BaseModel):
-    """A model; `sha256` and `bytes` are those of its card.json."""
-
-    id: str
-    revision: str
-    sha256: str
-    bytes: int
-    description: str
-
-
-class ZooIndex(BaseModel):
-    """The answer of GET /zoo/index.json, the default model first."""
-
-    models: list[ZooEntry]
-    version: Literal[1] = Field(alias="schema", description="Version of this format")
-
-
 _SAME: dict[int | str, dict[str, Any]] = {304: {"description": "The client already has this version"}}
+_INDEX = _SAME | {200: {"description": "index.json, the default model first", "content": {"application/json": {}}}}
 _CONTENT: dict[str, Any] = {"application/octet-stream": {}, "application/json": {}, "text/markdown": {}}
 _FILE: dict[int | str, dict[str, Any]] = _SAME | {
     200: {"description": "The file; its ETag is its sha256", "content": _CONTENT},
@@ -125,7 +108,7 @@ def router(shelf: Shelf) -> APIRouter:
     index_etag = f'"{hashlib.sha256(shelf.index).hexdigest()}"'
 
     @routes.head("/zoo/index.json", include_in_schema=False)
-    @routes.get("/zoo/index.json", response_model=ZooIndex, responses=_SAME)
+    @routes.get("/zoo/index.json", response_class=Response, responses=_INDEX)
     async def zoo_index(request: Request) -> Response:
         """The models that can be pulled from here."""
         whole = Response(shelf.index, media_type="application/json", headers=_HEADERS | {"etag": index_etag})

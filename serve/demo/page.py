@@ -32,10 +32,10 @@ from serve.demo.uploads import (
     use_private_folder,
 )
 from serve.engine import Engine
-from serve.kept import bytes_below
 from serve.problems import Refused, internal_error
 from serve.rules import UI_PATH
 from serve.settings import PHOTO
+from serve.stores import bytes_below
 
 MAX_STORED_BYTES = 1024**3
 FULL = "The server's space for uploads is full. Photos are deleted after an hour or two: try again later."

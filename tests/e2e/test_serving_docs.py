@@ -20,8 +20,7 @@ import pytest
 
 from serve import budget, problems, rules, settings
 from serve.api.galleries import MAX_K
-from serve.heads import HELD_BYTES
-from serve.stores import Limits
+from serve.stores import HELD_BYTES, Limits
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "serving.md").read_text()

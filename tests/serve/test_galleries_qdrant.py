@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 import leap_zoo
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind
-from serve import galleries as store
+from serve import stores as store
 from serve.app import make_app
 from serve.engine import Engine, Models
 from serve.problems import Refused

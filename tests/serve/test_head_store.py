@@ -115,7 +115,7 @@ def test_memory__holds_a_bounded_number_of_bytes(
 ) -> None:
     """64 heads of 4 MiB stayed in memory, and so did what they replaced."""
     size = stores.heads.create("one", head).bytes
-    monkeypatch.setattr("serve.heads.HELD_BYTES", 2 * size)
+    monkeypatch.setattr("serve.stores.HELD_BYTES", 2 * size)
     loaded: list[Path] = []
     load = CustomHead.load
     monkeypatch.setattr(CustomHead, "load", lambda path: loaded.append(path) or load(path))

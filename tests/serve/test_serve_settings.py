@@ -9,7 +9,7 @@ import pytest
 
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.preprocess import Limits
-from serve.settings import PHOTO, ServeSettings, read_serve_settings, use_checkouts_zoo
+from serve.settings import PHOTO, ServeSettings, read_serve_settings
 
 
 def read(**variables: str) -> ServeSettings:
@@ -75,21 +75,6 @@ def test_settings__name_the_nearest_for_an_unknown_one() -> None:
 
 def test_settings__a_password_in_a_url_is_not_shown() -> None:
     assert "secret" not in repr(read(QDRANT="https://user:secret@qdrant:6333"))
-
-
-def test_checkout__serves_its_zoo_by_default(tmp_path: Path) -> None:
-    (tmp_path / "zoo").mkdir()
-    (tmp_path / "zoo" / "index.json").write_text("{}")
-    installed: dict[str, str] = {}
-    use_checkouts_zoo(installed, tmp_path)
-    assert installed == {}  # no checkout: whose folder `zoo` is it?
-    (tmp_path / "pyproject.toml").touch()
-    use_checkouts_zoo(installed, tmp_path)
-    assert installed == {"LEAP_ZOO_URL": str(tmp_path / "zoo")}
-    for said in ("", "elsewhere"):
-        chosen = {"LEAP_ZOO_URL": said}
-        use_checkouts_zoo(chosen, tmp_path)
-        assert chosen == {"LEAP_ZOO_URL": said}
 
 
 @pytest.mark.parametrize("path", ["leap", "/leap/", "/", "//leap", "/a b", "/leap?x"])

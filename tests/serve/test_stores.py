@@ -26,9 +26,8 @@ from leap_zoo.errors import InvalidArgument
 from leap_zoo.gallery import Kind, Value, Vectors
 from leap_zoo.gallery.flat import FlatGallery
 from leap_zoo.heads import CustomHead
-from serve.kept import bytes_below, name_of, stem_of
 from serve.problems import Refused
-from serve.stores import Limits, Stores, open_stores
+from serve.stores import Limits, Stores, bytes_below, name_of, open_stores, stem_of
 
 ROOT = Path(__file__).parents[2]
 DIM = 4

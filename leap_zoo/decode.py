@@ -70,32 +70,37 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in _READABLE if optional.get(name, True))
 
 
-def decode(data: bytes, limits: Limits, draft_side: int) -> Image.Image:
-    """The bytes of a file -> upright RGB. Raises NotAnImage, UndecodableImage, ImageTooLarge."""
-    kind = _known_signature(data)
-    if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
-        raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
-    try:
-        photo = _header(data, kind, limits, draft_side)
+class Opened:
+    """A photo whose header is read and checked. `kind`: its format, as Pillow names it; `pixels`: as it announces."""
+
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        """data: the bytes of a file. Raises NotAnImage, UndecodableImage, ImageTooLarge."""
+        self.kind, self._data, self._limits = _known_signature(data), data, limits
+        self._file = _header(data, self.kind, limits)
+        self.pixels = self._file.width * self._file.height
+
+    def upright(self, draft_side: int) -> Image.Image:
+        """Decode it, once: upright RGB; a JPEG perhaps smaller, but not below draft_side. Raises UndecodableImage."""
+        is_jpeg = self.kind == "JPEG"
+        if is_jpeg and self._data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
+            raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
+        photo = self._file
+        del self._file  # it holds the pixels from now on
         try:
-            photo.load()
-        except OSError as error:
-            if kind != "JPEG" or "truncated" not in str(error):
-                raise
-            photo = _without_end(data, limits, draft_side)
-        return _upright_rgb(photo)
-    except Exception as error:  # decoders raise anything, also what is no OSError
-        raise _as_image_error(error) from error
+            if is_jpeg:
+                photo.draft("RGB", (draft_side, draft_side))
+            try:
+                photo.load()
+            except OSError as error:
+                if not is_jpeg or "truncated" not in str(error):
+                    raise
+                photo = _without_end(self._data, self._limits, draft_side)
+            return _upright_rgb(photo)
+        except Exception as error:  # decoders raise anything, also what is no OSError
+            raise _as_image_error(error) from error
 
 
-def pixels_of(data: bytes, limits: Limits) -> tuple[str, int]:
-    """The format of a file, as Pillow names it, and the pixels that its header announces. Raises as `decode` does."""
-    kind = _known_signature(data)
-    photo = _header(data, kind, limits)
-    return kind, photo.width * photo.height
-
-
-def _header(data: bytes, kind: str, limits: Limits, draft_side: int | None = None) -> ImageFile.ImageFile:
+def _header(data: bytes, kind: str, limits: Limits) -> ImageFile.ImageFile:
     """Open the photo and check its header; no pixel is decoded yet."""
     Image.preinit()
     if kind not in Image.OPEN:
@@ -112,8 +117,6 @@ def _header(data: bytes, kind: str, limits: Limits, draft_side: int | None = Non
             "the photo is truncated or damaged (its header cannot be read): save it again"
         ) from error
     _check_pixels(photo, limits)
-    if kind == "JPEG" and draft_side is not None:
-        photo.draft("RGB", (draft_side, draft_side))
     return photo
 
 
@@ -125,12 +128,14 @@ def _without_end(data: bytes, limits: Limits, draft_side: int) -> ImageFile.Imag
     """
     start = data.removesuffix(b"\xff")
     noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # 255 would start a marker
-    photo, other = (_header(start + end + _END, "JPEG", limits, draft_side) for end in (b"", noise))
-    one, two = np.asarray(photo), np.asarray(other)  # decodes them
+    photo, other = (_header(start + end + _END, "JPEG", limits) for end in (b"", noise))
+    for one in (photo, other):
+        one.draft("RGB", (draft_side, draft_side))
+    this, that = np.asarray(photo), np.asarray(other)  # decodes them
     jpeg: Any = photo
     scale = jpeg.decoderconfig[0] if jpeg.decoderconfig else 1
     block = 8 * (max(layer[2] for layer in jpeg.layer) if len(jpeg.layer) > 1 else 1) // scale
-    rows, columns, *_ = np.nonzero(one != two)
+    rows, columns, *_ = np.nonzero(this != that)
     if len(rows):
         top = (photo.height - 1) // block * block - 2  # 2: colors are interpolated across the border of a block
         if rows[0] < top or columns.min() < photo.width - min(_LOST // scale, photo.width // 4) - 2:

@@ -23,6 +23,8 @@ from leap_zoo.files import read_regular
 if TYPE_CHECKING:
     from PIL import Image
 
+    from leap_zoo.decode import Opened
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -66,7 +68,9 @@ class ArrayLike(Protocol):
 
 
 if TYPE_CHECKING:
-    ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | BinaryFile | ArrayLike
+    ImageSource = (
+        str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | BinaryFile | ArrayLike | Opened
+    )
 else:
     ImageSource = Any
 """One image: see `open_image`."""
@@ -104,12 +108,14 @@ def open_image(source: ImageSource, *, limits: Limits = LIMITS, draft_side: int 
     """
     from PIL import Image
 
-    from leap_zoo.decode import decode, from_array, from_pil
+    from leap_zoo.decode import Opened, from_array, from_pil
 
+    if isinstance(source, Opened):
+        return source.upright(draft_side)
     if isinstance(source, Image.Image):
         return from_pil(source, limits)
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, BinaryFile)):
-        return decode(image_bytes(source, limits), limits, draft_side)
+        return Opened(image_bytes(source, limits), limits).upright(draft_side)
     if isinstance(source, ArrayLike):
         return from_array(_as_array(source))
     raise InvalidArgument(

@@ -21,11 +21,11 @@ from PIL import Image
 
 import leap_zoo
 from leap_zoo import CustomHead, Model, Predictions
-from leap_zoo.decode import pixels_of
+from leap_zoo.decode import Opened
 from leap_zoo.device import available_threads
 from leap_zoo.errors import ImageError, UnknownModel, nearest, short
 from leap_zoo.model import Space, output_of, predict
-from leap_zoo.preprocess import Limits, to_tensor
+from leap_zoo.preprocess import Limits, image_bytes, to_tensor
 from leap_zoo.settings import read_settings
 from leap_zoo.store import ZooLocation
 from serve.budget import busy
@@ -263,19 +263,15 @@ class Engine:
             self._photos += photos
             self._megapixels += cost
 
-    def _costs(self, photos: Sequence[bytes]) -> list[float]:
-        """Megapixels of each photo, by its header; a JPEG counts a quarter, as it is decoded at a fraction of its size.
-
-        0 for a photo that the decoder will refuse.
-        """
-        costs = []
+    def _opened(self, photos: Sequence[bytes]) -> list[Opened | ImageError]:
+        """Each photo, whose header is read, or the reason why it cannot be used."""
+        found: list[Opened | ImageError] = []
         for photo in photos:
             try:
-                kind, pixels = pixels_of(photo, self.limits)
-            except ImageError:
-                kind, pixels = "", 0
-            costs.append(pixels / (4e6 if kind == "JPEG" else 1e6))
-        return costs
+                found.append(Opened(image_bytes(photo, self.limits), self.limits))
+            except ImageError as error:
+                found.append(error)
+        return found
 
     def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], T], photos: int, cost: float) -> asyncio.Future[T]:
         """Run admitted work on a thread. It counts until the thread finishes it, even if nobody waits for it."""
@@ -301,7 +297,8 @@ class Engine:
         """`finish` of the rows of each part, in order, and the other fields of an Answer."""
         submitted = time.perf_counter()
         short = sum(map(len, photos)) <= LONG_HEADERS
-        costs = self._costs(photos) if short else await asyncio.to_thread(self._costs, photos)
+        opened = self._opened(photos) if short else await asyncio.to_thread(self._opened, photos)
+        costs = [_cost(photo) for photo in opened]
         self._admit(len(photos), sum(costs))
         given_up = threading.Event()
 
@@ -312,8 +309,11 @@ class Engine:
             for number in part:
                 if given_up.is_set():
                     raise asyncio.CancelledError
+                photo = opened[number]
                 try:
-                    tensors.append(to_tensor(photos[number], model.card.preprocessing, self.limits))
+                    if isinstance(photo, ImageError):
+                        raise photo
+                    tensors.append(to_tensor(photo, model.card.preprocessing))
                 except ImageError as error:
                     raise BadPhoto(number, error) from error
             decoded = time.perf_counter()
@@ -357,6 +357,11 @@ class _Part(Generic[T]):
     start: float  # seconds, from time.perf_counter
     decoding: float
     inference: float
+
+
+def _cost(photo: Opened | ImageError) -> float:
+    """Megapixels; a JPEG counts a quarter, as it is decoded at a fraction of its size. 0 for a bad photo."""
+    return 0.0 if isinstance(photo, ImageError) else photo.pixels / (4e6 if photo.kind == "JPEG" else 1e6)
 
 
 def _milliseconds(seconds: float) -> float:

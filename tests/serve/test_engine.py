@@ -17,7 +17,7 @@ from PIL import Image
 from leap_zoo import Model, UndecodableImage, UnknownHead, UnknownModel
 from leap_zoo.preprocess import Limits
 from leap_zoo.runtime import Session
-from serve.engine import Engine, Models
+from serve.engine import Engine, Models, _cost
 from serve.problems import BadPhoto, Refused
 
 
@@ -182,9 +182,13 @@ def test_costs__are_those_of_the_headers(engine: Engine) -> None:
         file = io.BytesIO()
         Image.new("RGB", (640, 480), "red").save(file, kind)
         data = file.getvalue()
-        assert engine._costs([data, data + b"more"]) == pytest.approx([share * 0.3072] * 2)
-        assert max(engine._costs([data[:length] for length in range(40)])) <= 0.3072
-    assert engine._costs([b"not a photo", b"\xff\xd8" + b"\xff\xfe\0\2" * 2000]) == [0, 0]
+        assert costs(engine, [data, data + b"more"]) == pytest.approx([share * 0.3072] * 2)
+        assert max(costs(engine, [data[:length] for length in range(40)])) <= 0.3072
+    assert costs(engine, [b"not a photo", b"\xff\xd8" + b"\xff\xfe\0\2" * 2000]) == [0, 0]
+
+
+def costs(engine: Engine, photos: list[bytes]) -> list[float]:
+    return [_cost(photo) for photo in engine._opened(photos)]
 
 
 def test_admission__counts_megapixels_not_photos(held: tuple[Model, HeldSession], photos: dict[str, bytes]) -> None:

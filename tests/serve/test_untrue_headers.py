@@ -10,7 +10,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from leap_zoo.decode import pixels_of
+from leap_zoo.decode import Opened
 from leap_zoo.preprocess import readable_formats
 from serve.engine import Engine
 
@@ -43,7 +43,7 @@ def small_screen() -> bytes:
 @pytest.mark.parametrize("photo", [small_header_first(), small_screen()], ids=["two headers", "frame beyond screen"])
 def test_photo__counts_as_what_the_decoder_reads(engine: Engine, photo: bytes) -> None:
     """Work is admitted by the header that the decoder itself goes by, whatever else the file says."""
-    assert pixels_of(photo, engine.limits)[1] == SIDES[0] * SIDES[1]
+    assert Opened(photo, engine.limits).pixels == SIDES[0] * SIDES[1]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG", "BMP", "WEBP", "TIFF", "AVIF"])
@@ -52,7 +52,8 @@ def test_photo__with_a_true_header_counts_as_it_says_and_is_read(engine: Engine,
         pytest.skip(f"this Pillow does not read {kind}")
     file = io.BytesIO()
     Image.new("RGB", (1501, 1399)).save(file, kind)  # odd sides: nothing is lost to rounding
-    assert pixels_of(file.getvalue(), engine.limits) == (kind, 1501 * 1399)
+    opened = Opened(file.getvalue(), engine.limits)
+    assert (opened.kind, opened.pixels) == (kind, 1501 * 1399)
     assert asyncio.run(engine.classify([file.getvalue()])).predictions
 
 

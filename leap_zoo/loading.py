@@ -78,10 +78,8 @@ def load(
 
 
 def _load_file(path: Path, zoo: ZooLocation | None, threads: int | None, limits: Limits, options: Options) -> Model:
-    found, contents = read_model_file(path)
-    place = ModelFolder(path.absolute().parent)
-    known = _card_that_lists(found, place, zoo)
-    card, artifact = known or (None, found)
+    artifact, contents, card = identify(path, zoo)
+    verified = card is not None
     session = open_session(artifact, contents, threads, **options)
     if card is None:
         card = card_of(artifact, session.metadata, session.outputs)
@@ -93,16 +91,18 @@ def _load_file(path: Path, zoo: ZooLocation | None, threads: int | None, limits:
             card.id,
             card.revision,
         )
-    read, verified = partial(place.read, card), known is not None
+    read = partial(ModelFolder(path.absolute().parent).read, card)
     again = partial(Model.open, card, artifact, read, threads, limits=limits, verified=verified, **options)
     return Model(card, artifact, session, limits=limits, verified=verified, again=again)
 
 
-def _card_that_lists(found: Artifact, place: ModelFolder, zoo: ZooLocation | None) -> tuple[ModelCard, Artifact] | None:
-    """The card that lists the bytes of a lone file in `place`, and its artifact under the local file names; or None.
+def identify(path: Path, zoo: ZooLocation | None = None) -> tuple[Artifact, list[bytes], ModelCard | None]:
+    """A lone file: its artifact under its own name, its contents, and the card that lists its bytes, if one is known.
 
-    Raises ArtifactCorrupt if the card.json beside the file lists different bytes under its name.
+    Raises InvalidArgument; ArtifactCorrupt if the card.json beside the file lists different bytes under its name.
     """
+    found, contents = read_model_file(path)
+    place = ModelFolder(path.absolute().parent)
     cards = []
     if os.path.isfile(place.folder / "card.json"):
         cards = [place.card(place.entry())]
@@ -116,8 +116,8 @@ def _card_that_lists(found: Artifact, place: ModelFolder, zoo: ZooLocation | Non
     for card in cards:
         for artifact in card.artifacts:
             if [file.sha256 for file in artifact.files] == digests:
-                return card, msgspec.structs.replace(artifact, file=found.file, weights=found.weights)
-    return None
+                return msgspec.structs.replace(artifact, file=found.file, weights=found.weights), contents, card
+    return found, contents, None
 
 
 def locate(name: str | os.PathLike[str] | None, zoo: ZooLocation | None = None) -> tuple[Zoo, ModelCard]:

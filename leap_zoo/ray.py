@@ -25,6 +25,7 @@ import msgspec
 
 from leap_zoo.card import Head
 from leap_zoo.errors import InvalidArgument, LeapZooError, import_extra, short, whole_number
+from leap_zoo.files import check_place
 from leap_zoo.folders import name_of
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
@@ -199,6 +200,7 @@ def embed_photos(
     Raises LeapZooError.
     """
     whole_number(rows, "rows", 1)
+    check_place(out, "the output")
     if workers != 0:
         _import_ray()  # before a folder is begun
     which, columns = which or Which(), columns or Columns()

@@ -29,7 +29,7 @@ import numpy as np
 
 from leap_zoo.card import Head
 from leap_zoo.errors import ImageError, InvalidArgument, MissingExtra, UnreadableFile, import_extra, short
-from leap_zoo.files import atomic_file
+from leap_zoo.files import atomic_file, check_place
 from leap_zoo.folders import JUNK_FOLDERS, PHOTO_SUFFIXES, Found, name_of, photos_below
 from leap_zoo.gallery import Kind
 from leap_zoo.heads import CustomHead
@@ -104,7 +104,7 @@ def find_pieces(inputs: Sequence[str], rows: int = ROWS) -> list[Piece]:
     pieces: list[Piece] = []
     photos: list[bytes] = []
     for place in inputs:
-        for one in _files(place):
+        for one in _files(check_place(place, "the input")):
             if one.endswith(".parquet"):
                 pieces += [Piece("parquet", place=os.fsencode(one), group=group) for group in range(_groups(one))]
             elif one.lower().endswith(TARS):
@@ -113,7 +113,8 @@ def find_pieces(inputs: Sequence[str], rows: int = ROWS) -> list[Piece]:
                 photos.append(os.fsencode(one))
     pieces += [Piece("photos", photos=photos[at : at + rows]) for at in range(0, len(photos), rows)]
     if not pieces:
-        raise InvalidArgument(f"no photos, Parquet or tar files in {short(inputs[0])}: give a folder or file of them")
+        where = ", ".join(map(short, inputs[:3])) or "an empty list"
+        raise InvalidArgument(f"no photos, Parquet or tar files in {where}: give a folder or file of them")
     return pieces
 
 
@@ -205,7 +206,11 @@ def _fetched(urls: Sequence[str]) -> dict[str, Photo]:
         groups.setdefault(url.partition("://")[0], []).append(url)
     read: dict[str, Photo] = {}
     for same in groups.values():
-        system, _ = open_system(same[0])
+        try:
+            system, _ = open_system(same[0])
+        except InvalidArgument as error:  # no such kind of URL: of these rows alone
+            read |= {url: UnreadableFile(str(error)) for url in same}
+            continue
         paths = [str(system._strip_protocol(url)) for url in same]
         ends = [LIMITS.bytes + 1] * len(paths)  # one more, so that the decoder sees that a photo is too large
         answers = system.cat_ranges(paths, [0] * len(paths), ends, on_error="return")
@@ -290,6 +295,8 @@ def read_vectors(place: str) -> Iterator[tuple[Kind | None, list[str], Any]]:
             for batch in parquet.iter_batches(8192, columns=["id", "vector"]):
                 kept = batch.filter(batch["vector"].is_valid())
                 if len(kept):
+                    if len(import_extra("pyarrow.compute", "ray").list_value_length(kept["vector"]).unique()) > 1:
+                        raise ValueError("its vectors have different lengths")
                     rows = kept["vector"].flatten().to_numpy(zero_copy_only=False)
                     yield kind, kept["id"].to_pylist(), rows.reshape(len(kept), -1)
 
@@ -323,7 +330,7 @@ def load_plan(out: str) -> Plan | None:
             return None
         with _open(f"{out.rstrip('/')}/{PLAN}") as file:
             table = _parquet().read_table(file)
-        plan = msgspec.json.decode(table.schema.metadata[KEY], type=Plan)
+        plan = msgspec.json.decode((table.schema.metadata or {}).get(KEY, b""), type=Plan)
         return msgspec.structs.replace(plan, pieces=msgspec.convert(table.to_pylist(), list[Piece]))
 
 

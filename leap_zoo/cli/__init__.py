@@ -57,8 +57,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             options = _parser().parse_args(arguments)
             if not has_stdout:
                 raise InvalidArgument("stdout is closed: redirect it to a file or to /dev/null")
-            # Pillow's warnings and log that matter (too many pixels, truncated) become our own one-line errors.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            # Libraries' warnings and logs that matter (too many pixels, truncated) become our own one-line errors.
+            warnings.simplefilter("ignore")
             logging.getLogger("PIL").setLevel(logging.CRITICAL)
             command: Callable[[argparse.Namespace], int] = options.command
             code = command(options)

@@ -11,7 +11,7 @@ from leap_zoo.card import Artifact, File, ModelCard
 from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_source, add_zoo, place
 from leap_zoo.cli.output import complain, print_json, say, size
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, LeapZooError, NotSigned, UnknownModel, masked
-from leap_zoo.loading import load, locate
+from leap_zoo.loading import identify, load, locate
 from leap_zoo.model_file import names_a_file
 from leap_zoo.settings import read_settings
 from leap_zoo.store import cards_of, digests_here, models
@@ -132,11 +132,12 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _show_file(options: argparse.Namespace) -> int:
-    model = load(Path(options.model), zoo=options.zoo, threads=1)
-    card, artifact = model.card, model.artifact
-    listed = next(one.file for one in card.artifacts if one.sha256 == artifact.sha256) if model.verified else None
+    path = Path(options.model)
+    artifact, _, known = identify(path, options.zoo)  # no runtime is needed for a file of a known card
+    card = known or load(path, zoo=options.zoo, threads=1).card
+    listed = next(one.file for one in card.artifacts if one.sha256 == artifact.sha256) if known else None
     if options.json:
-        about = {"file": options.model, "verified": model.verified, "listed_as": listed}
+        about = {"file": options.model, "verified": known is not None, "listed_as": listed}
         return print_json(about | {"artifact": artifact, "card": card})
     say(f"{artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.total_bytes)}")
     say(f"  sha256      {artifact.sha256}")

@@ -241,3 +241,14 @@ def test_restore__of_a_missing_file_names_it_before_the_server_is_asked(capsys: 
 def test_shard__is_named_as_the_user_gave_it(capsys: pytest.CaptureFixture[str]) -> None:
     code, line = run(capsys, "embed", "a.jpg", "--engine", "ray", "--out", "o", "--shard", "0")
     assert (code, "--shard must be" in line) == (2, True)
+
+
+def test_show__a_file_of_a_known_card_needs_no_runtime(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise leap_zoo.MissingExtra("not installed")
+
+    monkeypatch.setattr("leap_zoo.loading.open_session", fails)
+    assert main(["show", str(tiny_zoo / TINY / "model_int8.onnx")]) == 0
+    assert "verified    yes" in capsys.readouterr().out

@@ -18,10 +18,10 @@ finds the model. `pull` chooses files, `download` fetches them from servers, and
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers read it; `typing` takes longer to import than everything here
 if TYPE_CHECKING:
+    from typing import Any
+
     from leap_zoo.card import ModelCard
     from leap_zoo.embeddings import Embeddings, embed_folder
     from leap_zoo.errors import (
@@ -108,6 +108,8 @@ _MODULE_OF = {
 
 def __getattr__(name: str) -> Any:
     """A public name or a module of this package, imported when it is first used (PEP 562)."""
+    from importlib import import_module
+
     if name in __all__:
         value = getattr(import_module(f"leap_zoo.{_MODULE_OF.get(name, 'errors')}"), name)
         globals()[name] = value

@@ -7,14 +7,11 @@ Runtimes, httpx and whatever else takes time are imported by the commands that n
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-
-from leap_zoo import __version__
+# The commands and what they need are imported in `main`, so that Ctrl-C during the imports has no traceback either.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
 
 _EXAMPLES = """examples:
   leap-zoo list --from https://example.org/zoo
@@ -40,13 +37,36 @@ environment:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        return _run(arguments)
+        return _run(_imported(_parser), arguments)
     except KeyboardInterrupt:
         return 130
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    # Imported here, so that Ctrl-C during the imports has no traceback either.
+def _imported(make: Callable[[], argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Call `make`, which imports the commands. Ctrl-C ends the process meanwhile, at once and without a word.
+
+    Modules in C would turn the interrupt into an ImportError with a page of advice.
+    """
+    import signal
+    import threading
+
+    handler, ours = signal.default_int_handler, threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGINT) is handler
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return make()
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    import logging
+    import os
+    import sys
+    import warnings
+
     from leap_zoo.cli.output import complain, drop_streams, open_streams
     from leap_zoo.errors import InvalidArgument, LeapZooError, short
 
@@ -54,7 +74,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     code = 0
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = parser.parse_args(arguments)
             if not has_stdout:
                 raise InvalidArgument("stdout is closed: redirect it to a file or to /dev/null")
             # Libraries' warnings and logs that matter (too many pixels, truncated) become our own one-line errors.
@@ -83,6 +103,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from leap_zoo import __version__
     from leap_zoo.cli import bench, fit, gallery, models, predict, pull
     from leap_zoo.cli.grammar import Commands, Parser
 

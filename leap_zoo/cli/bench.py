@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_zoo
-from leap_zoo.cli.output import complain, print_json, say
+from leap_zoo.cli.output import complain, tell
 from leap_zoo.settings import parse_threads
 from leap_zoo.store import default_model
 
@@ -49,12 +49,8 @@ def _bench(options: argparse.Namespace) -> int:
         notes.append(f"the machine was busy (medians are up to {busy:.1f} times the fastest call): measure again later")
     for note in notes:
         complain(note)
-    if options.json:
-        return print_json({"rows": rows, "notes": notes})
-    say(f"{rows[0].device} ({rows[0].isa or 'unknown ISA'})")
-    for line in _table(rows):
-        say(line)
-    return 0
+    lines = [f"{rows[0].device} ({rows[0].isa or 'unknown ISA'})", *_table(rows)]
+    return tell(options, {"rows": rows, "notes": notes}, lines)
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

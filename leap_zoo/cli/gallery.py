@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_zoo.cli.grammar import Commands, add_artifact, add_model, add_zoo, load_model, place
-from leap_zoo.cli.output import about, print_json, say
+from leap_zoo.cli.output import about, say, tell
 from leap_zoo.cli.photos import answer_each, refused, sum_up
 from leap_zoo.errors import InvalidArgument, InvalidGallery, UnknownModel, short
 from leap_zoo.folders import find_photos
@@ -122,11 +122,8 @@ def _index_vectors(options: argparse.Namespace) -> int:
         if options.quantize:
             quantize(gallery, options.quantize)
         count = gallery.count()
-    numbers: dict[str, Any] = {"added": added, "count": count}
-    if options.json:
-        return print_json({"gallery": options.gallery, "kind": gallery.kind, **numbers})
-    say(f"{added} vectors added; {count} in {options.gallery} ({gallery.kind})")
-    return 0
+    document = {"gallery": options.gallery, "kind": gallery.kind, "added": added, "count": count}
+    return tell(options, document, [f"{added} vectors added; {count} in {options.gallery} ({gallery.kind})"])
 
 
 def _snapshot(options: argparse.Namespace) -> int:
@@ -135,12 +132,11 @@ def _snapshot(options: argparse.Namespace) -> int:
 
     file = Path(options.file)
     if options.action == "save":
-        size = save_snapshot(options.gallery, file)
-        say(f"{size} bytes of {options.gallery} in {short(file)}")
+        line = f"{save_snapshot(options.gallery, file)} bytes of {options.gallery} in {short(file)}"
     else:
         restore_snapshot(options.gallery, file)
-        say(f"{options.gallery} is what {short(file)} holds")
-    return 0
+        line = f"{options.gallery} is what {short(file)} holds"
+    return tell(options, {"gallery": options.gallery, "file": options.file, "action": options.action}, [line])
 
 
 def _search(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from leap_zoo.card import Artifact, File, ModelCard
 from leap_zoo.cli.grammar import Commands, add_model, add_providers, add_source, add_zoo, place
-from leap_zoo.cli.output import complain, print_json, say, size
+from leap_zoo.cli.output import complain, size, tell
 from leap_zoo.errors import ArtifactCorrupt, InvalidArgument, InvalidCard, LeapZooError, NotSigned, UnknownModel, masked
 from leap_zoo.loading import identify, load, locate
 from leap_zoo.model_file import names_a_file
@@ -56,21 +56,20 @@ def _list(options: argparse.Namespace) -> int:
         cards += [card for card in models(options.zoo, failed) if card.id not in known]
     here = digests_here(options.zoo)
     rows = [_row(card, here) for card in cards]
-    if options.json:
-        print_json(rows)
-    else:
-        for row in rows:
-            say(f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters")
-            say(f"    {row['description']}")
-            for file in row["artifacts"]:
-                there = "" if file["here"] else "  (not here)"
-                say(f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}")
-        if any(not file["here"] for row in rows for file in row["artifacts"]):
-            where = "" if options.source is None else f" --from {masked(options.source)}"
-            complain(f"(not here): leap-zoo pull MODEL{where} --format FORMAT --precision PRECISION")
-    for failure in failed:
-        complain(failure)
-    return 2 if failed else 0
+    code = tell(options, rows, _list_lines(rows), failed)
+    if not options.json and any(not file["here"] for row in rows for file in row["artifacts"]):
+        where = "" if options.source is None else f" --from {masked(options.source)}"
+        complain(f"(not here): leap-zoo pull MODEL{where} --format FORMAT --precision PRECISION")
+    return code
+
+
+def _list_lines(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
+    for row in rows:
+        yield f"{row['id']}  revision {row['revision']}  {row['parameters'] / 1e6:.2f} M parameters"
+        yield f"    {row['description']}"
+        for file in row["artifacts"]:
+            there = "" if file["here"] else "  (not here)"
+            yield f"    {file['file']}  {file['format']} {file['precision']}  {size(file['bytes'])}{there}"
 
 
 def _row(card: ModelCard, here: Container[str]) -> dict[str, Any]:
@@ -124,11 +123,7 @@ def _show(options: argparse.Namespace) -> int:
             raise
         with open_zoo(source) as zoo:
             card = zoo.card(zoo.entry(options.model))
-    if options.json:
-        return print_json(card)
-    for line in _card_lines(card, digests_here(options.zoo)):
-        say(line)
-    return 0
+    return tell(options, card, _card_lines(card, digests_here(options.zoo)))
 
 
 def _show_file(options: argparse.Namespace) -> int:
@@ -136,18 +131,16 @@ def _show_file(options: argparse.Namespace) -> int:
     artifact, _, known = identify(path, options.zoo)  # no runtime is needed for a file of a known card
     card = known or load(path, zoo=options.zoo, threads=1).card
     listed = next(one.file for one in card.artifacts if one.sha256 == artifact.sha256) if known else None
-    if options.json:
-        about = {"file": options.model, "verified": known is not None, "listed_as": listed}
-        return print_json(about | {"artifact": artifact, "card": card})
-    say(f"{artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.total_bytes)}")
-    say(f"  sha256      {artifact.sha256}")
-    if listed is not None:
-        say(f"  verified    yes, it is {listed} of this card:")
-    else:
-        say("  NOT verified: no known card lists this file. Its own metadata says:")
-    for line in _card_lines(card, {file.sha256 for file in artifact.files}):
-        say(line)
-    return 0
+    about = {"file": options.model, "verified": known is not None, "listed_as": listed}
+    lines = [
+        f"{artifact.file}  {artifact.format} {artifact.precision}  {size(artifact.total_bytes)}",
+        f"  sha256      {artifact.sha256}",
+        f"  verified    yes, it is {listed} of this card:"
+        if known
+        else "  NOT verified: no known card lists this file. Its own metadata says:",
+        *_card_lines(card, {file.sha256 for file in artifact.files}),
+    ]
+    return tell(options, about | {"artifact": artifact, "card": card}, lines)
 
 
 def _card_lines(card: ModelCard, here: Container[str]) -> Iterable[str]:
@@ -208,23 +201,15 @@ def _verify(options: argparse.Namespace) -> int:
     try:
         report = verify(options.model, options.zoo, options.key, providers=options.providers)
     except (ArtifactCorrupt, InvalidCard, NotSigned) as error:  # a bad index or card is as untrustworthy as a bad file
-        if options.json:
-            print_json({"model": options.model, "ok": False, "error": str(error)})
-        complain(error)
+        tell(options, {"model": options.model, "ok": False, "error": str(error)}, [], [error])
         return 1
-    if options.json:
-        print_json(report)
-    else:
-        say(f"{report.model} {report.revision} on {report.device} ({', '.join(report.isa) or 'unknown ISA'})")
-        if report.signed:
-            say(f"ok    card.json  signed by the owner of {options.key}")
+    lines = [f"{report.model} {report.revision} on {report.device} ({', '.join(report.isa) or 'unknown ISA'})"]
+    lines += [f"ok    card.json  signed by the owner of {options.key}"] if report.signed else []
     for artifact in report.artifacts:
-        if not artifact.ok and not artifact.skipped:
-            complain(artifact.error)
-        if not options.json:
-            verdict = "ok  " if artifact.ok else "skip" if artifact.skipped else "FAIL"
-            note = artifact.error if artifact.skipped else artifact.runtime
-            say(f"{verdict}  {artifact.file}  {note or ''}".rstrip())
-            for output in artifact.outputs:
-                say(f"      {output.output}  differs by {output.difference:.2g}, at most {output.tolerance:.2g}")
+        verdict = "ok  " if artifact.ok else "skip" if artifact.skipped else "FAIL"
+        note = artifact.error if artifact.skipped else artifact.runtime
+        lines.append(f"{verdict}  {artifact.file}  {note or ''}".rstrip())
+        for output in artifact.outputs:
+            lines.append(f"      {output.output}  differs by {output.difference:.2g}, at most {output.tolerance:.2g}")
+    tell(options, report, lines, [one.error for one in report.artifacts if not one.ok and not one.skipped])
     return 0 if report.ok else 1

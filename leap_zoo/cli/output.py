@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
 import re
 import sys
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -25,8 +27,23 @@ def complain(message: object) -> None:
         print(f"leap-zoo: {masked(plain(message))}", file=sys.stderr)
 
 
-def print_json(value: Any) -> int:
-    """Print one JSON document on stdout; returns exit code 0."""
+def tell(options: argparse.Namespace, document: Any, lines: Iterable[str], failed: Collection[object] = ()) -> int:
+    """Print what a command found: one JSON document with --json, else its lines; and on stderr what failed.
+
+    Returns the exit code.
+    """
+    if options.json:
+        print_json(document)
+    else:
+        for line in lines:
+            say(line)
+    for failure in failed:
+        complain(failure)
+    return 2 if failed else 0
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
     import msgspec
 
     try:
@@ -35,7 +52,6 @@ def print_json(value: Any) -> int:
         document = msgspec.json.encode(_in_unicode(msgspec.to_builtins(value)))
     text = msgspec.json.format(document).decode()
     print(re.sub(r"[^\n -~]", lambda found: _in_json(found[0]), text))
-    return 0
 
 
 def _in_unicode(value: Any) -> Any:

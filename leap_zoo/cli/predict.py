@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from leap_zoo.cli.grammar import Commands, add_photos, add_source, load_model, place
-from leap_zoo.cli.output import about, complain, print_json, say
+from leap_zoo.cli.output import about, say, tell
 from leap_zoo.cli.photos import answer_each, refused, sources, sum_up
 from leap_zoo.embeddings import SUFFIX, embed_found
 from leap_zoo.errors import InvalidArgument, whole_number
@@ -143,14 +143,11 @@ def _on_engine(options: argparse.Namespace, **what: Any) -> int:
         progress=not options.json,
     )
     numbers = {"photos": done.photos, "bad": done.bad, "shards": done.parts, "kept": done.kept}
-    for name, why in done.failed.items():
-        complain(f"{name} is not written: {why}")
-    if options.json:
-        about = {"head": done.plan.head} if done.plan.head else {}
-        print_json({"out": options.out, "kind": done.plan.kind, **about, **numbers, "failed": done.failed})
-    else:
-        say(
-            f"{done.photos} photos in {done.parts} shards ({done.bad} could not be read) in {options.out}; "
-            f"{done.kept} shards were there already"
-        )
-    return 2 if done.failed or done.bad else 0
+    about = {"head": done.plan.head} if done.plan.head else {}
+    document = {"out": options.out, "kind": done.plan.kind, **about, **numbers, "failed": done.failed}
+    line = (
+        f"{done.photos} photos in {done.parts} shards ({done.bad} could not be read) in {options.out}; "
+        f"{done.kept} shards were there already"
+    )
+    code = tell(options, document, [line], [f"{name} is not written: {why}" for name, why in done.failed.items()])
+    return 2 if done.bad else code

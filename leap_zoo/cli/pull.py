@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from leap_zoo.cli.grammar import Commands, add_source, place
-from leap_zoo.cli.output import complain, print_json, say, size
+from leap_zoo.cli.output import size, tell
 from leap_zoo.errors import InvalidArgument, LeapZooError
 from leap_zoo.settings import read_settings
 from leap_zoo.store import Cache, cards_of
@@ -54,20 +54,16 @@ def _pull(options: argparse.Namespace) -> int:
         everything=options.everything,
         shown=True,
     )
-    if options.json:
-        return print_json(pulled)
-    say(f"{pulled.model} {pulled.revision} from {pulled.source}" + (", signed" if pulled.signed else ""))
+    lines = [f"{pulled.model} {pulled.revision} from {pulled.source}" + (", signed" if pulled.signed else "")]
     for file in pulled.files:
         here = "" if file.downloaded or options.to is not None else "  (was here)"
-        say(f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}")
-        say(f"    {file.path}")
+        lines += [f"  {file.file}  {size(file.bytes)}  sha256 {file.sha256}{here}", f"    {file.path}"]
+    end = f"nothing to pull, all files are here; to write them to a folder: leap-zoo pull {pulled.model} --to DIR"
     if options.to is not None:
-        say("sizes and sha256 match the card; the folder can be copied anywhere")
+        end = "sizes and sha256 match the card; the folder can be copied anywhere"
     elif any(file.downloaded for file in pulled.files):
-        say(f"sizes and sha256 match the card; to test it on this device: leap-zoo verify {pulled.model}")
-    else:
-        say(f"nothing to pull, all files are here; to write them to a folder: leap-zoo pull {pulled.model} --to DIR")
-    return 0
+        end = f"sizes and sha256 match the card; to test it on this device: leap-zoo verify {pulled.model}"
+    return tell(options, pulled, [*lines, end])
 
 
 def _cache(options: argparse.Namespace) -> int:
@@ -90,14 +86,6 @@ def _cache(options: argparse.Namespace) -> int:
                 "bytes": sum(file.bytes for file in files),
             }
         )
-    if options.json:
-        print_json({"home": str(cache.folder), "models": rows, "freed_bytes": freed})
-    else:
-        say(cache.folder)
-        for row in rows:
-            say(f"  {row['model']} {row['revision']}  {size(row['bytes'])}  {', '.join(row['files'])}")
-        if options.action != "list":
-            say(f"{size(freed)} freed")
-    for failure in failed:
-        complain(failure)
-    return 2 if failed else 0
+    each = (f"  {row['model']} {row['revision']}  {size(row['bytes'])}  {', '.join(row['files'])}" for row in rows)
+    lines = [str(cache.folder), *each, *([] if options.action == "list" else [f"{size(freed)} freed"])]
+    return tell(options, {"home": str(cache.folder), "models": rows, "freed_bytes": freed}, lines, failed)

@@ -7,11 +7,14 @@ import io
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -241,22 +244,45 @@ def test_commands__print_in_one_place() -> None:
         assert not printing or path.name in ("output.py", "grammar.py"), path.name
 
 
-@pytest.mark.parametrize("module", ["numpy", "msgspec", "argparse", "leap_zoo.model", "PIL"])
+def test_ctrl_c__has_no_imports_to_interrupt_before_the_command_can_answer_it() -> None:
+    code = "import sys; before = {*sys.modules}; import leap_zoo.cli; print(*sorted({*sys.modules} - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert set(done.stdout.split()) <= {"__future__", "leap_zoo", "leap_zoo.cli"}
+
+
+INTERRUPTED = """
+import os, signal, sys
+from leap_zoo.cli import main
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.modules.pop(sys.argv[1], None)
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main(["classify", sys.argv[2]]))
+"""
+
+
+@posix
+@pytest.mark.parametrize("module", ["argparse", "numpy", "datetime", "msgspec", "leap_zoo.model", "PIL", "PIL.Image"])
 def test_ctrl_c__during_the_imports_has_no_traceback(module: str, colour_photos: dict[str, Path]) -> None:
-    code = (
-        "import sys\n"
-        "from leap_zoo.cli import main\n"
-        "class Interrupt:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == sys.argv[1]: raise KeyboardInterrupt\n"
-        "sys.modules.pop(sys.argv[1], None)\n"
-        "sys.meta_path.insert(0, Interrupt())\n"
-        "sys.exit(main(['classify', sys.argv[2]]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, module, str(colour_photos["green"])], capture_output=True, text=True, cwd=ROOT
-    )
-    assert (done.returncode, done.stderr) == (130, "")
+    """`datetime` is imported by numpy from C, which makes an ImportError of an interrupt."""
+    command = [sys.executable, "-c", INTERRUPTED, module, str(colour_photos["green"])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (130, -signal.SIGINT)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN, lambda *_: None])
+def test_main__leaves_the_handler_of_ctrl_c_as_it_was(handler: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        assert main(["cache"]) == 0
+        assert signal.getsignal(signal.SIGINT) is handler
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(main, ["cache"]).result() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "group4"])

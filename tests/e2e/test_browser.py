@@ -159,7 +159,7 @@ def test_classes__are_fitted_tried_and_taken_home(
 def test_zoo__shows_the_card_and_hands_out_its_files(browser: Browser, server: Server, tmp_path: Path) -> None:
     with visiting(browser, server.url, PHONE) as page:
         open_tab(page, "Zoo")
-        expect(page.locator("#leap-models")).to_contain_text("leap-zoo pull leap-tiny-test")
+        expect(page.locator("#leap-card")).to_contain_text("leap-zoo pull leap-tiny-test")
         expect(page.locator("#leap-card")).to_contain_text("top1 (colours)")
         card = page.locator("#leap-card")
         expect(card).to_contain_text("Apache-2.0")

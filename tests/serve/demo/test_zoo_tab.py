@@ -32,7 +32,7 @@ def test_build__served_models_come_first_and_are_those_that_are_served(engine: E
     assert [name for name, _ in blocks["leap-model"].choices] == [served.id, *downloaded]
     assert served.revision in blocks["leap-card"].value
     for name in (served.id, *downloaded):
-        assert f"`leap-zoo pull {name}`" in blocks["leap-models"].value
+        assert f"| {name} |" in blocks["leap-models"].value
 
 
 def test_about__says_what_the_card_says(engine: Engine, shelf: Shelf) -> None:

@@ -21,15 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         run = load_run(options.run, options.overrides)
-        kinds = [
-            kind
-            for kind in (NAMES if options.format else DEFAULT)
-            if (not options.format or kind[0] in options.format)
-            and (not options.precision or kind[1] in options.precision)
-        ]
+        known = [kind for kind in NAMES if kind[0] in options.format] if options.format else DEFAULT
+        kinds = [kind for kind in known if not options.precision or kind[1] in options.precision]
         if not kinds:
-            known = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
-            raise ExportError(f"the format does not have this precision: {known}")
+            fix = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
+            raise ExportError(f"the format does not have this precision: {fix}")
         run, more = more_photos(run, options.run, options.photos, options.world, options.drawings, options.cache)
         card, refused = publish.publish(run, options.zoo, kinds, more)
     except (ExportError, TrainError, LeapZooError, OSError) as error:
@@ -52,37 +48,26 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m export runs/leap-nano --zoo zoo-out data.train=photos/train data.val=photos/val",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="run folder that `python -m train` wrote")
-    parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="where the run's photos are now")
-    parser.add_argument(
-        "--world",
-        type=Path,
-        metavar="PHOTOS.csv",
-        help="photos of ImageNet's classes that no model was trained on: the files omit the teacher's head if the "
-        "student classifies less than half as many correctly as the teacher",
+    option = parser.add_argument
+    option("run", type=Path, help="run folder that `python -m train` wrote")
+    option("overrides", nargs="*", metavar="data.key=value", help="where the run's photos are now")
+    about = (
+        "photos of ImageNet's classes that no model was trained on: the files omit the teacher's head if the "
+        "student classifies less than half as many correctly as the teacher"
     )
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        action="append",
-        metavar="FOLDER",
-        help="photos that the student was not trained on, named WNID_* or in a folder per class of the default head: "
-        "they calibrate its scores and when it says not sure (default: the run's validation photos, for its own head)",
+    option("--world", type=Path, metavar="PHOTOS.csv", help=about)
+    about = (
+        "photos that the student was not trained on, named WNID_* or in a folder per class of the default head: "
+        "they calibrate its scores and when it says not sure (default: the run's validation photos, for its own head)"
     )
-    parser.add_argument(
-        "--drawings", type=Path, metavar="FOLDER", help="also measure how many of these are flagged as not sure"
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=Path("runs/embeddings"), help="cache for embeddings of --world (%(default)s)"
-    )
-    parser.add_argument("--zoo", type=Path, required=True, help="folder to publish into; created if missing")
-    for name, choices in (("--format", ["onnx", "openvino", "executorch"]), ("--precision", ["fp32", "fp16", "int8"])):
-        parser.add_argument(
-            name,
-            action="append",
-            choices=choices,
-            help="publish only this one (may be repeated; default: all of ONNX and OpenVINO)",
-        )
+    option("--photos", type=Path, action="append", metavar="FOLDER", help=about)
+    option("--drawings", type=Path, metavar="FOLDER", help="also measure how many of these are flagged as not sure")
+    about = "cache for embeddings of --world (%(default)s)"
+    option("--cache", type=Path, default=Path("runs/embeddings"), help=about)
+    option("--zoo", type=Path, required=True, help="folder to publish into; created if missing")
+    about = "publish only this one (may be repeated; default: all of ONNX and OpenVINO)"
+    option("--format", action="append", choices=["onnx", "openvino", "executorch"], help=about)
+    option("--precision", action="append", choices=["fp32", "fp16", "int8"], help=about)
     return parser
 
 

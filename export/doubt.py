@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from export.photos import NO_MORE, Labelled, MorePhotos
 from leap_zoo import doubt
-from leap_zoo.card import Doubt, Head, Metric, ModelCard
+from leap_zoo.card import Doubt, Metric, ModelCard
 from leap_zoo.doubt import Floats
 from leap_zoo.model import Model, softmax
 from leap_zoo.preprocess import to_tensor
@@ -30,26 +30,11 @@ FIGURES = (ECE, f"{ECE}, before", FLAGGED)
 def with_doubt(card: ModelCard, model: Model, aside: Labelled, more: MorePhotos = NO_MORE) -> ModelCard:
     """The card with the doubt of its default head, if it answers, and the figures of `model`, the file that is loaded.
 
-    aside: photos with labels of that head. Earlier figures of doubt are replaced.
+    aside: photos with labels of that head. Nothing is fitted on `more`. Earlier figures of doubt are replaced.
     """
     head = card.head()
     if head is None:
         return card
-    known, metrics = fit(model, head, aside, more.world, more.drawings)
-    chosen = model.artifact
-    others = [metric for metric in chosen.metrics if metric.name not in FIGURES]
-    measured = replace(chosen, metrics=[*others, *metrics])
-    return replace(
-        card,
-        heads=[replace(head, doubt=known) if each.name == head.name else each for each in card.heads],
-        artifacts=[measured if each.file == chosen.file else each for each in card.artifacts],
-    )
-
-
-def fit(
-    model: Model, head: Head, aside: Labelled, world: Labelled | None = None, drawings: Labelled | None = None
-) -> tuple[Doubt, list[Metric]]:
-    """The doubt of a head, and figures for it. Nothing is fitted on photos of the `world` and on drawings."""
 
     def logits_of(photos: Labelled) -> Floats:
         return model.run(photos.pixels, [head.output])[head.output]
@@ -59,16 +44,24 @@ def fit(
     halves = np.arange(len(logits)) % 2  # each is judged by the other's temperature
     by_other = np.array([temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)], np.float32)
     metrics = _errors(aside, logits, by_other[halves][:, None])
-    if world is not None:
-        metrics += _errors(world, logits_of(world), np.array([divisor], np.float32))
+    if more.world is not None:
+        metrics += _errors(more.world, logits_of(more.world), np.array([divisor], np.float32))
     drawn = []
     for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN))):
-        pixels = np.stack([to_tensor(picture, model.card.preprocessing) for picture in pictures])
+        pixels = np.stack([to_tensor(picture, card.preprocessing) for picture in pictures])
         drawn.append(Labelled(pixels, np.zeros(DRAWN, np.int64), head.name, name, "drawn"))
-    for photos in (world, *drawn, drawings):
+    for photos in (more.world, *drawn, more.drawings):
         if photos is not None:
             metrics.append(photos.share(FLAGGED, doubt.energies(logits_of(photos)) > threshold))
-    return Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels)), metrics
+    known = Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels))
+    chosen = model.artifact
+    others = [metric for metric in chosen.metrics if metric.name not in FIGURES]
+    measured = replace(chosen, metrics=[*others, *metrics])
+    return replace(
+        card,
+        heads=[replace(head, doubt=known) if each.name == head.name else each for each in card.heads],
+        artifacts=[measured if each.file == chosen.file else each for each in card.artifacts],
+    )
 
 
 def _errors(photos: Labelled, logits: Floats, divisors: Floats) -> list[Metric]:

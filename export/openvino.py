@@ -67,12 +67,11 @@ def halve_floats(model: Any) -> None:
 
     The runtime folds the conversions when it compiles the model.
     """
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.f32:
-            values = operation.get_data()
-            if values.size >= SMALLEST:
-                half = opset.constant(halved(values, operation.get_friendly_name()))
-                operation.output(0).replace(opset.convert(half, "f32").output(0))
+    constants = [each for each in model.get_ordered_ops() if each.get_type_name() == "Constant"]
+    for constant in constants:
+        if constant.get_element_type() == openvino.Type.f32 and constant.get_data().size >= SMALLEST:
+            half = opset.constant(halved(constant.get_data(), constant.get_friendly_name()))
+            constant.output(0).replace(opset.convert(half, "f32").output(0))
 
 
 def serialize(model: Any, metadata: dict[str, str], *, fp16: bool) -> tuple[bytes, bytes]:

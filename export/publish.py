@@ -16,7 +16,7 @@ from export.golden import draw, file_of, golden_bytes, golden_file
 from export.graph import DeployedStudent, weights_of
 from export.latency import card_rows
 from export.photos import NO_MORE, MorePhotos, for_gate
-from export.zoo import list_card, move, staging
+from export.zoo import list_card, replacing
 from leap_zoo.bench import Plan, bench
 from leap_zoo.card import File, ModelCard, Search
 from leap_zoo.loading import choose_artifact
@@ -41,7 +41,7 @@ def publish(
     is wrong or no file is left to publish; TrainError if the run's photos are missing; InvalidArgument if the model's
     place in the zoo is taken by something else.
     """
-    with staging(zoo, run.recipe.name) as home:
+    with replacing(zoo, run.recipe.name) as home:
         card, contents, refused = judged(run, kinds, more, say)
         for file in card.files:
             (home / file.file).write_bytes(contents[file.file])
@@ -54,7 +54,6 @@ def publish(
         report = verify_published(card.id, zoo=home.parent)
         if not report.ok:
             raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
-        move(home, zoo)
     return card, refused
 
 

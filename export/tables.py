@@ -70,13 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
     drifted = [path for path, text in fresh.items() if not path.is_file() or path.read_text() != text]
+    for path in drifted if not check else []:
+        path.write_text(fresh[path])
     if check and drifted:
         names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
         print(f"{names}: out of date with cards and results: run `make tables`", file=sys.stderr)
-        return 1
-    for path in drifted:
-        path.write_text(fresh[path])
-    return 0
+    return int(check and bool(drifted))
 
 
 def pages() -> dict[Path, str]:

@@ -75,12 +75,8 @@ def measured(found: Result | None) -> str:
     """The value of a result, with its 95 % interval in brackets; empty for None."""
     if found is None:
         return ""
-    interval = (
-        ""
-        if found.low is None or found.high is None
-        else (f" [{percent(found.low, found.metric)}, {percent(found.high, found.metric)}]")
-    )
-    return percent(found.value, found.metric) + interval
+    interval = [percent(each, found.metric) for each in (found.low, found.high) if each is not None]
+    return percent(found.value, found.metric) + (f" [{', '.join(interval)}]" if interval else "")
 
 
 def by(rows: Iterable[Any], *names: str) -> dict[Any, list[Any]]:

@@ -1,6 +1,6 @@
 """`python -m export.zoo add|index|sign`: model folders in a zoo that any static host can serve. Needs no torch.
 
-A model is completed in a `staging` folder and then moved into its place. While it is, the index does not list it, so
+A model is completed in another folder and then moved into its place. While it is, the index does not list it, so
 all models that a zoo lists are complete, for a reader in between and after a process was killed.
 """
 
@@ -38,7 +38,8 @@ def publish(folder: ZooLocation, card: ModelCard) -> None:
     So a zoo never lists files that cannot be loaded. Raises ArtifactCorrupt, InvalidCard.
     """
     place = Zoo(zoo_folder(folder))
-    _check_files(place, card)
+    for file in card.files:
+        place.read(card, file)
     list_card(place.folder, card)
 
 
@@ -67,17 +68,16 @@ def add(folder: str | os.PathLike[str], zoo: ZooLocation, files: Collection[str]
     contents = {name: data for name in OTHER_FILES if (data := source.other(entry, name)) is not None}
     if files:
         card, contents = _part(source, card, files)
-    with staging(place, card.id) as home:
+    with replacing(place, card.id) as home:
         for file in card.files:
-            write_file(home / file.file, contents.get(file.file) or source.read(card, file))
+            (home / file.file).write_bytes(contents.get(file.file) or source.read(card, file))
         for name, data in contents.items():
-            write_file(home / name, data)
+            (home / name).write_bytes(data)
         if files:
             from export import readme  # needs Jinja2; the other functions do not
 
             write_card(home / "card.json", card)
             readme.write(card, home)
-        move(home, place)
     return card
 
 
@@ -101,10 +101,11 @@ def _part(source: Zoo, card: ModelCard, files: Collection[str]) -> tuple[ModelCa
 
 
 @contextmanager
-def staging(zoo: Path, model: str) -> Iterator[Path]:
-    """An empty folder for the files of a model, on the disk of the zoo, which is created if needed; removed afterward.
+def replacing(zoo: Path, model: str) -> Iterator[Path]:
+    """An empty folder, on the disk of the zoo, that replaces ZOO/MODEL at the end; the model is then listed.
 
-    Folders that killed processes left there are removed first. Raises InvalidArgument if ZOO/MODEL is not a model's.
+    It needs all files and the card by then. An error leaves the zoo, which is created if needed, as it was. What killed
+    processes left in the zoo is removed first. Raises InvalidArgument if ZOO/MODEL is not a model's folder.
     """
     home = zoo / model
     if os.path.lexists(home) and not (home / "card.json").exists() and not (home.is_dir() and not [*home.iterdir()]):
@@ -119,12 +120,29 @@ def staging(zoo: Path, model: str) -> Iterator[Path]:
         (folder / model).mkdir(parents=True)
         try:
             yield folder / model
+            _swap(folder / model, home)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _swap(staged: Path, home: Path) -> None:
+    entry, old = ModelFolder(staged).entry(), staged.parent / OLD / home.name
+    with _unlisted(home.parent, home.name):
+        if home.exists():
+            old.parent.mkdir()
+            os.replace(home, old)
+        try:
+            os.replace(staged, home)
+            _list(home.parent, entry)
+        except BaseException:
+            if old.exists():
+                shutil.rmtree(home, ignore_errors=True)
+                os.replace(old, home)
+            raise
+
+
 def _clean_up(left: Path, zoo: Path) -> None:
-    """Remove the staging folder of a killed process. A model that it was replacing is listed again."""
+    """Remove what a killed process left. A model that it was replacing, or has replaced, is listed again."""
     for old in left.glob(f"{OLD}/*"):
         home = zoo / old.name
         with _unlisted(zoo, old.name), suppress(LeapZooError):
@@ -132,27 +150,6 @@ def _clean_up(left: Path, zoo: Path) -> None:
                 os.replace(old, home)
             _list(zoo, _checked(ModelFolder(home))[0])
     shutil.rmtree(left, ignore_errors=True)
-
-
-def move(staged: Path, zoo: Path) -> None:
-    """Move a complete folder, with its card, from `staging` into its place in the zoo, and list the model.
-
-    A failure brings the old folder back.
-    """
-    entry = ModelFolder(staged).entry()
-    home, old = zoo / entry.id, staged.parent / OLD / entry.id
-    with _unlisted(zoo, entry.id):
-        if home.exists():
-            old.parent.mkdir()
-            os.replace(home, old)
-        try:
-            os.replace(staged, home)
-            _list(zoo, entry)
-        except BaseException:
-            if old.exists():
-                shutil.rmtree(home, ignore_errors=True)
-                os.replace(old, home)
-            raise
 
 
 @contextmanager
@@ -207,59 +204,35 @@ def sign(folder: str | os.PathLike[str], key: str | os.PathLike[str]) -> list[Pa
     encrypted. Raises InvalidArgument, InvalidCard, ArtifactCorrupt, MissingExtra.
     """
     private_key, folder = key_file(key), Path(folder).absolute()
+    from model_signing import signing
+
     place = Zoo(folder) if os.path.isfile(folder / "index.json") else ModelFolder(folder)
+    fix = f"give an unencrypted private key; {NEW_KEY}"
     signatures = []
-    for entry in place.index().models:
-        _checked(place, entry.id)
-        signatures.append(place.path(entry.id, "model.sig", entry.sha256))
-        write_file(signatures[-1], _signature(entry.id, place.card_bytes(entry), private_key))
+    for model in place.index().models:
+        entry, _ = _checked(place, model.id)
+        with alone(entry.id, place.card_bytes(entry)) as (copy, path):
+            try:
+                config = signing.Config().set_hashing_config(hashing())
+                config.use_elliptic_key_signer(private_key=private_key).sign(copy, path)
+            except Exception as error:
+                raise InvalidArgument(f"cannot sign with {short(private_key)} ({reason(error)}): {fix}") from error
+            signatures.append(place.path(entry.id, "model.sig", entry.sha256))
+            write_file(signatures[-1], path.read_bytes())
     return signatures
 
 
-def _signature(model: str, card: bytes, private_key: Path) -> bytes:
-    from model_signing import signing
-
-    with alone(model, card) as (folder, path):
-        try:
-            config = signing.Config().set_hashing_config(hashing())
-            config.use_elliptic_key_signer(private_key=private_key).sign(folder, path)
-        except Exception as error:
-            raise InvalidArgument(
-                f"cannot sign with {short(private_key)} ({reason(error)}): give an unencrypted private key; {NEW_KEY}"
-            ) from error
-        return path.read_bytes()
-
-
 def _checked(place: Zoo, model: str | None = None) -> tuple[IndexEntry, ModelCard]:
+    """The entry and the card of a model, once all its files match. Raises ArtifactCorrupt, InvalidCard."""
     entry = place.entry(model)
     card = place.card(entry)
-    _check_files(place, card)
+    for file in card.files:
+        place.read(card, file)
     return entry, card
-
-
-def _check_files(place: Zoo, card: ModelCard) -> None:
-    for published in card.files:
-        place.read(card, published)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for a mistake that the user can fix."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.command == "sign":
-            print(*sign(options.folder, options.key), sep="\n")
-            print("publish model.sig with the model, and your public key in a place that users trust", file=sys.stderr)
-            return 0
-        adding = options.command == "add"
-        for card in [add(options.folder, options.zoo, options.file)] if adding else reindex(options.zoo):
-            print(f"{card.id} {card.revision}: {len(card.files)} files, all match the card")
-    except (LeapZooError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.zoo", description="A zoo that any static host can serve.")
     commands = parser.add_subparsers(dest="command", required=True)
     adding, indexing, signing = (
@@ -271,14 +244,24 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     adding.add_argument("folder", help="a model's folder")
-    adding.add_argument(
-        "--file", action="append", default=[], metavar="NAME", help="only this file of the model (may be repeated)"
-    )
+    adding.add_argument("--file", action="append", default=[], metavar="NAME", help="only this file (may be repeated)")
     for command in (adding, indexing):
         command.add_argument("--zoo", required=True, metavar="FOLDER")
     signing.add_argument("folder", help="a model's folder, or a zoo")
     signing.add_argument("--key", required=True, metavar="PEM")
-    return parser
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "sign":
+            print(*sign(options.folder, options.key), sep="\n")
+            print("publish model.sig with the model, and your public key in a place that users trust", file=sys.stderr)
+            return 0
+        adds = options.command == "add"
+        for card in [add(options.folder, options.zoo, options.file)] if adds else reindex(options.zoo):
+            print(f"{card.id} {card.revision}: {len(card.files)} files, all match the card")
+    except (LeapZooError, OSError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

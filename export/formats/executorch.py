@@ -38,12 +38,13 @@ def build(model: DeployedStudent, metadata: Mapping[str, str], *, int8: bool) ->
             f'ExecuTorch cannot be imported ({error}): pip install "leap-zoo[executorch]", or leave the format out'
         ) from error
     photos = torch.from_numpy(draw(model.student.patch_embed.img_size[0])[:2])
+    sizes = ({0: torch.export.Dim("batch", min=1, max=MOST_PHOTOS)},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation warnings of torch
-        program = _exported(model, photos)
+        program = torch.export.export(model, (photos,), dynamic_shapes=sizes)
         partitioners = [XnnpackPartitioner()]
         if int8:
-            program = _exported(_quantised(program.module(), photos), photos)
+            program = torch.export.export(_quantised(program.module(), photos), (photos,), dynamic_shapes=sizes)
             dynamic = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)
             partitioners.insert(0, dynamic)
         about = json.dumps({**metadata, "outputs": model.names})
@@ -51,19 +52,11 @@ def build(model: DeployedStudent, metadata: Mapping[str, str], *, int8: bool) ->
         return bytes(edge.to_executorch().buffer)
 
 
-def _exported(model: torch.nn.Module, photos: torch.Tensor) -> Any:
-    batch = torch.export.Dim("batch", min=1, max=MOST_PHOTOS)
-    return torch.export.export(model, (photos,), dynamic_shapes=({0: batch},))
-
-
 def _quantised(graph: Any, photos: torch.Tensor) -> Any:
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    how = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
-    graph = prepare_pt2e(graph, XNNPACKQuantizer().set_global(how))
+    how = xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+    graph = prepare_pt2e(graph, xnnpack.XNNPACKQuantizer().set_global(how))
     graph(photos)
     return convert_pt2e(graph)

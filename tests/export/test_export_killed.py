@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
 import leap_zoo
-from export.zoo import add, publish, staging
+from export.zoo import add, publish, replacing
 from leap_zoo.documents import read_card
+from leap_zoo.errors import InvalidArgument
 from leap_zoo.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,7 @@ from itertools import count
 from pathlib import Path
 from export import zoo
 from leap_zoo.documents import read_card
+from leap_zoo.errors import InvalidArgument
 
 source, old, out = map(Path, sys.argv[1:4])
 for moment in count():
@@ -77,10 +80,10 @@ def test_killed__before_any_move(how: list[str], tiny_zoo: Path, zoo_copy: Path,
 IN_STAGING = """
 import os, sys
 from pathlib import Path
-from export.zoo import staging
+from export.zoo import replacing
 
 zoo, how = Path(sys.argv[1]), sys.argv[2]
-with staging(zoo, "another") as home:
+with replacing(zoo, "another") as home:
     (home / "model.onnx").write_bytes(b"x")
     if how == "killed":
         (home.parent / ".old").mkdir()
@@ -90,6 +93,7 @@ with staging(zoo, "another") as home:
     print(home, flush=True)
     sys.stdin.readline()
     assert (home / "model.onnx").exists()
+    raise SystemExit
 """
 
 
@@ -104,10 +108,10 @@ def test_staging__of_a_killed_process_is_removed_and_its_model_comes_back(zoo_co
     (left,) = zoo_copy.glob(".staging-*[!k]")
     assert (left / "another" / "model.onnx").exists()
     assert not (zoo_copy / TINY).exists()
-    with staging(zoo_copy, "third") as home:
+    with suppress(InvalidArgument), replacing(zoo_copy, "third") as home:
         assert not left.exists()
         assert verify(TINY, zoo_copy).ok
-        assert list(home.iterdir()) == []
+        assert list(home.iterdir()) == []  # so that it is not a model's
     assert {path.name for path in zoo_copy.iterdir()} == {"index.json", TINY}
 
 

@@ -161,19 +161,13 @@ def weights_of(model: DeployedStudent) -> Weights:
 
 def _check_plain(vit: Any) -> None:
     """Refuse modules that `Weights` would silently drop. `vit`: a timm VisionTransformer. Raises ExportError."""
-    for name, module in (
-        ("norm_pre", vit.norm_pre),
-        ("q_norm", vit.blocks[0].attn.q_norm),
-        ("k_norm", vit.blocks[0].attn.k_norm),
-        ("attn.norm", getattr(vit.blocks[0].attn, "norm", nn.Identity())),
-        ("mlp.norm", getattr(vit.blocks[0].mlp, "norm", nn.Identity())),
-    ):
-        if not isinstance(module, nn.Identity):
-            raise ExportError(f"the student has a {name}, which the exporter does not support: train one without it")
-    if vit.cls_token is None or not isinstance(vit.norm, nn.LayerNorm):
-        raise ExportError("the student has no CLS token or no final LayerNorm: train a plain ViT")
-    if not isinstance(vit.blocks[0].mlp.act, nn.GELU):
-        raise ExportError("the student's activation is not GELU: train a plain ViT")
+    attention, mlp, nothing = vit.blocks[0].attn, vit.blocks[0].mlp, nn.Identity()
+    norms = {"norm_pre": vit.norm_pre, "q_norm": attention.q_norm, "k_norm": attention.k_norm}
+    norms |= {"attn.norm": getattr(attention, "norm", nothing), "mlp.norm": getattr(mlp, "norm", nothing)}
+    if unknown := [name for name, module in norms.items() if not isinstance(module, nn.Identity)]:
+        raise ExportError(f"the student has a {unknown[0]}, which the exporter does not support: train one without it")
+    if vit.cls_token is None or not isinstance(vit.norm, nn.LayerNorm) or not isinstance(mlp.act, nn.GELU):
+        raise ExportError("the student has no CLS token, no final LayerNorm or no GELU: train a plain ViT")
 
 
 def _linear(layer: Any, scale: nn.Module | None = None) -> tuple[F64, F64]:

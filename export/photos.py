@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,8 +20,8 @@ from export.errors import ExportError
 from leap_zoo.card import DEAD_HEAD, GENERAL, Head, Metric, Preprocessing
 from leap_zoo.intervals import wilson
 from train.data.labels import class_labels, imagenet_indices
-from train.data.sources import Source, find_photos
-from train.data.splits import Split, labelled_folder
+from train.data.sources import find_photos
+from train.data.splits import Split, labelled_folder, unlabelled
 from train.data.store import Shown, in_memory
 from train.errors import TrainError
 from train.evaluate.__main__ import SHOWN
@@ -87,8 +88,8 @@ def for_int8(run: Run) -> tuple[Labelled, list[Labelled]]:
 def for_gate(run: Run) -> list[Labelled]:
     """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
     splits = run.photos()
-    held_out = [_own(run, splits.held_out, "held-out")] if len(splits.held_out) else []
-    return [_own(run, splits.val, "val"), *(one for photos in held_out for one in _for_teacher(run, photos))]
+    held_out = _for_teacher(run, _own(run, splits.held_out, "held-out")) if len(splits.held_out) else []
+    return [_own(run, splits.val, "val"), *held_out]
 
 
 def _own(run: Run, photos: Split, split: str) -> Labelled:
@@ -122,20 +123,17 @@ def more_photos(
     left_out = None
     if listed is not None:
         run, left_out = without_dead_head(run, folder, listed, Cache(cache, Path(run.recipe.data.store)))
+        listed = None if left_out else listed
     head = next(head for head in run.info.heads if head.name == run.info.default_head)
-    spec = run.recipe.preprocessing
-    more = MorePhotos(left_out=left_out)
-    if left_out is None:
-        more = replace(
-            more,
-            aside=kept_aside(head, spec, aside) if aside else None,
-            world=decoded(listed.photos, spec, head.name, listed.name, listed.split) if listed else None,
-        )
-    if drawings is not None:
-        sources: list[Source] = [*find_photos(drawings)]
-        unlabelled = Split(sources, np.zeros(len(sources), np.int64), ())  # nobody asks for their labels
-        more = replace(more, drawings=decoded(unlabelled, spec, head.name, "drawings", drawings.resolve().name))
-    return run, more
+    shown = partial(decoded, spec=run.recipe.preprocessing, head=head.name)
+    return run, MorePhotos(
+        aside=kept_aside(head, run.recipe.preprocessing, aside) if aside and not left_out else None,
+        world=shown(listed.photos, dataset=listed.name, split=listed.split) if listed else None,
+        drawings=shown(unlabelled(find_photos(drawings)), dataset="drawings", split=drawings.resolve().name)
+        if drawings
+        else None,
+        left_out=left_out,
+    )
 
 
 def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> tuple[Run, Metric | None]:

@@ -225,7 +225,7 @@ class Client:
         self._send("DELETE", _path("heads", name))
 
     def models(self) -> list[dict[str, Any]]:
-        """The models that can be used, the default one first: id, revision, heads, embedding_dims, artifacts, ..."""
+        """The models that can be used, the default one first: id, revision, heads, embedding_dims, file, ..."""
         return self._listed("/v1/models", "data")
 
     def _listed(self, path: str, field: str) -> list[dict[str, Any]]:

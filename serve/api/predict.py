@@ -70,19 +70,8 @@ class ModelHead(BaseModel):
     classes: int
 
 
-class FileInfo(BaseModel):
-    """A published file of a model, as its card lists it; `loaded`: whether it is the one that answers."""
-
-    file: str
-    format: str
-    precision: str
-    bytes: int
-    sha256: str
-    loaded: bool
-
-
 class ModelInfo(BaseModel):
-    """A model, from its card. `default`: whether it answers requests that do not name a model."""
+    """A model, from its card, and the file that answers. `default`: for requests that do not name a model."""
 
     id: str = Field(examples=["leap-tiny"])
     object: Literal["model"] = "model"
@@ -95,7 +84,8 @@ class ModelInfo(BaseModel):
     heads: list[ModelHead]
     default_head: str | None
     embedding_dims: dict[Space, int]
-    artifacts: list[FileInfo]
+    file: str
+    precision: str
 
 
 class ModelList(BaseModel):
@@ -215,7 +205,7 @@ def model_router(engine: Engine, max_photos: int) -> APIRouter:
 
     @router.get("/models", tags=["models"])
     async def list_models() -> ModelList:
-        """List the models that are served, and their files."""
+        """List the models that are served."""
         return ModelList(data=[_model_info(engine.models, model) for model in engine.models.all()])
 
     @router.get("/models/{model}", tags=["models"])
@@ -287,11 +277,11 @@ async def _embeddings_request(body: bytes) -> EmbeddingsRequest:
 
 def _model_info(models: Models, model: Model) -> ModelInfo:
     card = model.card
-    fields = msgspec.to_builtins(card) | {
+    fields = {
         "default": card.id == models.default.card.id,
         "heads": [ModelHead(name=head.name, classes=len(head.labels)) for head in card.heads],
         "default_head": card.default_head if card.answers else None,
+        "file": model.artifact.file,
+        "precision": model.artifact.precision,
     }
-    for artifact in fields["artifacts"]:
-        artifact["loaded"] = artifact["file"] == model.artifact.file
-    return ModelInfo.model_validate(fields)
+    return ModelInfo.model_validate(msgspec.to_builtins(card) | fields)

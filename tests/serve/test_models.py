@@ -75,5 +75,4 @@ def test_models__lists_the_served_models(client: TestClient) -> None:
     (model,) = body["data"]
     assert (model["id"], model["object"], model["default"], model["revision"]) == (TINY, "model", True, "1")
     assert model["embedding_dims"] == {"student": 8, "teacher": 12}
-    assert {one["precision"]: one["format"] for one in model["artifacts"]} == {"fp32": "onnx", "int8": "onnx"}
-    assert [one["precision"] for one in model["artifacts"] if one["loaded"]] == ["int8"]
+    assert (model["file"], model["precision"]) == ("model_int8.onnx", "int8")

@@ -49,7 +49,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         _check_folder(recipe, folder, resume=resume)
     # What cannot work is refused now, not after photos were decoded and a teacher trained.
     student = make_student(recipe.student, pixels=recipe.preprocessing.size)
-    before = Published.read(recipe.student.continues) if recipe.student.continues else None
+    before = Published.kept(folder, recipe.student)
     if recipe.teacher.supervised is None:
         shapes = check_teacher(recipe.teacher, recipe.preprocessing.size)
         if recipe.student.init == "teacher":
@@ -105,6 +105,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         figures = standard.of_teacher()  # before the training: photos that cannot be measured on are refused
         folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RECIPE)
+        if before and not resume:
+            before.keep(folder)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         (shown,) = open_photos(probe, [Shown(recipe.preprocessing)], Path(data.store), "photos for the probe")
         watch = monitor.for_recipe(recipe, training, shown, folder, normalisation(teacher.vit))

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from leap_zoo.card import Continued
 from leap_zoo.errors import LeapZooError
+from leap_zoo.files import atomic_file
 from leap_zoo.store import ModelFolder
 from train.errors import TrainError
 from train.method.distiller import Distiller
+from train.recipe import Student
 
 WEIGHTS, PROJECTION = "model.safetensors", "projection.safetensors"
+START = "start"  # the folder of a run with a copy of the student that it began as: the original may change
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Published:
             source=Continued(id=card.id, revision=card.revision, training=before),
         )
 
+    @classmethod
+    def kept(cls, run: Path, recipe: Student) -> Published | None:
+        """What a resumed run began as, from its own copy; else what the recipe names. Raises TrainError."""
+        if recipe.continues is None:
+            return None
+        return cls.read(run / START if (run / START / "card.json").is_file() else recipe.continues)
+
     @torch.no_grad()
     def check(self, student: torch.nn.Module, teacher: str, width: int) -> None:
         """Refuse to continue another shape or teacher, of tokens of `width` channels. Raises TrainError."""
@@ -68,6 +78,13 @@ class Published:
         else:
             return
         raise TrainError(f"this student cannot continue {self.folder}: {problem}")
+
+    def keep(self, run: Path) -> None:
+        """Copy what `read` needs into the folder of a run, for when it is resumed. The card is last: see `kept`."""
+        (run / START).mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, PROJECTION, "card.json"):
+            with atomic_file(run / START / name) as file:
+                file.write((self.folder / name).read_bytes())
 
     def begin(self, distiller: Distiller) -> None:
         """Overwrite a distiller's student and projection by these weights."""

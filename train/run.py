@@ -1,7 +1,8 @@
 """The run folder: the output of a training, and the only input of export.
 
 `recipe.yaml` (resolved), `student.safetensors`, `head.safetensors` (projection and classifiers), `model.json` (what
-the weights mean), `curriculum.csv`, `metrics.json`, `skipped.csv` (photos that could not be decoded), `checkpoints/`.
+the weights mean), `curriculum.csv`, `metrics.json`, `skipped.csv` (photos that could not be decoded), `checkpoints/`,
+`start/` (of a training that continued a published student: its weights and card).
 """
 
 from __future__ import annotations

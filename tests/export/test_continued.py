@@ -57,6 +57,20 @@ def test_continued__card_names_what_it_continued_and_how_that_was_trained(
     )
 
 
+def test_resumed__it_began_as_the_copy_in_its_own_folder(continued: Path, published: Path, tmp_path: Path) -> None:
+    """The original may be another revision by then, or gone."""
+    run, folder = shutil.copytree(continued, tmp_path / "run"), tmp_path / "gone"
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace(str(published / "leap-digits"), str(folder)))
+    (run / "metrics.json").unlink()
+    settings = ["curriculum.strategy=last", "optimizer.decay_share=0.5", "epochs=1", "optimizer.lr=1e-9"]
+    words = [*RECIPE, f"student.init={folder}", *settings, f"data.store={tmp_path / 'store'}"]
+    assert train([*words, "--out", str(run), "--resume"]) == 0
+    source = load_run(run).report.continued
+    assert source is not None
+    assert source.revision == load_run(continued).report.continued.revision
+
+
 def test_published__refuses_other_shapes_teachers_and_folders(published: Path, tmp_path: Path) -> None:
     found = Published.read(published / "leap-digits")
     student = make_student(Student(size="digits", patch=8), pixels=32)

@@ -40,13 +40,6 @@ _MANIFEST = json.loads((_HERE / "manifest.json").read_text(encoding="utf-8"))
 
 API_VERSION = "1.1.0"  # version of the routes under /v1: the second number grows with each addition
 
-_TAGS = [
-    {"name": "photos", "description": "Classify and embed photos."},
-    {"name": "models", "description": "The models that are served."},
-    {"name": "galleries", "description": "Collections of photo embeddings, and search in them."},
-    {"name": "heads", "description": "Classes of your own, for `/v1/classify?head=NAME`."},
-    {"name": "zoo", "description": "The model files, for `leap-zoo pull --from`."},
-]
 _PROBLEM: dict[str, Any] = {
     "description": "A problem; see its `code`",
     "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
@@ -74,7 +67,6 @@ def make_app(engine: Engine, stores: Stores, settings: ServeSettings) -> FastAPI
         summary="Small vision transformers over HTTP",
         description=_ABOUT.substitute(photos=settings.max_photos, codes=codes),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        openapi_tags=_TAGS,
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
         dependencies=keys if settings.keys_file else [],
         generate_unique_id_function=attrgetter("name"),  # what code generators call the method

@@ -128,13 +128,6 @@ class Row(BaseModel):
     embedding: list[float] | str
 
 
-class Usage(BaseModel):
-    """Photos have no tokens."""
-
-    prompt_tokens: Literal[0]
-    total_tokens: Literal[0]
-
-
 class EmbeddingList(BaseModel):
     """The answer of /v1/embeddings."""
 
@@ -142,7 +135,7 @@ class EmbeddingList(BaseModel):
     data: list[Row]
     model: str = Field(examples=["leap-tiny"])
     created: int = Field(description="Seconds since 1970")
-    usage: Usage
+    usage: dict[Literal["prompt_tokens", "total_tokens"], Literal[0]]
 
 
 class HotRoute(APIRoute):

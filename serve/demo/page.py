@@ -48,23 +48,10 @@ _UPLOAD = "/gradio_api/upload"
 _NAMED = ("/gradio_api/queue/join", "/gradio_api/call", "/gradio_api/run", "/gradio_api/component_server")
 MAX_QUEUE = 32  # actions that may wait in the queue; further ones are refused
 
-# Relative links keep the prefix of a reverse proxy. HTML, because links in Gradio's Markdown open a new window.
-FOOT = (
-    "<p>Photos stay on this server and are deleted within two hours. Programs can use "
-    '<a href="../docs">the API</a>. <a href="../">Start page</a>.</p>'
-)
-
 _CSS = Path(__file__).with_name("demo.css")
-_NAMES = Path(__file__).with_name("names.js").read_text(encoding="utf-8")
+_NAMES, FOOT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("names.js", "foot.html"))
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
-_CONTRAST = {  # WCAG AA asks for 4.5:1; Gradio's defaults are 2.5:1
-    "body_text_color_subdued": "*neutral_600",
-    "button_primary_background_fill": "*primary_700",
-    "button_primary_background_fill_dark": "*primary_700",
-    "button_primary_background_fill_hover": "*primary_800",
-    "button_primary_background_fill_hover_dark": "*primary_800",
-}
 
 
 def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> Callable[[], object]:
@@ -78,7 +65,7 @@ def mount_page(site: FastAPI, engine: Engine, shelf: Shelf) -> Callable[[], obje
         site,
         build_page(engine, shelf),
         path=UI_PATH,
-        theme=theme.set(**_CONTRAST),
+        theme=theme,
         css_paths=[_CSS],
         js=_NAMES,
         max_file_size=PHOTO.bytes,

@@ -10,11 +10,12 @@ import io
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, features
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from leap_zoo.errors import (
     ImageError,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from leap_zoo.preprocess import Limits
 
 MAX_SCANS = 500  # of a JPEG: each may take only 75 bytes, but costs a pass over all pixels; encoders write about ten
+MAX_PACKED = (
+    16  # compressed texts and color profiles of a PNG: each may take 1 KB and unpack to 1 MiB; few photos have 3
+)
 MAX_READS = 500_000  # reads by the decoder, a few per chunk; 256 MiB of PNG in chunks of 4 KiB take 200,000
 
 _READABLE = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
@@ -61,6 +65,43 @@ class _Counted(io.BytesIO):
         return super().read(size)
 
 
+class _Tags(io.BytesIO):
+    """The bytes in which the tags of a TIFF or of EXIF lie. Pillow copies every value, and values may overlap: in 64 KB
+    of EXIF, each of 5,000 could be all of it. Only a few may.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = 2 * len(data) + 2**16
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise UndecodableImage("the values of the photo's metadata overlap: save it again with another program")
+        return data
+
+
+@lru_cache(maxsize=1)
+def _bound_tags() -> None:
+    """Let Pillow read tags as `_Tags` allows. It offers no way to do that for one photo: some of its decoders read EXIF
+    from a buffer of their own when they open a file. Files of honest programs are read as before.
+    """
+    load = ImageFileDirectory_v2.load
+
+    def bounded(self: ImageFileDirectory_v2, fp: IO[bytes]) -> None:
+        if not isinstance(fp, io.BytesIO):
+            return load(self, fp)
+        tags = _Tags(fp.getvalue())  # shares the bytes
+        tags.seek(fp.tell())
+        try:
+            load(self, tags)
+        finally:
+            fp.seek(tags.tell())
+
+    ImageFileDirectory_v2.load = bounded  # type: ignore[method-assign]
+
+
 @lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
     """The photo formats that this installation decodes, as Pillow names them."""
@@ -76,16 +117,17 @@ class Opened:
     def __init__(self, data: bytes, limits: Limits) -> None:
         """data: the bytes of a file. Raises NotAnImage, UndecodableImage, ImageTooLarge."""
         self.kind, self._data, self._limits = _known_signature(data), data, limits
-        self._file = _header(data, self.kind, limits)
-        self.pixels = self._file.width * self._file.height
+        photo = _header(data, self.kind, limits)
+        self.pixels = photo.width * photo.height
+        # Other formats unpack texts or make room for pixels: that must not wait in memory for its turn.
+        self._file = photo if self.kind == "JPEG" else None
 
     def upright(self, draft_side: int) -> Image.Image:
-        """Decode it, once: upright RGB; a JPEG perhaps smaller, but not below draft_side. Raises UndecodableImage."""
+        """Decode it: upright RGB; a JPEG perhaps smaller, but not below draft_side. Raises UndecodableImage."""
         is_jpeg = self.kind == "JPEG"
         if is_jpeg and self._data.count(b"\xff\xda") > MAX_SCANS:  # within a scan these two bytes are escaped
             raise UndecodableImage(f"the photo has more than {MAX_SCANS} scans: save it again")
-        photo = self._file
-        del self._file  # it holds the pixels from now on
+        photo, self._file = self._file or _header(self._data, self.kind, self._limits), None  # it will hold the pixels
         try:
             if is_jpeg:
                 photo.draft("RGB", (draft_side, draft_side))
@@ -105,8 +147,11 @@ def _header(data: bytes, kind: str, limits: Limits) -> ImageFile.ImageFile:
     Image.preinit()
     if kind not in Image.OPEN:
         Image.init()
+    _bound_tags()
     if kind == "TIFF":
         _silence_libtiff()
+    if kind == "PNG" and sum(map(data.count, (b"zTXt", b"iTXt", b"iCCP"))) > MAX_PACKED:
+        raise UndecodableImage(f"the photo has more than {MAX_PACKED} texts that may be compressed: save it again")
     try:
         # Not Image.open: it has its own process-wide limit, where it warns, and it raises at twice the limit.
         photo = Image.OPEN[kind][0](_Counted(data), "")

@@ -38,7 +38,9 @@ __all__ = ["Classified", "Embedded", "Engine", "Models", "Space", "load_models",
 MAX_WAITING = 64
 PART = 8  # the most photos that a thread takes at once, unless one is large: a request must not keep all others waiting
 LARGE = 8.0  # photos of more megapixels occupy a thread for long: their priority is low
-LONG_HEADERS = 64 * 1024  # bytes of photos whose headers may take milliseconds to read, so that a thread does it
+# Bytes of JPEGs whose headers may take milliseconds to read, so that a thread does it. Headers of other formats may
+# unpack texts, and are always read there.
+LONG_HEADERS = 64 * 1024
 # How much nicer threads for slow work are than the engine's and the event loop's, with which they share the cores.
 NICENESS = 10
 
@@ -296,7 +298,7 @@ class Engine:
     ) -> tuple[list[T], dict[str, Any]]:
         """`finish` of the rows of each part, in order, and the other fields of an Answer."""
         submitted = time.perf_counter()
-        short = sum(map(len, photos)) <= LONG_HEADERS
+        short = sum(map(len, photos)) <= LONG_HEADERS and all(photo[:2] == b"\xff\xd8" for photo in photos)
         opened = self._opened(photos) if short else await asyncio.to_thread(self._opened, photos)
         costs = [_cost(photo) for photo in opened]
         self._admit(len(photos), sum(costs))

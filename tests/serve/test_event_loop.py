@@ -1,14 +1,17 @@
-"""Large bodies of JSON are read beside the event loop: others are answered meanwhile."""
+"""What may take long is read beside the event loop: large bodies of JSON, headers that unpack texts."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
+from leap_zoo.decode import Opened
 from serve import photos
 from serve.app import make_app
 from serve.engine import Engine
@@ -52,3 +55,20 @@ def test_json__a_large_body_does_not_block_other_requests(
             assert 400 <= (await large).status_code < 500
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("kind", "beside"), [("JPEG", False), ("PNG", True), ("WEBP", True), ("TIFF", True)])
+def test_header__that_may_unpack_something_is_read_beside_the_event_loop(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str, beside: bool
+) -> None:
+    readers = set[threading.Thread]()
+
+    def opened(*given: Any) -> Opened:
+        readers.add(threading.current_thread())
+        return Opened(*given)
+
+    monkeypatch.setattr("serve.engine.Opened", opened)
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    asyncio.run(engine.embed([file.getvalue()]))
+    assert (threading.current_thread() not in readers) == beside

@@ -105,13 +105,16 @@ class Models:
         return list(self._by_id.values())
 
 
-def load_models(name: str | None, others: Sequence[str] = (), *, zoo: ZooLocation | None = None) -> Models:
+def load_models(
+    name: str | None, others: Sequence[str] = (), *, zoo: ZooLocation | None = None, limits: Limits = PHOTO
+) -> Models:
     """Load the default model (None: the package's) and the others, of each the file that is best here.
 
-    Raises LeapZooError.
+    limits: on the photos of heads, which the models read themselves. Raises LeapZooError.
     """
-    default = leap_zoo.load(name, zoo=zoo, threads=1)
-    return Models(default, [leap_zoo.load(one, zoo=zoo, threads=1) for one in others if one != default.card.id])
+    load = partial(leap_zoo.load, zoo=zoo, threads=1, limits=limits)
+    default = load(name)
+    return Models(default, [load(one) for one in others if one != default.card.id])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +376,7 @@ def _milliseconds(seconds: float) -> float:
 def start_engine(settings: ServeSettings) -> Engine:
     """Load the models and run each once; the result is ready for requests. Raises LeapZooError."""
     engine = Engine(
-        load_models(settings.model, settings.models),
+        load_models(settings.model, settings.models, limits=settings.photo_limits),
         threads=read_settings().threads or max(1, available_threads() // settings.workers),
         limits=settings.photo_limits,
         megapixels=settings.work_megapixels,

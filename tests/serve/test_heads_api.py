@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -72,6 +73,15 @@ def test_create__by_form_and_by_json_are_the_same_head(api: TestClient, classes:
     assert (made["skipped"], made["confusions"], made["notes"]) == ({}, [], [])
     files = [api.get(f"/v1/heads/{name}/file").content for name in ("form", "json")]
     assert files[0] == files[1]
+
+
+def test_create__a_photo_of_too_many_pixels_is_skipped(api: TestClient, classes: Classes) -> None:
+    file = io.BytesIO()
+    Image.new("1", (6000, 5000)).save(file, "PNG")
+    made = api.post("/v1/heads/large", files=[*form(classes), ("cold", ("large.png", file.getvalue()))])
+    assert made.status_code == 201, made.text
+    (reason,) = made.json()["skipped"].values()
+    assert "30 megapixels (limit: 25)" in reason
 
 
 def test_create__is_shown_listed_and_there_after_a_restart(api: TestClient, site: Opener, classes: Classes) -> None:

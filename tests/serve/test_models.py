@@ -13,7 +13,7 @@ import leap_zoo
 from export.zoo import publish
 from leap_zoo import UnknownModel
 from serve.app import make_app
-from serve.engine import Engine, Models, load_models
+from serve.engine import Engine, Models, load_models, start_engine
 from serve.settings import ServeSettings
 from serve.stores import open_stores
 
@@ -46,6 +46,16 @@ def test_load__has_one_file_of_each_model_that_was_named(zoo: Path) -> None:
 def test_load__of_an_unknown_model_fails(zoo: Path) -> None:
     with pytest.raises(UnknownModel, match="did you mean"):
         load_models(TINY, ["leap-tiny-bb"], zoo=zoo)
+
+
+def test_start__the_limits_on_a_photo_hold_for_what_the_models_read_themselves(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads are fitted by the models, which had the package's limits."""
+    monkeypatch.setenv("LEAP_ZOO_URL", str(zoo))
+    settings = ServeSettings(model=TINY, models=NAMES[1:2], max_megapixels=1, max_photo_mb=2)
+    engine = start_engine(settings)
+    assert {model.limits for model in engine.models.all()} == {engine.limits} == {settings.photo_limits}
 
 
 def test_get__loads_nothing(zoo: Path) -> None:

@@ -21,8 +21,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from leap_zoo import errors
 from serve.api import galleries, heads, predict, zoo
@@ -36,6 +37,7 @@ from serve.stores import Stores
 _HERE = Path(__file__).parent
 _START_PAGE = Template((_HERE / "index.html").read_text(encoding="utf-8"))
 _ABOUT = Template((_HERE / "about.md").read_text(encoding="utf-8"))
+_ICON = (_HERE / "icon.svg").read_bytes()
 _MANIFEST = json.loads((_HERE / "manifest.json").read_text(encoding="utf-8"))
 
 API_VERSION = "1.1.0"  # version of the routes under /v1: the second number grows with each addition
@@ -104,7 +106,7 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
 
     @site.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
-        return FileResponse(_HERE / "icon.svg", headers={"cache-control": "max-age=86400"})
+        return Response(_ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
 
     @site.get("/manifest.json", include_in_schema=False)
     async def web_manifest() -> Response:
@@ -116,8 +118,8 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"{BROWSER_PATH.lstrip('/')}/{query}")  # relative: a proxy's prefix stays
 
-    site.mount(f"{BROWSER_PATH}/runtime", page_files(settings.browser_runtime or _HERE / "browser" / "runtime"))
-    site.mount(BROWSER_PATH, page_files(_HERE / "browser" / "page", _HERE / "demo" / "samples"))
+    site.mount(f"{BROWSER_PATH}/runtime", PageFiles(settings.browser_runtime or _HERE / "browser" / "runtime"))
+    site.mount(BROWSER_PATH, PageFiles(_HERE / "browser" / "page", _HERE / "demo" / "samples"))
     site.state.end_streams = lambda: None
     if settings.ui == "on":
         from serve.demo.page import mount_page  # Gradio takes seconds to import
@@ -126,11 +128,17 @@ def build_site(engine: Engine, stores: Stores, settings: ServeSettings) -> FastA
     return site
 
 
-def page_files(*folders: Path) -> StaticFiles:
-    """The files in folders, which may be missing."""
-    files = StaticFiles(html=True)
-    files.all_directories = list(folders)
-    return files
+class PageFiles(StaticFiles):
+    """The files in folders, which may be missing. Sent whole: Starlette refuses some ranges with plain text."""
+
+    def __init__(self, *folders: Path) -> None:
+        super().__init__(html=True)
+        self.all_directories = list(folders)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 def answer_errors(app: Starlette) -> None:

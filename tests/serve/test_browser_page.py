@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from serve.app import answer_errors, page_files
+from serve.app import PageFiles, answer_errors
 
 ROOT = Path(__file__).parents[2]
 WASM = "ort-wasm-simd-threaded.wasm.gz"
@@ -26,8 +26,8 @@ echo other > ort-wasm-simd-threaded.wasm
 @pytest.fixture
 def runtime(tmp_path: Path) -> TestClient:
     app = FastAPI()
-    app.mount("/browser/runtime", page_files(tmp_path / "runtime"))
-    app.mount("/browser", page_files(ROOT / "serve" / "browser" / "page"))
+    app.mount("/browser/runtime", PageFiles(tmp_path / "runtime"))
+    app.mount("/browser", PageFiles(ROOT / "serve" / "browser" / "page"))
     answer_errors(app)
     return TestClient(app)
 
@@ -49,6 +49,13 @@ def test_page__is_served_and_kept_by_its_etag(client: TestClient) -> None:
 def test_page__other_paths_are_not_served(client: TestClient, name: str) -> None:
     answer = client.get(f"/browser/{name}")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-9", "bytes=-0", "bytes=99999999-", "bytes=a-b", "bytes=", "lines=1-2"])
+@pytest.mark.parametrize("path", ["/browser/", "/browser/page.css", "/favicon.ico"])
+def test_page__is_sent_whole_whatever_range_is_asked_for(client: TestClient, path: str, wanted: str) -> None:
+    answer = client.get(path, headers={"range": wanted})
+    assert (answer.status_code, answer.content) == (200, client.get(path).content)
 
 
 def test_runtime__is_served_once_it_is_there(runtime: TestClient, tmp_path: Path) -> None:

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from leap_zoo.preprocess import Limits
 
 MAX_SCANS = 500  # of a JPEG: each may take only 75 bytes, but costs a pass over all pixels; encoders write about ten
-MAX_PACKED = (
-    16  # compressed texts and color profiles of a PNG: each may take 1 KB and unpack to 1 MiB; few photos have 3
-)
+# Compressed texts and color profiles of a PNG. Each may take 1 KB and unpack to 1 MiB; few photos have three.
+MAX_PACKED = 16
 MAX_READS = 500_000  # reads by the decoder, a few per chunk; 256 MiB of PNG in chunks of 4 KiB take 200,000
 
 _READABLE = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")

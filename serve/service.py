@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -28,6 +29,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from leap_zoo.errors import InvalidArgument, LeapZooError, nearest, short
 from serve.api.galleries import MAX_K, Conditions, SearchOptions, searched
@@ -124,6 +126,8 @@ class ZooService(Service[object]):
         if settings.otel == "on":
             exporter = otlp_exporter()
             native, api = traced(native, exporter), traced(api, exporter)
+        if settings.workers > 1:
+            share_connections()
         gc.collect()
         gc.freeze()  # objects from the start stay to the end
         return Gate(native, api, settings, metrics, end_streams=site.state.end_streams, supervised=supervised)
@@ -143,6 +147,20 @@ def end_with_the_terminal() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="terminal", daemon=True).start()
+
+
+def share_connections() -> None:
+    """Pause for a moment after each new connection, so that another worker accepts the next one of a burst.
+
+    Workers share one socket, and the event loop of one would otherwise accept all connections that wait.
+    """
+    accepted = HttpToolsProtocol.connection_made
+
+    def connection_made(self: HttpToolsProtocol, transport: asyncio.Transport) -> None:
+        accepted(self, transport)
+        time.sleep(1e-5)
+
+    HttpToolsProtocol.connection_made = connection_made  # type: ignore[method-assign]
 
 
 class Running(NamedTuple):

@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serve import service
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,3 +59,13 @@ except SystemExit as ended:
     assert silent == "False"
     assert said.startswith("Cannot serve: ")
     assert "did you mean 'leap-tiny-test'" in said
+
+
+def test_workers__pause_after_each_connection_so_that_others_accept_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two workers accepted nearly all connections of a burst, and they were as fast as one."""
+    order: list[object] = []
+    monkeypatch.setattr(HttpToolsProtocol, "connection_made", lambda self, transport: order.append(transport))
+    monkeypatch.setattr(service.time, "sleep", lambda seconds: order.append("pause"))
+    service.share_connections()
+    HttpToolsProtocol.connection_made(object(), "connection")
+    assert order == ["connection", "pause"]

@@ -41,20 +41,23 @@ class Published:
             listed = {file.file: file for file in card.timm}
             if not {WEIGHTS, PROJECTION} <= listed.keys():
                 raise TrainError(
-                    f"{folder} has no weights to continue from: its card does not list {WEIGHTS}; export the run with "
-                    "`--format timm`"
+                    f"{folder} has no weights to continue from: its card does not list {WEIGHTS}; take the folder that "
+                    "`python -m export RUN --zoo ZOO` wrote, or `leap-zoo pull --all`"
                 )
             weights, rest = (load(place.read(card, listed[name])) for name in (WEIGHTS, PROJECTION))
+            projection = {part: rest[f"projection.{part}"] for part in ("weight", "bias")}
         except (LeapZooError, SafetensorError, OSError) as error:
             reason = " ".join(str(error).split())
             raise TrainError(f"student.init: {reason}") from error
+        except KeyError as error:
+            raise TrainError(f"student.init: {PROJECTION} of {folder} has no {error}: export the run again") from error
         before = card.training
         if before:  # its figures stay in its own card
             before = msgspec.structs.replace(before, teacher=msgspec.structs.replace(before.teacher, metrics={}))
         return cls(
             folder=folder,
             student={name: value for name, value in weights.items() if not name.startswith("head.")},
-            projection={part: rest[f"projection.{part}"] for part in ("weight", "bias")},
+            projection=projection,
             source=Continued(id=card.id, revision=card.revision, training=before),
         )
 

@@ -15,6 +15,7 @@ import leap_zoo.documents
 from export.card import card as card_of
 from export.graph import DeployedStudent
 from export.readme import render
+from leap_zoo.store import BUNDLED
 from train.__main__ import main as train
 from train.errors import TrainError
 from train.method.student import make_student
@@ -83,6 +84,8 @@ def test_published__refuses_other_shapes_teachers_and_folders(published: Path, t
         found.check(student, found.source.training.teacher.name, 7)
     with pytest.raises(TrainError, match=r"student.init: .*card\.json"):
         Published.read(tmp_path)
+    with pytest.raises(TrainError, match=r"does not list model\.safetensors; take the folder that"):
+        Published.read(BUNDLED / "leap-micro")
     damaged = shutil.copytree(published / "leap-digits", tmp_path / "leap-digits")
     (damaged / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(TrainError, match=r"student\.init: .* is corrupt"):

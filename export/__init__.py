@@ -1,8 +1,8 @@
 """Turn a run folder into verified, quantized files that run elsewhere. No telemetry is sent.
 
 A run folder's way, in `publish`: files are built in memory (`graph` gives the weights; `onnx_writer`, `openvino` and
-`formats` write them; `int8` finds what `quantize` keeps accurate). `photos` are shown: `gate` judges every file,
-and `doubt` fits when to say "not sure". `card` and `readme` describe them; `zoo` moves the folder into place.
+`formats` write them; `int8` finds what stays accurate). `photos` are shown: `gate` judges every file, and `doubt` fits
+when to say "not sure". `card` and `text` describe them; `zoo` moves the folder into place.
 After `python -m train.evaluate`, `cards` and `tables` write its figures into cards and documents.
 """
 

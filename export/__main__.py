@@ -14,9 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)  # key=value may follow an option
     from export import publish, text  # torch takes seconds to import, and --help does not need it
     from export.card import DEFAULT, NAMES
-    from export.errors import ExportError
+    from export.gate import GateFailed
     from export.photos import more_photos
-    from leap_zoo.errors import LeapZooError
+    from leap_zoo.errors import InvalidArgument, LeapZooError
     from train.run import load_run
 
     try:
@@ -25,12 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         kinds = [kind for kind in known if not options.precision or kind[1] in options.precision]
         if not kinds:
             fix = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
-            raise ExportError(f"the format does not have this precision: {fix}")
-        run, more = more_photos(run, options.run, options.photos, options.world, options.drawings, options.cache)
+            raise InvalidArgument(f"the format does not have this precision: {fix}")
+        run, more = more_photos(run, options.photos, options.world)
         card, refused = publish.publish(run, options.zoo, kinds, more)
-    except (ExportError, TrainError, LeapZooError, OSError) as error:
+    except (TrainError, LeapZooError, OSError) as error:
         print(f"export: {text.line(error)}", file=sys.stderr)
-        return 1 if isinstance(error, ExportError) else 2
+        return 1 if isinstance(error, GateFailed) else 2
     print(text.render("published.txt", card=card, zoo=options.zoo), end="")
     for reason in refused:
         print(f"export: {reason}", file=sys.stderr)
@@ -61,9 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         "they calibrate its scores and when it says not sure (default: the run's validation photos, for its own head)"
     )
     option("--photos", type=Path, action="append", metavar="FOLDER", help=about)
-    option("--drawings", type=Path, metavar="FOLDER", help="also measure how many of these are flagged as not sure")
-    about = "cache for embeddings of --world (%(default)s)"
-    option("--cache", type=Path, default=Path("runs/embeddings"), help=about)
     option("--zoo", type=Path, required=True, help="folder to publish into; created if missing")
     about = "publish only this one (may be repeated; default: all of ONNX and OpenVINO)"
     option("--format", action="append", choices=["onnx", "openvino", "executorch"], help=about)

@@ -20,6 +20,7 @@ from export.formats import executorch
 from export.golden import file_of, golden_file
 from export.graph import DeployedStudent
 from leap_zoo import card as cards
+from leap_zoo.bench import Row
 from leap_zoo.card import Artifact, Format, ModelCard, Precision
 from leap_zoo.model import Model
 from train.run import Run
@@ -102,6 +103,12 @@ def licences(run: Run) -> cards.Licences:
     return cards.Licences(
         code=CODE_LICENCE, weights=CODE_LICENCE, teacher=recipe.teacher.licence, data=recipe.data.licence
     )
+
+
+def latency(row: Row) -> cards.Latency:
+    """A row of the bench as the card has it."""
+    known = {name: getattr(row, name) for name in cards.Latency.__struct_fields__}
+    return cards.Latency(**known | {"isa": row.isa.split()})
 
 
 def card(run: Run, model: DeployedStudent, artifacts: list[Artifact], search: cards.Search | None = None) -> ModelCard:

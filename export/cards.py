@@ -1,7 +1,5 @@
 """`python -m export.cards`: write the figures of `results/zoo.csv` into a zoo's cards, READMEs and index.
 
-With --time, all files are timed again, in turns within one run, so that students can be compared. With --photos, doubt
-is fitted to models that were published already.
 Weights and revisions do not change; the sha256 of each changed card does, and so does the index.
 """
 
@@ -11,25 +9,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
-from export import readme, text
-from export.doubt import with_doubt
-from export.latency import card_rows
-from export.photos import kept_aside
+from export import text
+from export.tables import teacher_of
 from export.zoo import publish
-from export.zoo_page import teacher_of
-from leap_zoo.bench import Plan, bench
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
-from leap_zoo.loading import choose_artifact, open_artifact
-from leap_zoo.store import Zoo, models
+from leap_zoo.store import models
 from train.errors import TrainError
 from train.research.results import Result, read_results
-
-TIMING = Plan()  # one thread, one photo per call
 
 
 def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
@@ -64,17 +54,9 @@ def with_figures(card: ModelCard, figures: Sequence[Result]) -> ModelCard:
 
 def _metric(figure: Result) -> Metric:
     interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
-    where: dict[str, Any] = {"dataset": figure.dataset, "split": figure.split, "n": figure.n or 0}
-    return Metric(name=figure.metric, value=figure.value, interval=interval, **where)
-
-
-def doubting(card: ModelCard, folders: Sequence[Path], zoo: Path) -> ModelCard:
-    """The card with doubt, fitted on photos that the student was not trained on, if its default head answers."""
-    head = card.head()
-    if head is None:
-        return card
-    aside = kept_aside(head, card.preprocessing, folders)
-    return with_doubt(card, open_artifact(Zoo(zoo), card, choose_artifact(card)), aside)
+    n = figure.n or 0
+    where = {"dataset": figure.dataset, "split": figure.split}
+    return Metric(name=figure.metric, value=figure.value, interval=interval, n=n, **where)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,22 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of the zoo (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("results/zoo.csv"), metavar="FILE", help="(%(default)s)")
-    parser.add_argument(
-        "--photos", type=Path, action="append", metavar="FOLDER", help="fit doubt again, as `python -m export` does"
-    )
-    parser.add_argument("--time", action="store_true", help="time all files again on this device, which should be idle")
     options = parser.parse_args(arguments)
     try:
         figures = read_results(options.figures)
         cards = models(options.zoo)
         fresh = [with_figures(card, figures) for card in cards]
-        if options.photos:
-            fresh = [doubting(card, options.photos, options.zoo) for card in fresh]
-        if options.time:
-            rows, _ = bench([card.id for card in fresh], TIMING, options.zoo)
-            fresh = [replace(card, latency=card_rows([row for row in rows if row.model == card.id])) for card in fresh]
         for card in fresh:
-            readme.write(card, options.zoo / card.id)
+            text.describe(card, options.zoo / card.id)
             publish(options.zoo, card)
     except (LeapZooError, TrainError, OSError) as error:
         print(f"export.cards: {text.line(error)}", file=sys.stderr)

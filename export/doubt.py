@@ -2,7 +2,7 @@
 
 Both are fitted with the published file on photos that the student was not trained on: the temperature that calibrates
 the scores, and the distance that 5 % of these photos exceed. The card also gets the calibration error, and the share of
-noise, text pages and drawings that is flagged.
+noise and text pages that is flagged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 from PIL import Image, ImageDraw, ImageFont
 
-from export.photos import NO_MORE, Labelled, MorePhotos
+from export.photos import Labelled
 from leap_zoo import doubt
 from leap_zoo.card import Doubt, Metric, ModelCard
 from leap_zoo.doubt import Floats
@@ -24,17 +24,14 @@ TEMPERATURES = np.geomspace(0.25, 4, 161)
 BINS = 15
 DRAWN = 100  # pictures of each kind that is not a photo
 ECE, FLAGGED = "expected calibration error", "flagged as unlike what was learned"
-FIGURES = (ECE, f"{ECE}, before", FLAGGED)
 
 
-def with_doubt(card: ModelCard, model: Model, aside: Labelled, more: MorePhotos = NO_MORE) -> ModelCard:
-    """The card with the doubt of its default head, if it answers, and the figures of `model`, the file that is loaded.
+def with_doubt(card: ModelCard, model: Model, aside: Labelled, world: Labelled | None = None) -> ModelCard:
+    """The card with the doubt of the head of which `aside` has labels, and figures of `model`, the file that is loaded.
 
-    aside: photos with labels of that head. Nothing is fitted on `more`. Earlier figures of doubt are replaced.
+    world: photos on which nothing is fitted; they are measured if their labels are of the same head.
     """
-    head = card.head()
-    if head is None:
-        return card
+    head = next(head for head in card.heads if head.name == aside.head)
 
     def logits_of(photos: Labelled) -> Floats:
         return model.run(photos.pixels, [head.output])[head.output]
@@ -44,23 +41,20 @@ def with_doubt(card: ModelCard, model: Model, aside: Labelled, more: MorePhotos 
     halves = np.arange(len(logits)) % 2  # each is judged by the other's temperature
     by_other = np.array([temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)], np.float32)
     metrics = _errors(aside, logits, by_other[halves][:, None])
-    if more.world is not None:
-        metrics += _errors(more.world, logits_of(more.world), np.array([divisor], np.float32))
-    drawn = []
+    unlike = []
+    if world is not None and world.head == head.name:
+        metrics += _errors(world, logits_of(world), np.array([divisor], np.float32))
+        unlike.append(world)
     for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN))):
         pixels = np.stack([to_tensor(picture, card.preprocessing) for picture in pictures])
-        drawn.append(Labelled(pixels, np.zeros(DRAWN, np.int64), head.name, name, "drawn"))
-    for photos in (more.world, *drawn, more.drawings):
-        if photos is not None:
-            metrics.append(photos.share(FLAGGED, doubt.energies(logits_of(photos)) > threshold))
+        unlike.append(Labelled(pixels, np.zeros(DRAWN, np.int64), head.name, name, "drawn"))
+    metrics += [photos.share(FLAGGED, doubt.energies(logits_of(photos)) > threshold) for photos in unlike]
     known = Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels))
-    chosen = model.artifact
-    others = [metric for metric in chosen.metrics if metric.name not in FIGURES]
-    measured = replace(chosen, metrics=[*others, *metrics])
+    measured = replace(model.artifact, metrics=[*model.artifact.metrics, *metrics])
     return replace(
         card,
-        heads=[replace(head, doubt=known) if each.name == head.name else each for each in card.heads],
-        artifacts=[measured if each.file == chosen.file else each for each in card.artifacts],
+        heads=[replace(head, doubt=known) if each is head else each for each in card.heads],
+        artifacts=[measured if each.file == measured.file else each for each in card.artifacts],
     )
 
 

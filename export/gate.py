@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.errors import GateFailed
 from export.graph import Graph
 from export.photos import Labelled
 from leap_zoo.card import Metric
+from leap_zoo.errors import LeapZooError
 from leap_zoo.intervals import Z95
 from leap_zoo.model import Model
 
@@ -21,9 +21,15 @@ PARITY_TOLERANCE = 1e-4  # largest absolute difference from torch, for embedding
 LARGEST_DROP = 0.005  # of top-1, against fp32
 SMALLEST_COSINE = 0.995  # mean cosine of a file's embeddings to those of fp32
 SELECTION_MARGIN = 0.001  # by which candidates must exceed the limit on the selection photos: the gate uses others
+DROP, AGREEMENT = "top-1 drop from fp32", "top-1 agreement with fp32"
+COSINE, LEAST_COSINE = "embedding cosine to fp32, mean", "embedding cosine to fp32, minimum"
 GATE_PHOTOS = 1000  # with fewer, a few photos make half a point: only a significant drop is refused
 
 Outputs = dict[str, npt.NDArray[np.float32]]
+
+
+class GateFailed(LeapZooError):
+    """An artifact failed a check, so it was not published; the message says which check."""
 
 
 def judge(
@@ -47,7 +53,7 @@ def judge(
                 expected = found
                 continue
             compared = fidelity(expected, found, photos)
-            metrics[name] += compared
+            metrics[name] += compared.values()
             if reason := objection(compared):
                 refused[name] = f"{name} was not published: {reason}"
     return metrics, refused
@@ -82,23 +88,20 @@ def check_parity(file: Model, model: Graph, pixels: npt.NDArray[np.uint8]) -> fl
     return worst
 
 
-def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> list[Metric]:
+def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> dict[str, Metric]:
     """A candidate against fp32 on the same photos: paired drops of top-1 and Recall@1, agreement, embedding cosine."""
     logits = f"logits_{photos.head}"
     before, after = reference[logits].argmax(1), candidate[logits].argmax(1)
     found = [recall_at_1(outputs["embedding"], photos.labels) for outputs in (reference, candidate)]
     cosine = (reference["embedding"] * candidate["embedding"]).sum(1)
-    return [
+    compared = [
         _drop(DROP, before == photos.labels, after == photos.labels, photos),
         photos.share(AGREEMENT, before == after),
         photos.metric(COSINE, float(cosine.mean())),
         photos.metric(LEAST_COSINE, float(cosine.min())),
         _drop("Recall@1 drop from fp32", found[0], found[1], photos),
     ]
-
-
-DROP, AGREEMENT = "top-1 drop from fp32", "top-1 agreement with fp32"
-COSINE, LEAST_COSINE = "embedding cosine to fp32, mean", "embedding cosine to fp32, minimum"
+    return {metric.name: metric for metric in compared}
 
 
 def recall_at_1(embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -113,10 +116,9 @@ def recall_at_1(embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
     return right
 
 
-def objection(compared: list[Metric], margin: float = 0.0) -> str | None:
+def objection(compared: Mapping[str, Metric], margin: float = 0.0) -> str | None:
     """Why an artifact with this fidelity must not be published; None if it may. margin: added to the cosine's limit."""
-    by_name = {metric.name: metric for metric in compared}
-    drop, cosine = by_name[DROP], by_name[COSINE]
+    drop, cosine = compared[DROP], compared[COSINE]
     if drop.n >= GATE_PHOTOS and not drop.value <= LARGEST_DROP:
         return f"it loses {drop.value:.2%} of top-1 on {drop.n} photos (at most {LARGEST_DROP:.1%})"
     if drop.interval is not None and drop.interval[0] > LARGEST_DROP:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from export.errors import ExportError
+from leap_zoo.errors import InvalidArgument
 from train.run import Run
 
 F32 = npt.NDArray[np.float32]
@@ -116,7 +116,7 @@ class Weights:
 
 
 def weights_of(model: DeployedStudent) -> Weights:
-    """The model's tensors, folded. Raises ExportError for a student that is not a plain ViT."""
+    """The model's tensors, folded. Raises InvalidArgument for a student that is not a plain ViT."""
     vit = model.student
     _check_plain(vit)
     conv = vit.patch_embed.proj
@@ -160,14 +160,14 @@ def weights_of(model: DeployedStudent) -> Weights:
 
 
 def _check_plain(vit: Any) -> None:
-    """Refuse modules that `Weights` would silently drop. `vit`: a timm VisionTransformer. Raises ExportError."""
+    """Refuse modules that `Weights` would silently drop. `vit`: a timm VisionTransformer. Raises InvalidArgument."""
     attention, mlp, nothing = vit.blocks[0].attn, vit.blocks[0].mlp, nn.Identity()
     norms = {"norm_pre": vit.norm_pre, "q_norm": attention.q_norm, "k_norm": attention.k_norm}
     norms |= {"attn.norm": getattr(attention, "norm", nothing), "mlp.norm": getattr(mlp, "norm", nothing)}
     if unknown := [name for name, module in norms.items() if not isinstance(module, nn.Identity)]:
-        raise ExportError(f"the student has a {unknown[0]}, which the exporter does not support: train one without it")
+        raise InvalidArgument(f"the student has a {unknown[0]}, which cannot be exported: train one without it")
     if vit.cls_token is None or not isinstance(vit.norm, nn.LayerNorm) or not isinstance(mlp.act, nn.GELU):
-        raise ExportError("the student has no CLS token, no final LayerNorm or no GELU: train a plain ViT")
+        raise InvalidArgument("the student has no CLS token, no final LayerNorm or no GELU: train a plain ViT")
 
 
 def _linear(layer: Any, scale: nn.Module | None = None) -> tuple[F64, F64]:

@@ -1,4 +1,4 @@
-"""Latencies: the rows of `results/latency.csv`, and the rows of cards."""
+"""The rows of `results/latency.csv`: what `tools.bench_latency` writes, and `export.tables` shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 
 from leap_zoo.bench import Row
-from leap_zoo.card import Latency
 from train.table import read, write
 
 FILE = Path("results") / "latency.csv"
@@ -22,13 +21,6 @@ class Measured(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     times_eager: float | None = None
     times_exported: float | None = None
-
-
-def card_rows(rows: Sequence[Row]) -> list[Latency]:
-    """The rows for a card: those of published files."""
-    names = [name for name in Latency.__struct_fields__ if name != "isa"]
-    published = [row for row in rows if not row.format.startswith("torch")]
-    return [Latency(isa=row.isa.split(), **{name: getattr(row, name) for name in names}) for row in published]
 
 
 def add_rows(path: Path, rows: Sequence[Row]) -> None:

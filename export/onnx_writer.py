@@ -15,7 +15,7 @@ Two layouts of the same computation:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ OPSET = 17
 IR = 8  # the version of ONNX 1.10; ONNX Runtime reads it since 1.10, opset 17 since 1.12
 MINIMUM_RUNTIME = "1.12"
 Range = tuple[float, float]  # minimum and maximum of a linear's input
-PARTS = ("weight", "bias")
 Layout = Literal["rows", "tokens"]
 WEIGHT_LIMIT, BIAS_LIMIT = 127, 2**30  # of quantized values: int8, and int32 with room for rounding
 PIXELS: Range = (0.0, 255.0)  # bytes: already quantized, exactly
@@ -44,7 +43,6 @@ def write(
     *,
     half: bool = False,
     split_heads: bool = False,
-    taps: bool = False,
 ) -> onnx.ModelProto:
     """Weights -> graph.
 
@@ -52,8 +50,7 @@ def write(
     half: store large float weights in float16. Arithmetic stays in float32: CPUs have few half-precision kernels, and
     runtimes without them would insert a cast at every node. So each weight is followed by a cast, which runtimes fold
     when they load the file. Raises ValueError if a weight overflows float16.
-    split_heads: attention head by head: a few percent faster on ONNX Runtime, more nodes. taps: add the inputs of the
-    linears to the outputs, for calibration.
+    split_heads: attention head by head: a few percent faster on ONNX Runtime, more nodes.
     """
     if ranges and layout != "rows":
         raise ValueError("int8 needs the layout rows")
@@ -80,20 +77,10 @@ def write(
         y = g.linear(f"{name}.fc1", g.norm(f"{name}.norm2", x))
         x = g.op("Add", [x, g.linear(f"{name}.fc2", g.gelu(f"{name}.gelu", y))], f"{name}.out")
     outputs = _heads(g, weights, g.norm("norm", x), tokens)
-    if taps:
-        outputs |= dict.fromkeys(sorted({*inputs_of(g.nodes).values()} - outputs.keys()), 0)
-    infos = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch" if size else None, size or None])
-        for n, size in outputs.items()
-    ]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", size]) for n, size in outputs.items()]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", weights.size, weights.size, 3])
     graph = helper.make_graph([*g.casts, *g.nodes], "leap", [image], infos, list(g.initializers.values()))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-
-
-def inputs_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
-    """Linear -> the tensor that it reads, in the layout rows, in float; not of patches, which are bytes."""
-    return {node.name: node.input[0] for node in nodes if node.op_type == "Gemm" and node.name != "embed"}
 
 
 def halved(values: F32, name: str) -> npt.NDArray[np.float16]:
@@ -124,12 +111,11 @@ def shorten(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def finish(proto: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Set the IR version, write the metadata, and strip what quantizers add: shapes that runtimes infer again, docs."""
-    proto.ir_version = IR
+    """Write the metadata, and strip what tools add: docs, and shapes that runtimes infer again."""
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "leap-zoo", "", "", ""
     graph = proto.graph
     graph.name, graph.doc_string = "leap", ""
-    del graph.value_info[:], proto.metadata_props[:]
+    del graph.value_info[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         part.doc_string = ""
     for key in sorted(metadata):
@@ -272,7 +258,8 @@ class Writer:
 
     def pair(self, name: str) -> list[str]:
         """Weight and bias as initializers."""
-        return [self.constant(f"{name}.{part}", value) for part, value in zip(PARTS, self.pairs[name], strict=True)]
+        weight, bias = self.pairs[name]
+        return [self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
 
     def norm(self, name: str, x: str) -> str:
         """LayerNormalization over the last axis."""

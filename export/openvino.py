@@ -26,13 +26,10 @@ METHOD = "NNCF post-training, transformer, SmoothQuant, preset performance"
 
 
 def convert(proto: onnx.ModelProto) -> Any:
-    """An ONNX graph as an `openvino.Model`."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    del bare.metadata_props[:]  # the converter would copy it into the file under its own name
+    """An ONNX graph as an `openvino.Model`. It has no metadata yet: the converter would copy it under its own name."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        path.write_bytes(bare.SerializeToString(deterministic=True))
+        path.write_bytes(proto.SerializeToString(deterministic=True))
         # Not Core.read_model: that leaves Gelu in pieces, and NNCF then quantizes inside it (slower, less accurate).
         return openvino.convert_model(path)
 

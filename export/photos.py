@@ -7,28 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
-from torch.nn.functional import linear
 
-from export.errors import ExportError
-from leap_zoo.card import DEAD_HEAD, GENERAL, Head, Metric, Preprocessing
+from export.graph import DeployedStudent
+from leap_zoo.card import DEAD_HEAD, GENERAL, Metric, Preprocessing
+from leap_zoo.errors import InvalidArgument
 from leap_zoo.intervals import wilson
 from train.data.labels import class_labels, imagenet_indices
-from train.data.sources import find_photos
-from train.data.splits import Split, labelled_folder, unlabelled
+from train.data.splits import Split, labelled_folder
 from train.data.store import Shown, in_memory
 from train.errors import TrainError
 from train.evaluate.__main__ import SHOWN
-from train.evaluate.datasets import Dataset, open_sample, open_world
-from train.evaluate.features import from_run, of_student, teachers_of
-from train.evaluate.survey import Cache, Plan, evaluate
-from train.run import DEVICE, HeadInfo, Run
+from train.evaluate.datasets import open_sample, open_world
+from train.evaluate.features import extract, teachers_of
+from train.run import HeadInfo, Run
 
 CALIBRATION_PHOTOS = 300
 SELECTION_PHOTOS = 500
@@ -62,13 +58,12 @@ class Labelled:
 class MorePhotos:
     """Photos beyond the run's own, all with labels of the default head; without them, the card says less.
 
-    aside: to fit doubt on; default: the run's validation photos, for its own head. world and drawings: also measured.
+    aside: to fit doubt on; default: the run's validation photos, for its own head. world: only measured.
     left_out: the top-1 of a head that is left out of the files, for the card.
     """
 
     aside: Labelled | None = None
     world: Labelled | None = None
-    drawings: Labelled | None = None
     left_out: Metric | None = None
 
 
@@ -111,68 +106,57 @@ def decoded(photos: Split, spec: Preprocessing, head: str, dataset: str, split: 
     return Labelled(shown.pixels, shown.labels, head, dataset, split)
 
 
-def more_photos(
-    run: Run, folder: Path, aside: Sequence[Path] | None, world: Path | None, drawings: Path | None, cache: Path
-) -> tuple[Run, MorePhotos]:
+def more_photos(run: Run, aside: Sequence[Path] | None, listed: Path | None) -> tuple[Run, MorePhotos]:
     """The run, without a head that is too poor on photos of the world; and the photos to measure its files on.
 
-    aside: folders of labeled photos, not used if the head is left out; world: a CSV; drawings: a folder. Raises
-    TrainError, ExportError.
+    aside: folders of labeled photos, not used if the head is left out; listed: a CSV of photos of the world. Raises
+    TrainError, InvalidArgument.
     """
-    listed = None if world is None else open_world(world, SHOWN)[0]
-    left_out = None
+    world = None
     if listed is not None:
-        run, left_out = without_dead_head(run, folder, listed, Cache(cache, Path(run.recipe.data.store)))
-        listed = None if left_out else listed
+        run, world, left_out = without_dead_head(run, listed)
+        if left_out is not None:
+            return run, MorePhotos(left_out=left_out)
     head = next(head for head in run.info.heads if head.name == run.info.default_head)
-    shown = partial(decoded, spec=run.recipe.preprocessing, head=head.name)
-    return run, MorePhotos(
-        aside=kept_aside(head, run.recipe.preprocessing, aside) if aside and not left_out else None,
-        world=shown(listed.photos, dataset=listed.name, split=listed.split) if listed else None,
-        drawings=shown(unlabelled(find_photos(drawings)), dataset="drawings", split=drawings.resolve().name)
-        if drawings
-        else None,
-        left_out=left_out,
-    )
+    return run, MorePhotos(kept_aside(head, run.recipe.preprocessing, aside) if aside else None, world)
 
 
-def without_dead_head(run: Run, folder: Path, world: Dataset, cache: Cache) -> tuple[Run, Metric | None]:
-    """The run, and None; or, if the student is too poor with the teacher's head: the run without it, and its top-1.
+def without_dead_head(run: Run, listed: Path) -> tuple[Run, Labelled, Metric | None]:
+    """The run, photos of the world and None; or, if the student is too poor with the teacher's head on these photos:
+    the run without it, the photos, and its top-1.
 
-    world: photos with labels among the head's 1000 classes. The head is dropped if its top-1 (0..1) is less than
-    DEAD_HEAD times the teacher's at the teacher's best resolution. Raises ExportError if the run has no such head,
-    TrainError if photos or the teacher are missing.
+    listed: a CSV of photos with labels among the head's 1000 classes. The head is dropped if its top-1 (0..1) is less
+    than DEAD_HEAD times the teacher's at the teacher's best resolution. Raises InvalidArgument if the run has no such
+    head, TrainError if photos or the teacher are missing.
     """
-    name = str(run.recipe.teacher.head)
+    name, world = str(run.recipe.teacher.head), open_world(listed, SHOWN)[0]
     if not any(head.name == name and len(head.labels) == 1000 for head in run.info.heads):
-        raise ExportError("--world measures the teacher's head of 1000 classes, which this run does not have")
-
-    def tensors(key: str) -> tuple[Tensor, Tensor]:
-        return run.tensors[f"{key}.weight"].to(DEVICE), run.tensors[f"{key}.bias"].to(DEVICE)
-
-    def classify(features: Tensor) -> Tensor:
-        return linear(features, *tensors(f"heads.{name}"))
-
-    features = of_student(run.student.to(DEVICE), tensors("projection.cls"), (run.info.mean, run.info.std), classify)
-    student = replace(from_run(run, folder), open=lambda: features, classifies=True)
+        raise InvalidArgument("--world measures the teacher's head of 1000 classes, which this run does not have")
+    student = DeployedStudent(run).eval()
     teacher = teachers_of([], msgspec.structs.replace(run.recipe.teacher, pixels=None))[0]
-    (ours, *_), (theirs, *_) = (
-        [metric for metric in evaluate(one, Plan([], world=[world]), cache)[0] if metric.name == GENERAL]
-        for one in (student, teacher)
-    )
+    found = []
+    for spec, features in (
+        (run.recipe.preprocessing, lambda pixels: {"logits": student(pixels)[student.names.index(f"logits_{name}")]}),
+        (teacher.preprocessing, teacher.open()),
+    ):
+        photos = decoded(world.photos, spec, name, world.name, world.split)
+        logits = extract(features, photos.pixels, world.name)["logits"].numpy()
+        found.append((photos, photos.share(GENERAL, logits.argmax(1) == photos.labels)))
+    (photos, ours), (_, theirs) = found
     print(f"{name} on {world.name}: top-1 {ours.value:.1%} on {ours.n} photos; the teacher's is {theirs.value:.1%}")
     if ours.value >= DEAD_HEAD * theirs.value:
-        return run, None
+        return run, photos, None
     print(f"{name} is left out of the files: its top-1 is less than {DEAD_HEAD:.0%} of the teacher's")
     heads = [head for head in run.info.heads if head.name != name]
     if not heads:
-        raise ExportError(f"no head would be left without {name}: set data.head to train a probe")
+        raise InvalidArgument(f"no head would be left without {name}: set data.head to train a probe")
     info = msgspec.structs.replace(run.info, heads=heads, default_head=heads[0].name)
     kept = {key: tensor for key, tensor in run.tensors.items() if not key.startswith(f"heads.{name}.")}
-    return msgspec.structs.replace(run, info=info, tensors=kept), ours
+    # Without the name of a head that the card does not have.
+    return msgspec.structs.replace(run, info=info, tensors=kept), photos, msgspec.structs.replace(ours, head=None)
 
 
-def kept_aside(head: Head | HeadInfo, spec: Preprocessing, folders: Sequence[Path]) -> Labelled:
+def kept_aside(head: HeadInfo, spec: Preprocessing, folders: Sequence[Path]) -> Labelled:
     """Photos of a head's classes: named by wnid, or in a folder per class, which a wnid or a label names.
 
     Raises TrainError, also for fewer than LEAST_ASIDE photos.

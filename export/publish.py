@@ -8,13 +8,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from export import card as cards
-from export import doubt, gate, int8, onnx_writer, openvino, readme
+from export import doubt, gate, int8, onnx_writer, openvino, text
 from export.card import DEFAULT, NAMES, Built, Kind
-from export.errors import GateFailed
 from export.formats import executorch, timm
+from export.gate import GateFailed
 from export.golden import draw, file_of, golden_bytes, golden_file
 from export.graph import DeployedStudent, weights_of
-from export.latency import card_rows
 from export.photos import NO_MORE, MorePhotos, for_gate
 from export.zoo import list_card, replacing
 from leap_zoo.bench import Plan, bench
@@ -38,8 +37,8 @@ def publish(
     kinds: the files to publish; the fp32 ONNX file is always built, because the gate compares with it. more: photos
     beyond the run's own that the files are measured on.
     Returns the card and the reasons why files were refused. Raises GateFailed, with the zoo unchanged, if the fp32 file
-    is wrong or no file is left to publish; TrainError if the run's photos are missing; InvalidArgument if the model's
-    place in the zoo is taken by something else.
+    is wrong or no file is left to publish; TrainError if the run's photos are missing; InvalidArgument if the student
+    is not a plain ViT, or if the model's place in the zoo is taken by something else.
     """
     with replacing(zoo, run.recipe.name) as home:
         card, contents, refused = judged(run, kinds, more, say)
@@ -48,9 +47,9 @@ def publish(
         say("timing the files on this device")
         list_card(home.parent, card)  # they are timed as a user runs them
         rows, _ = bench([card.id], TIMING, home.parent)
-        card = replace(card, latency=card_rows(rows))
+        card = replace(card, latency=[cards.latency(row) for row in rows])
         list_card(home.parent, card)
-        readme.write(card, home)
+        text.describe(card, home)
         report = verify_published(card.id, zoo=home.parent)
         if not report.ok:
             raise GateFailed("; ".join(artifact.error or "" for artifact in report.artifacts if not artifact.ok))
@@ -95,16 +94,16 @@ def judged(
     # The run's validation photos, if the default head was trained on the run's own classes.
     own = (photos for photos in sets if photos.head == run.recipe.data.head == card.default_head)
     aside = more.aside or next(own, None)
-    if aside is not None and card.head() is not None:
+    if aside is not None:
         say(f"fitting doubt on {len(aside.labels)} photos ({aside.dataset}, {aside.split})")
-        card = doubt.with_doubt(card, Model.open(card, choose_artifact(card), read), aside, more)
+        card = doubt.with_doubt(card, Model.open(card, choose_artifact(card), read), aside, more.world)
     return card, contents, reasons
 
 
 def build(run: Run, model: DeployedStudent, kinds: Collection[Kind], say: Say) -> tuple[list[Built], Search | None]:
     """The files of `kinds`, always with the fp32 ONNX file first, and the record of the int8 search if there was one.
 
-    Raises GateFailed if the fp32 file differs from torch, ExportError for a student that is not a plain ViT.
+    Raises GateFailed if the fp32 file differs from torch, InvalidArgument for a student that is not a plain ViT.
     """
     say("building the fp32 graph")
     metadata, weights = cards.metadata(run), weights_of(model)

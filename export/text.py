@@ -14,11 +14,56 @@ from typing import Any
 
 import jinja2
 
-from leap_zoo.card import Artifact, Metric
+from leap_zoo.card import Artifact, Metric, ModelCard
 from train.research.results import Result
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
+README, CURRICULUM = "README.md", "curriculum.svg"
+# Parts of a metric's name -> a hub's names for the task and the metric. Comparisons with other files are left out.
+HUB_METRICS = {
+    "linear probe": ("image-classification", "accuracy"),
+    "-NN": ("image-classification", "accuracy"),
+    "mAP": ("image-feature-extraction", "mean_average_precision"),
+    "ecall@1": ("image-feature-extraction", "recall_at_1"),
+    "top-1": ("image-classification", "accuracy"),
+}
+NOT_HUB_METRICS = ("drop", "agreement", "cosine")
+
+# Data set, split, head and number of photos -> titles (artifacts, after the teacher), and a row per metric.
+Tables = dict[tuple[str, str, str | None, int], tuple[list[str], dict[str, list[Metric | None]]]]
+
+
+def describe(card: ModelCard, home: Path) -> None:
+    """Write the files that show a card into the model's folder."""
+    for name, content in described(card).items():
+        (home / name).write_text(content)
+
+
+def described(card: ModelCard) -> dict[str, str]:
+    """Name -> content of the files that show a card: its README, and the picture of its curriculum if it has one."""
+    results: dict[tuple[str, str, str], list[tuple[Metric, str]]] = {}
+    for metric in card.artifacts[0].metrics:
+        known = next((known for part, known in HUB_METRICS.items() if part in metric.name), None)
+        if known is not None and not any(word in metric.name for word in NOT_HUB_METRICS):
+            results.setdefault((known[0], metric.dataset, metric.split), []).append((metric, known[1]))
+    found = {README: render("readme.md", card=card, results=results, measured=_measured(card))}
+    if card.training and card.training.curriculum:
+        found[CURRICULUM] = render("curriculum.svg", card=card, moves=card.training.curriculum)
+    return found
+
+
+def _measured(card: ModelCard) -> Tables:
+    teacher = card.training.teacher.metrics if card.training else {}
+    columns = {f"teacher, {pixels}": reached for pixels, reached in teacher.items()}
+    columns |= {label(artifact): artifact.metrics for artifact in card.artifacts}
+    known = {title: by(metrics, "dataset", "split", "head", "n") for title, metrics in columns.items()}
+    found: Tables = {}
+    for key in by((m for artifact in card.artifacts for m in artifact.metrics), "dataset", "split", "head", "n"):
+        named = {title: {m.name: m for m in had[key]} for title, had in known.items() if key in had}
+        names = dict.fromkeys(name for by_name in named.values() for name in by_name)
+        found[key] = [*named], {name: [by_name.get(name) for by_name in named.values()] for name in names}
+    return found
 
 
 def render(template: str, **values: object) -> str:

@@ -42,8 +42,6 @@ def write_repository(
     """
     place, card = locate(name, zoo)
     artifact = choose_artifact(card, precision, "onnx", lambda one: place.holds(card, one))
-    if any(character in storage for character in '"\n\\'):
-        raise InvalidArgument(f"the storage URI {short(storage)} has quotes or line breaks: give a plain URI")
     labels = {head.output: f"labels-{head.name}.txt" for head in card.heads}
     render = partial(text.render, card=card, precision=artifact.precision, labels=labels, threads=threads)
     files = {labels[head.output]: "".join(f"{one}\n" for one in head.labels).encode() for head in card.heads}

@@ -74,10 +74,10 @@ def add(folder: str | os.PathLike[str], zoo: ZooLocation, files: Collection[str]
         for name, data in contents.items():
             (home / name).write_bytes(data)
         if files:
-            from export import readme  # needs Jinja2; the other functions do not
+            from export import text  # needs Jinja2; the other functions do not
 
             write_card(home / "card.json", card)
-            readme.write(card, home)
+            text.describe(card, home)
     return card
 
 
@@ -235,14 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for a mistake that the user can fix."""
     parser = argparse.ArgumentParser(prog="python -m export.zoo", description="A zoo that any static host can serve.")
     commands = parser.add_subparsers(dest="command", required=True)
-    adding, indexing, signing = (
-        commands.add_parser(name, help=about, description=about)
-        for name, about in (
-            ("add", "check a model's folder, copy it into a zoo, and list it"),
-            ("index", "rebuild a zoo's index from its model folders"),
-            ("sign", "sign a model's folder, or every model of a zoo"),
-        )
-    )
+    adding = commands.add_parser("add", help="check a model's folder, copy it into a zoo, and list it")
+    indexing = commands.add_parser("index", help="rebuild a zoo's index from its model folders")
+    signing = commands.add_parser("sign", help="sign a model's folder, or every model of a zoo")
     adding.add_argument("folder", help="a model's folder")
     adding.add_argument("--file", action="append", default=[], metavar="NAME", help="only this file (may be repeated)")
     for command in (adding, indexing):

@@ -16,7 +16,6 @@ import msgspec
 from msgspec.structs import replace
 
 from export import text
-from export.errors import ExportError
 from export.golden import draw
 from export.latency import FILE, Measured, add_rows
 from leap_zoo.bench import SECONDS, Contender, Plan, Row, bench, relative, slowdown
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             rows = measure(options)
         add_rows(options.out, rows)
-    except (LeapZooError, TrainError, ExportError, OSError, KeyError, msgspec.MsgspecError) as error:
+    except (LeapZooError, TrainError, OSError, KeyError, msgspec.MsgspecError) as error:
         print(f"tools.bench_latency: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     measured = msgspec.convert(msgspec.to_builtins(rows), list[Measured])

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from export.errors import ExportError
 from export.golden import draw
 from export.graph import DeployedStudent
+from leap_zoo.errors import import_extra
 
 IR = 12  # of the program's identifier, `ET12`
 MINIMUM_RUNTIME = "1.5"  # the only one that was tried
@@ -25,18 +25,15 @@ TOOLS = ("torch", "timm", "executorch", "torchao")
 
 
 def build(model: DeployedStudent, metadata: Mapping[str, str], *, int8: bool) -> bytes:
-    """The program; the same student and versions give the same bytes. Raises ExportError without the extra.
+    """The program; the same student and versions give the same bytes. Raises MissingExtra without the extra.
 
     int8: linears only; their inputs are quantized at run time, so no photos are needed for calibration.
     """
-    try:
-        from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-    except ImportError as error:
-        raise ExportError(
-            f'ExecuTorch cannot be imported ({error}): pip install "leap-zoo[executorch]", or leave the format out'
-        ) from error
+    import_extra("executorch.exir", "executorch")
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
     photos = torch.from_numpy(draw(model.student.patch_embed.img_size[0])[:2])
     sizes = ({0: torch.export.Dim("batch", min=1, max=MOST_PHOTOS)},)
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from small_export import RECIPE
 import leap_zoo.documents
 from export.card import card as card_of
 from export.graph import DeployedStudent
-from export.readme import render
+from export.text import README, described
 from leap_zoo.store import BUNDLED
 from train.__main__ import main as train
 from train.errors import TrainError
@@ -53,9 +53,8 @@ def test_continued__card_names_what_it_continued_and_how_that_was_trained(
     assert training.continued.training.strategy == "leap-grow"
     assert training.continued.training.images == load_run(run_folder).report.images_seen
     assert training.continued.training.teacher.metrics == {}  # they are in the other card
-    assert f"It began with the weights of `leap-digits`, revision `{before.revision}`, which had strategy" in render(
-        card
-    )
+    said = f"It began with the weights of `leap-digits`, revision `{before.revision}`, which had strategy"
+    assert said in described(card)[README]
 
 
 def test_resumed__it_began_as_the_copy_in_its_own_folder(continued: Path, published: Path, tmp_path: Path) -> None:

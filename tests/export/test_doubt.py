@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pytest
 from PIL import Image
 
 import leap_zoo
-from export import cards, doubt
+from export import doubt
 from export.__main__ import main
 from leap_zoo.cli import main as leap_zoo_main
 from leap_zoo.doubt import energies
 from leap_zoo.verify import verify
-from train.research.results import Result, write_results
 
 NAME = "leap-digits"
 
@@ -39,9 +37,9 @@ def aside(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def zoo(aside: Path, run_folder: Path, tmp_path_factory: pytest.TempPathFactory, small: None) -> Iterator[Path]:
-    """The run, exported with photos kept aside and with drawings."""
+    """The run, exported with photos kept aside."""
     zoo = tmp_path_factory.mktemp("doubting")
-    words = ["--format", "onnx", "--precision", "fp32", "--photos", str(aside), "--drawings", str(aside / "0")]
+    words = ["--format", "onnx", "--precision", "fp32", "--photos", str(aside)]
     assert main([str(run_folder), "--zoo", str(zoo), *words]) == 0
     return zoo
 
@@ -55,7 +53,7 @@ def test_doubt__is_fitted_on_the_photos_that_are_given(zoo: Path, aside: Path, t
     assert sum(flagged) <= 0.05 * 20
     metrics = {(m.name, m.dataset): m for m in model.artifact.metrics}
     assert (f"{doubt.ECE}, before", "aside") in metrics
-    assert {m.dataset for m in metrics.values() if m.name == doubt.FLAGGED} == {"noise", "text pages", "drawings"}
+    assert {m.dataset for m in metrics.values() if m.name == doubt.FLAGGED} == {"noise", "text pages"}
     assert "log_sum_exp(logits_digits[0])" in (zoo / NAME / "README.md").read_text()
     assert verify(NAME, zoo).ok
 
@@ -65,25 +63,6 @@ def test_doubt__without_photos_is_of_the_runs_own(published: Path) -> None:
     own, taught = (card.head(name).doubt for name in ("digits", "digits-teacher"))
     assert own is not None
     assert (own.n, taught) == (360, None)
-
-
-def test_doubt__of_a_published_model_is_fitted_again(published: Path, aside: Path, tmp_path: Path) -> None:
-    """By `python -m export.cards --photos`, which writes measured figures, too."""
-    zoo = Path(shutil.copytree(published, tmp_path / "zoo"))
-    before = leap_zoo.load(NAME, zoo=zoo).card
-    about = {"subject": NAME, "metric": "mAP", "dataset": "drawn", "split": "val", "n": 4, "value": 0.5}
-    about |= {"hardware": "a CPU", "commit": "0123abc"}
-    figures = [Result(variant=each.file, digest=each.sha256, **about) for each in before.artifacts]
-    write_results(tmp_path / "figures.csv", figures)
-    assert cards.main(["--zoo", str(zoo), "--figures", str(tmp_path / "figures.csv"), "--photos", str(aside)]) == 0
-    model = leap_zoo.load(NAME, zoo=zoo)
-    known = model.card.head("digits").doubt
-    assert (known.n, known.dataset) == (20, "aside")
-    counts = {(metric.name, metric.dataset): metric.n for metric in model.artifact.metrics}
-    assert {dataset: n for (name, dataset), n in counts.items() if name == doubt.ECE} == {"aside": 20}
-    assert counts["mAP", "drawn"] == 4
-    assert model.card.revision == before.revision
-    assert verify(NAME, zoo).ok
 
 
 def test_doubt__is_what_classify_says(zoo_copy: Path, tmp_path: Path, capsys) -> None:
@@ -110,7 +89,6 @@ def test_doubt__is_what_classify_says(zoo_copy: Path, tmp_path: Path, capsys) ->
     ("wrong", "said"),
     [
         (["--photos", "{aside}/1"], "named by their ImageNet class"),
-        (["--photos", "{aside}", "--drawings", "{aside}/no"], "no folder or file"),
         (["--photos", "{aside}", "--world", "{aside}/no.csv"], "is not a CSV"),
         (["--photos", "{parent}"], "is not a class of the default head"),
     ],

@@ -14,7 +14,6 @@ from small_export import lenient_gate, small_export
 import leap_zoo
 from export import publish
 from export.card import metadata
-from export.errors import ExportError
 from export.formats import executorch
 from export.graph import DeployedStudent
 from leap_zoo.card import Artifact, ModelCard
@@ -89,7 +88,7 @@ def test_program__invalid_file_and_foreign_options_are_refused(zoo: Path) -> Non
 
 @pytest.mark.skipif(INSTALLED, reason="ExecuTorch is installed")
 def test_without_the_extra__export_and_load_explain_it(run: Run, card: ModelCard) -> None:
-    with pytest.raises(ExportError, match=r"leap-zoo\[executorch\]"):
+    with pytest.raises(MissingExtra, match=r"leap-zoo\[executorch\]"):
         executorch.build(DeployedStudent(run).eval(), {}, int8=False)
     program = Artifact(
         file="model.pte", bytes=1, sha256="0" * 64, precision="fp32", ir=12, minimum_runtime="1.5", format="executorch"

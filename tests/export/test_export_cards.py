@@ -9,9 +9,8 @@ import msgspec
 import pytest
 
 import leap_zoo
-from export import cards, readme
+from export import text as texts
 from export.cards import main
-from leap_zoo.bench import Plan
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.documents import read_card, read_index
 from leap_zoo.verify import verify
@@ -60,7 +59,7 @@ def test_cards__gain_figures_and_keep_the_gates(zoo_copy: Path, card: ModelCard)
     assert verify(TINY, zoo_copy).ok  # by the index's sha256 of the card
     assert read_index(zoo_copy / "index.json").models[0].revision == card.revision
     text = (zoo_copy / TINY / "README.md").read_text()
-    assert text == readme.render(after)
+    assert text == texts.described(after)[texts.README]
     assert "| metric | teacher, 224 px | teacher, 32 px | ONNX fp32 | ONNX int8 |" in text
     assert re.search(
         r"\| linear probe, embedding \| 90\.00 % \(.*\) \| 90\.00 % \(.*\) \| 75\.00 % \(50\.00 % to", text
@@ -107,14 +106,3 @@ def test_cards__broken_figures_are_one_line(content: bytes, zoo_copy: Path, caps
 def test_card__without_the_teachers_figures_is_written_as_before(card: ModelCard) -> None:
     assert b"provenance" in msgspec.json.encode(card.training.teacher)
     assert b"metrics" not in msgspec.json.encode(card.training.teacher)
-
-
-def test_cards__are_timed_again_when_asked(zoo_copy: Path, card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "TIMING", Plan(seconds=0.02, costs=False))
-    assert write(zoo_copy, figures_of(card)) == 0
-    assert read_card(zoo_copy / TINY / "card.json").latency == card.latency
-    assert write(zoo_copy, figures_of(card), "--time") == 0
-    rows = read_card(zoo_copy / TINY / "card.json").latency
-    assert {row.file for row in rows} == {artifact.file for artifact in card.artifacts}
-    assert all(0 < row.min_ms <= row.median_ms for row in rows)
-    assert verify(TINY, zoo_copy).ok

@@ -19,7 +19,7 @@ import leap_zoo
 from export import gate, int8, onnx_writer, publish
 from export import zoo as publishing
 from export.card import Built, Kind
-from export.errors import GateFailed
+from export.gate import GateFailed
 from export.golden import draw
 from export.graph import DeployedStudent, Weights
 from export.photos import Labelled
@@ -71,12 +71,12 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
-def metrics(n: int, drop: float, cosine: float, interval: tuple[float, float] | None = None) -> list[Metric]:
+def metrics(n: int, drop: float, cosine: float, interval: tuple[float, float] | None = None) -> dict[str, Metric]:
     shared = {"dataset": "d", "split": "s", "n": n}
-    return [
-        Metric(name=gate.DROP, value=drop, interval=interval, **shared),
-        Metric(name=gate.COSINE, value=cosine, **shared),
-    ]
+    return {
+        gate.DROP: Metric(name=gate.DROP, value=drop, interval=interval, **shared),
+        gate.COSINE: Metric(name=gate.COSINE, value=cosine, **shared),
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def metrics(n: int, drop: float, cosine: float, interval: tuple[float, float] | 
         (metrics(1000, 0.0, float("nan")), "cosine"),
     ],
 )
-def test_objection__judges_drop_and_cosine(compared: list[Metric], reason: str | None) -> None:
+def test_objection__judges_drop_and_cosine(compared: dict[str, Metric], reason: str | None) -> None:
     found = gate.objection(compared)
     assert found is None if reason is None else reason in found
 
@@ -110,12 +110,9 @@ def test_fidelity__is_paired_and_has_known_values() -> None:
     embedding = np.array([[1, 0]] * 4, np.float32)
     turned = np.array([[1, 0], [1, 0], [1, 0], [0.6, 0.8]], np.float32)
     photos = Labelled(np.zeros((4, 1, 1, 3), np.uint8), labels, "h", "d", "val")
-    found = {
-        metric.name: metric
-        for metric in gate.fidelity(
-            {"embedding": embedding, "logits_h": before}, {"embedding": turned, "logits_h": after}, photos
-        )
-    }
+    found = gate.fidelity(
+        {"embedding": embedding, "logits_h": before}, {"embedding": turned, "logits_h": after}, photos
+    )
     assert found[gate.DROP].value == 0
     half = 1.959964 * np.sqrt(0.5) / 2
     assert found[gate.DROP].interval == pytest.approx((-half, half))
@@ -184,8 +181,8 @@ def test_publish__judges_again_what_the_search_let_through(
     only_file(monkeypatch, lambda value: value[::-1])
     judged: list[int] = []
 
-    def lenient_at_first(compared: list[Metric], margin: float = 0.0) -> str | None:
-        judged.append(compared[0].n)
+    def lenient_at_first(compared: dict[str, Metric], margin: float = 0.0) -> str | None:
+        judged.append(compared[gate.DROP].n)
         return None if len(judged) == 1 else objection(compared)
 
     objection = gate.objection

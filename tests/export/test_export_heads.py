@@ -11,11 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from export.errors import ExportError
 from export.photos import without_dead_head
 from leap_zoo.card import GENERAL, WORLD
-from train.evaluate.datasets import Dataset, open_world
-from train.evaluate.survey import Cache
+from leap_zoo.errors import InvalidArgument
 from train.recipe import TeacherSettings
 from train.run import HeadInfo, Run
 
@@ -23,13 +21,13 @@ SEEN = 7  # the class that the teacher sees everywhere
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Dataset:
+def world(tmp_path: Path) -> Path:
     (tmp_path / WORLD / "photos").mkdir(parents=True)
     for number in range(4):
         Image.new("RGB", (40, 30), (60 * number, 99, 0)).save(tmp_path / WORLD / "photos" / f"{number}.png")
     rows = "".join(f"{number}.png,{SEEN}\n" for number in range(4))
     (tmp_path / WORLD / "photos.csv").write_text(f"file,class_index\n{rows}")
-    return open_world(tmp_path / WORLD / "photos.csv", tmp_path / "none")[0]
+    return tmp_path / WORLD / "photos.csv"
 
 
 @pytest.fixture
@@ -49,26 +47,23 @@ def taught(run: Run, tmp_path: Path) -> Run:
     return msgspec.structs.replace(run, recipe=msgspec.structs.replace(run.recipe, teacher=spec))
 
 
-def test_dead_head__is_left_out_and_its_figure_is_kept(
-    taught: Run, run_folder: Path, world: Dataset, tmp_path: Path
-) -> None:
-    shipped, figure = without_dead_head(taught, run_folder, world, Cache(tmp_path / "cache", tmp_path / "store"))
+def test_dead_head__is_left_out_and_its_figure_is_kept(taught: Run, world: Path) -> None:
+    shipped, photos, figure = without_dead_head(taught, world)
     assert "imagenet1k" not in [head.name for head in shipped.info.heads]
     assert not any(key.startswith("heads.imagenet1k") for key in shipped.tensors)
     assert shipped.info.default_head == shipped.info.heads[0].name
     assert figure is not None
-    assert (figure.name, figure.dataset, figure.n, figure.value) == (GENERAL, WORLD, 4, 0)
+    assert (figure.name, figure.dataset, figure.n, figure.value, figure.head) == (GENERAL, WORLD, 4, 0, None)
+    assert photos.pixels.shape == (4, 32, 32, 3)
 
 
-def test_living_head__stays(taught: Run, run_folder: Path, world: Dataset, tmp_path: Path) -> None:
+def test_living_head__stays(taught: Run, world: Path) -> None:
     taught.tensors["heads.imagenet1k.bias"] = torch.eye(1000)[SEEN]
-    shipped, figure = without_dead_head(taught, run_folder, world, Cache(tmp_path / "cache", tmp_path / "store"))
+    shipped, _, figure = without_dead_head(taught, world)
     assert figure is None
     assert shipped is taught
 
 
-def test_without_a_head_of_1000_classes__there_is_nothing_to_judge(
-    run: Run, run_folder: Path, world: Dataset, tmp_path: Path
-) -> None:
-    with pytest.raises(ExportError, match="1000 classes"):
-        without_dead_head(run, run_folder, world, Cache(tmp_path / "cache", tmp_path / "store"))
+def test_without_a_head_of_1000_classes__there_is_nothing_to_judge(run: Run, world: Path) -> None:
+    with pytest.raises(InvalidArgument, match="1000 classes"):
+        without_dead_head(run, world)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from small_export import DEPTH, unfused
 
-from export import int8, onnx_writer, openvino, quantize
+from export import int8, onnx_writer, openvino
 from export.card import Built
-from export.errors import ExportError
 from export.golden import draw
 from export.graph import DeployedStudent, weights_of
 from export.onnx_writer import Writer
 from export.photos import Labelled
+from leap_zoo.errors import InvalidArgument
 from train.run import Run
 
 
@@ -162,7 +162,7 @@ def cosine(model: DeployedStudent, proto: onnx_format.ModelProto) -> float:
 def test_quantize__every_recipe_gives_a_file_that_agrees(
     model: DeployedStudent, alpha: float, kept: tuple[str, ...]
 ) -> None:
-    proto = onnx_writer.finish(quantize.quantize(quantize.calibrate(weights_of(model), draw(32), alpha), kept), {})
+    proto = onnx_writer.finish(int8.quantize(int8.calibrate(weights_of(model), draw(32), alpha), kept), {})
     assert cosine(model, proto) > 0.95
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     assert weights["blocks.0.fc1.weight_int"].dtype == np.int8
@@ -179,7 +179,7 @@ def test_quantize__weights_of_any_size_are_right_within_half_a_step(model: Deplo
     weight, bias = weights.pairs["blocks.3.fc2"]
     small = weight * np.float32(size)
     weights = replace(weights, pairs=weights.pairs | {"blocks.3.fc2": (small, bias)})
-    proto = quantize.quantize(quantize.calibrate(weights, draw(32), 0.0))
+    proto = int8.quantize(int8.calibrate(weights, draw(32), 0.0))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     scales = stored["blocks.3.fc2.weight_scale_fp16"]
     assert scales.dtype == np.float16
@@ -287,14 +287,14 @@ def test_shorten__numbers_tensors_and_keeps_outputs(model: DeployedStudent) -> N
 
 def test_smoothing__changes_no_answer_of_the_float_graph(model: DeployedStudent) -> None:
     """Factors go in on one side and out on the other."""
-    calibrated = quantize.calibrate(weights_of(model), draw(32), 0.75)
+    calibrated = int8.calibrate(weights_of(model), draw(32), 0.75)
     before, after = (weights.pairs["blocks.0.norm1"][0] for weights in (weights_of(model), calibrated.weights))
     assert np.abs(after - before).max() > 0.01
     assert cosine(model, onnx_writer.finish(onnx_writer.write(calibrated.weights), {})) > 1 - 1e-5
 
 
 def test_int8__of_one_layer_only_that_layer_is_int8(model: DeployedStudent) -> None:
-    calibrated = quantize.calibrate(weights_of(model), draw(32), 0.5)
+    calibrated = int8.calibrate(weights_of(model), draw(32), 0.5)
     proto = onnx_writer.write(calibrated.weights, "rows", {"blocks.2.proj": calibrated.ranges["blocks.2.proj"]})
     integers = {t.name for t in proto.graph.initializer if t.data_type == onnx_format.TensorProto.INT8}
     assert integers == {"blocks.2.proj.weight_int", "blocks.2.proj.weight_zeros"}
@@ -379,5 +379,5 @@ def test_weights__a_student_that_is_not_a_plain_vit_is_refused(
     model: DeployedStudent, spoil: Callable[[object], None], named: str
 ) -> None:
     spoil(model.student)
-    with pytest.raises(ExportError, match=named):
+    with pytest.raises(InvalidArgument, match=named):
         weights_of(model)

@@ -13,7 +13,7 @@ import onnx as onnx_format
 from small_export import unfused
 
 import leap_zoo
-from export import readme
+from export import text as texts
 from export.card import DEFAULT, NAMES
 from export.golden import draw
 from leap_zoo.card import ModelCard
@@ -73,7 +73,7 @@ def test_card__measures_the_file_at_what_training_measured(card: ModelCard, run:
 
 def test_readme__is_generated_from_the_card(published: Path, card: ModelCard) -> None:
     text = (published / "leap-digits" / "README.md").read_text()
-    assert text == readme.render(card)
+    assert text == texts.described(card)[texts.README]
     for artifact in card.artifacts:
         assert f"`{artifact.sha256}`" in text
     assert f"Revision `{card.revision}`" in text

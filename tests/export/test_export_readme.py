@@ -18,12 +18,25 @@ import yaml
 from PIL import Image
 from whole_card import whole_card
 
-from export import readme, text
+from export import text
+from export.text import CURRICULUM, described
 from leap_zoo.card import CurriculumStep, ModelCard
 from leap_zoo.cli import main
 
 ROOT = Path(__file__).parents[2]
-README = readme.render(whole_card())
+
+
+def readme(card: ModelCard) -> str:
+    """The README of a card."""
+    return described(card)["README.md"]
+
+
+def picture(card: ModelCard) -> str | None:
+    """The picture of its curriculum."""
+    return described(card).get(CURRICULUM)
+
+
+README = readme(whole_card())
 
 
 def section(title: str, text: str = README) -> str:
@@ -110,14 +123,14 @@ def test_training_and_licences() -> None:
     assert "strategy `leap`, 2.5 epochs, seed 3, commit `0123abc`" in text
     assert "saved 25.0 % of its FLOPs (3 PFLOPs run, 5 with" in text
     assert "Teacher: vit_made_up (made by code)" in text
-    assert f"]({readme.CURRICULUM})" in text
+    assert f"]({CURRICULUM})" in text
     assert rows(text)[1:3] == [["0", "3", "", "calibration"], ["400", "4", "0.710", "similarity"]]
     assert [row[1] for row in rows(section("Licenses"))[1:]] == ["Apache-2.0", "MIT", "CC-BY-4.0", "research only"]
 
 
 def front_matter(card: ModelCard) -> dict:
     """The YAML at the top of the README."""
-    return yaml.safe_load(readme.render(card).split("---\n")[1])
+    return yaml.safe_load(readme(card).split("---\n")[1])
 
 
 def test_metadata__is_valid_for_hubs() -> None:
@@ -190,11 +203,11 @@ def run_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_readme__leaves_out_what_the_card_does_not_say() -> None:
     bare = msgspec.structs.replace(whole_card(), training=None, search=None, latency=[], architecture=None)
-    text = readme.render(bare)
+    text = readme(bare)
     for title in ("Training", "Latency", "How the quantized files were chosen"):
         assert f"## {title}\n" in README
         assert f"## {title}\n" not in text
-    assert readme.CURRICULUM not in text
+    assert CURRICULUM not in text
     assert "A vision transformer of 12 blocks" in README
     assert "A vision transformer" not in text
 
@@ -220,9 +233,9 @@ def test_template__that_misses_a_name_fails() -> None:
 
 def test_figure__is_xml_with_every_reason() -> None:
     card = whole_card()
-    picture = readme.picture(msgspec.structs.replace(card, id="a<b"))
-    assert picture is not None
-    said = " ".join(ElementTree.fromstring(picture).itertext())
+    drawn = picture(msgspec.structs.replace(card, id="a<b"))
+    assert drawn is not None
+    said = " ".join(ElementTree.fromstring(drawn).itertext())
     for part in (
         "a<b: the target block of vit_made_up",
         "optimizer step",
@@ -236,16 +249,16 @@ def test_figure__is_xml_with_every_reason() -> None:
 
 def test_figure__shows_the_moves() -> None:
     one, other = whole_card(), moved([(0, 3), (400, 4), (900, 3), (1500, 11)])
-    assert readme.picture(one) != readme.picture(other)
-    long = readme.picture(moved([(100 * place, 1 + place % 24) for place in range(100)]))
+    assert picture(one) != picture(other)
+    long = picture(moved([(100 * place, 1 + place % 24) for place in range(100)]))
     assert long is not None
     assert len(long) < 40_000
 
 
 def test_figure__only_of_what_was_trained() -> None:
-    assert readme.picture(msgspec.structs.replace(whole_card(), training=None)) is None
-    assert readme.picture(moved([])) is None
-    assert readme.picture(moved([(0, 12)])) is not None
+    assert picture(msgspec.structs.replace(whole_card(), training=None)) is None
+    assert picture(moved([])) is None
+    assert picture(moved([(0, 12)])) is not None
 
 
 def moved(moves: list[tuple[int, int]]) -> ModelCard:

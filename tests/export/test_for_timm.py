@@ -17,10 +17,9 @@ from torch.nn.functional import normalize
 from export import card as cards
 from export import onnx_writer
 from export.card import Built
-from export.errors import GateFailed
 from export.formats import timm as for_timm
 from export.formats.timm import TimmStudent
-from export.gate import check_parity
+from export.gate import GateFailed, check_parity
 from export.golden import draw, file_of, golden_bytes, golden_file
 from export.graph import DeployedStudent, weights_of
 from export.zoo import publish

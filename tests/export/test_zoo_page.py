@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from made_up_zoo import COSINE, MAP, PROBE, THOUSAND, made_up_cards, made_up_figures
 from msgspec.structs import replace
 
-from export import text, zoo_page
+from export import tables, text
 from leap_zoo.card import WORLD, ModelCard
 from train.research.results import Result, read_results, write_results
 
@@ -29,7 +29,7 @@ def page(
     trials: dict[str, list[Result]] | None = None,
     template: str = "zoo.md",
 ) -> str:
-    about = zoo_page.values(cards or made_up_cards(), figures, trials)
+    about = tables.zoo_values(cards or made_up_cards(), figures, trials)
     return text.render(template, **about, measured=[], taught={})
 
 
@@ -174,7 +174,7 @@ def test_figure__follows_the_figures() -> None:
 
 
 def test_figure__of_nothing_measured() -> None:
-    assert zoo_page.values(made_up_cards(), [])["files"] == []
+    assert tables.zoo_values(made_up_cards(), [])["files"] == []
     untimed = [replace(card, latency=[]) for card in made_up_cards()]
-    assert zoo_page.values(untimed, FIGURES)["files"] != []  # their sizes are known
+    assert tables.zoo_values(untimed, FIGURES)["files"] != []  # their sizes are known
     assert "fp32" in page(cards=untimed, template="zoo.svg")

@@ -27,7 +27,7 @@ def page(
     figures: list[Result] = FIGURES,
     cards: list[ModelCard] | None = None,
     trials: dict[str, list[Result]] | None = None,
-    template: str = "zoo.md",
+    template: str = "zoo_page.md",
 ) -> str:
     about = tables.zoo_values(cards or made_up_cards(), figures, trials)
     return text.render(template, **about, measured=[], taught={})
@@ -79,7 +79,7 @@ def test_tables__skip_figures_of_another_revision() -> None:
 def test_readme__a_line_per_student_then_the_teacher() -> None:
     world = {"dataset": WORLD, "split": "test", "n": 1000, "value": 0.73, "low": 0.70, "high": 0.76}
     nano = [f for f in FIGURES if (f.subject, f.metric) == ("leap-nano", THOUSAND)]
-    table = page([*FIGURES, *(replace(f, **world) for f in nano)], template="zoo_table.md")
+    table = page([*FIGURES, *(replace(f, **world) for f in nano)], template="zoo.md")
     found = rows(table)
     assert found[0] == ["model", "MB", "ms", "photos of the world: top-1, %", "groceries: mAP, %"]
     assert [row[0] for row in found[1:4]] == ["`leap-micro`", "`leap-nano`", "`leap-tiny`"]

@@ -181,13 +181,13 @@ def _finish(
     cost = flops.count(
         distiller, teacher, training.block_images, training.calibration_images, recipe.preprocessing.size
     )
-    metrics, pooling, probe = standard.of_student(distiller.student, projection)
+    metrics, pooling, probe = standard.of_student(distiller.student, projection, distiller.classifier)
     names = labels.class_labels(classes)
     tensors = {f"projection.{key}": value.cpu() for key, value in projection.items()}
     tensors |= {f"heads.{recipe.data.head}.weight": probe.weight, f"heads.{recipe.data.head}.bias": probe.bias}
     heads, default = [HeadInfo(name=recipe.data.head, features="embedding", labels=names)], recipe.data.head
     if recipe.teacher.head is not None:
-        for key, value in teacher.vit.head.state_dict().items():
+        for key, value in (distiller.classifier or teacher.vit.head).state_dict().items():
             tensors[f"heads.{recipe.teacher.head}.{key}"] = value.float().cpu()
         if teacher.classes == 1000:
             names, default = labels.imagenet_labels(), recipe.teacher.head

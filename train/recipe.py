@@ -30,6 +30,8 @@ class Student(_Strict, frozen=True, kw_only=True):
     layerscale: AboveZero | None = None  # initial scale of each residual branch (arXiv 2103.17239); none by default
     init: str = "random"  # `teacher`: its weights, cut to size (train.method.slicing); or a published student's folder
     kept: Share = 0.0  # of the weights that it began with, in those that it ends with (arXiv 2109.01903)
+    # What names the classes of `teacher.head`: the teacher's own classifier, or a copy that learns to read the student.
+    classifier: Literal["teacher", "fitted"] = "teacher"
 
     def __post_init__(self) -> None:
         if self.kept and self.init == "random":
@@ -220,6 +222,8 @@ class Recipe(_Strict, frozen=True, kw_only=True):
             raise ValueError(f"optimizer.decay=last-block needs optimizer.decay_share: `{strategy}` has none")
         if self.teacher.head == self.data.head:
             raise ValueError(f"teacher.head and data.head are both {self.data.head!r}: a model's heads need own names")
+        if self.student.classifier == "fitted" and self.teacher.head is None:
+            raise ValueError("student.classifier=fitted fits the teacher's classifier: it needs teacher.head")
         if self.data.views and self.augment.mix:
             raise ValueError("data.views needs augment.mix=false: what is mixed with another photo is no fixed view")
         if self.batch % self.accumulate:

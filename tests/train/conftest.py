@@ -198,6 +198,7 @@ def growing_recipe(tree: Callable[[], dict], photo_folders: Path, tmp_path_facto
     """A file: the small recipe on drawn photos, 3 epochs of 4 steps, growing; a checkpoint after every step."""
     values = tree()
     values["data"] |= {"train": str(photo_folders / "train"), "val": str(photo_folders / "val")}
+    values["student"]["classifier"] = "fitted"
     values |= {
         "epochs": 3,
         "checkpoint_minutes": 1e-6,

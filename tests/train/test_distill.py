@@ -12,6 +12,7 @@ from train.loop import Training, make_optimizer
 from train.method.distiller import Distiller
 from train.method.losses import linear_cka
 from train.method.teacher import Teacher
+from train.recipe import Recipe
 
 RAW = {"targets": "raw", "cls_weight": 0.05}
 STANDARDISED = {"targets": "standardised", "cls_weight": 1.0}
@@ -175,3 +176,59 @@ def test_step__is_finite_by_every_similarity(
     loss, alike = distiller(images, teacher.at(images, (3,)), (3,))
     assert loss.isfinite()
     assert -1 <= float(alike) <= 1
+
+
+@pytest.mark.parametrize("loss", [RAW, STANDARDISED])
+def test_fitted_classifier__learns_the_teachers_classes_without_an_effect_on_the_student(
+    make_distiller: Callable[..., Distiller], teacher: Teacher, images: torch.Tensor, loss: dict
+) -> None:
+    fitting = make_distiller(student={"classifier": "fitted"}, loss=loss, curriculum={"strategy": "last"})
+    plain = make_distiller(loss=loss, curriculum={"strategy": "last"})
+    plain.load_state_dict({k: v for k, v in fitting.state_dict().items() if not k.startswith("classifier.")})
+    extra = [float((step(fitting, teacher, images, 12) - step(plain, teacher, images, 12)).detach())]
+    for one in (fitting, plain):
+        one.zero_grad()
+        step(one, teacher, images, 12).backward()
+    others = dict(fitting.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(others[name].grad, parameter.grad, rtol=0, atol=0)
+    group = make_optimizer(fitting.recipe, fitting).param_groups[-1]
+    assert {id(one) for one in group["params"]} == {id(one) for one in fitting.classifier.parameters()}
+    assert (group["weight_decay"], group["lr_scale"]) == (0, 3)
+    learning = torch.optim.Adam(fitting.classifier.parameters(), 0.01)
+    for _ in range(200):
+        learning.zero_grad()
+        step(fitting, teacher, images, 12).backward()
+        learning.step()
+    extra.append(float((step(fitting, teacher, images, 12) - step(plain, teacher, images, 12)).detach()))
+    assert 0 <= extra[1] < 0.7 * extra[0]
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_fitted_classifier__reads_cls_in_the_teachers_own_space(
+    make_distiller: Callable[..., Distiller], teacher: Teacher, images: torch.Tensor
+) -> None:
+    """Its loss is that of the deployed projection, whose fold restores the scale of standardized targets."""
+    distiller = make_distiller(student={"classifier": "fitted"}, loss=STANDARDISED, curriculum={"strategy": "last"})
+    plain = make_distiller(loss=STANDARDISED, curriculum={"strategy": "last"})
+    plain.load_state_dict({k: v for k, v in distiller.state_dict().items() if not k.startswith("classifier.")})
+    found = float((step(distiller, teacher, images, 12) - step(plain, teacher, images, 12)).detach())
+    student, _, blocks = by_hand(distiller, teacher, images)
+    folded = distiller.folded_projection()
+    cls = functional.linear(student[:, 0], folded["cls.weight"], folded["cls.bias"])
+    theirs = teacher.vit.head(blocks[11][:, 0]).log_softmax(1)
+    expected = 0.1 * (theirs.exp() * (theirs - teacher.vit.head(cls).log_softmax(1))).sum(1).mean()
+    assert found == pytest.approx(float(expected), rel=1e-2, abs=1e-4)
+
+
+def test_fitted_classifier__rests_while_a_shallower_block_is_the_target(
+    make_distiller: Callable[..., Distiller], teacher: Teacher, images: torch.Tensor
+) -> None:
+    distiller = make_distiller(student={"classifier": "fitted"})
+    step(distiller, teacher, images, 3).backward()
+    assert all(parameter.grad is None for parameter in distiller.classifier.parameters())
+
+
+def test_fitted_classifier__needs_a_head_of_the_teacher(make_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(ValueError, match=r"needs teacher\.head"):
+        make_recipe(student={"classifier": "fitted"}, teacher={"head": None})

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from train.__main__ import main
 from train.errors import TrainError
+from train.method.teacher import Teacher
 from train.run import is_finished, load_run
 
 DIGITS = [
@@ -42,6 +43,13 @@ def test_run_folder__holds_what_export_reads(growing_run: Path) -> None:
     results = json.loads((growing_run / "metrics.json").read_text())
     assert results["strategy"] == "leap-grow"
     assert (results["train_photos"], results["images_seen"]) == (36, 96)
+
+
+def test_run__exports_the_fitted_classifier_instead_of_the_teachers(growing_run: Path, teacher: Teacher) -> None:
+    fitted, theirs = load_run(growing_run).tensors, teacher.vit.head.state_dict()
+    for key in ("weight", "bias"):
+        assert not torch.equal(fitted[f"heads.own.{key}"], theirs[key])
+        torch.testing.assert_close(fitted[f"heads.own.{key}"], theirs[key], rtol=0, atol=0.02)
 
 
 def test_run__of_a_growing_student_saves_in_both_and_says_why_it_moved(growing_run: Path) -> None:

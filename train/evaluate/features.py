@@ -63,7 +63,7 @@ def of_student(
     normalisation: Normalisation,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> Features:
-    """`cls`, `patch_mean`, `teacher` (CLS in the teacher's space), and `logits`, what the teacher's `head` makes of it.
+    """`cls`, `patch_mean`, `teacher` (CLS in the teacher's space), and `logits`, what a `head` there makes of it.
 
     projection: weight (D_t, D_s) and bias (D_t,) of CLS, on the student's device.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from leap_zoo.card import Metric
 from train.data.labels import imagenet_indices
@@ -57,11 +57,14 @@ class Standard:
         return self._measure(self.teacher)[0]
 
     def of_student(
-        self, student: VisionTransformer, projection: Mapping[str, Tensor]
+        self, student: VisionTransformer, projection: Mapping[str, Tensor], classifier: nn.Module | None = None
     ) -> tuple[list[Metric], Pooling, Probe]:
-        """The same figures; the pooling whose probe is better on a tenth of train; that probe."""
+        """The same figures; the pooling whose probe is better on a tenth of train; that probe.
+
+        classifier: fitted to the student, instead of the teacher's own.
+        """
         of_cls = projection["cls.weight"], projection["cls.bias"]
-        features = of_student(student, of_cls, self.normalisation, self.head)
+        features = of_student(student, of_cls, self.normalisation, classifier or self.head)
         metrics, probes = self._measure(self._candidate(self.recipe.name, features))
         pooling: Pooling = max(get_args(Pooling), key=lambda kind: probes[kind].selection)
         return metrics, pooling, probes[pooling]

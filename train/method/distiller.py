@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import cycle
@@ -14,8 +15,12 @@ from torch.nn import functional
 from train.method import curriculum, slicing
 from train.method.losses import MEASURES, TargetScale
 from train.method.student import grow_from_identity, make_student, tokens_at
-from train.method.teacher import Teacher, Tokens, resized
+from train.method.teacher import Teacher, Tokens, classifier, resized
 from train.recipe import Recipe
+
+# Of the fitted classifier's loss. Only its parameters have a gradient of it, and Adam ignores the factor: this keeps it
+# from deciding when the gradients of all are clipped.
+CLASSES_WEIGHT = 0.1
 
 
 class Distiller(nn.Module):
@@ -26,6 +31,8 @@ class Distiller(nn.Module):
     Where targets are standardized, g of a fresh student gives standardized tokens. A student that starts from its
     teacher, or as a published student, brings a g into the teacher's own space; what it gives is standardized for the
     loss.
+    Where the recipe fits the classifier, `classifier` is a copy of the teacher's. While the last block is the target,
+    it learns the teacher's probabilities of the classes from the projected CLS, without any effect on the student.
     The teacher is not part of the state: every run loads it again.
     """
 
@@ -39,6 +46,9 @@ class Distiller(nn.Module):
         self.others = nn.ModuleList(_projection(self.student.embed_dim, teacher.width) for _ in others)
         self.scale = TargetScale(teacher.blocks, teacher.width) if recipe.loss.targets == "standardised" else None
         self.own_space = self.scale is None or recipe.student.init != "random"  # g's, and the teacher's
+        fits = recipe.student.classifier == "fitted"
+        self.classifier = copy.deepcopy(classifier(teacher.vit)).requires_grad_() if fits else None
+        self._taught = [classifier(teacher.vit)] if fits else []  # a list: no part of the state
         self.measure = MEASURES[recipe.curriculum.similarity]
         fresh = getattr(recipe.curriculum, "fresh", "random") if recipe.student.init == "random" else "as it began"
         if fresh == "identity" and plan.same_depth:
@@ -54,13 +64,30 @@ class Distiller(nn.Module):
         losses = []
         for view, target, found in zip(self.views(images, targets), targets, tokens, strict=True):
             wanted = Tokens(match_grid(found.patches, view.patches).float(), found.cls.float())
+            ours, theirs = view.cls, wanted.cls
             if self.scale is not None:
                 self.scale.update(wanted, target)
                 wanted = self.scale.standardise(wanted, target)
                 view = self.scale.standardise(view, target) if self.own_space else view
             of_cls = functional.mse_loss(view.cls, wanted.cls)
             losses.append(functional.mse_loss(view.patches, wanted.patches) + self.recipe.loss.cls_weight * of_cls)
-        return torch.stack(losses).mean(), self.measure(view.patches, wanted.patches)
+        loss = torch.stack(losses).mean()
+        if self.classifier is not None and target == self.blocks:
+            loss = loss + CLASSES_WEIGHT * self._divergence(self.classifier, ours, theirs)
+        return loss, self.measure(view.patches, wanted.patches)
+
+    def _divergence(self, fitted: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the fitted classifier's probabilities from the teacher's, a scalar in nats.
+
+        ours (B, D_t): CLS as g gives it; its gradient stops here. theirs (B, D_t): the teacher's, of its last block.
+        """
+        ours = ours.detach()
+        if self.scale is not None and not self.own_space:
+            ours = self.scale.restore(ours, self.blocks)
+        student, teacher = (
+            functional.log_softmax(layer(cls).float(), 1) for layer, cls in ((fitted, ours), (self._taught[0], theirs))
+        )
+        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     def views(self, images: Tensor, targets: tuple[int, ...]) -> list[Tokens]:
         """Normalized images (B, 3, H, W) -> each target as the student sees it, projected by g; float32."""
@@ -86,13 +113,13 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def mix_in(self, start: dict[str, Tensor], share: float) -> None:
-        """Move student and projection towards the weights that they began with: `share` of those, the rest of these.
+        """Move student, projection and fitted classifier towards the weights that they began with: `share` of those.
 
         Robust fine-tuning (WiSE-FT, Wortsman et al. 2022): this restores what training on a few photos made the student
         forget, and keeps most of what it learned from them. start: from `state_dict`.
         """
         for name, value in self.state_dict().items():
-            if name.startswith(("student.", "projection.")):
+            if name.startswith(("student.", "projection.", "classifier.")):
                 value.lerp_(start[name].to(value), share)
 
     def folded_projection(self) -> dict[str, Tensor]:

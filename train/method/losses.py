@@ -44,6 +44,10 @@ class TargetScale(nn.Module):
         mean, deviation = self.mean[block - 1], self.deviation(block)
         return Tokens((tokens.patches - mean[0]) / deviation[0], (tokens.cls - mean[1]) / deviation[1])
 
+    def restore(self, cls: Tensor, block: int) -> Tensor:
+        """Standardized CLS tokens (B, width) of `block` -> as the teacher gives them."""
+        return cls * self.deviation(block)[1] + self.mean[block - 1, 1]
+
     def deviation(self, block: int) -> Tensor:
         """Deviation (2, width): of patch channels, of CLS channels."""
         return self.variance[block - 1].sqrt() + 1e-4

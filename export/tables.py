@@ -126,7 +126,7 @@ class Column(NamedTuple):
     @property
     def title(self) -> str:
         """Short enough for a table's header."""
-        name = self.metric.removesuffix(", embedding").removesuffix(" through the teacher's head")
+        name = self.metric.removesuffix(", embedding")
         for long, short in (("linear probe", "probe"), ("retrieval mAP", "mAP"), ("the teacher", "teacher")):
             name = name.replace(long, short)
         return f"{self.dataset}, {self.split}: {name}"

@@ -22,7 +22,7 @@ MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # a card with a 1000-class head has about 
 OTHER_FILES = ("card.json", "README.md", "curriculum.svg", "model.sig")
 
 # The figure that decides which model is the default: 1000 classes, on photos that no model was trained on.
-WORLD, GENERAL, CLASSES = "nips2017", "top-1 of 1000 through the teacher's head", 1000
+WORLD, GENERAL, CLASSES = "nips2017", "top-1 of 1000 classes", 1000
 WORTH_SHOWING = 0.7  # lower bound for the default model
 DEAD_HEAD = 0.5  # share of the teacher's; a head below it must be named to be used
 

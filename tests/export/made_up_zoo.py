@@ -9,7 +9,7 @@ from leap_zoo.card import Artifact, Latency, ModelCard
 from train.research.results import Result
 
 TEACHER = "vit_made_up"
-PROBE, THOUSAND = "linear probe, embedding", "top-1 of 1000 through the teacher's head"
+PROBE, THOUSAND = "linear probe, embedding", "top-1 of 1000 classes"
 MAP, COSINE, AGREEMENT = (
     "retrieval mAP, embedding",
     "cosine to the teacher, mean",

@@ -22,7 +22,7 @@ from train.evaluate.corruptions import STRENGTHS, Corrupted
 from train.research.results import Result, read_results, write_results
 
 WNIDS = {"blue": "n01440764", "green": "n02102040", "red": "n03888257"}  # the first, a later one, a much later one
-THOUSAND, AGREEMENT = "top-1 of 1000 through the teacher's head", "top-1 agreement with the teacher"
+THOUSAND, AGREEMENT = "top-1 of 1000 classes", "top-1 agreement with the teacher"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_zoo__of_a_student_beside_its_teacher(photos: Path, checkpoint: str, tmp
     assert (probe.n, probe.value > 0.8) == (18, True)  # noise with one strong colour; held-out photos stay in val
     assert tiny["recall@1, embedding", "places", WNIDS["red"]].n == 6
     assert tiny[THOUSAND, "drawn", "held-out"].n == 3 * 3 + 3 * 2  # of train and val
-    assert tiny["top-1 of its 3 classes through the teacher's head", "sample", "one per class"].n == 3
+    assert tiny["top-1 of its 3 classes", "sample", "one per class"].n == 3
     teacher = by["vit_tiny_patch16_224 at 160 px", "cosine to the teacher at 224 px, mean", "drawn", "held-out"]
     assert 0.5 < teacher.value < 1  # the same weights at another resolution
     assert tiny["cosine to the teacher, minimum", "drawn", "held-out"].value < 0.5  # weights drawn at random
@@ -121,7 +121,7 @@ def test_zoo__on_photos_of_the_world(
     assert "old" not in {metric for metric, _, _ in by}  # it was of another file
     assert [row.metric for row in rows if row.subject == "leap-other"] == ["old"]
     assert by[THOUSAND, "world", "test"].n == 5  # without the demo's
-    assert by["top-5 of 1000 through the teacher's head", "world", "test"].n == 5
+    assert by["top-5 of 1000 classes", "world", "test"].n == 5
     assert by[f"{AGREEMENT} at 224 px", "world", "test"].n == 5
     splits = [split for metric, dataset, split in by if (metric, dataset) == (THOUSAND, "world, corrupted")]
     assert splits == ["noise", "blur", "JPEG", "brightness", "all"]

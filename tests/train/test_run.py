@@ -37,7 +37,7 @@ def test_run_folder__holds_what_export_reads(growing_run: Path) -> None:
     assert run.tensors["heads.own.weight"].shape == (3, 48)
     assert not run.student.training
     names = [metric.name for metric in run.report.metrics]
-    assert {"linear probe, cls", "10-NN, patch_mean", "top-1 of 3 through the teacher's head"} <= set(names)
+    assert {"linear probe, cls", "10-NN, patch_mean", "top-1 of 3 classes"} <= set(names)
     assert [metric.name for metric in run.report.teacher_metrics] == names
     assert all(m.n == 18 and m.interval[0] <= m.value <= m.interval[1] for m in run.report.metrics)
     results = json.loads((growing_run / "metrics.json").read_text())

@@ -45,7 +45,7 @@ def asked(
 def test_teacher__embeds_once_for_all_its_students(asked: Asked) -> None:
     count, metrics = asked()
     assert count == 2  # train and val
-    assert metrics[-1].name == "top-1 of 3 through the teacher's head"
+    assert metrics[-1].name == "top-1 of 3 classes"
     assert asked() == (0, metrics)
     assert asked(epochs=7, student={"size": "micro"}) == (0, metrics)
 

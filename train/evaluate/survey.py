@@ -214,14 +214,14 @@ def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Tas
 
 
 def _compare(ours: Embeddings, teachers: Mapping[str, Embeddings], dataset: Dataset) -> list[Metric]:
-    """Top-1 through the teacher's head of 1000 classes, agreement with the teacher, and cosine to its embedding."""
+    """Top-1 of 1000 classes, agreement with the teacher, and cosine to its embedding."""
     where, metrics = (dataset.name, dataset.split), list[Metric]()
     if "logits" in ours:
         metrics.append(_through_head(ours, dataset))
         classes = torch.unique(ours["labels"])  # sorted
         if len(classes) < ours["logits"].shape[1]:
             right = classes[ours["logits"][:, classes].argmax(1)] == ours["labels"]
-            metrics.append(share(f"top-1 of its {len(classes)} classes through the teacher's head", *where, right))
+            metrics.append(share(f"top-1 of its {len(classes)} classes", *where, right))
     for name, theirs in teachers.items():
         cosine, agreement = _fidelity(name, ours, theirs, dataset)
         average = mean(f"cosine to {name}, mean", *where, cosine)
@@ -234,7 +234,7 @@ def _on_world(ours: Embeddings, teachers: Mapping[str, Embeddings], dataset: Dat
     """Top-1 and top-5 of the 1000 classes, and agreement with each teacher."""
     where, classes = (dataset.name, dataset.split), ours["logits"].shape[1]
     first = (ours["logits"].topk(5).indices == ours["labels"][:, None]).any(1)
-    metrics = [_through_head(ours, dataset), share(f"top-5 of {classes} through the teacher's head", *where, first)]
+    metrics = [_through_head(ours, dataset), share(f"top-5 of {classes} classes", *where, first)]
     for name, theirs in teachers.items():
         metrics += _agreement(name, ours, theirs, dataset)
     return metrics
@@ -253,7 +253,7 @@ def _when_corrupted(embed: Callable[[Dataset], Embeddings], versions: Sequence[D
 
 def _through_head(ours: Embeddings, dataset: Dataset) -> Metric:
     logits = ours["logits"]
-    name = f"top-1 of {logits.shape[1]} through the teacher's head"
+    name = f"top-1 of {logits.shape[1]} classes"
     return share(name, dataset.name, dataset.split, logits.argmax(1) == ours["labels"])
 
 

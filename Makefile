@@ -55,7 +55,7 @@ format: .venv/installed ## let ruff fix what it can
 # The sets under PHOTOS are those of docs/data.md. Interrupted at any time, the same command continues.
 RUNS ?= runs
 # Sets and their weights: how often an epoch shows each photo of a set, on average.
-MORE = imagenette224:.5 caltech101:1 grocery:.2 pacs:.3 textures:1 imagen:3 flickr8k:3 bsds500:3
+MORE = imagenette224:.5 caltech101:1 grocery:.2 pacs:.3 textures:1 imagen:3 flickr8k:3 bsds500:3 mini84:.3 tiny64:.3
 students: .venv/installed ## distill the students that ship: PHOTOS=folder TEACHER=file.safetensors; takes days
 	for size in tiny nano micro; do \
 	  begun=$$(test -e $(RUNS)/leap-$$size/recipe.yaml && echo --resume); \

@@ -124,7 +124,7 @@ def test_larger__the_same_is_not_better_and_far_is_apart() -> None:
 def test_close__more_than_five_points_below_either_teacher() -> None:
     found = close(FIGURES)
     assert [row[0] for row in rows(found) if row[0] != "column"] == [
-        "grocery, test: mAP", "drawn, held-out: top-1 of 1000", "grocery, test: mAP",
+        "grocery, test: mAP", "drawn, held-out: top-1 of 1000 classes", "grocery, test: mAP",
     ]  # fmt: skip
     assert rows(found)[1] == ["grocery, test: mAP", "40.0 [39.4, 40.6]", "25.0 [24.4, 25.6]", "15.0", "are apart"]
     assert "vit_made_up at 160 px` (5.70 M parameters, the teacher): more than 5 points behind on 1 of 3" in found

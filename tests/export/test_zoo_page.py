@@ -164,7 +164,7 @@ def test_figure__has_every_file_and_the_teacher() -> None:
     said = [part.strip() for part in ElementTree.fromstring(picture(FIGURES)).itertext()]
     for part in ("nano int8", "micro fp32", "ms per photo, one thread", "MB", "teacher: vit_made_up at 224 px"):
         assert part in said
-    assert "drawn, held-out: top-1 of 1000, n = 500" in said
+    assert "drawn, held-out: top-1 of 1000 classes, n = 500" in said
 
 
 def test_figure__follows_the_figures() -> None:

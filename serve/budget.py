@@ -49,17 +49,12 @@ class Budget:
                 raise busy(_FULL)
             largest.give_way()
 
-    def free(self, share: Share) -> None:
-        """Release all bytes of `share`."""
-        self.held -= share.size
-        share.size = 0
-
 
 class Share:
     """One request's part of a budget; it reads from and writes to the client.
 
     received: bytes of its body. still_sent: whether the client may still be sending that; before the body is read,
-    whether the rest is long.
+    whether the rest is long. clock: of its wait for the client, if it waits now.
     """
 
     def __init__(self, budget: Budget, connection: Send, headers: Mapping[bytes, bytes]) -> None:
@@ -70,24 +65,20 @@ class Share:
         self.still_sent = b"transfer-encoding" in headers or self._announced > SHORT_BODY
         self._budget = budget
         self._connection = connection
-        self._clock: asyncio.Timeout | None = None
+        self.clock: asyncio.Timeout | None = None
         self._gave_way = False
-
-    @property
-    def waits(self) -> bool:
-        """Whether it waits for its client now."""
-        return self._clock is not None
 
     def give_way(self) -> None:
         """Stop waiting for the client and free the bytes, at the next turn of the event loop."""
-        if self._clock is not None and not self._gave_way:
+        if self.clock is not None and not self._gave_way:
             self._gave_way = True
             self.free()
-            self._clock.reschedule(asyncio.get_running_loop().time())
+            self.clock.reschedule(asyncio.get_running_loop().time())
 
     def free(self) -> None:
         """Release all bytes."""
-        self._budget.free(self)
+        self._budget.held -= self.size
+        self.size = 0
 
     async def read(self, receive: Receive, most: int) -> bytes | None:
         """The body, at most `most` bytes; None if the client disconnected before its end.
@@ -140,10 +131,10 @@ class Share:
     async def _waits(self, seconds: float) -> AsyncIterator[None]:
         self._budget.waiting[self] = None
         try:
-            async with asyncio.timeout(seconds) as self._clock:
+            async with asyncio.timeout(seconds) as self.clock:
                 yield
         finally:
-            self._clock = None
+            self.clock = None
             del self._budget.waiting[self]
 
 
@@ -157,38 +148,33 @@ class Places:
     def __init__(self, limit: int, *, makes_room: bool = False, keeps_working: bool = False) -> None:
         self.limit = limit
         self._makes_room, self._keeps_working = makes_room, keeps_working
-        self._inside: dict[Share, float] = {}
-
-    @property
-    def taken(self) -> int:
-        """How many requests are handled now."""
-        return len(self._inside)
+        self.inside: dict[Share, float] = {}  # the requests that are handled, and since when
 
     def check(self) -> None:
         """Raises Refused (503) if all places are taken: checked before the body is read."""
-        if len(self._inside) >= self.limit and self._oldest() is None:
+        if len(self.inside) >= self.limit and self._oldest() is None:
             raise busy(f"{self.limit} requests are being answered already.")
 
     @contextlib.contextmanager
     def one(self, share: Share) -> Iterator[None]:
         """A place for a request. Raises Refused (503)."""
         self.check()
-        if len(self._inside) >= self.limit and (oldest := self._oldest()) is not None:
-            del self._inside[oldest]
+        if len(self.inside) >= self.limit and (oldest := self._oldest()) is not None:
+            del self.inside[oldest]
             oldest.give_way()
-        self._inside[share] = time.monotonic()
+        self.inside[share] = time.monotonic()
         try:
             yield
         finally:
-            self._inside.pop(share, None)
+            self.inside.pop(share, None)
 
     def _oldest(self) -> Share | None:
         """The request that gives way to a new one."""
         if not self._makes_room:
             return None
         before = time.monotonic() - LONG_SECONDS
-        for share, since in self._inside.items():
-            if since < before and (share.waits or not self._keeps_working):
+        for share, since in self.inside.items():
+            if since < before and (share.clock is not None or not self._keeps_working):
                 return share
         return None
 

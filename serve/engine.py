@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,35 +47,52 @@ NICENESS = 10
 T = TypeVar("T")
 
 
-class Threads:
-    """At most `most` pieces of work run or wait. Abandoned work counts until its thread ends it."""
+class Room:
+    """How much work may run or wait: so many pieces, of so much cost in total."""
 
-    def __init__(
-        self, name: str, threads: int, most: int, reason: str, initializer: Callable[[], object] | None = None
-    ) -> None:
-        """reason: why work is refused. initializer: runs first in each thread."""
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=initializer)
-        self._most, self._reason = most, reason
+    def __init__(self, most: int, reason: str, most_cost: float = math.inf) -> None:
+        """reason: why work is refused."""
+        self._most, self.most_cost, self._reason = most, most_cost, reason
+        self.pieces, self._cost = 0, 0.0
         self._guard = threading.Lock()
-        self._inside = 0
+
+    def take(self, pieces: int, cost: float) -> None:
+        """Admit work. Raises Refused (503); the last piece that fits may bring others with it."""
+        with self._guard:
+            if self.pieces >= self._most or self._cost + cost > self.most_cost:
+                raise busy(self._reason)
+            self.pieces += pieces
+            self._cost += cost
+
+    def free(self, pieces: int, cost: float) -> None:
+        """The work has ended."""
+        with self._guard:
+            self.pieces -= pieces
+            self._cost -= cost
+
+
+class Threads:
+    """Run work for which there is room. Abandoned work counts until its thread ends it."""
+
+    def __init__(self, name: str, threads: int, room: Room, initializer: Callable[[], object] | None = None) -> None:
+        """initializer: runs first in each thread."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=initializer)
+        self._room = room
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`. Raises Refused (503) if too much work is running or waiting."""
-        with self._guard:
-            if self._inside >= self._most:
-                raise busy(self._reason)
-            self._inside += 1
+        self._room.take(1, 0.0)
+        return await self.submit(work, 1, 0.0)
+
+    def submit(self, work: Callable[[], T], pieces: int, cost: float) -> asyncio.Future[T]:
+        """Run work that has taken its room."""
         future = self._pool.submit(work)
-        future.add_done_callback(self._ended)
-        return await asyncio.wrap_future(future)
+        future.add_done_callback(lambda _: self._room.free(pieces, cost))
+        return asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Start no more work; do not wait for running work."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _ended(self, _: object) -> None:
-        with self._guard:
-            self._inside -= 1
 
 
 def lower_priority() -> None:
@@ -182,14 +199,12 @@ class Engine:
         self.threads = threads
         self.limits = limits
         self.observe: Callable[[float, float, float], object] = lambda queue_ms, decode_ms, inference_ms: None
-        self._most_photos = threads + max_waiting
-        self._most_megapixels = megapixels
-        self._guard = threading.Lock()
-        self._photos = 0
-        self._megapixels = 0.0
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
-        self._low = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="low", initializer=lower_priority)
-        self.slow = Threads("slow", 1, 1, "Another head is being fitted.", lower_priority)
+        self.room = Room(threads + max_waiting, "Too many photos are waiting already.", megapixels)
+        self._threads = Threads("engine", threads, self.room)
+        self._low = Threads("low", max(1, threads // 2), self.room, lower_priority)
+        self.run = self._threads.run
+        """For any other work that takes milliseconds. Raises Refused (503)."""
+        self.slow = Threads("slow", 1, Room(1, "Another head is being fitted."), lower_priority)
         """For work that takes seconds, such as fitting a head, one at a time."""
 
     async def classify(
@@ -236,11 +251,6 @@ class Engine:
         parts, about = await self._compute(chosen, photos, output, lambda rows: rows, low_priority=low_priority)
         return Embedded(embeddings=parts[0] if len(parts) == 1 else np.concatenate(parts), space=space, **about)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run any other blocking work on one of the threads. Raises Refused (503)."""
-        self._admit(1, 0.0)
-        return await self._submit(self._pool, work, 1, 0.0)
-
     def warm_up(self) -> None:
         """Run every output of every model once, and load the decoders, so that the first request does not wait.
 
@@ -254,20 +264,6 @@ class Engine:
             for space in ("student", "teacher"):
                 model.embed(grey, space=space)
 
-    def _admit(self, photos: int, cost: float) -> None:
-        """Count work as admitted, until `_submit` has finished it. Raises Refused: 413, 503."""
-        if cost > self._most_megapixels:
-            detail = (
-                f"The photos have {cost:.0f} megapixels in total (a JPEG counts a quarter of its own); the limit is "
-                f"{self._most_megapixels:g}. Send fewer in one request."
-            )
-            raise Refused("too_many_pixels", detail)
-        with self._guard:
-            if self._photos >= self._most_photos or self._megapixels + cost > self._most_megapixels:
-                raise busy("Too many photos are waiting already.")
-            self._photos += photos
-            self._megapixels += cost
-
     def _opened(self, photos: Sequence[bytes]) -> list[Opened | ImageError]:
         """Each photo, whose header is read, or the reason why it cannot be used."""
         found: list[Opened | ImageError] = []
@@ -277,18 +273,6 @@ class Engine:
             except ImageError as error:
                 found.append(error)
         return found
-
-    def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], T], photos: int, cost: float) -> asyncio.Future[T]:
-        """Run admitted work on a thread. It counts until the thread finishes it, even if nobody waits for it."""
-
-        def done(_: object) -> None:
-            with self._guard:
-                self._photos -= photos
-                self._megapixels -= cost
-
-        future = pool.submit(work)
-        future.add_done_callback(done)
-        return asyncio.wrap_future(future)
 
     async def _compute(
         self,
@@ -304,15 +288,21 @@ class Engine:
         short = sum(map(len, photos)) <= LONG_HEADERS and all(photo[:2] == b"\xff\xd8" for photo in photos)
         opened = self._opened(photos) if short else await asyncio.to_thread(self._opened, photos)
         costs = [_cost(photo) for photo in opened]
-        self._admit(len(photos), sum(costs))
-        given_up = threading.Event()
+        if sum(costs) > self.room.most_cost:
+            detail = (
+                f"The photos have {sum(costs):.0f} megapixels in total (a JPEG counts a quarter of its own); the limit "
+                f"is {self.room.most_cost:g}. Send fewer in one request."
+            )
+            raise Refused("too_many_pixels", detail)
+        self.room.take(len(photos), sum(costs))
+        given_up = False
 
-        def work(part: range) -> _Part[T]:
+        def work(part: range) -> tuple[T, float, float, float]:
             """Decode and run photos; stop before the next one if nobody waits for the answer. Raises BadPhoto."""
             start = time.perf_counter()
             tensors = []
             for number in part:
-                if given_up.is_set():
+                if given_up:
                     raise asyncio.CancelledError
                 photo = opened[number]
                 try:
@@ -323,45 +313,38 @@ class Engine:
                     raise BadPhoto(number, error) from error
             decoded = time.perf_counter()
             result = finish(model.run(np.stack(tensors), [output])[output])
-            return _Part(result, start, decoded - start, time.perf_counter() - decoded)
+            return result, start, decoded - start, time.perf_counter() - decoded
 
         running = []
         size = 1 if max(costs) > LARGE else min(PART, math.ceil(len(photos) / self.threads))
         for start in range(0, len(photos), size):
             part = range(start, min(start + size, len(photos)))
-            pool = self._low if low_priority or costs[start] > LARGE else self._pool
-            cost = sum(costs[part.start : part.stop])
-            running.append(self._submit(pool, partial(work, part), len(part), cost))
+            threads = self._low if low_priority or costs[start] > LARGE else self._threads
+            running.append(threads.submit(partial(work, part), len(part), sum(costs[part.start : part.stop])))
         try:
             # Wait for all: the answer must report the first bad photo of the request, not the first that was found.
             answers = (
                 [await running[0]] if len(running) == 1 else await asyncio.gather(*running, return_exceptions=True)
             )
         finally:
-            given_up.set()
-        parts: list[_Part[T]] = []
+            given_up = True
+        parts: list[tuple[T, float, float, float]] = []
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
             parts.append(answer)
+        results, starts, decoding, inference = zip(*parts, strict=True)
         about: dict[str, Any] = {
             "model": model.card.id,
             "revision": model.card.revision,
             "precision": model.artifact.precision,
-            "decode_ms": _milliseconds(sum(part.decoding for part in parts)),
-            "inference_ms": _milliseconds(sum(part.inference for part in parts)),
-            "queue_ms": _milliseconds(min(part.start for part in parts) - submitted),
+            "decode_ms": _milliseconds(sum(decoding)),
+            "inference_ms": _milliseconds(sum(inference)),
+            "queue_ms": _milliseconds(min(starts) - submitted),
         }
-        self.observe(about["queue_ms"], about["decode_ms"], about["inference_ms"])
-        return [part.result for part in parts], about
-
-
-@dataclass(frozen=True, slots=True)
-class _Part(Generic[T]):
-    result: T
-    start: float  # seconds, from time.perf_counter
-    decoding: float
-    inference: float
+        # At the next turn of the event loop, when the answer is on its way.
+        asyncio.get_running_loop().call_soon(self.observe, about["queue_ms"], about["decode_ms"], about["inference_ms"])
+        return list(results), about
 
 
 def _cost(photo: Opened | ImageError) -> float:

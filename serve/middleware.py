@@ -13,7 +13,6 @@ import ipaddress
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.middleware.cors import CORSMiddleware
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.budget import SHORT_BODY, SLICE, Budget, ClientGone, Patience, Share, linger
 from serve.keys import KEY_NAME, Keys, key_refusal, presented_key
-from serve.observe import LEFT, UNMATCHED, Metrics, log_served, make_request_id, request_id
+from serve.observe import LEFT, UNMATCHED, Gathering, Metrics, log_served, make_request_id, request_id
 from serve.problems import Refused
 from serve.rules import READ, Headers, Rules, Table
 from serve.settings import ServeSettings
@@ -33,15 +32,6 @@ LARGE_BODY = 256 * 1024  # bytes: for larger bodies, watch whether the client di
 
 # uvloop's error when a client pipelined requests and disconnected: not a failure of this service.
 _CLOSED = "the handler is closed"
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request before it is answered; in its scope as `leap_zoo`."""
-
-    rules: Rules
-    headers: dict[bytes, bytes]
-    share: Share
 
 
 class Gate:
@@ -108,7 +98,7 @@ class Gate:
         path = self._placed(scope)
         rules, given = self.table.of(path), dict(scope["headers"])
         share = Share(self.budget, send, given)
-        scope["leap_zoo"] = _Asked(rules, given, share)
+        scope["leap_zoo"] = rules, given, share  # past the CORS middleware
         identity = make_request_id(given.get(b"x-request-id"))
         token = request_id.set(identity)
         status, bytes_out = LEFT, 0
@@ -131,6 +121,7 @@ class Gate:
         try:
             inner = self._inner if rules.shared else self._checked
             await inner(scope, receive, dressed_send)
+            await asyncio.sleep(0)  # the event loop writes the answer at the end of its turn: before what is below
         except ClientGone:
             status = LEFT
         except Exception:
@@ -150,10 +141,9 @@ class Gate:
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the client, find a place, read the body, and answer."""
-        asked: _Asked = scope["leap_zoo"]
-        rules, share = asked.rules, asked.share
+        rules, given, share = scope["leap_zoo"]
         try:
-            self._check_sender(scope, asked)
+            self._check_sender(scope, rules, given)
             if rules.places is not None:
                 rules.places.check()
             whole = await self._answered(rules, share, scope, receive, send)
@@ -163,9 +153,8 @@ class Gate:
         if whole is not None:  # the body and everything else that the request held is free by now
             await self._send(whole, share, receive, send)
 
-    def _check_sender(self, scope: Scope, asked: _Asked) -> None:
+    def _check_sender(self, scope: Scope, rules: Rules, given: dict[bytes, bytes]) -> None:
         """Raises Refused for an unknown host, another site's page, a missing or unknown key, an encoded body."""
-        rules, given = asked.rules, asked.headers
         if not rules.quiet:
             self._check_host(given.get(b"host", b"").decode("latin-1"))
         origin = given.get(b"origin")
@@ -270,6 +259,7 @@ class Gate:
     def _end_waits(self) -> None:
         self._end_streams()
         self.patience.end()
+        Gathering.seconds = 0.0
 
     def _dressed(self, given: Headers, rules: Rules, identity: str) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in given}
@@ -311,11 +301,9 @@ async def _while_connected(answer: Awaitable[None], receive: Receive, begun: Cal
 
 @lru_cache(64)
 def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

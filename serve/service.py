@@ -15,7 +15,7 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import bentoml
 from _bentoml_impl.serde import JSONSerde
@@ -34,10 +34,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from leap_zoo.errors import InvalidArgument, LeapZooError, nearest, short
 from serve.api.galleries import MAX_K, Conditions, SearchOptions, searched
 from serve.api.predict import MAX_TOP, ClassifyOptions, classified
-from serve.api.schemas import Classes, Embedding, Hits
+from serve.api.schemas import Classes, Embedding, Hits, about
 from serve.api.zoo import Shelf, zoos_to_hand_on
 from serve.app import answer_errors, build_site
-from serve.engine import Answer, Engine, Space, start_engine
+from serve.engine import Engine, Space, start_engine
 from serve.keys import Keys
 from serve.middleware import Gate
 from serve.observe import Metrics, configure_log, otlp_exporter, traced
@@ -72,26 +72,23 @@ class NativeApp(ServiceAppFactory):
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
         """Call the method `name`. Every failure is a Problem."""
-        try:
-            return await self._called(name, request)
-        except Exception as error:
-            return refusal_of(error).response()
-
-    async def _called(self, name: str, request: Request) -> Response:
         method = self.service.apis[name]
         known = list(method.input_spec.model_fields)
-        photo, options = await read_photo(request)
-        given = dict(request.query_params) | options
-        for unknown in given.keys() - set(known):
-            raise Refused("invalid_option", f"Unknown option {short(unknown)}{nearest(unknown, known)}.")
         try:
-            # In a thread: BentoML's methods take a path, so the photo becomes a temporary file of this request.
-            found = await asyncio.to_thread(method.input_spec.model_validate, given | {"image": photo})
-        except ValidationError as error:
-            raise invalid_options(error.errors(), known) from error
-        call = getattr(self._service_instance, name).local
-        answer = await call(**{option: getattr(found, option) for option in known})
-        return await method.output_spec.to_http_response(answer, JSONSerde())
+            photo, options = await read_photo(request)
+            given = dict(request.query_params) | options
+            for unknown in given.keys() - set(known):
+                raise Refused("invalid_option", f"Unknown option {short(unknown)}{nearest(unknown, known)}.")
+            try:
+                # In a thread: BentoML's methods take a path, so the photo becomes a temporary file of this request.
+                found = await asyncio.to_thread(method.input_spec.model_validate, given | {"image": photo})
+            except ValidationError as error:
+                raise invalid_options(error.errors(), known) from error
+            call = getattr(self._service_instance, name).local
+            answer = await call(**{option: getattr(found, option) for option in known})
+            return await method.output_spec.to_http_response(answer, JSONSerde())
+        except Exception as error:
+            return refusal_of(error).response()
 
 
 class ZooService(Service[object]):
@@ -163,27 +160,11 @@ def share_connections() -> None:
     HttpToolsProtocol.connection_made = connection_made  # type: ignore[method-assign]
 
 
-class Running(NamedTuple):
-    """What a worker has loaded."""
-
-    settings: ServeSettings
-    engine: Engine
-    stores: Stores
-
-
 @cache
-def running() -> Running:
+def running() -> tuple[ServeSettings, Engine, Stores]:
     """The models and stores of this process, loaded at the first call. Raises LeapZooError."""
     settings = read_serve_settings()
-    return Running(settings, start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant))
-
-
-async def _bytes_of(image: Path) -> bytes:
-    return await asyncio.to_thread(image.read_bytes)
-
-
-def _by(answer: Answer) -> dict[str, Any]:
-    return {"model": answer.model, "precision": answer.precision, "milliseconds": answer.milliseconds}
+    return settings, start_engine(settings), open_stores(settings.data, qdrant=settings.qdrant)
 
 
 def _workers() -> int:
@@ -211,7 +192,7 @@ class LeapZoo:
     """Small vision transformers over HTTP: one photo per call, by the default model. The API at /v1 has more."""
 
     def __init__(self) -> None:
-        self._running = running()
+        _, self._engine, self._stores = running()
 
     @bentoml.api
     async def classify(
@@ -221,17 +202,19 @@ class LeapZoo:
         head: Annotated[str, Field(max_length=64)] | None = None,
     ) -> Classes:
         """Classify a photo. head: one of the model's, or one created at /v1/heads."""
-        photos, options = [await _bytes_of(image)], ClassifyOptions(top=top, head=head)
-        answer = await classified(self._running.engine, self._running.stores.heads, photos, options)
+        photo = await asyncio.to_thread(image.read_bytes)
+        options = ClassifyOptions(top=top, head=head)
+        answer = await classified(self._engine, self._stores.heads, [photo], options)
         (predictions,) = answer.predictions
-        return Classes(predictions=predictions, head=answer.head, unsure=predictions.unsure, **_by(answer))
+        return Classes(predictions=predictions, head=answer.head, unsure=predictions.unsure, **about(answer))
 
     @bentoml.api
     async def embed(self, image: Photo, space: Space = "student") -> Embedding:
         """Turn a photo into a vector. space: the student's own, or the teacher's."""
-        answer = await self._running.engine.embed([await _bytes_of(image)], space=space)
+        photo = await asyncio.to_thread(image.read_bytes)
+        answer = await self._engine.embed([photo], space=space)
         (vector,) = answer.embeddings
-        return Embedding(embedding=vector.tolist(), dim=vector.size, space=answer.space, **_by(answer))
+        return Embedding(embedding=vector.tolist(), dim=vector.size, space=answer.space, **about(answer))
 
     @bentoml.api
     async def search(
@@ -242,9 +225,10 @@ class LeapZoo:
         where: Conditions | None = None,
     ) -> Hits:
         """Find similar photos in a gallery. where: only items whose metadata has these values."""
-        photos, options = [await _bytes_of(image)], SearchOptions.model_construct(k=k, where=where)
-        _, answer, found = await searched(self._running.engine, self._running.stores, gallery, photos, options)
-        return Hits(hits=list(found[0]), gallery=gallery, space=answer.space, **_by(answer))
+        photo = await asyncio.to_thread(image.read_bytes)
+        options = SearchOptions.model_construct(k=k, where=where)
+        _, answer, found = await searched(self._engine, self._stores, gallery, [photo], options)
+        return Hits(hits=list(found[0]), gallery=gallery, space=answer.space, **about(answer))
 
     @bentoml.on_deployment
     @staticmethod

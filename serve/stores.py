@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, NoReturn, TypeVar
 
@@ -37,7 +36,7 @@ from leap_zoo.gallery.flat import MANIFEST, FlatGallery, Manifest, read_manifest
 from leap_zoo.gallery.qdrant import NoCollection, QdrantGallery, asking, connect
 from leap_zoo.heads import SUFFIX, CustomHead, encode_head
 from leap_zoo.locks import locked
-from serve.engine import Threads, lower_priority
+from serve.engine import Room, Threads, lower_priority
 from serve.problems import Refused, sentence
 
 logger = logging.getLogger("leap_zoo.serve")
@@ -96,8 +95,7 @@ def bytes_below(folder: Path) -> int:
     for parent, _, names in os.walk(folder):  # unlike Path.rglob, ignores a folder that is deleted meanwhile
         for name in names:
             with contextlib.suppress(OSError):  # deleted meanwhile
-                status = os.lstat(os.path.join(parent, name))
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
 
 
@@ -318,7 +316,7 @@ class Galleries(ABC):
         kind: of the vectors (N, D). Raises as `checked` does.
         """
         names, fields = self.checked(ids, metadata)
-        size = 4 * vectors.size + sum(map(_bytes_of, names, fields))
+        size = 4 * vectors.size + sum(map(len, map(msgspec.json.encode, [*names, *fields])))
         with self._writing(name):
             gallery = self._open(name)
             if gallery is not None:
@@ -620,10 +618,6 @@ def _unknown(name: str) -> NoReturn:
     raise Refused("unknown_gallery", f"There is no gallery {name}. GET /v1/galleries lists them.")
 
 
-def _bytes_of(name: str, fields: Metadata) -> int:
-    return len(name.encode()) + len(msgspec.json.encode(fields))
-
-
 MOST = 64  # pieces of work of each kind, running and waiting
 _WAITING = "Too many requests are reading or writing stored data."
 
@@ -635,8 +629,8 @@ class Stores:
     galleries: Galleries
     heads: Heads
     temporary: tempfile.TemporaryDirectory[str] | None = field(repr=False)
-    readers: Threads = field(default_factory=partial(Threads, "readers", 8, MOST, _WAITING, lower_priority), repr=False)
-    writer: Threads = field(default_factory=partial(Threads, "writer", 1, MOST, _WAITING), repr=False)
+    readers: Threads = field(default_factory=lambda: Threads("readers", 8, Room(MOST, _WAITING), lower_priority))
+    writer: Threads = field(default_factory=lambda: Threads("writer", 1, Room(MOST, _WAITING)))
 
     def close(self) -> None:
         """Close connections, and delete the folder if it is temporary."""

@@ -141,11 +141,7 @@ class Gallery(ABC):
         Raises InvalidArgument, InvalidGallery.
         """
         k = whole_number(k, "k", 1, MAX_K)
-        conditions: dict[str, str | int | bool] = {}
-        for key, value in _plain_fields("where", where or {}).items():
-            if value is None or isinstance(value, float):
-                raise InvalidArgument(f"where {short(key)} must be a string, a whole number or a boolean, not {value}")
-            conditions[key] = value
+        conditions = checked_where(where or {})
         queries = _array(vectors)
         one = queries.ndim == 1
         found = self._search(self._unit_rows(queries[None] if one else queries), k, conditions)
@@ -306,6 +302,16 @@ def checked_metadata(metadata: Sequence[Metadata] | None, count: int) -> list[di
             f"the metadata of one item has {size} bytes (limit: {MAX_METADATA}): store large values elsewhere"
         )
     return plain
+
+
+def checked_where(where: Where) -> dict[str, str | int | bool]:
+    """The conditions of a search. Raises InvalidArgument."""
+    conditions: dict[str, str | int | bool] = {}
+    for key, value in _plain_fields("where", where).items():
+        if value is None or isinstance(value, float):
+            raise InvalidArgument(f"where {short(key)} must be a string, a whole number or a boolean, not {value}")
+        conditions[key] = value
+    return conditions
 
 
 def _listed(what: str, values: Any) -> list[Any]:

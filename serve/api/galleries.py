@@ -13,11 +13,10 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
 from msgspec import Meta
-from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 from starlette.responses import Response, StreamingResponse
 
-from leap_zoo.gallery import Hit, Item, Kind, Vectors
+from leap_zoo.gallery import Hit, Item, Kind, Vectors, checked_where
 from serve.api.predict import ModelOptions
 from serve.api.schemas import ITEMS_FORM, PHOTOS_FORM, Answered, about, body, json_response
 from serve.engine import Embedded, Engine, Space
@@ -53,23 +52,8 @@ async def _temporary_file(request: Request) -> AsyncIterator[IO[bytes]]:
 TemporaryFile = Annotated[IO[bytes], Depends(_temporary_file)]
 
 
-def _explained(where: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """One message for all that pydantic finds in the conditions of a search."""
-    try:
-        return check(where)
-    except ValidationError:
-        what = "Write a JSON object of at most 8 strings, integers or booleans; names have letters, digits, _ and -"
-        raise PydanticCustomError("conditions", what) from None
-
-
-Conditions = Annotated[
-    dict[
-        Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_-]{0,63}$")],
-        str | Annotated[int, Field(ge=-(2**63), lt=2**63)] | bool,
-    ],
-    Field(max_length=8),  # each is compared with every item
-    WrapValidator(_explained),
-]
+# The conditions of a search, each of which is compared with every item.
+Conditions = Annotated[dict[str, Any], Field(max_length=8), AfterValidator(checked_where)]
 
 GalleryName = Annotated[str, Path(json_schema_extra=NAME, examples=["holiday"], description="The gallery's name")]
 

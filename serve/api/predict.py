@@ -5,10 +5,9 @@ formats of OpenAI's API, /v1/models with additional fields and /v1/embeddings wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -22,24 +21,13 @@ from starlette.types import Receive, Scope, Send
 
 from leap_zoo import CustomHead, Model, UnknownHead
 from leap_zoo.errors import nearest, short
-from serve.api.schemas import (
-    PHOTOS_FORM,
-    Classification,
-    Embeddings,
-    Encoding,
-    about,
-    base64_of,
-    body,
-    encoded,
-    json_response,
-)
+from serve.api.schemas import PHOTOS_FORM, Classification, Embeddings, Encoding, about, body, encoded, json_response
 from serve.engine import Classified, Engine, Models, Space
 from serve.photos import HOW_MANY, PIXEL, ImagesBody, none_missing, photos_of_texts, read_json, read_photos
 from serve.problems import Refused
 from serve.stores import Heads
 
 MAX_TOP = 1000
-_LONGEST_KEPT = 256  # bytes of a query
 
 
 class ModelOptions(BaseModel):
@@ -149,21 +137,14 @@ class HotRoute(APIRoute):
         if scope["method"] != "POST":
             await super().handle(scope, receive, send)  # which refuses
             return
-        query: bytes = scope["query_string"]
-        # A client must not fill the memory with queries.
-        options = (_options if len(query) <= _LONGEST_KEPT else _options.__wrapped__)(self.endpoint, query)
+        kind: Any = self.dependant.query_params[0].field_info.annotation
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        try:
+            options = kind.model_validate(dict(query))
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
         response: Response = await self.endpoint(Request(scope, receive), options)
         await response(scope, receive, send)
-
-
-@lru_cache(maxsize=256)
-def _options(endpoint: Callable[..., object], query: bytes) -> ModelOptions:
-    """The query as the endpoint's options. Raises RequestValidationError."""
-    kind: type[ModelOptions] = get_type_hints(endpoint)["options"]
-    try:
-        return kind.model_validate(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
 
 
 def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
@@ -187,7 +168,9 @@ def router(engine: Engine, heads: Heads, max_photos: int) -> APIRouter:
         """Turn one photo or several into vectors."""
         photos = await read_photos(request, max_photos)
         answer = await engine.embed(photos, model=options.model, space=options.space)
-        return json_response(encoded(answer.embeddings, options.encoding) | {"space": answer.space} | about(answer))
+        vectors, dim = encoded(answer.embeddings, options.encoding), answer.embeddings.shape[1]
+        fields = {"embeddings": vectors, "encoding": options.encoding, "dim": dim, "space": answer.space}
+        return json_response(fields | about(answer))
 
     return router
 
@@ -224,8 +207,7 @@ def model_router(engine: Engine, max_photos: int) -> APIRouter:
             detail = f"Vectors of {model.card.id} always have {dim} dimensions in the {asked.space} space."
             raise Refused("invalid_option", f"{detail} Leave `dimensions` out.")
         answer = await engine.embed(photos, model=asked.model, space=asked.space)
-        rows = answer.embeddings
-        vectors = [base64_of(row) for row in rows] if asked.encoding_format == "base64" else rows
+        vectors = encoded(answer.embeddings, asked.encoding_format)
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
         usage = {"prompt_tokens": 0, "total_tokens": 0}
         about = {"model": answer.model, "created": int(time.time()), "usage": usage}

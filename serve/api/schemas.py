@@ -74,13 +74,7 @@ class Embeddings(Answered):
     space: Space
 
 
-class _OfOnePhoto(BaseModel):
-    model: str
-    precision: str
-    milliseconds: float = Field(description="Decoding and inference")
-
-
-class Classes(_OfOnePhoto):
+class Classes(Answered):
     """The answer of the method `classify`."""
 
     predictions: list[Prediction] = Field(description="Best first")
@@ -88,7 +82,7 @@ class Classes(_OfOnePhoto):
     unsure: bool = Field(description="Whether the photo is unlike the head's training photos")
 
 
-class Embedding(_OfOnePhoto):
+class Embedding(Answered):
     """The answer of the method `embed`."""
 
     embedding: list[float] = Field(description="float32, of unit length")
@@ -96,7 +90,7 @@ class Embedding(_OfOnePhoto):
     space: Space
 
 
-class Hits(_OfOnePhoto):
+class Hits(Answered):
     """The answer of the method `search`."""
 
     hits: list[Hit] = Field(description="Nearest first")
@@ -114,15 +108,9 @@ def about(answer: Answer) -> dict[str, Any]:
     return {name: getattr(answer, name) for name in Answered.model_fields}
 
 
-def encoded(rows: npt.NDArray[np.float32], encoding: Encoding) -> dict[str, Any]:
-    """Embeddings (N, D) as the fields `embeddings`, `encoding` and `dim`."""
-    written = np.ascontiguousarray(rows) if encoding == "float" else [base64_of(row) for row in rows]
-    return {"embeddings": written, "encoding": encoding, "dim": rows.shape[1]}
-
-
-def base64_of(row: npt.NDArray[np.float32]) -> str:
-    """A vector as base64 of little-endian float32."""
-    return base64.b64encode(row.astype("<f4").tobytes()).decode()
+def encoded(rows: npt.NDArray[np.float32], encoding: Encoding | None) -> Any:
+    """Embeddings (N, D), as numbers or each as base64 of little-endian float32."""
+    return [base64.b64encode(row.astype("<f4")).decode() for row in rows] if encoding == "base64" else rows
 
 
 def body(how: str, json: type[msgspec.Struct], form: dict[str, Any] | None = None, *, raw: bool = True) -> Any:

@@ -106,6 +106,7 @@ def build_page(engine: Engine, shelf: Shelf) -> gr.Blocks:
             take_uploads_only(block)
     explain_failures(blocks)
     blocks.queue(max_size=MAX_QUEUE, api_open=False)  # no request bypasses the queue
+    blocks._queue.sleep_when_free = 0.02  # seconds; Gradio's 1 ms would keep the event loop busy
     blocks.state_session_capacity = MAX_VISITORS
     return blocks
 

@@ -77,7 +77,8 @@ def build(engine: Engine, visitor: gr.State) -> None:
 
     async def change(which: str, asked: Photo | None, visitor: Visitor) -> tuple[object, ...]:
         photos = await photos_of(which, visitor)
-        return gr.Gallery(_captioned(photos), selected_index=None), *nearest(asked, photos)
+        captioned = [(photo.thumbnail, photo.name) for photo in photos]
+        return gr.Gallery(captioned, selected_index=None), *nearest(asked, photos)
 
     async def add(paths: list[str], asked: Photo | None, visitor: Visitor) -> tuple[object, ...]:
         for photo in await gather(engine, paths, MAX_PHOTOS - len(visitor.gallery)):
@@ -111,7 +112,3 @@ def nearest(asked: Photo | None, photos: Sequence[Photo]) -> Found:
     best = np.argsort(-scores, kind="stable")[:NEAREST]
     captioned = [(others[i].thumbnail, f"{scores[i]:.2f} {others[i].name}") for i in best]
     return asked, captioned, "Each caption begins with the cosine similarity; 1 means the same photo."
-
-
-def _captioned(photos: Sequence[Photo]) -> list[tuple[object, str]]:
-    return [(photo.thumbnail, photo.name) for photo in photos]

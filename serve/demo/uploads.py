@@ -6,6 +6,7 @@ memory and bounded while the page is open; visitors never see each other's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -46,7 +47,7 @@ SAMPLES = {path.stem.replace("-", " "): path for path in sorted(_SAMPLES.glob("*
 _THUMBNAIL = Preprocessing(size=256, short_side=256)
 _TOLD = 3  # bad photos that are listed; the others are counted
 
-_folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the service or the process ends
+_cleanup = contextlib.ExitStack()  # of the private folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +82,14 @@ def use_private_folder() -> None:
     Gradio's default, /tmp/gradio, belongs to the first user of the machine who started a Gradio page.
     """
     if not os.environ.get("GRADIO_TEMP_DIR"):
-        _folders.append(tempfile.TemporaryDirectory(prefix="leap-zoo-ui-", ignore_cleanup_errors=True))
-        os.environ["GRADIO_TEMP_DIR"] = _folders[-1].name
+        folder = tempfile.TemporaryDirectory(prefix="leap-zoo-ui-", ignore_cleanup_errors=True)
+        os.environ["GRADIO_TEMP_DIR"] = _cleanup.enter_context(folder)
+        _cleanup.callback(os.environ.pop, "GRADIO_TEMP_DIR", None)
 
 
 def remove_private_folder() -> None:
     """Delete what visitors have uploaded. uvicorn ends a stopped process by a signal, so no finalizer would do it."""
-    while _folders:
-        _folders.pop().cleanup()
-        os.environ.pop("GRADIO_TEMP_DIR", None)
+    _cleanup.close()
 
 
 def photo_input(label: str, elem_id: str) -> gr.Image:

@@ -20,11 +20,8 @@ _KINDS = {"onnx": "ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 def build(engine: Engine, shelf: Shelf) -> None:
     """Lay out the tab in the current container. shelf: the models that can be downloaded."""
     served = {model.card.id: model.card for model in engine.models.all()}
-    # Another zoo that is handed on may have another revision of a served model.
-    cards, default = (
-        served | {name: card for name, card in shelf.cards.items() if name not in served},
-        next(iter(served)),
-    )
+    # The served ones are first, and of the revision that is served: a zoo that is handed on may have another.
+    cards, default = served | shelf.cards | served, next(iter(served))
     gr.Markdown(_page(shelf).from_string(_MODELS).render(cards=cards.values()), elem_id="leap-models")
     choice = gr.Radio(list(cards), value=default, label="Model", visible=len(cards) > 1, elem_id="leap-model")
     shown = gr.Markdown(about(shelf, cards[default]), elem_id="leap-card")
@@ -40,7 +37,7 @@ def about(shelf: Shelf, card: ModelCard) -> str:
 
 def _page(shelf: Shelf) -> Environment:
     page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # Markdown: escaped by `plain`
-    page.filters |= {"plain": _plain, "size": _size, "figure": _figure}
+    page.filters |= {"plain": _plain, "figure": _figure}
     page.tests["offered"] = lambda file, model: shelf.offers(model, file.file, file.sha256)
     return page
 
@@ -50,10 +47,6 @@ def _figure(metric: Metric) -> str:
     form = "{:.4g}" if "cosine" in metric.name else "{:.1%}"
     interval = f" ({form} to {form})".format(*metric.interval) if metric.interval else ""
     return form.format(metric.value) + interval
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 def _plain(text: str) -> str:

@@ -49,7 +49,7 @@ def served(engine: Engine) -> Iterator[TestClient]:
     settings, stores = ServeSettings(max_photos=4), open_stores()
     site = build_site(engine, stores, settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "running", lambda: service.Running(settings, engine, stores))
+        patch.setattr(service, "running", lambda: (settings, engine, stores))
         service.LeapZoo.inject_config()
         gate = Gate(NativeApp(service.LeapZoo, is_main=True)(), site, settings, Metrics())
         gate.patience.end()  # a test sends as many bad requests as it likes

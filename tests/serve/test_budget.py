@@ -181,7 +181,7 @@ def test_answer__unread_frees_its_place() -> None:
         silent = [Client(b"", unread=True) for _ in range(6)]
         held = [ask(app, client, "/v1/galleries/x/items", "GET") for client in silent]
         await until(lambda: all(client.sent for client in silent))  # more than there are places
-        assert app.table.places.taken == 0
+        assert len(app.table.places.inside) == 0
         assert app.budget.held == 6 * MIB
         assert all(len(message.get("body", b"")) <= budget.SLICE for client in silent for message in client.sent)
         reader = Client(b"")
@@ -319,7 +319,7 @@ def test_patience__a_flood_of_refusals_waits_and_holds_nothing(path: str) -> Non
         flood = [Client(b"x" * 1000) for _ in range(64)]
         asked = [ask(app, client, path) for client in flood]
         await until(lambda: len(app.patience.waiting) == 64)
-        assert app.table.places.taken == 0
+        assert len(app.table.places.inside) == 0
         assert app.budget.held <= 64 * len("no")  # the answers; the bodies are free
         assert not any(client.sent for client in flood)
         app.patience.end()  # the process was told to stop
@@ -397,11 +397,11 @@ def test_time__work_for_a_client_that_left_is_cancelled() -> None:
 
         app, client = gate(slow), Client(bytes(MIB))
         task = ask(app, client)
-        await until(lambda: app.table.places.taken == 1)
+        await until(lambda: len(app.table.places.inside) == 1)
         client.go_on.set()
         await task
         assert cancelled.is_set()
-        assert app.table.places.taken == app.budget.held == 0
+        assert len(app.table.places.inside) == app.budget.held == 0
 
     asyncio.run(run())
 

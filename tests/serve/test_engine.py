@@ -208,7 +208,7 @@ def test_admission__counts_megapixels_not_photos(held: tuple[Model, HeldSession]
         assert (await small).embeddings.shape[0] == 1
         answers = await asyncio.gather(*large, return_exceptions=True)
         assert [answer.code for answer in answers if isinstance(answer, Refused)] == ["busy"]  # 27 are more than 20
-        assert engine._photos == 0
+        assert engine.room.pieces == 0
 
     asyncio.run(run())
 
@@ -264,10 +264,10 @@ def test_cancellation__stops_before_the_next_photo(held: tuple[Model, HeldSessio
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        assert engine._photos == 8  # what a thread has begun counts to its end
+        assert engine.room.pieces == 8  # what a thread has begun counts to its end
         session.release.set()
         await engine.run(lambda: None)
         assert session.batches == [8]
-        assert engine._photos == 0
+        assert engine.room.pieces == 0
 
     asyncio.run(run())

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from serve.engine import Threads
+from serve.engine import Room, Threads
 from serve.problems import Refused
 
 
 def test_threads__refuse_work_beyond_the_limit() -> None:
     async def run() -> None:
-        threads, go = Threads("threads", 1, 2, "Too much at once."), threading.Event()
+        threads, go = Threads("threads", 1, Room(2, "Too much at once.")), threading.Event()
         waiting = [asyncio.create_task(threads.run(lambda: go.wait(120))) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="Too much at once"):

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not kinds:
             fix = "choose fp32, fp16 or int8 for ONNX, fp16 or int8 for OpenVINO, fp32 or int8 for ExecuTorch"
             raise InvalidArgument(f"the format does not have this precision: {fix}")
-        run, more = more_photos(run, options.photos, options.world)
+        run, more = more_photos(run, options.photos, options.world, options.drawings)
         card, refused = publish.publish(run, options.zoo, kinds, more)
     except (TrainError, LeapZooError, OSError) as error:
         print(f"export: {text.line(error)}", file=sys.stderr)
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "they calibrate its scores and when it says not sure (default: the run's validation photos, for its own head)"
     )
     option("--photos", type=Path, action="append", metavar="FOLDER", help=about)
+    option("--drawings", type=Path, metavar="FOLDER", help="also measure how many of these are flagged as not sure")
     option("--zoo", type=Path, required=True, help="folder to publish into; created if missing")
     about = "publish only this one (may be repeated; default: all of ONNX and OpenVINO)"
     option("--format", action="append", choices=["onnx", "openvino", "executorch"], help=about)

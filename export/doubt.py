@@ -2,7 +2,7 @@
 
 Both are fitted with the published file on photos that the student was not trained on: the temperature that calibrates
 the scores, and the distance that 5 % of these photos exceed. The card also gets the calibration error, and the share of
-noise and text pages that is flagged.
+noise, text pages and drawings that is flagged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 from PIL import Image, ImageDraw, ImageFont
 
-from export.photos import Labelled
+from export.photos import NO_MORE, Labelled, MorePhotos
 from leap_zoo import doubt
 from leap_zoo.card import Doubt, Metric, ModelCard
 from leap_zoo.doubt import Floats
@@ -26,10 +26,10 @@ DRAWN = 100  # pictures of each kind that is not a photo
 ECE, FLAGGED = "expected calibration error", "flagged as unlike what was learned"
 
 
-def with_doubt(card: ModelCard, model: Model, aside: Labelled, world: Labelled | None = None) -> ModelCard:
+def with_doubt(card: ModelCard, model: Model, aside: Labelled, more: MorePhotos = NO_MORE) -> ModelCard:
     """The card with the doubt of the head of which `aside` has labels, and figures of `model`, the file that is loaded.
 
-    world: photos on which nothing is fitted; they are measured if their labels are of the same head.
+    more: photos on which nothing is fitted; those of the world are measured if their labels are of the same head.
     """
     head = next(head for head in card.heads if head.name == aside.head)
 
@@ -42,12 +42,14 @@ def with_doubt(card: ModelCard, model: Model, aside: Labelled, world: Labelled |
     by_other = np.array([temperature(logits[halves != side], labels[halves != side]) for side in (0, 1)], np.float32)
     metrics = _errors(aside, logits, by_other[halves][:, None])
     unlike = []
-    if world is not None and world.head == head.name:
-        metrics += _errors(world, logits_of(world), np.array([divisor], np.float32))
-        unlike.append(world)
+    if more.world is not None and more.world.head == head.name:
+        metrics += _errors(more.world, logits_of(more.world), np.array([divisor], np.float32))
+        unlike.append(more.world)
     for name, pictures in (("noise", noise(DRAWN)), ("text pages", text_pages(DRAWN))):
         pixels = np.stack([to_tensor(picture, card.preprocessing) for picture in pictures])
         unlike.append(Labelled(pixels, np.zeros(DRAWN, np.int64), head.name, name, "drawn"))
+    if more.drawings is not None:
+        unlike.append(more.drawings)
     metrics += [photos.share(FLAGGED, doubt.energies(logits_of(photos)) > threshold) for photos in unlike]
     known = Doubt(temperature=divisor, threshold=threshold, dataset=aside.dataset, n=len(labels))
     measured = replace(model.artifact, metrics=[*model.artifact.metrics, *metrics])

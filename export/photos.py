@@ -18,7 +18,8 @@ from leap_zoo.card import DEAD_HEAD, GENERAL, Metric, Preprocessing
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.intervals import wilson
 from train.data.labels import class_labels, imagenet_indices
-from train.data.splits import Split, labelled_folder
+from train.data.sources import find_photos
+from train.data.splits import Split, labelled_folder, unlabelled
 from train.data.store import Shown, in_memory
 from train.errors import TrainError
 from train.evaluate.__main__ import SHOWN
@@ -58,12 +59,14 @@ class Labelled:
 class MorePhotos:
     """Photos beyond the run's own, all with labels of the default head; without them, the card says less.
 
-    aside: to fit doubt on; default: the run's validation photos, for its own head. world: only measured.
+    aside: to fit doubt on; default: the run's validation photos, for its own head. world and drawings: only
+    measured.
     left_out: the top-1 of a head that is left out of the files, for the card.
     """
 
     aside: Labelled | None = None
     world: Labelled | None = None
+    drawings: Labelled | None = None
     left_out: Metric | None = None
 
 
@@ -106,11 +109,13 @@ def decoded(photos: Split, spec: Preprocessing, head: str, dataset: str, split: 
     return Labelled(shown.pixels, shown.labels, head, dataset, split)
 
 
-def more_photos(run: Run, aside: Sequence[Path] | None, listed: Path | None) -> tuple[Run, MorePhotos]:
+def more_photos(
+    run: Run, aside: Sequence[Path] | None, listed: Path | None, drawings: Path | None
+) -> tuple[Run, MorePhotos]:
     """The run, without a head that is too poor on photos of the world; and the photos to measure its files on.
 
-    aside: folders of labeled photos, not used if the head is left out; listed: a CSV of photos of the world. Raises
-    TrainError, InvalidArgument.
+    aside: folders of labeled photos, not used if the head is left out; listed: a CSV of photos of the world;
+    drawings: a folder. Raises TrainError, InvalidArgument.
     """
     world = None
     if listed is not None:
@@ -118,7 +123,12 @@ def more_photos(run: Run, aside: Sequence[Path] | None, listed: Path | None) -> 
         if left_out is not None:
             return run, MorePhotos(left_out=left_out)
     head = next(head for head in run.info.heads if head.name == run.info.default_head)
-    return run, MorePhotos(kept_aside(head, run.recipe.preprocessing, aside) if aside else None, world)
+    spec = run.recipe.preprocessing
+    known = kept_aside(head, spec, aside) if aside else None
+    if drawings is None:
+        return run, MorePhotos(known, world)
+    drawn = unlabelled(find_photos(drawings))
+    return run, MorePhotos(known, world, decoded(drawn, spec, head.name, "drawings", drawings.resolve().name))
 
 
 def without_dead_head(run: Run, listed: Path) -> tuple[Run, Labelled, Metric | None]:

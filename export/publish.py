@@ -96,7 +96,7 @@ def judged(
     aside = more.aside or next(own, None)
     if aside is not None:
         say(f"fitting doubt on {len(aside.labels)} photos ({aside.dataset}, {aside.split})")
-        card = doubt.with_doubt(card, Model.open(card, choose_artifact(card), read), aside, more.world)
+        card = doubt.with_doubt(card, Model.open(card, choose_artifact(card), read), aside, more)
     return card, contents, reasons
 
 

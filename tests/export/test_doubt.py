@@ -37,9 +37,9 @@ def aside(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def zoo(aside: Path, run_folder: Path, tmp_path_factory: pytest.TempPathFactory, small: None) -> Iterator[Path]:
-    """The run, exported with photos kept aside."""
+    """The run, exported with photos kept aside and with drawings."""
     zoo = tmp_path_factory.mktemp("doubting")
-    words = ["--format", "onnx", "--precision", "fp32", "--photos", str(aside)]
+    words = ["--format", "onnx", "--precision", "fp32", "--photos", str(aside), "--drawings", str(aside / "0")]
     assert main([str(run_folder), "--zoo", str(zoo), *words]) == 0
     return zoo
 
@@ -53,7 +53,7 @@ def test_doubt__is_fitted_on_the_photos_that_are_given(zoo: Path, aside: Path, t
     assert sum(flagged) <= 0.05 * 20
     metrics = {(m.name, m.dataset): m for m in model.artifact.metrics}
     assert (f"{doubt.ECE}, before", "aside") in metrics
-    assert {m.dataset for m in metrics.values() if m.name == doubt.FLAGGED} == {"noise", "text pages"}
+    assert {m.dataset for m in metrics.values() if m.name == doubt.FLAGGED} == {"noise", "text pages", "drawings"}
     assert "log_sum_exp(logits_digits[0])" in (zoo / NAME / "README.md").read_text()
     assert verify(NAME, zoo).ok
 
@@ -89,6 +89,7 @@ def test_doubt__is_what_classify_says(zoo_copy: Path, tmp_path: Path, capsys) ->
     ("wrong", "said"),
     [
         (["--photos", "{aside}/1"], "named by their ImageNet class"),
+        (["--photos", "{aside}", "--drawings", "{aside}/no"], "no folder or file"),
         (["--photos", "{aside}", "--world", "{aside}/no.csv"], "is not a CSV"),
         (["--photos", "{parent}"], "is not a class of the default head"),
     ],

@@ -33,8 +33,12 @@ from train.method.targets import TargetStore
 from train.method.teacher import Teacher, normalisation
 from train.recipe import Recipe
 
-CLASSIFIER_RATE = 3.0  # of the fitted classifier, times the rate of the rest: one linear layer may learn faster
-NO_DECAY = ("pos_embed", "cls_token", "reg_token")  # positions and tokens are not weights to shrink
+NO_DECAY = (
+    "*.pos_embed",
+    "*.cls_token",
+    "*.reg_token",
+    "classifier.*",
+)  # positions and tokens are not weights to shrink
 
 
 @dataclass
@@ -117,7 +121,7 @@ def train(
                 fabric.clip_gradients(model, optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False)
             rate = recipe.optimizer.lr * share(training.step)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
+                group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad()
             training.step += 1
@@ -167,13 +171,7 @@ def make_optimizer(recipe: Recipe, distiller: Distiller) -> Optimizer:
     spec = recipe.optimizer
     # A fused step unscales fp16 gradients itself, after they were clipped: it would clip scaled ones.
     extra = {"momentum": spec.momentum} if spec.name == "lars" else {"fused": recipe.precision != "fp16"}
-    spared = [f"*.{name}" for name in NO_DECAY]
-    groups = param_groups_weight_decay(distiller, spec.weight_decay, no_weight_decay_list=spared)
-    if distiller.classifier is not None:
-        fitted = list(distiller.classifier.parameters())
-        for group in groups:
-            group["params"] = [one for one in group["params"] if not any(one is each for each in fitted)]
-        groups.append({"params": fitted, "weight_decay": 0.0, "lr_scale": CLASSIFIER_RATE})
+    groups = param_groups_weight_decay(distiller, spec.weight_decay, no_weight_decay_list=NO_DECAY)
     return create_optimizer_v2(groups, opt=spec.name, lr=spec.lr, weight_decay=0.0, **extra)
 
 

@@ -32,10 +32,15 @@ class Student(_Strict, frozen=True, kw_only=True):
     kept: Share = 0.0  # of the weights that it began with, in those that it ends with (arXiv 2109.01903)
     # What names the classes of `teacher.head`: the teacher's own classifier, or a copy that learns to read the student.
     classifier: Literal["teacher", "fitted"] = "teacher"
+    frozen: bool = False  # only the fitted classifier learns: the student stays what it began as
 
     def __post_init__(self) -> None:
         if self.kept and self.init == "random":
             raise ValueError("student.kept mixes in the weights of the start: it needs student.init")
+        if self.frozen and (self.init == "random" or self.classifier != "fitted"):
+            raise ValueError(
+                "student.frozen needs student.init and student.classifier=fitted: nothing else would learn"
+            )
 
     @property
     def continues(self) -> Path | None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from train.loop import Training, make_optimizer
 from train.method.distiller import Distiller
+from train.method.flops import student_flops
 from train.method.losses import linear_cka
 from train.method.teacher import Teacher
 from train.recipe import Recipe
@@ -192,9 +193,9 @@ def test_fitted_classifier__learns_the_teachers_classes_without_an_effect_on_the
     others = dict(fitting.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(others[name].grad, parameter.grad, rtol=0, atol=0)
-    group = make_optimizer(fitting.recipe, fitting).param_groups[-1]
-    assert {id(one) for one in group["params"]} == {id(one) for one in fitting.classifier.parameters()}
-    assert (group["weight_decay"], group["lr_scale"]) == (0, 3)
+    groups = make_optimizer(fitting.recipe, fitting).param_groups
+    still = {id(one) for group in groups if group["weight_decay"] == 0 for one in group["params"]}
+    assert {id(one) for one in fitting.classifier.parameters()} <= still
     learning = torch.optim.Adam(fitting.classifier.parameters(), 0.01)
     for _ in range(200):
         learning.zero_grad()
@@ -232,3 +233,25 @@ def test_fitted_classifier__rests_while_a_shallower_block_is_the_target(
 def test_fitted_classifier__needs_a_head_of_the_teacher(make_recipe: Callable[..., Recipe]) -> None:
     with pytest.raises(ValueError, match=r"needs teacher\.head"):
         make_recipe(student={"classifier": "fitted"}, teacher={"head": None})
+
+
+def test_frozen_student__leaves_the_classifier_alone_to_learn(
+    make_distiller: Callable[..., Distiller], teacher: Teacher, images: torch.Tensor
+) -> None:
+    student = {"classifier": "fitted", "frozen": True, "init": "teacher"}
+    distiller = make_distiller(student=student, loss=STANDARDISED, curriculum={"strategy": "last"})
+    step(distiller, teacher, images, 12).backward()
+    groups = make_optimizer(distiller.recipe, distiller).param_groups
+    assert {id(one) for group in groups for one in group["params"]} == {
+        id(one) for one in distiller.classifier.parameters()
+    }
+    assert {name.partition(".")[0] for name, one in distiller.named_parameters() if one.grad is not None} == {
+        "classifier"
+    }
+    assert student_flops(distiller, images[:1], 12) > 0
+
+
+@pytest.mark.parametrize("student", [{"classifier": "fitted"}, {"init": "teacher"}])
+def test_frozen_student__needs_something_that_learns(make_recipe: Callable[..., Recipe], student: dict) -> None:
+    with pytest.raises(ValueError, match="nothing else would learn"):
+        make_recipe(student={"frozen": True, **student})

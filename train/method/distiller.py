@@ -49,6 +49,9 @@ class Distiller(nn.Module):
         fits = recipe.student.classifier == "fitted"
         self.classifier = copy.deepcopy(classifier(teacher.vit)).requires_grad_() if fits else None
         self._taught = [classifier(teacher.vit)] if fits else []  # a list: no part of the state
+        if recipe.student.frozen:
+            self.student.requires_grad_(False)
+            self.projection.requires_grad_(False)
         self.measure = MEASURES[recipe.curriculum.similarity]
         fresh = getattr(recipe.curriculum, "fresh", "random") if recipe.student.init == "random" else "as it began"
         if fresh == "identity" and plan.same_depth:

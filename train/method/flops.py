@@ -49,8 +49,10 @@ def student_flops(distiller: Distiller, image: Tensor, block: int) -> int:
     targets = tuple(range(1, distiller.blocks + 1)) if len(distiller.others) else (block,)
 
     def step() -> None:
-        torch.stack([view.patches.sum() + view.cls.sum() for view in distiller.views(image, targets)]).sum().backward()
-        distiller.zero_grad()
+        sums = torch.stack([view.patches.sum() + view.cls.sum() for view in distiller.views(image, targets)])
+        if sums.requires_grad:  # not of a frozen student
+            sums.sum().backward()
+            distiller.zero_grad()
 
     return count_flops(step)
 

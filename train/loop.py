@@ -33,12 +33,7 @@ from train.method.targets import TargetStore
 from train.method.teacher import Teacher, normalisation
 from train.recipe import Recipe
 
-NO_DECAY = (
-    "*.pos_embed",
-    "*.cls_token",
-    "*.reg_token",
-    "classifier.*",
-)  # positions and tokens are not weights to shrink
+NO_DECAY = ("*.pos_embed", "*.cls_token", "*.reg_token", "classifier.*")  # not weights to shrink
 
 
 @dataclass

@@ -46,9 +46,9 @@ def judge(
         for name, file in files.items():
             say(f"measuring {name} on {len(photos.labels)} photos ({photos.dataset}, {photos.split})")
             found = answers(file, photos)
-            right = found[f"logits_{photos.head}"].argmax(1) == photos.labels
-            near = recall_at_1(found["embedding"], photos.labels)
-            metrics[name] += [photos.share("top-1", right), photos.share("Recall@1", near)]
+            metrics[name].append(photos.share("top-1", found[f"logits_{photos.head}"].argmax(1) == photos.labels))
+            if photos.in_pairs:
+                metrics[name].append(photos.share("Recall@1", recall_at_1(found["embedding"], photos.labels)))
             if name == reference:
                 expected = found
                 continue
@@ -92,15 +92,16 @@ def fidelity(reference: Outputs, candidate: Outputs, photos: Labelled) -> dict[s
     """A candidate against fp32 on the same photos: paired drops of top-1 and Recall@1, agreement, embedding cosine."""
     logits = f"logits_{photos.head}"
     before, after = reference[logits].argmax(1), candidate[logits].argmax(1)
-    found = [recall_at_1(outputs["embedding"], photos.labels) for outputs in (reference, candidate)]
     cosine = (reference["embedding"] * candidate["embedding"]).sum(1)
     compared = [
         _drop(DROP, before == photos.labels, after == photos.labels, photos),
         photos.share(AGREEMENT, before == after),
         photos.metric(COSINE, float(cosine.mean())),
         photos.metric(LEAST_COSINE, float(cosine.min())),
-        _drop("Recall@1 drop from fp32", found[0], found[1], photos),
     ]
+    if photos.in_pairs:
+        found = [recall_at_1(outputs["embedding"], photos.labels) for outputs in (reference, candidate)]
+        compared.append(_drop("Recall@1 drop from fp32", found[0], found[1], photos))
     return {metric.name: metric for metric in compared}
 
 

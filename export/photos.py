@@ -42,6 +42,11 @@ class Labelled:
     dataset: str
     split: str
 
+    @property
+    def in_pairs(self) -> bool:
+        """Whether each class has two photos or more: otherwise a nearest neighbor of the same class may not exist."""
+        return bool(np.unique(self.labels, return_counts=True)[1].min() > 1)
+
     def metric(self, name: str, value: float, interval: tuple[float, float] | None = None) -> Metric:
         """A figure that was measured on these photos. interval: of 95 %."""
         n = len(self.pixels)
@@ -83,11 +88,11 @@ def for_int8(run: Run) -> tuple[Labelled, list[Labelled]]:
     return calibration, [selection, *_for_teacher(run, selection)]
 
 
-def for_gate(run: Run) -> list[Labelled]:
+def for_gate(run: Run, more: MorePhotos = NO_MORE) -> list[Labelled]:
     """val for the probe; for the teacher's own classes, if it has them, photos outside of any training set."""
     splits = run.photos()
     held_out = _for_teacher(run, _own(run, splits.held_out, "held-out")) if len(splits.held_out) else []
-    return [_own(run, splits.val, "val"), *held_out]
+    return [_own(run, splits.val, "val"), *held_out, *([more.world] if more.world else [])]
 
 
 def _own(run: Run, photos: Split, split: str) -> Labelled:

@@ -74,7 +74,7 @@ def judged(
     files = {artifact.file: Model.open(card, artifact, read) for artifact in card.artifacts}
     worst = gate.check_parity(files[REFERENCE], timm.TimmStudent(card, read), images)
     say(f"timm's model of {timm.WEIGHTS} differs from the fp32 file by {worst:.1e} at most")
-    sets = for_gate(run)
+    sets = for_gate(run, more)
     metrics, refused = gate.judge(files, REFERENCE, sets, say)
     wanted = [name for kind, name in NAMES.items() if kind in kinds]
     reasons = [refused.get(name) or _not_found(name, search) for name in wanted if name in refused or name not in files]

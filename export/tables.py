@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from export import latency, text
+from export import gate, latency, text
 from leap_zoo.card import GENERAL, WORLD, Artifact, Latency, ModelCard
 from leap_zoo.errors import LeapZooError
 from leap_zoo.loading import choose_artifact
@@ -49,10 +49,7 @@ TABLES = {
     "The teacher's classes, through its own head": ("top-1",),
     "In the teacher's space": ("cosine",),
 }
-FIDELITY = (
-    *("top-1", "Recall@1", "top-1 drop from fp32", "top-1 agreement with fp32"),
-    *("embedding cosine to fp32, mean", "embedding cosine to fp32, minimum"),
-)
+FIDELITY = ("top-1", gate.DROP, gate.AGREEMENT, gate.COSINE, gate.LEAST_COSINE)
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -169,11 +166,12 @@ def zoo_values(
     lines = lines_of(cards, figures)
     columns, sections = _columns(lines), text.by(_columns(lines), "section")
     column = next((c for c in sorted(columns, key=lambda c: c.dataset != WORLD) if c.metric == GENERAL), None)
-    gate = {
-        line: {m.name: m for m in line.artifact.metrics if m.head == line.card.default_head and m.name in FIDELITY}
+    gated = [
+        (line, where, {metric.name: metric for metric in measured})
         for line in lines
-        if line.card and line.artifact
-    }
+        if line.artifact
+        for where, measured in text.by(line.artifact.metrics, "dataset", "split", "n", "head").items()
+    ]
     changed = {title: (tried, [*_by_subject(tried).values()]) for title, tried in (trials or {}).items()}
     timed = (line.latency for line in lines if line.latency)
     return {
@@ -189,8 +187,9 @@ def zoo_values(
             for title in (*WORLDS.values(), *TABLES)
             if title in sections
         },
-        "gate": {line: [found.get(name) for name in FIDELITY] for line, found in gate.items()},
-        "gated": text.by((each for found in gate.values() for each in found.values()), "dataset", "split", "head", "n"),
+        "gated": [
+            (line, where, [found.get(name) for name in FIDELITY]) for line, where, found in gated if gate.DROP in found
+        ],
         "comparisons": _comparisons(lines),
         "trials": {title: (tried, changes, _columns(changes)) for title, (tried, changes) in changed.items()},
     }

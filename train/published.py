@@ -42,7 +42,7 @@ class Published:
             if not {WEIGHTS, PROJECTION} <= listed.keys():
                 raise TrainError(
                     f"{folder} has no weights to continue from: its card does not list {WEIGHTS}; take the folder that "
-                    "`python -m export RUN --zoo ZOO` wrote, or `leap-zoo pull --all`"
+                    "`python -m export RUN --zoo ZOO` wrote, `leap-zoo pull --all`, or `python -m tools.restore`"
                 )
             weights, rest = (load(place.read(card, listed[name])) for name in (WEIGHTS, PROJECTION))
             projection = {part: rest[f"projection.{part}"] for part in ("weight", "bias")}

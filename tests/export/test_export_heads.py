@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from export.photos import without_dead_head
+from export.photos import MorePhotos, for_gate, without_dead_head
 from leap_zoo.card import GENERAL, WORLD
 from leap_zoo.errors import InvalidArgument
 from train.recipe import TeacherSettings
@@ -59,9 +59,10 @@ def test_dead_head__is_left_out_and_its_figure_is_kept(taught: Run, world: Path)
 
 def test_living_head__stays(taught: Run, world: Path) -> None:
     taught.tensors["heads.imagenet1k.bias"] = torch.eye(1000)[SEEN]
-    shipped, _, figure = without_dead_head(taught, world)
+    shipped, photos, figure = without_dead_head(taught, world)
     assert figure is None
     assert shipped is taught
+    assert for_gate(shipped, MorePhotos(world=photos))[-1] is photos  # the gate compares int8 and fp32 on them, too
 
 
 def test_without_a_head_of_1000_classes__there_is_nothing_to_judge(run: Run, world: Path) -> None:

@@ -36,7 +36,7 @@ def save(state: dict[str, Any], folder: Path) -> Path:
     path = folder / f"step-{state['step']:08d}.safetensors"
     with atomic_file(path) as file:
         file.write(serialise(tensors, metadata={"rest": rest.hex()}))
-    for old in [*sorted(folder.glob("step-*.safetensors"))[:-KEEP], *folder.glob(".step-*")]:  # of a killed writer
+    for old in [*sorted(folder.glob("step-*.safetensors"))[:-KEEP], *folder.glob(".*.tmp")]:  # of a killed writer
         old.unlink(missing_ok=True)
     return path
 

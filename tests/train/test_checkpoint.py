@@ -63,7 +63,7 @@ def test_checkpoint__of_tied_tensors_is_saved(tmp_path: Path) -> None:
 
 
 def test_checkpoint__keeps_the_newest_two_and_removes_incomplete_ones(tmp_path: Path) -> None:
-    (tmp_path / ".step-00000002.safetensors.a1b2").write_bytes(b"half a file")
+    (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half a file")
     for step in (9, 10, 110):
         checkpoint.save({"step": step}, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -116,7 +116,7 @@ def test_latest__is_the_one_of_most_steps(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "absent") is None
     for step in (99_999_999, 9):
         path = checkpoint.save({"step": step}, tmp_path)
-    (tmp_path / ".step-00000100.safetensors.a1b2").touch()
+    (tmp_path / ".0123456789abcdef.tmp").touch()
     assert checkpoint.latest(tmp_path).name == "step-99999999.safetensors" != path.name
 
 

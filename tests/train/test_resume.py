@@ -44,7 +44,7 @@ def test_killed_twice_and_resumed__is_the_run_that_was_not(
         code, said = commands.start(*words, *more, output=tmp_path / "said.txt").signal_after(step, run, signal.SIGKILL)
         assert code == -signal.SIGKILL, said
         assert not is_finished(run)
-    (run / "checkpoints" / ".step-00000099.safetensors.a1b2").write_bytes(b"half a file")
+    (run / "checkpoints" / ".0123456789abcdef.tmp").write_bytes(b"half a file")
     (run / "checkpoints" / "step-00000098.safetensors").write_bytes(b"cut short")
     code, said = commands.start(*words, "--resume", output=tmp_path / "said.txt").finish()
     assert code == 0, said

@@ -84,6 +84,6 @@ def test_imagenet_names__fit_its_1000_outputs() -> None:
     labels = imagenet_labels()
     assert len(set(labels)) == 1000
     assert labels[0] == "tench"
-    assert class_labels(("n01440764", "my cats")) == ["tench", "my cats"]
+    assert class_labels(("n01440764", "Paris, TX", "Paris, FR")) == ["tench", "Paris, TX", "Paris, FR"]
     assert imagenet_indices(("n01440764", "n03888257")).tolist() == [0, 701]
     assert imagenet_indices(("n01440764", "my cats")) is None

@@ -10,8 +10,8 @@ import timm.data
 def class_labels(classes: tuple[str, ...]) -> list[str]:
     """Readable labels of class folders: the first name of a wnid in ImageNet's list, else the folder's name."""
     info = timm.data.ImageNetInfo("imagenet-1k")
-    known = {wnid: info.index_to_description(index) for index, wnid in enumerate(info.label_names())}
-    return [known.get(name, name).split(",")[0] for name in classes]
+    known = {wnid: info.index_to_description(index).split(",")[0] for index, wnid in enumerate(info.label_names())}
+    return [known.get(name, name) for name in classes]
 
 
 def imagenet_indices(classes: tuple[str, ...]) -> npt.NDArray[np.int64] | None:

@@ -178,6 +178,12 @@ def _calibrate(training: Training, teacher: Teacher, images: Tensor, fabric: Fab
     training.calibration_images += len(images) * processes.layout().processes
 
 
+def check_resume(recipe: Recipe, steps_per_epoch: int, folder: Path) -> None:
+    """Refuse a number of epochs that the run in `folder` cannot be resumed with. Raises TrainError."""
+    if saved := checkpoint.latest(folder / "checkpoints"):
+        _check_epochs(recipe, steps_per_epoch, checkpoint.load(saved))
+
+
 def _check_epochs(recipe: Recipe, steps_per_epoch: int, state: dict[str, Any]) -> None:
     """Refuse another number of epochs once the rate has begun to fall, or too few for what is done. Raises TrainError.
 

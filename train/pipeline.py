@@ -22,7 +22,7 @@ from train.evaluate import monitor
 from train.evaluate.features import normalise
 from train.evaluate.protocols import check_labels
 from train.evaluate.standard import Standard
-from train.loop import Training, train
+from train.loop import Training, check_resume, train
 from train.method import curriculum, flops, slicing
 from train.method.distiller import Distiller
 from train.method.schedule import last_block_share, schedule
@@ -43,6 +43,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
 
     Raises TrainError, before any training, for photos or a teacher that cannot be used.
     """
+    begun_at = commit()  # the code that is running; the checkout may move on before the run ends
     fabric, data = processes.join(recipe), recipe.data
     first = processes.layout().first
     if first:
@@ -104,8 +105,10 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         standard = Standard(recipe, found, probe, teacher.to(fabric.device))
         figures = standard.of_teacher()  # before the training: photos that cannot be measured on are refused
         folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            check_resume(recipe, epochs.steps, folder)  # before the run's own recipe is replaced
         save_recipe(recipe, folder / RECIPE)
-        if before and not resume:
+        if before and not (folder / "start" / "card.json").exists():  # a kill may have come before it was kept
             before.keep(folder)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         (shown,) = open_photos(probe, [Shown(recipe.preprocessing)], Path(data.store), "photos for the probe")
@@ -120,6 +123,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
     if begun:
         training.distiller.mix_in(begun, recipe.student.kept)
     result = _finish(recipe, training, teacher, standard, figures, epochs, photos.sets[0].classes, len(photos) * hosts)
+    result.report.commit = begun_at
     result.report.continued = before.source if before else None
     save_run(folder, result)
     _draw(folder)

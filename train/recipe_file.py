@@ -12,6 +12,7 @@ import yaml
 
 from leap_zoo.documents import explain
 from leap_zoo.errors import nearest
+from leap_zoo.files import write_file
 from train.errors import TrainError
 from train.recipe import CURRICULA, Recipe
 
@@ -69,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe as YAML."""
-    path.write_text(yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False))
+    write_file(path, yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False).encode())
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:

@@ -24,6 +24,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from leap_zoo.card import Continued, Metric
+from leap_zoo.files import write_file
 from train import table
 from train.data.labels import imagenet_indices
 from train.data.splits import Split, Splits, find_splits
@@ -151,7 +152,7 @@ def is_finished(folder: Path) -> bool:
 
 def write_json(path: Path, value: msgspec.Struct) -> None:
     """Write a struct as indented JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+    write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
 def commit() -> str:

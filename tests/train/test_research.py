@@ -14,7 +14,7 @@ import yaml
 from train.errors import TrainError
 from train.research import page, runner
 from train.research.__main__ import main
-from train.research.results import Result, read_results
+from train.research.results import Result, read_results, updated, write_results
 from train.research.runner import STUDIES, Job, Study, load_study
 
 STUDY = {
@@ -129,6 +129,7 @@ def test_study__a_failed_training_names_its_output(
         ({"baseline": "lats"}, "no change 'lats'; did you mean 'last'"),
         ({"chnages": {}}, "chnages"),
         ({"changes": {}}, "changes"),
+        ({"changes": {**STUDY["changes"], "a b": [], "a-b": []}}, "'a b' and 'a-b' have the same folder"),
     ],
 )
 def test_study__that_is_wrong_is_one_line(tmp_path: Path, change: dict, named: str) -> None:
@@ -169,5 +170,13 @@ def test_page__marks_what_is_beyond_the_spread_of_the_seeds() -> None:
     text = page.render(study, found, "results/tiny.csv")
     assert "| probe | drawn, val | 100 | 5.0 | 60.0 | **71.0** (+10.0, +11.0, +12.0) |" in text
     assert "| 10-NN | drawn, val | 100 | 5.0 | 60.0 | 60.0 (-10.0, +20.0, -10.0) |" in text
+    assert "`c`" in text
     low, high = page.spread([10, 11, 12])
     assert (low, high) == pytest.approx((11 - 2.484, 11 + 2.484), abs=1e-3)
+
+
+def test_updated__keeps_the_rows_of_another_seed(tmp_path: Path) -> None:
+    about = {"subject": "last", "metric": "probe", "hardware": "h", "commit": "c"}
+    first, second = (Result(seed=seed, value=0.5, **about) for seed in (0, 1))
+    write_results(tmp_path / "rows.csv", [first])
+    assert set(updated(tmp_path / "rows.csv", [second])) == {first, second}

@@ -64,16 +64,16 @@ def read_results(path: Path) -> list[Result]:
 
 
 def updated(path: Path, rows: Sequence[Result]) -> list[Result]:
-    """The rows of a file, if it is there, with `rows` in the place of earlier ones of the same subject and figure.
+    """The rows of a file, if it is there, with `rows` in place of those of the same subject, seed and figure.
 
     Earlier rows of another digest of the same file go. Subjects of `rows` come first. Raises TrainError.
     """
     digests = {(row.subject, row.variant): row.digest for row in rows}
-    new = {(row.subject, row.variant, row.metric, row.dataset, row.split) for row in rows}
+    new = {(row.subject, row.variant, row.seed, row.metric, row.dataset, row.split) for row in rows}
     kept = [
         row
         for row in (read_results(path) if path.is_file() else [])
-        if (row.subject, row.variant, row.metric, row.dataset, row.split) not in new
+        if (row.subject, row.variant, row.seed, row.metric, row.dataset, row.split) not in new
         and digests.get((row.subject, row.variant), row.digest) == row.digest
     ]
     order = list(dict.fromkeys(row.subject for row in [*rows, *kept]))

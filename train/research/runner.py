@@ -60,6 +60,11 @@ def load_study(name: str) -> Study:
         raise TrainError(f"invalid study {path}: {explain(str(error), Study)}") from error
     if study.baseline not in study.changes:
         raise TrainError(f"invalid study {path}: no change {study.baseline!r}{nearest(study.baseline, study.changes)}")
+    folders: dict[str, str] = {}
+    for change in study.changes:
+        other = folders.setdefault(Job(change, 0, "epochs").folder, change)
+        if other != change:
+            raise TrainError(f"invalid study {path}: {other!r} and {change!r} have the same folder; rename one")
     return study
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from leap_zoo.intervals import wilson
 from train.errors import TrainError
 from train.evaluate.features import extract
-from train.evaluate.protocols import knn, linear_probe, mean, share
+from train.evaluate.protocols import knn, linear_probe, mean, retrieve, share
 
 THREE = ["ant", "bee", "cat"]
 
@@ -58,6 +58,8 @@ def test_knn__of_nothing_and_of_nan() -> None:
     for gallery, queries in ((some, some * torch.nan), (some * torch.nan, some)):
         with pytest.raises(TrainError, match="not finite"):
             knn(gallery, labels, queries, k=2)
+        with pytest.raises(TrainError, match="not finite"):
+            retrieve(gallery, labels, queries, labels)
 
 
 def separable(count: int = 120) -> tuple[torch.Tensor, torch.Tensor]:

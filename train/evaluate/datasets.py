@@ -171,5 +171,8 @@ def _list_file(path: Path) -> Split:
         raise TrainError(f"{path.name}, line {short[0]}: expected `path, label`, got {','.join(rows[short[0] - 1])!r}")
     if not rows:
         raise TrainError(f"{path} lists no photos")
+    for number, row in enumerate(rows, 1):
+        if not (path.parent / row[0]).is_file():
+            raise TrainError(f"{path.name}, line {number}: there is no photo {path.parent / row[0]}")
     classes, labels = np.unique([row[1] for row in rows], return_inverse=True)
     return Split([path.parent / row[0] for row in rows], labels, tuple(map(str, classes)))

@@ -84,7 +84,7 @@ def retrieve(
 
     gallery (G, D), gallery_labels (G,), queries (Q, D), query_labels (Q,). same (Q,) int64: the query's own position in
     the gallery, which is left out of its ranking; -1 for none. Average precision is the mean, over right answers, of
-    the precision at their ranks.
+    the precision at their ranks. Raises TrainError for features that are not finite.
     """
     return _rank(gallery, queries, lambda part: gallery_labels == query_labels[part, None], same)
 
@@ -102,6 +102,8 @@ def retrieve_listed(gallery: Tensor, queries: Tensor, answers: Sequence[Sequence
 
 
 def _rank(gallery: Tensor, queries: Tensor, right_of: Callable[[slice], Tensor], same: Tensor | None) -> Found:
+    check_finite(gallery)
+    check_finite(queries)
     precisions, firsts = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
     ranks = torch.arange(1, len(gallery) + 1, dtype=torch.float64)
     for part, similarity in similarities(gallery, queries):  # (q, G)

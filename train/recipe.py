@@ -217,7 +217,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     batch: Count = 128
     accumulate: Count = 1  # micro-batches per optimizer step, to save memory
     precision: Precision = "fp32"  # mixed; fp16 needs a GPU, bf16 becomes fp32 on a CPU without it
-    checkpoint_minutes: AboveZero = 10.0  # between checkpoints within an epoch; each epoch's end has one anyway
+    checkpoint_minutes: AboveZero = 10.0  # minutes between checkpoints; the last step and a stop have one, too
     seed: Annotated[int, Meta(ge=0)] = 0
     monitor: Annotated[int, Meta(ge=0)] | None = None  # epochs between measurements; 0: never, None: ten in the run
 

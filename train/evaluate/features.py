@@ -94,7 +94,10 @@ def of_artifact(model: Model, logits: str | None = None) -> Features:
 
 
 def of_teacher(spec: recipe.TeacherSettings, size: int) -> Features:
-    """The teacher, of photos of `size` px, enlarged where `spec.pixels` says so: as it taught. Raises TrainError."""
+    """The teacher, of photos of `size` px, enlarged where `spec.pixels` says so. Raises TrainError.
+
+    Enlarged photos have less detail than those it is shown in training.
+    """
     return teacher_features(Teacher(make_vit(spec, size)).to(DEVICE))
 
 

@@ -53,7 +53,10 @@ class Standard:
         self.teacher = self._candidate("the teacher", teacher_features(teacher, logits=headed), kept)
 
     def of_teacher(self) -> list[Metric]:
-        """What a student could reach. Raises TrainError for photos that cannot be measured on."""
+        """The teacher on the student's photos, enlarged: with less detail than in training.
+
+        Raises TrainError for photos that cannot be measured on.
+        """
         return self._measure(self.teacher)[0]
 
     def of_student(

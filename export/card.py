@@ -80,7 +80,7 @@ class Built:
 
 
 def revision(run: Run) -> str:
-    """Twelve digits of the weights' sha256: different weights have different revisions."""
+    """The first 12 digits of the sha256 of the weights; labels and preprocessing do not change it."""
     return hashlib.sha256(save(dict(run.student.state_dict())) + save(run.tensors)).hexdigest()[:12]
 
 
@@ -93,6 +93,7 @@ def metadata(run: Run) -> dict[str, str]:
         "description": run.recipe.description,
         "preprocessing": json.dumps({"size": spec.size, "short_side": spec.short_side, "filter": spec.filter}),
         "labels": json.dumps({head.name: head.labels for head in run.info.heads}),
+        "default_head": run.info.default_head,
         "licences": json.dumps(msgspec.structs.asdict(licences(run))),
     }
 

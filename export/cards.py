@@ -14,10 +14,9 @@ from msgspec.structs import replace
 
 from export import text
 from export.tables import teacher_of
-from export.zoo import publish
+from export.zoo import publish, reindex
 from leap_zoo.card import Metric, ModelCard
 from leap_zoo.errors import InvalidArgument, LeapZooError
-from leap_zoo.store import models
 from train.errors import TrainError
 from train.research.results import Result, read_results
 
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         figures = read_results(options.figures)
-        cards = models(options.zoo)
+        cards = reindex(options.zoo)  # checks every file before any card is written
         fresh = [with_figures(card, figures) for card in cards]
         for card in fresh:
             text.describe(card, options.zoo / card.id)

@@ -23,7 +23,7 @@ SMALLEST_COSINE = 0.995  # mean cosine of a file's embeddings to those of fp32
 SELECTION_MARGIN = 0.001  # by which candidates must exceed the limit on the selection photos: the gate uses others
 DROP, AGREEMENT = "top-1 drop from fp32", "top-1 agreement with fp32"
 COSINE, LEAST_COSINE = "embedding cosine to fp32, mean", "embedding cosine to fp32, minimum"
-GATE_PHOTOS = 1000  # with fewer, a few photos make half a point: only a significant drop is refused
+GATE_PHOTOS = 900  # with fewer, a few answers make half a point, so only a significant drop is refused
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 

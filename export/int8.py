@@ -1,4 +1,4 @@
-"""int8 by one rule: every linear in int8, then the worst ones in float, one by one, until the file is accurate.
+"""int8 by one rule: quantize every linear; while the file is not accurate enough, keep the most sensitive one in float.
 
 It is accurate if it would pass the gate (`export.gate`) on photos that no figure uses. Layers are ranked by the effect
 on the embedding of int8 in that layer alone. Every trial is recorded in the card.
@@ -131,7 +131,7 @@ class Rule:
     def run(self, form: Format, make: Make) -> Trial | None:
         """The chosen file of one format; None if none passes."""
         trials = [self.attempt(form, make, alpha, ()) for alpha in SMOOTHING]
-        best = max(trials, key=lambda trial: trial.record.cosine_mean or -1.0)
+        best = max(trials, key=lambda trial: (trial.objection is None, trial.record.cosine_mean or -1.0))
         alpha = SMOOTHING[trials.index(best)]
         while best.objection and best.built and len(best.kept) < len(self._layers):
             best = self.attempt(form, make, alpha, self._layers[: len(best.kept) + 1])

@@ -62,10 +62,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class MorePhotos:
-    """Photos beyond the run's own, all with labels of the default head; without them, the card says less.
+    """Photos beyond the run's own; without them, the card says less.
 
-    aside: to fit doubt on; default: the run's validation photos, for its own head. world and drawings: only
-    measured.
+    aside: to fit doubt on, with labels of the default head; default: the run's validation photos, for its own head.
+    world, with labels of the teacher's head, and drawings, which have none: only measured.
     left_out: the top-1 of a head that is left out of the files, for the card.
     """
 
@@ -84,7 +84,7 @@ def for_int8(run: Run) -> tuple[Labelled, list[Labelled]]:
     order = np.random.default_rng(run.recipe.seed).permutation(len(train))
     count = min(CALIBRATION_PHOTOS, len(train) // 2)
     chosen = order[:count], order[count : count + SELECTION_PHOTOS]
-    calibration, selection = (_own(run, train.take(np.sort(each)), "train") for each in chosen)
+    calibration, selection = (_own(run, train.take(each), "train") for each in chosen)
     return calibration, [selection, *_for_teacher(run, selection)]
 
 

@@ -75,12 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     try:
         fresh = pages()
-    except (LeapZooError, TrainError) as error:
+    except (LeapZooError, TrainError, OSError, ValueError) as error:
         print(f"export.tables: {error}", file=sys.stderr)
         return 2
-    drifted = [path for path, text in fresh.items() if not path.is_file() or path.read_text() != text]
+    drifted = [path for path, text in fresh.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in drifted if not check else []:
-        path.write_text(fresh[path])
+        path.write_text(fresh[path], encoding="utf-8")
     if check and drifted:
         names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
         print(f"{names}: out of date with cards and results: run `make tables`", file=sys.stderr)
@@ -102,7 +102,7 @@ def pages() -> dict[Path, str]:
         return f"{old[1]}\n{content.rstrip()}\n\n{old[3]}"
 
     others = {ROOT / "README.md", *DOCS.rglob("*.md")} - found.keys()
-    return found | {path: BLOCK.sub(block, path.read_text()) for path in sorted(others)}
+    return found | {path: BLOCK.sub(block, path.read_text(encoding="utf-8")) for path in sorted(others)}
 
 
 def results(name: str) -> Any:

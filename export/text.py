@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from leap_zoo.card import Artifact, Metric, ModelCard
+from leap_zoo.files import write_file
 from train.research.results import Result
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,7 +38,7 @@ Tables = dict[tuple[str, str, str | None, int], tuple[list[str], dict[str, list[
 def describe(card: ModelCard, home: Path) -> None:
     """Write the files that show a card into the model's folder."""
     for name, content in described(card).items():
-        (home / name).write_text(content)
+        write_file(home / name, content.encode())
 
 
 def described(card: ModelCard) -> dict[str, str]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -28,7 +28,8 @@ from leap_zoo.store import ModelFolder, Zoo, ZooLocation
 from leap_zoo.verify import read_golden
 
 TIMM = "model.safetensors"  # stands for all files that timm reads
-STAGING, OLD = ".staging-", ".old"
+STAGING, OLD, LOCK = ".staging-", ".old", ".lock"  # ZOO/.staging-DIGITS-MODEL/MODEL is the new folder, .../.old the old
+DIGITS = 16
 UNFINISHED = f".{'[0-9a-f]' * 16}.tmp"  # of `leap_zoo.files.write_file`, when it was killed
 
 
@@ -87,6 +88,8 @@ def _part(source: Zoo, card: ModelCard, files: Collection[str]) -> tuple[ModelCa
     for name in files:
         if name not in known:
             raise InvalidArgument(f"{card.id} has no artifact {name!r}{nearest(name, known)}")
+    if not {*files} - {TIMM}:
+        raise InvalidArgument(f"{TIMM} alone is no model: name another file, too, such as {card.artifacts[0].file}")
     golden = read_golden(source.read(card, card.golden))
     content = golden_bytes({name: v for name, v in golden.items() if name.partition("/")[0] in ("image", *files)})
     kept = [artifact for artifact in card.artifacts if artifact.file in files]
@@ -111,12 +114,9 @@ def replacing(zoo: Path, model: str) -> Iterator[Path]:
     if os.path.lexists(home) and not (home / "card.json").exists() and not (home.is_dir() and not [*home.iterdir()]):
         raise InvalidArgument(f"{short(home)} exists and is not a model's folder: remove it, or choose another zoo")
     zoo.mkdir(parents=True, exist_ok=True)
-    for left in {path.with_suffix("") for path in zoo.glob(f"{STAGING}*")}:
-        with locked(left.with_suffix(".lock"), wait=False) as mine:
-            if mine:
-                _clean_up(left, zoo)
-    folder = zoo / f"{STAGING}{os.urandom(8).hex()}"
-    with locked(folder.with_suffix(".lock")):  # it tells others that this process lives
+    _recover(zoo)
+    folder = zoo / f"{STAGING}{os.urandom(DIGITS // 2).hex()}-{model}"
+    with locked(zoo / f"{folder.name}{LOCK}"):  # it tells others that this process lives
         (folder / model).mkdir(parents=True)
         try:
             yield folder / model
@@ -126,30 +126,51 @@ def replacing(zoo: Path, model: str) -> Iterator[Path]:
 
 
 def _swap(staged: Path, home: Path) -> None:
-    entry, old = ModelFolder(staged).entry(), staged.parent / OLD / home.name
+    entry, old = ModelFolder(staged).entry(), staged.parent / OLD
     with _unlisted(home.parent, home.name):
         if home.exists():
-            old.parent.mkdir()
             os.replace(home, old)
         try:
             os.replace(staged, home)
             _list(home.parent, entry)
         except BaseException:
+            if not staged.exists():
+                os.replace(home, staged)
             if old.exists():
-                shutil.rmtree(home, ignore_errors=True)
                 os.replace(old, home)
             raise
 
 
-def _clean_up(left: Path, zoo: Path) -> None:
-    """Remove what a killed process left. A model that it was replacing, or has replaced, is listed again."""
-    for old in left.glob(f"{OLD}/*"):
-        home = zoo / old.name
-        with _unlisted(zoo, old.name), suppress(LeapZooError):
-            if not home.exists():
+def _recover(zoo: Path) -> None:
+    """Remove what killed processes left. A model that one was replacing, or has replaced, is listed again."""
+    for name in {path.name.removesuffix(LOCK) for path in zoo.glob(f"{STAGING}*")}:
+        with locked(zoo / f"{name}{LOCK}", wait=False) as mine:
+            model = name[len(STAGING) + DIGITS + 1 :]
+            if mine and model:
+                _clean_up(zoo / name, zoo / model)
+            elif mine and not (zoo / name / OLD).exists():  # of a version without the model's name; that stays
+                shutil.rmtree(zoo / name, ignore_errors=True)
+
+
+def _clean_up(left: Path, home: Path) -> None:
+    old, entry = left / OLD, _whole(home)
+    if entry or old.exists():
+        with _unlisted(home.parent, home.name):
+            if entry is None:
+                shutil.rmtree(home, ignore_errors=True)
                 os.replace(old, home)
-            _list(zoo, _checked(ModelFolder(home))[0])
+                entry = _whole(home)
+            if entry:
+                _list(home.parent, entry)
     shutil.rmtree(left, ignore_errors=True)
+
+
+def _whole(home: Path) -> IndexEntry | None:
+    """The entry of the model in this folder, if all its files match."""
+    try:
+        return _checked(ModelFolder(home))[0]
+    except (LeapZooError, OSError):
+        return None
 
 
 @contextmanager
@@ -184,6 +205,7 @@ def reindex(folder: ZooLocation) -> list[ModelCard]:
     unchanged.
     """
     place = zoo_folder(folder)
+    _recover(place)
     found = [(path.parent.name, *_checked(ModelFolder(path.parent))) for path in sorted(place.glob("*/card.json"))]
     if not found:
         raise InvalidArgument(f"{short(place)} contains no model folders: give a zoo's folder")

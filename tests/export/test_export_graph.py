@@ -95,6 +95,7 @@ def test_files__have_complete_metadata(published: Path, card: leap_zoo.ModelCard
         found = {entry.key: entry.value for entry in proto.metadata_props}
         assert (found["model_id"], found["revision"]) == ("leap-digits", card.revision)
         assert json.loads(found["labels"])["digits"] == list("0123456789")
+        assert found["default_head"] == card.default_head
         assert json.loads(found["preprocessing"]) == {"size": 32, "short_side": 32, "filter": "bicubic"}
         assert json.loads(found["licences"])["weights"] == "Apache-2.0"
 

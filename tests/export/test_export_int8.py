@@ -100,6 +100,12 @@ def test_search__takes_the_smoothing_that_is_closest_to_fp32() -> None:
     assert outcomes["smooth 0.5"] == "chosen"
 
 
+def test_search__a_file_that_passes_beats_a_closer_one_that_does_not() -> None:
+    kept, outcomes = run_search(Maker(lambda alpha, kept: (EMBEDDING, BAD[1]) if alpha else (turned(0.9965), LOGITS)))
+    assert kept == ()
+    assert outcomes["no smoothing"] == "chosen"
+
+
 def test_search__leaves_out_the_worst_layers_one_by_one() -> None:
     maker = Maker(lambda alpha, kept: GOOD if len(kept) == 2 else (turned(0.9 + alpha / 20), LOGITS))
     kept, outcomes = run_search(maker)

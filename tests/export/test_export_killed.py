@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 import leap_zoo
-from export.zoo import add, publish, replacing
+from export.zoo import add, publish, reindex, replacing
 from leap_zoo.documents import read_card
 from leap_zoo.errors import InvalidArgument
 from leap_zoo.verify import verify
@@ -83,11 +84,10 @@ from pathlib import Path
 from export.zoo import replacing
 
 zoo, how = Path(sys.argv[1]), sys.argv[2]
-with replacing(zoo, "another") as home:
+with replacing(zoo, "leap-tiny-test") as home:
     (home / "model.onnx").write_bytes(b"x")
     if how == "killed":
-        (home.parent / ".old").mkdir()
-        os.replace(zoo / "leap-tiny-test", home.parent / ".old" / "leap-tiny-test")
+        os.replace(zoo / "leap-tiny-test", home.parent / ".old")
         (zoo / "index.json").unlink()
         os.kill(os.getpid(), 9)
     print(home, flush=True)
@@ -106,12 +106,36 @@ def in_staging(zoo: Path, how: str) -> subprocess.Popen[str]:
 def test_staging__of_a_killed_process_is_removed_and_its_model_comes_back(zoo_copy: Path) -> None:
     assert in_staging(zoo_copy, "killed").wait() == -9
     (left,) = zoo_copy.glob(".staging-*[!k]")
-    assert (left / "another" / "model.onnx").exists()
+    assert (left / TINY / "model.onnx").exists()
     assert not (zoo_copy / TINY).exists()
     with suppress(InvalidArgument), replacing(zoo_copy, "third") as home:
         assert not left.exists()
         assert verify(TINY, zoo_copy).ok
         assert list(home.iterdir()) == []  # so that it is not a model's
+    assert {path.name for path in zoo_copy.iterdir()} == {"index.json", TINY}
+
+
+@pytest.mark.parametrize("mend", ["replacing", "index"])
+def test_staging__a_half_removed_new_model_gives_way_to_the_old_one(zoo_copy: Path, mend: str) -> None:
+    """A process was killed while it removed a new folder that it could not list."""
+    left = zoo_copy / f".staging-0123456789abcdef-{TINY}"
+    shutil.copytree(zoo_copy / TINY, left / ".old")
+    (zoo_copy / TINY / "model.onnx").unlink()
+    (zoo_copy / "index.json").unlink()
+    if mend == "index":
+        reindex(zoo_copy)
+    else:
+        with suppress(InvalidArgument), replacing(zoo_copy, "third"):
+            pass
+    assert verify(TINY, zoo_copy).ok
+    assert {path.name for path in zoo_copy.iterdir()} == {"index.json", TINY}
+
+
+def test_staging__a_new_model_that_was_moved_but_not_listed_is_listed(zoo_copy: Path) -> None:
+    (zoo_copy / f".staging-0123456789abcdef-{TINY}").mkdir()
+    (zoo_copy / "index.json").unlink()
+    with suppress(InvalidArgument), replacing(zoo_copy, "third"):
+        assert verify(TINY, zoo_copy).ok
     assert {path.name for path in zoo_copy.iterdir()} == {"index.json", TINY}
 
 

@@ -111,6 +111,8 @@ def test_add__another_file_takes_the_place_of_the_first(published: Path, tmp_pat
 def test_add__a_file_that_is_not_there(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidArgument, match=r"model_int4\.onnx.*did you mean"):
         add(published / "leap-digits", tmp_path, ["model_int4.onnx"])
+    with pytest.raises(InvalidArgument, match=r"model.safetensors alone is no model"):
+        add(published / "leap-digits", tmp_path, ["model.safetensors"])
     assert list(tmp_path.iterdir()) == []
     assert main(["add", str(tmp_path), "--zoo", str(tmp_path), "--file", "x"]) == 2
     said = capsys.readouterr().err

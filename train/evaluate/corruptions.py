@@ -1,4 +1,4 @@
-"""Corrupted versions of photos, made as they are read: noise, blur, JPEG and glare.
+"""Corrupted versions of photos, made as they are read: noise, blur, JPEG and brightness.
 
 The kinds and their strengths are those of severities 1, 3 and 5 of ImageNet-C (Hendrycks and Dietterich 2019), whose
 photos have a short side of 224 to 256 pixels as ours have. The same photo is corrupted the same way everywhere.

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         **many,
     )
     add("--world", type=Path, metavar="PHOTOS.csv", help="photos that nobody learned from, of ImageNet's classes")
-    add("--corrupted", action="store_true", help="also with noise, blur, JPEG compression and brightness, on the photos of --world")
+    add("--corrupted", action="store_true", help="also --world with noise, blur, JPEG compression and brightness")
     add("--revisited", nargs=2, type=Path, metavar=("PHOTOS", "TRUTH.json"), help="Revisited Oxford or Paris", **many)
     add("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="(all)")
     add("--retrieval", nargs="+", metavar="NAME", help="the --data on which retrieval is measured (all)")

@@ -26,8 +26,8 @@ def render(study: Study, rows: Sequence[Result], source: str, picture: str = "")
         f"Recipe `{study.recipe}`, seeds {', '.join(map(str, seeds))}; {first.hardware}, {commits}. "
         f"Within a seed all start from the same random numbers and, with the same data settings, "
         "see the same batches. A cell is the mean over seeds; in "
-        f"parentheses, for each seed, the difference from `{study.baseline}`. Shares are in percent. ± is half of the 95 % "
-        "interval of one run's figure: a smaller difference is not settled by one seed. **Bold**: ahead of the "
+        f"parentheses, for each seed, the difference from `{study.baseline}`. Shares are in percent. ± is half of the "
+        "95 % interval of one run's figure: a smaller difference is not settled by one seed. **Bold**: ahead of the "
         "baseline by more than the spread of the seeds (t interval of the paired differences, 95 %); *italic*: behind "
         "by more. One cell in twenty would be marked by chance.",
     ]

@@ -30,7 +30,7 @@ from train.method.student import make_student, plain_attention
 from train.method.supervised import train_teacher
 from train.method.targets import TargetStore
 from train.method.teacher import Teacher, check_teacher, make_vit, normalisation
-from train.published import Published
+from train.published import START, Published
 from train.recipe import Recipe
 from train.recipe_file import differences, load_recipe, save_recipe
 from train.run import RECIPE, HeadInfo, ModelInfo, Run, RunReport, commit, hardware, save_run, save_skipped, versions
@@ -108,7 +108,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         if resume:
             check_resume(recipe, epochs.steps, folder)  # before the run's own recipe is replaced
         save_recipe(recipe, folder / RECIPE)
-        if before and not (folder / "start" / "card.json").exists():  # a kill may have come before it was kept
+        if before and not (folder / START / "card.json").exists():  # a kill may have come before it was kept
             before.keep(folder)
         save_skipped([each for part in photos.sets for each in part.skipped], folder)
         (shown,) = open_photos(probe, [Shown(recipe.preprocessing)], Path(data.store), "photos for the probe")
@@ -122,8 +122,8 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Run | None:
         return None
     if begun:
         training.distiller.mix_in(begun, recipe.student.kept)
-    result = _finish(recipe, training, teacher, standard, figures, epochs, photos.sets[0].classes, len(photos) * hosts)
-    result.report.commit = begun_at
+    seen = photos.sets[0].classes, len(photos) * hosts
+    result = _finish(recipe, training, teacher, standard, figures, epochs, *seen, begun_at)
     result.report.continued = before.source if before else None
     save_run(folder, result)
     _draw(folder)
@@ -178,6 +178,7 @@ def _finish(
     epochs: Epochs,
     classes: tuple[str, ...],
     photos: int,
+    begun_at: str,
 ) -> Run:
     """Evaluate a distilled student and put the run together."""
     distiller = training.distiller.float().eval()
@@ -212,7 +213,7 @@ def _finish(
         cpu_seconds=round(clock.cpu_seconds, 1),
         data_wait=round(clock.wait_share, 4),
         images_per_second=round(images / clock.seconds, 1) if clock.seconds else 0.0,
-        commit=commit(),
+        commit=begun_at,
         hardware=hardware(next(distiller.parameters()).device),
         versions=versions("torch", "timm", "lightning"),
         **cost._asdict(),

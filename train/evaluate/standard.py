@@ -53,7 +53,7 @@ class Standard:
         self.teacher = self._candidate("the teacher", teacher_features(teacher, logits=headed), kept)
 
     def of_teacher(self) -> list[Metric]:
-        """The teacher on the student's photos, enlarged: with less detail than in training.
+        """The teacher on the student's photos; where it enlarges them, it sees less detail than in training.
 
         Raises TrainError for photos that cannot be measured on.
         """

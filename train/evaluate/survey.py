@@ -196,7 +196,7 @@ def search(task: Task, kind: str, gallery: Embeddings, queries: Embeddings) -> l
 def teacher_space(student: Candidate, spec: TeacherSettings, tasks: Sequence[Task], cache: Cache) -> list[Result]:
     """Every pair on every task with retrieval, and the cosine of their vectors. Raises TrainError.
 
-    The teacher is given the student's photos, enlarged to its own size: with less detail than in training.
+    The teacher is given the student's photos; where it enlarges them, it sees less detail than in training.
     """
     teacher = from_teacher(replace(spec, pixels=student.teacher_pixels), student.preprocessing)
     both, rows, here = {"student": student, "teacher": teacher}, list[Result](), commit()

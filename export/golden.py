@@ -21,12 +21,12 @@ COUNT = 4
 # Largest absolute difference, on L2-normalized embeddings and on softmax scores. fp32 differs between CPUs only by the
 # order of sums (about 1e-5). int8 accumulates exactly, so only rounding at the edges of a quantization step remains,
 # but for OpenVINO on x86 without VNNI, whose 16-bit sums of products overflow. Softmax of few classes magnifies it:
-# leap-nano differs by .0503 between OpenVINO on an Intel CPU with AMX and on an AMD one, and by .165 in ONNX Runtime's
-# WebAssembly, with embeddings that differ by less than .01. A collapsed model differs by .25 or more in some element.
+# leap-nano differs by .0503 between OpenVINO on an Intel CPU with AMX and on an AMD one. A collapsed model differs by
+# .25 or more in some element.
 TOLERANCE: dict[str, dict[str, float]] = {
     "fp32": {"default": 1e-3},
     "fp16": {"default": 1e-2},
-    "int8": {"default": 0.2, "vnni": 0.08, "dotprod": 0.05},
+    "int8": {"default": 0.15, "vnni": 0.08, "dotprod": 0.05},
 }
 
 
